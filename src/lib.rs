@@ -1,1 +1,20 @@
+//! `isg`: a GPU compute library with hand-written kernels, a minimal autograd tape, and on it the whole of the paper
+//! "ISG: I can See Your Gene Expression": from a gigapixel histology slide to predicted gene expression.
 
+pub mod baseline;
+pub mod cli;
+pub mod cohort;
+pub mod device;
+pub mod dtype;
+pub mod error;
+pub mod io;
+pub mod isg;
+pub mod nn;
+pub mod optim;
+pub mod progress;
+pub mod report;
+pub mod select;
+pub mod slide;
+
+pub use dtype::DType;
+pub use error::{Error, Result};

@@ -1,0 +1,1 @@
+//! The systems the paper is compared with.

@@ -1,0 +1,1 @@
+//! Expression tables, labels, patients, splits and the feature store.

@@ -1,0 +1,1 @@
+//! Layers as plain structs over tensors.

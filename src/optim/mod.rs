@@ -1,0 +1,1 @@
+//! Optimisers, averages and schedules.

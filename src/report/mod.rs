@@ -1,0 +1,1 @@
+//! Pictures, tables and the self-contained HTML report.

@@ -1,0 +1,1 @@
+//! Whole-slide images: immutable, shareable, decoded in parallel. Knows nothing of tensors.

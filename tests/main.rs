@@ -1,0 +1,13 @@
+//! One integration binary; each module is one subject.
+
+mod cli;
+mod cohort;
+mod conformance;
+mod golden;
+mod isg;
+mod ops;
+mod report;
+mod shannon;
+mod slide;
+mod tape;
+mod tidy;
