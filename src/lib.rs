@@ -7,6 +7,7 @@ pub mod cohort;
 pub mod device;
 pub mod dtype;
 pub mod error;
+pub mod image;
 pub mod io;
 pub mod isg;
 pub mod nn;
@@ -15,6 +16,7 @@ pub mod progress;
 pub mod report;
 pub mod select;
 pub mod slide;
+pub mod synth;
 
 pub use dtype::DType;
 pub use error::{Error, Result};

@@ -1,0 +1,1 @@
+//! Synthetic H&E-like cohorts whose planted genes follow morphology.
