@@ -11,12 +11,22 @@ pub mod image;
 pub mod io;
 pub mod isg;
 pub mod nn;
+pub mod op;
+#[macro_use]
+pub mod ops;
 pub mod optim;
 pub mod progress;
 pub mod report;
 pub mod select;
+pub mod shape;
 pub mod slide;
 pub mod synth;
+pub mod tape;
+pub mod tensor;
 
+pub use device::Device;
 pub use dtype::DType;
 pub use error::{Error, Result};
+pub use shape::Shape;
+pub use tape::Tape;
+pub use tensor::Tensor;

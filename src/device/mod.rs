@@ -1,1 +1,80 @@
 //! Where bytes live and kernels run. Knows nothing of tensors, shapes or gradients.
+
+pub mod driver;
+pub mod host;
+
+use std::{fmt, rc::Rc};
+
+use driver::Driver;
+use host::HostPool;
+
+use crate::error::{Error, Result};
+
+/// One place to compute. Cheap to clone; stays on the thread that made it, as its tensors do.
+#[derive(Clone)]
+pub struct Device(Rc<Inner>);
+
+struct Inner {
+    kind: Kind,
+    pool: Rc<HostPool>,
+}
+
+pub(crate) enum Kind {
+    Cpu,
+    Gpu(Rc<dyn Driver>),
+}
+
+impl Device {
+    /// The processor this program runs on; ops use rayon's current thread pool.
+    pub fn cpu() -> Device {
+        Device(Rc::new(Inner { kind: Kind::Cpu, pool: Rc::new(HostPool::new(false)) }))
+    }
+
+    /// A CPU whose fresh memory is full of NaNs: tests use it to catch outputs that are not fully written.
+    pub fn cpu_poisoned() -> Device {
+        Device(Rc::new(Inner { kind: Kind::Cpu, pool: Rc::new(HostPool::new(true)) }))
+    }
+
+    pub fn gpu(driver: Rc<dyn Driver>) -> Device {
+        Device(Rc::new(Inner { kind: Kind::Gpu(driver), pool: Rc::new(HostPool::new(false)) }))
+    }
+
+    /// The device a command line names: `cpu`, `cuda`, `cuda:N` or `emulator`.
+    pub fn named(name: &str) -> Result<Device> {
+        let missing = |what: &str| Error::Device(format!("{name}: {what}; use --device cpu"));
+        match name.split_once(':').unwrap_or((name, "0")) {
+            ("cpu", _) => Ok(Device::cpu()),
+            ("cuda", index) if index.parse::<u32>().is_ok() => Err(missing("this build has no CUDA kernels yet")),
+            ("emulator", _) => Err(missing("this build has no kernels for the emulator to run yet")),
+            _ => Err(Error::Usage(format!("--device {name}: unknown; use cpu, cuda, cuda:N or emulator"))),
+        }
+    }
+
+    pub(crate) fn kind(&self) -> &Kind {
+        &self.0.kind
+    }
+
+    pub(crate) fn pool(&self) -> &Rc<HostPool> {
+        &self.0.pool
+    }
+
+    /// Whether an op may mix tensors of the two.
+    pub fn is_same(&self, other: &Device) -> bool {
+        matches!((self.kind(), other.kind()), (Kind::Cpu, Kind::Cpu)) || Rc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match &self.0.kind {
+            Kind::Cpu => f.write_str("cpu"),
+            Kind::Gpu(driver) => f.write_str(driver.name()),
+        }
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,358 @@
+//! What an op is, and [`apply`]: the one place where shapes are checked, memory is allocated, the device is chosen and
+//! the tape is written.
+
+use std::{cell::Ref, rc::Rc};
+
+use crate::{
+    device::{
+        Device, Kind,
+        driver::{DevicePtr, Driver},
+        host::{Element, HostBuffer},
+    },
+    dtype::DType,
+    error::{Error, Result},
+    shape::{Shape, Spec},
+    tape::{self, Keep, Vjp},
+    tensor::{Storage, Tensor},
+};
+
+/// One operation: its shapes, its definition, its kernels and its gradient, together.
+pub trait Op: 'static {
+    /// Names the op in errors, listings and profiles.
+    fn name(&self) -> &'static str;
+
+    /// Shapes and types of the outputs, or what is wrong with the inputs.
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>>;
+
+    /// The definition. Writes every element of every output. Never sees 16-bit floats: they are widened to f32 before and
+    /// rounded once after.
+    fn cpu(&self, args: &mut HostArgs) -> Result<()>;
+
+    /// Launches the kernels that compute the same.
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        Err(Error::NoKernel { op: self.name(), device: args.driver.name().to_string() })
+    }
+
+    /// Gradients of the inputs from those of the outputs, written with ordinary tensor methods, so that they can be
+    /// recorded and differentiated themselves.
+    fn vjp(&self, _: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        Err(Error::OrderExceeded { op: self.name() })
+    }
+
+    /// What `vjp` reads; the tape keeps nothing else alive.
+    fn keep(&self) -> Keep {
+        Keep::ALL
+    }
+
+    /// The output is input 0's memory under another shape; neither `cpu` nor `gpu` is called.
+    fn is_view(&self) -> bool {
+        false
+    }
+}
+
+/// Inputs and outputs in host memory.
+pub struct HostArgs<'a> {
+    x: Vec<HostView<'a>>,
+    y: Vec<(Shape, HostBuffer)>,
+}
+
+#[derive(Clone, Copy)]
+struct HostView<'a> {
+    shape: Shape,
+    buffer: &'a HostBuffer,
+}
+
+impl<'a> HostArgs<'a> {
+    /// The values of input `i`.
+    pub fn x<T: Element>(&self, i: usize) -> &'a [T] {
+        let buffer = self.x[i].buffer;
+        T::of(buffer).unwrap_or_else(|| panic!("input {i} is {}, read as {}", buffer.dtype(), T::DTYPE))
+    }
+
+    pub fn x_shape(&self, i: usize) -> Shape {
+        self.x[i].shape
+    }
+
+    pub fn inputs(&self) -> usize {
+        self.x.len()
+    }
+
+    /// The values of output `i`, to be written.
+    pub fn y<T: Element>(&mut self, i: usize) -> &mut [T] {
+        let (_, buffer) = &mut self.y[i];
+        let dtype = buffer.dtype();
+        T::of_mut(buffer).unwrap_or_else(|| panic!("output {i} is {dtype}, written as {}", T::DTYPE))
+    }
+
+    /// All `N` outputs at once.
+    pub fn ys<T: Element, const N: usize>(&mut self) -> [&mut [T]; N] {
+        let mut slices = self.y.iter_mut().map(|(_, buffer)| T::of_mut(buffer).expect("outputs of one type"));
+        std::array::from_fn(|_| slices.next().expect("as many outputs as the op infers"))
+    }
+
+    pub fn y_shape(&self, i: usize) -> Shape {
+        self.y[i].0
+    }
+
+    /// The float type the op computes in: that of its first float output, else of its first float input.
+    pub fn float(&self) -> DType {
+        let outputs = self.y.iter().map(|(_, buffer)| buffer.dtype());
+        let inputs = self.x.iter().map(|view| view.buffer.dtype());
+        outputs.chain(inputs).find(|dtype| dtype.is_float()).unwrap_or(DType::F32)
+    }
+}
+
+/// Runs an expression with `$T` standing for the float type the arguments hold.
+///
+/// `float_dispatch!(args, T => softmax::<T>(args.x(0), args.y(0)))`
+#[macro_export]
+macro_rules! float_dispatch {
+    ($args:expr, $T:ident => $body:expr) => {
+        match $args.float() {
+            $crate::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            _ => {
+                type $T = f32;
+                $body
+            }
+        }
+    };
+}
+
+/// Inputs and outputs in device memory.
+pub struct DeviceArgs<'a> {
+    pub driver: &'a dyn Driver,
+    pub x: Vec<DeviceView>,
+    pub y: Vec<DeviceView>,
+}
+
+#[derive(Clone, Copy)]
+pub struct DeviceView {
+    pub spec: Spec,
+    pub ptr: DevicePtr,
+}
+
+/// Applies an op: checks, allocates, computes, records.
+pub fn apply(op: impl Op, x: &[&Tensor]) -> Result<Vec<Tensor>> {
+    let device = common_device(op.name(), x)?;
+    apply_on(op, x, &device)
+}
+
+/// As [`apply`], for ops that may have no input and so name their device.
+pub fn apply_on(op: impl Op, x: &[&Tensor], device: &Device) -> Result<Vec<Tensor>> {
+    let specs: Vec<Spec> = x.iter().map(|t| t.spec()).collect();
+    let out = op.infer(&specs)?;
+    let y: Vec<Tensor> = if op.is_view() {
+        vec![Tensor::from_storage(device, out[0], x[0].storage().clone())]
+    } else {
+        match device.kind() {
+            Kind::Cpu => compute_on_host(&op, x, &out, device)?,
+            Kind::Gpu(driver) => {
+                let storage = out.iter().map(|&spec| Storage::alloc(device, spec)).collect::<Result<Vec<_>>>()?;
+                let y: Vec<Tensor> = (out.iter().zip(storage))
+                    .map(|(&spec, storage)| Tensor::from_storage(device, spec, Rc::new(storage)))
+                    .collect();
+                let driver = &**driver;
+                op.gpu(&DeviceArgs { driver, x: device_views(x.iter().copied()), y: device_views(&y) })?;
+                y
+            }
+        }
+    };
+    if tape::alive() {
+        let op: Rc<dyn Op> = Rc::new(op);
+        tape::record(&op, x, &y);
+    }
+    Ok(y)
+}
+
+/// Applies an op with one output.
+pub fn apply1(op: impl Op, x: &[&Tensor]) -> Result<Tensor> {
+    Ok(apply(op, x)?.swap_remove(0))
+}
+
+/// Applies an op with `N` outputs.
+pub fn apply_n<const N: usize>(op: impl Op, x: &[&Tensor]) -> Result<[Tensor; N]> {
+    let name = op.name();
+    apply(op, x)?.try_into().map_err(|y: Vec<Tensor>| Error::shape(name, format!("{} outputs, not {N}", y.len())))
+}
+
+fn common_device(op: &'static str, x: &[&Tensor]) -> Result<Device> {
+    let first = x.first().ok_or_else(|| Error::shape(op, "at least one input wanted"))?.device();
+    match x.iter().find(|t| !t.device().is_same(first)) {
+        None => Ok(first.clone()),
+        Some(other) => Err(Error::DeviceMismatch { op, devices: (first.to_string(), other.device().to_string()) }),
+    }
+}
+
+fn is_narrow(dtype: DType) -> bool {
+    matches!(dtype, DType::Bf16 | DType::F16)
+}
+
+fn borrow(t: &Tensor) -> Ref<'_, HostBuffer> {
+    match &**t.storage() {
+        Storage::Host { buffer, .. } => buffer.borrow(),
+        Storage::Device(_) => unreachable!("tensors of a CPU device are in host memory"),
+    }
+}
+
+fn compute_on_host(op: &dyn Op, x: &[&Tensor], out: &[Spec], device: &Device) -> Result<Vec<Tensor>> {
+    let borrowed: Vec<Ref<HostBuffer>> = x.iter().map(|t| borrow(t)).collect();
+    let widened: Vec<Option<HostBuffer>> =
+        borrowed.iter().map(|b| is_narrow(b.dtype()).then(|| b.cast(DType::F32))).collect();
+    let views = (x.iter().zip(&borrowed).zip(&widened))
+        .map(|((t, b), wide)| HostView { shape: t.shape(), buffer: wide.as_ref().unwrap_or(b) })
+        .collect();
+    let alloc = |spec: &Spec| {
+        let dtype = if is_narrow(spec.dtype) { DType::F32 } else { spec.dtype };
+        (spec.shape, device.pool().alloc(dtype, spec.shape.elems()))
+    };
+    let mut args = HostArgs { x: views, y: out.iter().map(alloc).collect() };
+    op.cpu(&mut args)?;
+    let finish = |(spec, (_, buffer)): (&Spec, (Shape, HostBuffer))| {
+        let buffer = if is_narrow(spec.dtype) { buffer.cast(spec.dtype) } else { buffer };
+        Tensor::from_buffer(buffer, spec.shape, device)
+    };
+    out.iter().zip(args.y).map(finish).collect()
+}
+
+fn device_views<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<DeviceView> {
+    let view = |t: &Tensor| match &**t.storage() {
+        Storage::Device(memory) => DeviceView { spec: t.spec(), ptr: memory.ptr },
+        Storage::Host { .. } => unreachable!("tensors of a GPU device are in device memory"),
+    };
+    tensors.into_iter().map(view).collect()
+}
+
+/// An update that overwrites its targets: optimisers, averages, running statistics. Never recorded.
+pub trait InPlace {
+    fn name(&self) -> &'static str;
+    /// `targets` are overwritten, `x` are read. All at their stored type.
+    fn cpu(&self, targets: &mut [&mut HostBuffer], x: &[&HostBuffer]) -> Result<()>;
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        Err(Error::NoKernel { op: self.name(), device: args.driver.name().to_string() })
+    }
+}
+
+/// Overwrites `targets`. Refused while a tape lives, which may still need the old values.
+pub fn update(op: &dyn InPlace, targets: &[&Tensor], x: &[&Tensor]) -> Result<()> {
+    let all: Vec<&Tensor> = targets.iter().chain(x).copied().collect();
+    let device = common_device(op.name(), &all)?;
+    if tape::alive() {
+        return Err(Error::TapeAlive { op: op.name(), device: device.to_string() });
+    }
+    match device.kind() {
+        Kind::Cpu => {
+            let aliased = || Error::shape(op.name(), "a target is given twice, or also as an input");
+            let mut held = Vec::with_capacity(targets.len());
+            for target in targets {
+                match &**target.storage() {
+                    Storage::Host { buffer, .. } => held.push(buffer.try_borrow_mut().map_err(|_| aliased())?),
+                    Storage::Device(_) => unreachable!("tensors of a CPU device are in host memory"),
+                }
+            }
+            let mut read = Vec::with_capacity(x.len());
+            for t in x {
+                match &**t.storage() {
+                    Storage::Host { buffer, .. } => read.push(buffer.try_borrow().map_err(|_| aliased())?),
+                    Storage::Device(_) => unreachable!("tensors of a CPU device are in host memory"),
+                }
+            }
+            let mut targets: Vec<&mut HostBuffer> = held.iter_mut().map(|b| &mut **b).collect();
+            let x: Vec<&HostBuffer> = read.iter().map(|b| &**b).collect();
+            op.cpu(&mut targets, &x)
+        }
+        Kind::Gpu(driver) => op.gpu(&DeviceArgs {
+            driver: &**driver,
+            x: device_views(x.iter().copied()),
+            y: device_views(targets.iter().copied()),
+        }),
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ the registry
+
+/// How often an op can be differentiated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// Not at all: integers, indices, metrics.
+    None,
+    /// Once: its fused gradient has no gradient of its own.
+    Once,
+    /// Any number of times.
+    Any,
+}
+
+/// An op's row in the registry: what tests and benches iterate over.
+pub struct OpSpec {
+    /// The op's stem: its file name here and under `kernels/`.
+    pub name: &'static str,
+    pub order: Order,
+    pub cases: fn() -> Vec<Case>,
+}
+
+/// A function of the inputs that exercises the op.
+pub type Run = Box<dyn Fn(&[Tensor]) -> Result<Vec<Tensor>>>;
+
+/// One way to exercise an op: inputs drawn by a seed, and what to do with them.
+pub struct Case {
+    pub name: &'static str,
+    pub inputs: Vec<Input>,
+    pub run: Run,
+    /// Inputs whose gradients are checked. Indices and masks are left out.
+    pub wrt: Vec<usize>,
+}
+
+impl Case {
+    /// A case whose float inputs are all differentiated.
+    pub fn new(
+        name: &'static str,
+        inputs: impl Into<Vec<Input>>,
+        run: impl Fn(&[Tensor]) -> Result<Vec<Tensor>> + 'static,
+    ) -> Case {
+        let inputs = inputs.into();
+        let wrt = (0..inputs.len()).filter(|&i| inputs[i].draw.is_float()).collect();
+        Case { name, inputs, run: Box::new(run), wrt }
+    }
+
+    pub fn wrt(mut self, wrt: impl Into<Vec<usize>>) -> Case {
+        self.wrt = wrt.into();
+        self
+    }
+}
+
+/// An input of a case: its shape and how its values are drawn.
+pub struct Input {
+    pub shape: Shape,
+    pub draw: Draw,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Draw {
+    /// Normal, mean 0, deviation 1.
+    Normal,
+    /// Uniform in the interval.
+    Uniform(f64, f64),
+    /// Distinct values in random order, at least 1/64 apart: no ties, no kinks nearby.
+    Distinct,
+    /// i32 indices below the bound.
+    Index(usize),
+    /// u8, any.
+    Bytes,
+}
+
+impl Draw {
+    pub fn is_float(self) -> bool {
+        !matches!(self, Draw::Index(_) | Draw::Bytes)
+    }
+}
+
+/// Shorthand for an input of normal values.
+pub fn normal(shape: impl Into<Shape>) -> Input {
+    drawn(shape, Draw::Normal)
+}
+
+pub fn drawn(shape: impl Into<Shape>, draw: Draw) -> Input {
+    Input { shape: shape.into(), draw }
+}

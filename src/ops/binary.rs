@@ -1,0 +1,191 @@
+//! `y = a ∘ b` for the four arithmetic operations, operands broadcast by NumPy's rules.
+
+use rayon::prelude::*;
+
+use crate::{
+    device::host::Real,
+    error::{Error, Result},
+    float_dispatch,
+    op::{Case, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    shape::{MAX_RANK, Shape, Spec},
+    tape::{Keep, Vjp},
+    tensor::Tensor,
+};
+
+impl Tensor {
+    /// Elementwise sum, broadcasting.
+    pub fn add(&self, b: &Tensor) -> Result<Tensor> {
+        apply1(Binary { kind: Kind::Add }, &[self, b])
+    }
+
+    /// Elementwise difference, broadcasting.
+    pub fn sub(&self, b: &Tensor) -> Result<Tensor> {
+        apply1(Binary { kind: Kind::Sub }, &[self, b])
+    }
+
+    /// Elementwise (Hadamard) product, broadcasting.
+    pub fn mul(&self, b: &Tensor) -> Result<Tensor> {
+        apply1(Binary { kind: Kind::Mul }, &[self, b])
+    }
+
+    /// Elementwise quotient, broadcasting.
+    pub fn div(&self, b: &Tensor) -> Result<Tensor> {
+        apply1(Binary { kind: Kind::Div }, &[self, b])
+    }
+
+    /// Sums a broadcast tensor's gradient back to the shape it came from.
+    pub fn sum_to(&self, shape: Shape) -> Result<Tensor> {
+        if self.shape() == shape {
+            return Ok(self.clone());
+        }
+        let lead = self.shape().rank() - shape.rank();
+        let axes: Vec<usize> =
+            (0..self.shape().rank()).filter(|&i| i < lead || (shape[i - lead] == 1 && self.shape()[i] != 1)).collect();
+        self.sum(&axes)?.reshape(shape)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Add,
+    Sub,
+    Mul,
+    Div,
+}
+
+struct Binary {
+    kind: Kind,
+}
+
+/// Elements one rayon task takes: enough to hide its start, small enough to stay in L2.
+const GRAIN: usize = 16 << 10;
+
+impl Op for Binary {
+    fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Add => "add",
+            Kind::Sub => "sub",
+            Kind::Mul => "mul",
+            Kind::Div => "div",
+        }
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+        let (a, b) = (x[0], x[1]);
+        if a.dtype != b.dtype || !a.dtype.is_float() {
+            return Err(Error::shape(self.name(), format!("{} and {} do not mix", a.dtype, b.dtype)));
+        }
+        let shape = a.shape.broadcast(&b.shape);
+        let shape = shape
+            .ok_or_else(|| Error::shape(self.name(), format!("{} does not broadcast with {}", a.shape, b.shape)))?;
+        Ok(vec![Spec { shape, dtype: a.dtype }])
+    }
+
+    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+        float_dispatch!(args, T => {
+            match self.kind {
+                Kind::Add => combine::<T>(args, |a, b| a + b),
+                Kind::Sub => combine::<T>(args, |a, b| a - b),
+                Kind::Mul => combine::<T>(args, |a, b| a * b),
+                Kind::Div => combine::<T>(args, |a, b| a / b),
+            }
+        });
+        Ok(())
+    }
+
+    fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        let dy = v.upstream()?;
+        let (a, b) = (v.x_spec(0).shape, v.x_spec(1).shape);
+        let da = v.when(0, || match self.kind {
+            Kind::Add | Kind::Sub => dy.sum_to(a),
+            Kind::Mul => dy.mul(v.x(1))?.sum_to(a),
+            Kind::Div => dy.div(v.x(1))?.sum_to(a),
+        })?;
+        let db = v.when(1, || match self.kind {
+            Kind::Add => dy.sum_to(b),
+            Kind::Sub => dy.neg()?.sum_to(b),
+            Kind::Mul => dy.mul(v.x(0))?.sum_to(b),
+            Kind::Div => dy.mul(v.x(0))?.div(&v.x(1).square()?)?.neg()?.sum_to(b),
+        })?;
+        Ok(vec![da, db])
+    }
+
+    fn keep(&self) -> Keep {
+        match self.kind {
+            Kind::Add | Kind::Sub => Keep::NONE,
+            Kind::Mul | Kind::Div => Keep::INPUTS,
+        }
+    }
+}
+
+fn combine<T: Real>(args: &mut HostArgs, f: impl Fn(T, T) -> T + Sync) {
+    let (a, b) = (args.x::<T>(0), args.x::<T>(1));
+    let (a_shape, b_shape, shape) = (args.x_shape(0), args.x_shape(1), args.y_shape(0));
+    let y = args.y::<T>(0);
+    if y.is_empty() {
+        return;
+    }
+    if a_shape == b_shape {
+        y.par_chunks_mut(GRAIN).enumerate().for_each(|(i, y)| {
+            let (a, b) = (&a[i * GRAIN..], &b[i * GRAIN..]);
+            y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (&a, &b))| *y = f(a, b));
+        });
+        return;
+    }
+    // Row by row along the last axis, where each operand is either contiguous or one repeated value.
+    let inner = shape.last();
+    let (a_strides, b_strides) = (broadcast_strides(&a_shape, &shape), broadcast_strides(&b_shape, &shape));
+    let rows_a_task = (GRAIN / inner).max(1);
+    let last = shape.rank().saturating_sub(1);
+    let (a_repeats, b_repeats) = (a_strides[last] == 0, b_strides[last] == 0);
+    y.par_chunks_mut(rows_a_task * inner).enumerate().for_each(|(task, y)| {
+        for (row, y) in y.chunks_mut(inner).enumerate() {
+            let row = task * rows_a_task + row;
+            let (ai, bi) = (row_offset(row, &shape, &a_strides), row_offset(row, &shape, &b_strides));
+            match (a_repeats, b_repeats) {
+                (false, false) => {
+                    y.iter_mut().zip(a[ai..].iter().zip(&b[bi..])).for_each(|(y, (&a, &b))| *y = f(a, b));
+                }
+                (true, false) => y.iter_mut().zip(&b[bi..]).for_each(|(y, &b)| *y = f(a[ai], b)),
+                (false, true) => y.iter_mut().zip(&a[ai..]).for_each(|(y, &a)| *y = f(a, b[bi])),
+                (true, true) => y.fill(f(a[ai], b[bi])),
+            }
+        }
+    });
+}
+
+/// Strides of `from` as seen by an index into `to`: zero along every broadcast axis.
+pub(crate) fn broadcast_strides(from: &Shape, to: &Shape) -> [usize; MAX_RANK] {
+    let (strides, lead) = (from.strides(), to.rank() - from.rank());
+    let mut out = [0; MAX_RANK];
+    for axis in 0..from.rank() {
+        out[axis + lead] = if from[axis] == 1 { 0 } else { strides[axis] };
+    }
+    out
+}
+
+/// Where row `row` of `shape` (its last axis running) begins under the given strides.
+pub(crate) fn row_offset(row: usize, shape: &Shape, strides: &[usize; MAX_RANK]) -> usize {
+    let (mut rest, mut offset) = (row, 0);
+    for axis in (0..shape.rank().saturating_sub(1)).rev() {
+        offset += rest % shape[axis] * strides[axis];
+        rest /= shape[axis];
+    }
+    offset
+}
+
+pub const SPEC: OpSpec = OpSpec {
+    name: "binary",
+    order: Order::Any,
+    cases: || {
+        vec![
+            Case::new("add_rows", [normal([5, 7]), normal([7])], |x| Ok(vec![x[0].add(&x[1])?])),
+            Case::new("sub_columns", [normal([4, 1, 3]), normal([2, 1])], |x| Ok(vec![x[0].sub(&x[1])?])),
+            Case::new("mul_same", [normal([3, 33]), normal([3, 33])], |x| Ok(vec![x[0].mul(&x[1])?])),
+            Case::new("mul_scalar", [normal([2, 3, 4]), normal([1])], |x| Ok(vec![x[0].mul(&x[1])?])),
+            Case::new("div_channels", [normal([2, 3, 2, 5]), drawn([2, 1, 1, 5], Draw::Uniform(0.5, 2.0))], |x| {
+                Ok(vec![x[0].div(&x[1])?])
+            }),
+        ]
+    },
+};

@@ -1,0 +1,27 @@
+//! Every operation, one file per stem. A file holds, in this order: what it computes, the tensor methods, the parameters,
+//! shapes, the CPU definition, the kernel launch, the gradient, and the cases that test and bench it.
+//!
+//! Adding an op is `kernels/S.cu`, `src/ops/S.rs` and one word below.
+
+use crate::op::OpSpec;
+
+macro_rules! ops {
+    ($($stem:ident),* $(,)?) => {
+        $(pub mod $stem;)*
+        /// The registry, in alphabetical order.
+        pub static OPS: &[&OpSpec] = &[$(&$stem::SPEC),*];
+    };
+}
+
+ops! {
+    binary,
+    broadcast,
+    reshape,
+    sum,
+    unary,
+}
+
+/// The registry row of a stem.
+pub fn find(name: &str) -> Option<&'static OpSpec> {
+    OPS.iter().copied().find(|spec| spec.name == name)
+}

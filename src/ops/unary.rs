@@ -1,0 +1,164 @@
+//! `y = f(x)`, element by element. Every derivative is written with other ops of this file, so all orders exist.
+
+use rayon::prelude::*;
+
+use crate::{
+    device::host::Real,
+    error::{Error, Result},
+    float_dispatch,
+    op::{Case, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    shape::Spec,
+    tape::{Keep, Vjp},
+    tensor::Tensor,
+};
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Function {
+    Affine { scale: f64, shift: f64 },
+    Abs,
+    Sign,
+    Square,
+    Sqrt,
+    Rsqrt,
+    Exp,
+    Log,
+}
+
+macro_rules! unary_methods {
+    ($($(#[$doc:meta])* $method:ident => $function:expr;)*) => {
+        impl Tensor {
+            $($(#[$doc])* pub fn $method(&self) -> Result<Tensor> { apply1(Unary { f: $function }, &[self]) })*
+        }
+    };
+}
+
+unary_methods! {
+    /// `-x`.
+    neg => Function::Affine { scale: -1.0, shift: 0.0 };
+    /// `|x|`; its gradient at 0 is 0.
+    abs => Function::Abs;
+    /// -1, 0 or 1.
+    sign => Function::Sign;
+    /// `x²`.
+    square => Function::Square;
+    /// `√x`.
+    sqrt => Function::Sqrt;
+    /// `1/√x`.
+    rsqrt => Function::Rsqrt;
+    /// `eˣ`.
+    exp => Function::Exp;
+    /// The natural logarithm.
+    log => Function::Log;
+}
+
+impl Tensor {
+    /// `scale · x + shift`.
+    pub fn affine(&self, scale: f64, shift: f64) -> Result<Tensor> {
+        apply1(Unary { f: Function::Affine { scale, shift } }, &[self])
+    }
+
+    /// `factor · x`.
+    pub fn scale(&self, factor: f64) -> Result<Tensor> {
+        self.affine(factor, 0.0)
+    }
+
+    /// `x + constant`.
+    pub fn shift(&self, constant: f64) -> Result<Tensor> {
+        self.affine(1.0, constant)
+    }
+}
+
+struct Unary {
+    f: Function,
+}
+
+impl Op for Unary {
+    fn name(&self) -> &'static str {
+        match self.f {
+            Function::Affine { .. } => "affine",
+            Function::Abs => "abs",
+            Function::Sign => "sign",
+            Function::Square => "square",
+            Function::Sqrt => "sqrt",
+            Function::Rsqrt => "rsqrt",
+            Function::Exp => "exp",
+            Function::Log => "log",
+        }
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+        if !x[0].dtype.is_float() {
+            return Err(Error::DType { op: self.name(), wanted: "a float type", got: x[0].dtype });
+        }
+        Ok(vec![x[0]])
+    }
+
+    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+        float_dispatch!(args, T => {
+            let (x, y) = (args.x::<T>(0), args.y::<T>(0));
+            match self.f {
+                Function::Affine { scale, shift } => {
+                    let (scale, shift) = (T::c(scale), T::c(shift));
+                    map(x, y, |x| scale * x + shift);
+                }
+                Function::Abs => map(x, y, |x| x.abs()),
+                Function::Sign => map(x, y, |x| if x == 0.0 { x } else { x.signum() }),
+                Function::Square => map(x, y, |x| x * x),
+                Function::Sqrt => map(x, y, |x| x.sqrt()),
+                Function::Rsqrt => map(x, y, |x| x.sqrt().recip()),
+                Function::Exp => map(x, y, |x| x.exp()),
+                Function::Log => map(x, y, |x| x.ln()),
+            }
+        });
+        Ok(())
+    }
+
+    fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        let dy = v.upstream()?;
+        Ok(vec![match self.f {
+            Function::Affine { scale, .. } => Some(dy.scale(scale)?),
+            Function::Abs => Some(dy.mul(&v.x(0).sign()?)?),
+            Function::Sign => None,
+            Function::Square => Some(dy.mul(v.x(0))?.scale(2.0)?),
+            Function::Sqrt => Some(dy.div(v.y(0))?.scale(0.5)?),
+            Function::Rsqrt => Some(dy.mul(&v.y(0).square()?.mul(v.y(0))?)?.scale(-0.5)?),
+            Function::Exp => Some(dy.mul(v.y(0))?),
+            Function::Log => Some(dy.div(v.x(0))?),
+        }])
+    }
+
+    fn keep(&self) -> Keep {
+        match self.f {
+            Function::Affine { .. } | Function::Sign => Keep::NONE,
+            Function::Abs | Function::Square | Function::Log => Keep::INPUTS,
+            Function::Sqrt | Function::Rsqrt | Function::Exp => Keep::OUTPUTS,
+        }
+    }
+}
+
+/// Applies `f` to every element on all threads.
+pub(crate) fn map<T: Real>(x: &[T], y: &mut [T], f: impl Fn(T) -> T + Sync) {
+    const GRAIN: usize = 16 << 10;
+    let chunk = |(x, y): (&[T], &mut [T])| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x));
+    if x.len() <= GRAIN {
+        return chunk((x, y));
+    }
+    x.par_chunks(GRAIN).zip(y.par_chunks_mut(GRAIN)).for_each(chunk);
+}
+
+pub const SPEC: OpSpec = OpSpec {
+    name: "unary",
+    order: Order::Any,
+    cases: || {
+        let positive = || drawn([3, 17], Draw::Uniform(0.3, 3.0));
+        vec![
+            Case::new("affine", [normal([5, 7])], |x| Ok(vec![x[0].affine(-1.5, 0.25)?])),
+            Case::new("abs", [drawn([33], Draw::Distinct)], |x| Ok(vec![x[0].abs()?])),
+            Case::new("square", [normal([5, 7])], |x| Ok(vec![x[0].square()?])),
+            Case::new("sqrt", [positive()], |x| Ok(vec![x[0].sqrt()?])),
+            Case::new("rsqrt", [positive()], |x| Ok(vec![x[0].rsqrt()?])),
+            Case::new("exp", [normal([5, 7])], |x| Ok(vec![x[0].exp()?])),
+            Case::new("log", [positive()], |x| Ok(vec![x[0].log()?])),
+        ]
+    },
+};
