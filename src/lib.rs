@@ -12,10 +12,11 @@ pub mod io;
 pub mod isg;
 pub mod nn;
 pub mod op;
-#[macro_use]
+
 pub mod ops;
 pub mod optim;
 pub mod progress;
+pub mod random;
 pub mod report;
 pub mod select;
 pub mod shape;
