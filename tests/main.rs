@@ -11,3 +11,4 @@ mod shannon;
 mod slide;
 mod tape;
 mod tidy;
+mod weights;

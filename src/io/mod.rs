@@ -1,3 +1,11 @@
 //! Files of numbers: safetensors, PyTorch weights, checkpoints. Every write is atomic.
 
+pub mod array;
 pub mod atomic;
+mod pickle;
+pub mod pytorch;
+pub mod safetensors;
+pub mod weights;
+
+pub use array::{ArrayView, ElementType, NamedArray};
+pub use weights::Weights;

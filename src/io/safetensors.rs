@@ -1,0 +1,167 @@
+//! safetensors files: named arrays plus string metadata, read through a memory map, written whole or not at all.
+//!
+//! The header is checked by the `safetensors` crate (its size, every offset, the total length), so a truncated or forged
+//! file is refused before any of its data is touched. The writer is our own because the crate's leaves the metadata in
+//! hash order: here keys are sorted, so equal contents give equal bytes. Larger element types come first, which keeps
+//! every array aligned to its element inside the file.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, Metadata, SafeTensors};
+
+use crate::{
+    error::{Error, Result},
+    io::{
+        array::{ArrayView, ElementType, NamedArray},
+        atomic,
+    },
+};
+
+/// Maps a file for reading.
+pub(crate) fn map(path: &Path) -> Result<Mmap> {
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let meta = file.metadata().map_err(|e| Error::io(path, e))?;
+    if !meta.is_file() {
+        return Err(Error::input(path, "is not a file", "name a file"));
+    }
+    // SAFETY: the map is read-only; that nobody truncates the file while it is mapped is upheld by the way this project
+    // writes (a new file is renamed over the old one, whose pages stay valid) and asked of whoever else edits weights.
+    unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))
+}
+
+/// An open file; arrays are read from the map when asked for.
+pub struct SafetensorsFile {
+    path: PathBuf,
+    map: Mmap,
+    data_start: usize,
+    header: Metadata,
+    names: Vec<String>,
+}
+
+impl SafetensorsFile {
+    pub fn open(path: impl AsRef<Path>) -> Result<SafetensorsFile> {
+        let path = path.as_ref();
+        let map = map(path)?;
+        let (header_bytes, header) = SafeTensors::read_metadata(&map).map_err(|e| {
+            Error::input(path, format!("is not a whole safetensors file ({e})"), "write or download it again")
+        })?;
+        let mut names: Vec<String> = header.tensors().into_keys().collect();
+        names.sort();
+        Ok(SafetensorsFile { path: path.to_path_buf(), map, data_start: header_bytes + 8, header, names })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All array names, sorted.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The `__metadata__` strings.
+    pub fn metadata(&self) -> BTreeMap<String, String> {
+        self.header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+
+    pub fn metadata_value(&self, key: &str) -> Option<&str> {
+        self.header.metadata().as_ref().and_then(|m| m.get(key)).map(String::as_str)
+    }
+
+    /// Errors where the file has no such array, or stores it in a type nothing here computes with (8-bit floats).
+    pub fn get(&self, name: &str) -> Result<ArrayView<'_>> {
+        let info = self
+            .header
+            .info(name)
+            .ok_or_else(|| Error::input(&self.path, format!("has no array {name:?}"), self.names_remedy()))?;
+        let element = element_type(info.dtype).ok_or_else(|| {
+            Error::input(
+                &self.path,
+                format!("{name}: element type {:?} is not supported", info.dtype),
+                "store it as f32",
+            )
+        })?;
+        let (start, end) = info.data_offsets;
+        let bytes = self.map.get(self.data_start + start..self.data_start + end).ok_or_else(|| {
+            Error::input(&self.path, format!("{name} lies beyond the end of the file"), "write or download it again")
+        })?;
+        let name = self.names.binary_search_by(|n| n.as_str().cmp(name)).map_or("", |i| &self.names[i]);
+        Ok(ArrayView { name, shape: &info.shape, element, bytes })
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.header.info(name).is_some()
+    }
+
+    /// Every array, copied, in name order.
+    pub fn read_all(&self) -> Result<Vec<NamedArray>> {
+        self.names.iter().map(|n| Ok(self.get(n)?.to_owned())).collect()
+    }
+
+    fn names_remedy(&self) -> String {
+        let shown: Vec<&str> = self.names.iter().take(8).map(String::as_str).collect();
+        let more = if self.names.len() > shown.len() { ", ..." } else { "" };
+        format!("it holds {} arrays: {}{more}", self.names.len(), shown.join(", "))
+    }
+}
+
+fn element_type(dtype: Dtype) -> Option<ElementType> {
+    Some(match dtype {
+        Dtype::BOOL => ElementType::Bool,
+        Dtype::U8 => ElementType::U8,
+        Dtype::I8 => ElementType::I8,
+        Dtype::U16 => ElementType::U16,
+        Dtype::I16 => ElementType::I16,
+        Dtype::U32 => ElementType::U32,
+        Dtype::I32 => ElementType::I32,
+        Dtype::U64 => ElementType::U64,
+        Dtype::I64 => ElementType::I64,
+        Dtype::F16 => ElementType::F16,
+        Dtype::BF16 => ElementType::Bf16,
+        Dtype::F32 => ElementType::F32,
+        Dtype::F64 => ElementType::F64,
+        _ => return None,
+    })
+}
+
+/// Writes `arrays` and `metadata` atomically; the bytes depend on nothing but the contents.
+pub fn write(path: impl AsRef<Path>, arrays: &[ArrayView], metadata: &BTreeMap<String, String>) -> Result<()> {
+    let path = path.as_ref();
+    let mut order: Vec<&ArrayView> = arrays.iter().collect();
+    order.sort_by(|a, b| b.element.bytes().cmp(&a.element.bytes()).then_with(|| a.name.cmp(b.name)));
+
+    let mut header = serde_json::Map::new();
+    if !metadata.is_empty() {
+        header.insert("__metadata__".into(), serde_json::json!(metadata));
+    }
+    let mut offset = 0;
+    for array in &order {
+        let wanted = array.shape.iter().try_fold(array.element.bytes(), |n, &d| n.checked_mul(d));
+        if wanted != Some(array.bytes.len()) {
+            let (shape, element) = (array.shape, array.element);
+            let message = format!("{}: {shape:?} {element} is not {} bytes", array.name, array.bytes.len());
+            return Err(Error::shape("safetensors", message));
+        }
+        let end = offset + array.bytes.len();
+        let entry =
+            serde_json::json!({ "dtype": array.element.name(), "shape": array.shape, "data_offsets": [offset, end] });
+        if array.name == "__metadata__" || header.insert(array.name.to_string(), entry).is_some() {
+            return Err(Error::Usage(format!("{}: two arrays are named {:?}", path.display(), array.name)));
+        }
+        offset = end;
+    }
+    let mut text = serde_json::Value::Object(header).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+
+    atomic::write(path, |out| {
+        let io = |e| Error::io(path, e);
+        out.write_all(&(text.len() as u64).to_le_bytes()).map_err(io)?;
+        out.write_all(&text).map_err(io)?;
+        order.iter().try_for_each(|array| out.write_all(array.bytes).map_err(io))
+    })
+}
