@@ -227,7 +227,7 @@ impl<'a> Machine<'a> {
                 b'.' => return self.pop(),
                 b'(' => self.marks.push(self.stack.len()),
                 b'0' => self.pop_or_mark()?,
-                b'1' => drop(self.to_mark()?),
+                b'1' => drop(self.since_mark()?),
                 b'2' => {
                     let top = self.top()?;
                     self.stack.push(top);
@@ -277,11 +277,11 @@ impl<'a> Machine<'a> {
                 b')' | b']' | 0x8f => self.push(Node::Sequence(Vec::new()))?,
                 b'}' => self.push(Node::Dict(Vec::new()))?,
                 b't' | b'l' | 0x91 => {
-                    let items = self.to_mark()?;
+                    let items = self.since_mark()?;
                     self.push(Node::Sequence(items))?;
                 }
                 b'd' => {
-                    let items = self.to_mark()?;
+                    let items = self.since_mark()?;
                     self.push(Node::Dict(pairs(&items)?))?;
                 }
                 0x85..=0x87 => {
@@ -295,7 +295,7 @@ impl<'a> Machine<'a> {
                     self.extend(vec![item])?;
                 }
                 b'e' | 0x90 => {
-                    let items = self.to_mark()?;
+                    let items = self.since_mark()?;
                     self.extend(items)?;
                 }
                 b's' => {
@@ -304,7 +304,7 @@ impl<'a> Machine<'a> {
                     self.set_items(&items)?;
                 }
                 b'u' => {
-                    let items = self.to_mark()?;
+                    let items = self.since_mark()?;
                     self.set_items(&items)?;
                 }
                 b'q' => {
@@ -467,7 +467,7 @@ impl<'a> Machine<'a> {
         self.pop().map(drop)
     }
 
-    fn to_mark(&mut self) -> Result<Vec<Ref>, Refusal> {
+    fn since_mark(&mut self) -> Result<Vec<Ref>, Refusal> {
         let from = self.marks.pop().ok_or_else(|| broken("is not a whole pickle (a mark is missing)"))?;
         Ok(self.stack.split_off(from))
     }
