@@ -1,1 +1,134 @@
-//! The command line: thin, one file per command.
+//! The command line: thin, one file per command. Commands parse, call the library and print.
+//!
+//! Exit status: 0 all went well; 1 a command failed; 2 the command line itself is wrong; 3 some slides or files failed
+//! and the others were done; 130 interrupted by the user, and the same command goes on where it stopped.
+
+pub mod doctor;
+pub mod progress;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    device::Device,
+    error::{Error, Result},
+};
+
+pub(crate) const EXIT_FAILED: u8 = 1;
+pub(crate) const EXIT_USAGE: u8 = 2;
+pub(crate) const EXIT_PARTIAL: u8 = 3;
+pub(crate) const EXIT_INTERRUPTED: u8 = 130;
+
+/// Gene expression from histology slides.
+#[derive(Parser)]
+#[command(name = "isg", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  isg demo                                 make a small cohort, run everything on it, write a report
+  isg slide info slide.svs --json          what a slide holds
+  isg score slide.svs --out scores.csv     bits of texture in every patch, and which are kept
+  isg synth cohort --slides 60 --seed 1    draw a cohort whose truth is known
+  isg run cohort/isg.toml                  slides and tables in; trained, cross-validated predictions out
+  isg predict --model cohort/run slide.svs predict another slide";
+
+#[derive(clap::Args)]
+struct Global {
+    /// Where to compute: cpu, cuda, cuda:N or emulator. Default: cuda where there is one, else cpu.
+    #[arg(long, global = true, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Threads to use. Default: one per core.
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
+    /// No progress and no remarks; errors are still printed.
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Say what this machine offers and what is missing, one sentence each.
+    Doctor(doctor::Args),
+}
+
+/// What every command is given.
+pub struct Context {
+    device: Option<String>,
+    pub quiet: bool,
+    pub progress: progress::Bars,
+}
+
+impl Context {
+    /// The device asked for, or the best there is with one line that says which.
+    pub fn device(&self) -> Result<Device> {
+        match &self.device {
+            Some(name) => Device::named(name),
+            None => {
+                if !self.quiet {
+                    eprintln!("computing on the cpu: this build drives no GPU");
+                }
+                Ok(Device::cpu())
+            }
+        }
+    }
+
+    /// As a name, for worker threads that make their own.
+    pub fn device_name(&self) -> Result<String> {
+        self.device()?;
+        Ok(self.device.clone().unwrap_or_else(|| "cpu".to_string()))
+    }
+}
+
+/// How a command that did not fail ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    Done,
+    /// Some inputs failed; each was reported, the others were done.
+    Partial,
+}
+
+pub fn main() -> ExitCode {
+    // A reader that closes our output early (`isg score ... | head`) ends us quietly, as it does other tools.
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(message) => {
+            let _ = message.print();
+            return ExitCode::from(if message.use_stderr() { EXIT_USAGE } else { 0 });
+        }
+    };
+    progress::listen_for_interrupts();
+    if let Some(threads) = cli.global.threads {
+        // Fails only where a pool exists already, and none can before this line.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global();
+    }
+    let context = Context {
+        device: cli.global.device,
+        quiet: cli.global.quiet,
+        progress: progress::Bars::new(cli.global.quiet),
+    };
+    match run(cli.command, &context) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Partial) => ExitCode::from(EXIT_PARTIAL),
+        Err(error) => {
+            eprintln!("isg: {error}");
+            ExitCode::from(match error {
+                Error::Interrupted => EXIT_INTERRUPTED,
+                Error::Usage(_) => EXIT_USAGE,
+                _ => EXIT_FAILED,
+            })
+        }
+    }
+}
+
+fn run(command: Command, context: &Context) -> Result<Outcome> {
+    match command {
+        Command::Doctor(args) => doctor::run(&args, context),
+    }
+}
