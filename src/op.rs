@@ -94,6 +94,16 @@ impl<'a> HostArgs<'a> {
         self.y[i].0
     }
 
+    /// The type input `i` is held in here, never a 16-bit one.
+    pub fn x_dtype(&self, i: usize) -> DType {
+        self.x[i].buffer.dtype()
+    }
+
+    /// The type output `i` is held in here, never a 16-bit one.
+    pub fn y_dtype(&self, i: usize) -> DType {
+        self.y[i].1.dtype()
+    }
+
     /// The float type the op computes in: that of its first float output, else of its first float input.
     pub fn float(&self) -> DType {
         let outputs = self.y.iter().map(|(_, buffer)| buffer.dtype());
@@ -111,6 +121,31 @@ macro_rules! float_dispatch {
         match $args.float() {
             $crate::DType::F64 => {
                 type $T = f64;
+                $body
+            }
+            _ => {
+                type $T = f32;
+                $body
+            }
+        }
+    };
+}
+
+/// As [`float_dispatch!`], for ops that only move elements: `$T` stands for the type of output 0, whatever it is.
+#[macro_export]
+macro_rules! element_dispatch {
+    ($args:expr, $T:ident => $body:expr) => {
+        match $args.y_dtype(0) {
+            $crate::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            $crate::DType::U8 => {
+                type $T = u8;
+                $body
+            }
+            $crate::DType::I32 => {
+                type $T = i32;
                 $body
             }
             _ => {

@@ -88,6 +88,10 @@ impl Vjp<'_> {
         self.y[i].tensor.as_ref().unwrap_or_else(|| panic!("{}: keep() does not name output {i}", self.op))
     }
 
+    pub fn inputs(&self) -> usize {
+        self.x.len()
+    }
+
     pub fn x_spec(&self, i: usize) -> Spec {
         self.x[i].spec
     }

@@ -5,6 +5,7 @@ use std::{cell::RefCell, collections::HashMap};
 use bytemuck::Pod;
 use half::{bf16, f16};
 
+use super::math::Elementary;
 use crate::dtype::DType;
 
 /// A typed block of host memory.
@@ -133,9 +134,11 @@ macro_rules! element {
             fn wrap(values: Vec<Self>) -> HostBuffer {
                 HostBuffer::$variant(values)
             }
+            #[inline(always)]
             fn from_f64(value: f64) -> Self {
                 $from(value)
             }
+            #[inline(always)]
             fn to_f64(self) -> f64 {
                 $to(self)
             }
@@ -151,25 +154,16 @@ element!(i32, I32, |v: f64| v.round_ties_even() as i32, f64::from);
 
 /// The two types the CPU computes in: f64 is the judge, f32 the default. 16-bit tensors are widened to f32 on the way in
 /// and rounded once on the way out.
-pub trait Real: Element + num_traits::Float + num_traits::NumAssign + std::iter::Sum {
-    fn erf(self) -> Self;
+pub trait Real: Element + Elementary + num_traits::Float + num_traits::NumAssign + std::iter::Sum {
     /// A constant at this precision.
+    #[inline(always)]
     fn c(value: f64) -> Self {
         <Self as Element>::from_f64(value)
     }
 }
 
-impl Real for f64 {
-    fn erf(self) -> f64 {
-        libm::erf(self)
-    }
-}
-
-impl Real for f32 {
-    fn erf(self) -> f32 {
-        libm::erff(self)
-    }
-}
+impl Real for f64 {}
+impl Real for f32 {}
 
 /// Blocks smaller than this go straight to the allocator, which is good at them.
 const POOLED_BYTES: usize = 16 << 10;

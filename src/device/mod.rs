@@ -2,6 +2,8 @@
 
 pub mod driver;
 pub mod host;
+pub mod math;
+pub mod vector;
 
 use std::{fmt, rc::Rc};
 

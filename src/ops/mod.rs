@@ -14,9 +14,15 @@ macro_rules! ops {
 }
 
 ops! {
+    bias_act,
     binary,
     broadcast,
+    cast,
+    concat,
+    gather,
+    permute,
     reshape,
+    slice,
     sum,
     unary,
 }

@@ -1,9 +1,7 @@
 //! `y = f(x)`, element by element. Every derivative is written with other ops of this file, so all orders exist.
 
-use rayon::prelude::*;
-
 use crate::{
-    device::host::Real,
+    device::{host::Real, math, vector::map1 as map},
     error::{Error, Result},
     float_dispatch,
     op::{Case, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
@@ -106,8 +104,8 @@ impl Op for Unary {
                 Function::Square => map(x, y, |x| x * x),
                 Function::Sqrt => map(x, y, |x| x.sqrt()),
                 Function::Rsqrt => map(x, y, |x| x.sqrt().recip()),
-                Function::Exp => map(x, y, |x| x.exp()),
-                Function::Log => map(x, y, |x| x.ln()),
+                Function::Exp => map(x, y, math::exp),
+                Function::Log => map(x, y, math::ln),
             }
         });
         Ok(())
@@ -134,16 +132,6 @@ impl Op for Unary {
             Function::Sqrt | Function::Rsqrt | Function::Exp => Keep::OUTPUTS,
         }
     }
-}
-
-/// Applies `f` to every element on all threads.
-pub(crate) fn map<T: Real>(x: &[T], y: &mut [T], f: impl Fn(T) -> T + Sync) {
-    const GRAIN: usize = 16 << 10;
-    let chunk = |(x, y): (&[T], &mut [T])| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x));
-    if x.len() <= GRAIN {
-        return chunk((x, y));
-    }
-    x.par_chunks(GRAIN).zip(y.par_chunks_mut(GRAIN)).for_each(chunk);
 }
 
 pub const SPEC: OpSpec = OpSpec {

@@ -1,0 +1,352 @@
+//! `y = clamp(gain · f(x + bias))`: what follows nearly every matrix product, in one pass.
+//!
+//! The derivatives of `f` are the same op at order 1 and 2: `y = t · gain · f⁽ᵏ⁾(x + bias)`, zero where the value was
+//! clamped, `t` being the product of the gradients that arrived. Order `k` differentiates into itself (by `t`) and order
+//! `k + 1` (by `x`), which gives gradients of gradients; a third derivative is refused. Semantics of bias, gain and clamp
+//! follow StyleGAN2-ADA's `bias_act`; the activations are PyTorch's (GELU by the error function, softplus without threshold).
+
+use crate::{
+    device::{
+        host::Real,
+        math::{normal_below, normal_density, sigmoid, softplus, tanh},
+        vector::{par_rows, rows_a_task, vectorised},
+    },
+    error::{Error, Result},
+    float_dispatch,
+    op::{Case, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    shape::Spec,
+    tape::{Keep, Vjp},
+    tensor::Tensor,
+};
+
+/// The function applied to every element.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    Linear,
+    Relu,
+    /// `x` where positive, else `alpha · x`.
+    LeakyRelu,
+    Sigmoid,
+    Tanh,
+    /// `x · sigmoid(x)`.
+    Silu,
+    /// `x · Φ(x)`, exact.
+    Gelu,
+    /// `ln(1 + eˣ)`.
+    Softplus,
+}
+
+impl Activation {
+    pub const ALL: [Activation; 8] = [
+        Activation::Linear,
+        Activation::Relu,
+        Activation::LeakyRelu,
+        Activation::Sigmoid,
+        Activation::Tanh,
+        Activation::Silu,
+        Activation::Gelu,
+        Activation::Softplus,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Activation::Linear => "linear",
+            Activation::Relu => "relu",
+            Activation::LeakyRelu => "leaky_relu",
+            Activation::Sigmoid => "sigmoid",
+            Activation::Tanh => "tanh",
+            Activation::Silu => "silu",
+            Activation::Gelu => "gelu",
+            Activation::Softplus => "softplus",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Activation> {
+        Activation::ALL.into_iter().find(|activation| activation.name() == name)
+    }
+}
+
+/// What is done around the activation.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct BiasAct {
+    /// Slope of the leaky ReLU below zero.
+    pub alpha: f64,
+    /// The activation's value is multiplied by this.
+    pub gain: f64,
+    /// Then limited to ± this.
+    pub clamp: Option<f64>,
+}
+
+impl Default for BiasAct {
+    fn default() -> BiasAct {
+        BiasAct { alpha: 0.2, gain: 1.0, clamp: None }
+    }
+}
+
+impl Tensor {
+    /// `clamp(gain · activation(x + bias))`; `bias` is as long as `x`'s last axis.
+    pub fn bias_act(&self, bias: Option<&Tensor>, activation: Activation, around: BiasAct) -> Result<Tensor> {
+        if bias.is_none() && activation == Activation::Linear && around.gain == 1.0 && around.clamp.is_none() {
+            return Ok(self.clone());
+        }
+        let op = BiasActOp { activation, around, order: 0 };
+        match bias {
+            Some(bias) => apply1(op, &[self, bias]),
+            None => apply1(op, &[self]),
+        }
+    }
+
+    /// The activation alone; the leaky ReLU with slope 0.2.
+    pub fn activate(&self, activation: Activation) -> Result<Tensor> {
+        self.bias_act(None, activation, BiasAct::default())
+    }
+
+    /// `max(x, 0)`; its gradient at 0 is 0.
+    pub fn relu(&self) -> Result<Tensor> {
+        self.activate(Activation::Relu)
+    }
+
+    /// `x` where positive, else `alpha · x`.
+    pub fn leaky_relu(&self, alpha: f64) -> Result<Tensor> {
+        self.bias_act(None, Activation::LeakyRelu, BiasAct { alpha, ..BiasAct::default() })
+    }
+
+    /// `1 / (1 + e⁻ˣ)`.
+    pub fn sigmoid(&self) -> Result<Tensor> {
+        self.activate(Activation::Sigmoid)
+    }
+
+    /// The hyperbolic tangent.
+    pub fn tanh(&self) -> Result<Tensor> {
+        self.activate(Activation::Tanh)
+    }
+
+    /// `x · sigmoid(x)`.
+    pub fn silu(&self) -> Result<Tensor> {
+        self.activate(Activation::Silu)
+    }
+
+    /// `x · Φ(x)`, exact.
+    pub fn gelu(&self) -> Result<Tensor> {
+        self.activate(Activation::Gelu)
+    }
+
+    /// `ln(1 + eˣ)`.
+    pub fn softplus(&self) -> Result<Tensor> {
+        self.activate(Activation::Softplus)
+    }
+}
+
+/// Order 0: inputs x, bias. Order 1 and 2: inputs t, x, bias. The bias may be absent.
+#[derive(Clone, Copy)]
+struct BiasActOp {
+    activation: Activation,
+    around: BiasAct,
+    order: usize,
+}
+
+impl BiasActOp {
+    /// Where `x` stands among the inputs.
+    fn x_at(&self) -> usize {
+        usize::from(self.order > 0)
+    }
+
+    /// Whether the derivative of this order is zero everywhere.
+    fn vanishes(&self, order: usize) -> bool {
+        order >= 2 && matches!(self.activation, Activation::Linear | Activation::Relu | Activation::LeakyRelu)
+    }
+}
+
+impl Op for BiasActOp {
+    fn name(&self) -> &'static str {
+        ["bias_act", "bias_act_grad", "bias_act_grad2"][self.order]
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+        let input = x[self.x_at()];
+        if !input.dtype.is_float() {
+            return Err(Error::DType { op: self.name(), wanted: "a float type", got: input.dtype });
+        }
+        if let Some(bias) = x.get(self.x_at() + 1)
+            && (bias.shape[..] != [input.shape.last()] || bias.dtype != input.dtype || input.shape.rank() == 0)
+        {
+            let message = format!("bias {}:{} for {}:{}", bias.shape, bias.dtype, input.shape, input.dtype);
+            return Err(Error::shape(self.name(), message));
+        }
+        Ok(vec![input])
+    }
+
+    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+        float_dispatch!(args, T => self.compute::<T>(args));
+        Ok(())
+    }
+
+    fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        let (dy, at) = (v.upstream()?, self.x_at());
+        let x = v.x(at);
+        let bias = (v.inputs() > at + 1).then(|| v.x(at + 1));
+        let derivative = |order: usize, t: &Tensor| {
+            let op = BiasActOp { order, ..*self };
+            match bias {
+                Some(bias) => apply1(op, &[t, x, bias]),
+                None => apply1(op, &[t, x]),
+            }
+        };
+        let mut out = Vec::with_capacity(v.inputs());
+        if self.order > 0 {
+            out.push(v.when(0, || derivative(self.order, dy))?);
+        }
+        let wanted = v.need(at) || (bias.is_some() && v.need(at + 1));
+        let dx = if !wanted || self.vanishes(self.order + 1) {
+            None
+        } else if self.order == 0 {
+            Some(derivative(1, dy)?)
+        } else if self.order == 1 {
+            Some(derivative(2, &dy.mul(v.x(0))?)?)
+        } else {
+            return Err(Error::OrderExceeded { op: self.name() });
+        };
+        let dbias = match (&dx, bias) {
+            (Some(dx), Some(bias)) if v.need(at + 1) => Some(dx.as_rows()?.sum(&[0])?.reshape(bias.shape())?),
+            _ => None,
+        };
+        out.push(dx.filter(|_| v.need(at)));
+        if bias.is_some() {
+            out.push(dbias);
+        }
+        Ok(out)
+    }
+
+    fn keep(&self) -> Keep {
+        // The slope of a line without a clamp does not depend on where.
+        Keep::INPUTS
+    }
+}
+
+impl BiasActOp {
+    fn compute<T: Real>(&self, args: &mut HostArgs) {
+        let (one, zero, alpha) = (T::one(), T::zero(), T::c(self.around.alpha));
+        let sigmoid1 = |x: T| {
+            let s = sigmoid(x);
+            s * (one - s)
+        };
+        // Value, first and second derivative of each, side by side.
+        match self.activation {
+            Activation::Linear => self.each::<T>(args, |x| x, |_| one, |_| zero),
+            Activation::Relu => {
+                let value = |x| if x > zero { x } else { zero };
+                self.each::<T>(args, value, |x| if x > zero { one } else { zero }, |_| zero);
+            }
+            Activation::LeakyRelu => {
+                let value = |x| if x > zero { x } else { alpha * x };
+                self.each::<T>(args, value, |x| if x > zero { one } else { alpha }, |_| zero);
+            }
+            Activation::Sigmoid => {
+                self.each::<T>(args, sigmoid, sigmoid1, |x| sigmoid1(x) * (one - T::c(2.0) * sigmoid(x)));
+            }
+            Activation::Tanh => {
+                let slope = |x| {
+                    let t = tanh(x);
+                    one - t * t
+                };
+                self.each::<T>(args, tanh, slope, |x| T::c(-2.0) * tanh(x) * slope(x));
+            }
+            Activation::Silu => {
+                let slope = |x: T| {
+                    let s = sigmoid(x);
+                    s * (one + x * (one - s))
+                };
+                let bend = |x: T| {
+                    let s = sigmoid(x);
+                    s * (one - s) * (T::c(2.0) + x * (one - T::c(2.0) * s))
+                };
+                self.each::<T>(args, |x| x * sigmoid(x), slope, bend);
+            }
+            Activation::Gelu => {
+                let slope = |x: T| normal_below(x) + x * normal_density(x);
+                self.each::<T>(args, |x| x * normal_below(x), slope, |x| normal_density(x) * (T::c(2.0) - x * x));
+            }
+            Activation::Softplus => self.each::<T>(args, softplus, sigmoid, sigmoid1),
+        }
+    }
+
+    /// The loops. `value` is needed at every order, because a clamped value has slope zero.
+    fn each<T: Real>(
+        &self,
+        args: &mut HostArgs,
+        value: impl Fn(T) -> T + Sync,
+        slope: impl Fn(T) -> T + Sync,
+        bend: impl Fn(T) -> T + Sync,
+    ) {
+        let gain = T::c(self.around.gain);
+        let Some(clamp) = self.around.clamp.map(T::c) else {
+            return match self.order {
+                0 => self.rows::<T>(args, |_, x| gain * value(x)),
+                1 => self.rows::<T>(args, |t, x| t * gain * slope(x)),
+                _ => self.rows::<T>(args, |t, x| t * gain * bend(x)),
+            };
+        };
+        let inside = |x: T| {
+            let y = gain * value(x);
+            y > -clamp && y < clamp
+        };
+        match self.order {
+            0 => self.rows::<T>(args, |_, x| {
+                let y = gain * value(x);
+                let y = if y > clamp { clamp } else { y };
+                if y < -clamp { -clamp } else { y }
+            }),
+            1 => self.rows::<T>(args, |t, x| if inside(x) { t * gain * slope(x) } else { T::zero() }),
+            _ => self.rows::<T>(args, |t, x| if inside(x) { t * gain * bend(x) } else { T::zero() }),
+        }
+    }
+
+    /// `y = f(t, x + bias)`; at order 0 `t` is `x` again and ignored.
+    fn rows<T: Real>(&self, args: &mut HostArgs, f: impl Fn(T, T) -> T + Sync) {
+        let at = self.x_at();
+        let (t, x) = (args.x::<T>(0), args.x::<T>(at));
+        if args.inputs() == at + 1 {
+            let grain = rows_a_task(1);
+            return par_rows(args.y::<T>(0), 1, |task, y| {
+                let (t, x) = (&t[task * grain..][..y.len()], &x[task * grain..][..y.len()]);
+                vectorised(|| y.iter_mut().zip(t.iter().zip(x)).for_each(|(y, (&t, &x))| *y = f(t, x)));
+            });
+        }
+        // Narrow biases are repeated until a row is long enough to vectorise.
+        let bias = args.x::<T>(at + 1);
+        let bias = bias.repeat(64usize.div_ceil(bias.len().max(1)));
+        let block = rows_a_task(bias.len()) * bias.len();
+        par_rows(args.y::<T>(0), bias.len(), |task, y| {
+            let (t, x) = (&t[task * block..][..y.len()], &x[task * block..][..y.len()]);
+            vectorised(|| {
+                let rows = y.chunks_mut(bias.len()).zip(t.chunks(bias.len()).zip(x.chunks(bias.len())));
+                for (y, (t, x)) in rows {
+                    let inputs = t.iter().zip(x).zip(&bias);
+                    y.iter_mut().zip(inputs).for_each(|(y, ((&t, &x), &bias))| *y = f(t, x + bias));
+                }
+            });
+        });
+    }
+}
+
+pub const SPEC: OpSpec = OpSpec {
+    name: "bias_act",
+    order: Order::Any,
+    cases: || {
+        let around = BiasAct { alpha: 0.3, gain: 1.4, clamp: None };
+        let mut cases: Vec<Case> = Activation::ALL
+            .into_iter()
+            .map(|activation| {
+                // Distinct values keep the kinks of the ReLUs at a distance.
+                let inputs = [drawn([2, 3, 5], Draw::Distinct), drawn([5], Draw::Uniform(0.001, 0.006))];
+                Case::new(activation.name(), inputs, move |x| Ok(vec![x[0].bias_act(Some(&x[1]), activation, around)?]))
+            })
+            .collect();
+        cases.push(Case::new("clamped", [normal([7, 70]), normal([70])], |x| {
+            Ok(vec![x[0].bias_act(Some(&x[1]), Activation::Silu, BiasAct { clamp: Some(1.25), ..BiasAct::default() })?])
+        }));
+        cases.push(Case::new("without_bias", [normal([3, 33])], |x| Ok(vec![x[0].gelu()?])));
+        cases
+    },
+};

@@ -1,0 +1,106 @@
+//! Tensors put one after the other along an axis. Its adjoint takes the pieces apart again.
+
+use crate::{
+    device::{
+        host::Element,
+        vector::{par_rows, rows_a_task},
+    },
+    element_dispatch,
+    error::{Error, Result},
+    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    shape::Spec,
+    tape::{Keep, Vjp},
+    tensor::Tensor,
+};
+
+impl Tensor {
+    /// All tensors along `axis`; every other extent is the same in all of them. Any element type.
+    pub fn concat(tensors: &[&Tensor], axis: usize) -> Result<Tensor> {
+        match tensors {
+            [one] if axis < one.shape().rank() => Ok((*one).clone()),
+            _ => apply1(Concat { axis }, tensors),
+        }
+    }
+}
+
+struct Concat {
+    axis: usize,
+}
+
+impl Op for Concat {
+    fn name(&self) -> &'static str {
+        "concat"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+        let first = x[0];
+        if self.axis >= first.shape.rank() {
+            return Err(Error::shape("concat", format!("axis {} of {}", self.axis, first.shape)));
+        }
+        let mut extent = 0;
+        for spec in x {
+            let same = spec.dtype == first.dtype
+                && spec.shape.rank() == first.shape.rank()
+                && spec.shape.with(self.axis, 1) == first.shape.with(self.axis, 1);
+            if !same {
+                let (a, b) = (first, spec);
+                let message = format!("{}:{} and {}:{} along axis {}", a.shape, a.dtype, b.shape, b.dtype, self.axis);
+                return Err(Error::shape("concat", message));
+            }
+            extent += spec.shape[self.axis];
+        }
+        Ok(vec![Spec { shape: first.shape.with(self.axis, extent), dtype: first.dtype }])
+    }
+
+    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+        element_dispatch!(args, T => join::<T>(args, self.axis));
+        Ok(())
+    }
+
+    fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        let dy = v.upstream()?;
+        let mut start = 0;
+        (0..v.inputs())
+            .map(|i| {
+                let len = v.x_spec(i).shape[self.axis];
+                start += len;
+                v.when(i, || dy.slice(self.axis, start - len, len))
+            })
+            .collect()
+    }
+
+    fn keep(&self) -> Keep {
+        Keep::NONE
+    }
+}
+
+fn join<T: Element>(args: &mut HostArgs, axis: usize) {
+    let inner: usize = args.y_shape(0)[axis + 1..].iter().product();
+    let pieces: Vec<(&[T], usize)> = (0..args.inputs()).map(|i| (args.x(i), args.x_shape(i)[axis] * inner)).collect();
+    let width: usize = pieces.iter().map(|piece| piece.1).sum();
+    par_rows(args.y::<T>(0), width, |task, y| {
+        for (row, y) in y.chunks_exact_mut(width).enumerate() {
+            let (row, mut at) = (task * rows_a_task(width) + row, 0);
+            for &(x, len) in &pieces {
+                y[at..at + len].copy_from_slice(&x[row * len..][..len]);
+                at += len;
+            }
+        }
+    });
+}
+
+pub const SPEC: OpSpec = OpSpec {
+    name: "concat",
+    order: Order::Any,
+    cases: || {
+        let squares = |x: &[Tensor], axis| {
+            let x = x.iter().map(Tensor::square).collect::<Result<Vec<_>>>()?;
+            Ok(vec![Tensor::concat(&x.iter().collect::<Vec<_>>(), axis)?])
+        };
+        vec![
+            Case::new("rows", [normal([2, 5]), normal([3, 5])], move |x| squares(x, 0)),
+            Case::new("channels", [normal([2, 3, 3, 4]), normal([2, 3, 3, 1])], move |x| squares(x, 3)),
+            Case::new("three", [normal([2, 1, 5]), normal([2, 4, 5]), normal([2, 2, 5])], move |x| squares(x, 1)),
+        ]
+    },
+};

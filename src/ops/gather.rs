@@ -1,0 +1,163 @@
+//! Rows picked by index, and its adjoint, rows added up by index. Both in a fixed order: a row that is named several
+//! times receives its terms in the order of the indices, at any thread count.
+
+use crate::{
+    device::{
+        host::{Element, Real},
+        vector::{par_rows, rows_a_task, vectorised},
+    },
+    element_dispatch,
+    error::{Error, Result},
+    float_dispatch,
+    op::{Case, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    shape::{Shape, Spec},
+    tape::{Keep, Vjp},
+    tensor::Tensor,
+};
+
+impl Tensor {
+    /// `y[i] = x[indices[i]]` along the first axis; `indices` is `[n]:i32`, each below `x`'s first extent. Any element type.
+    pub fn gather_rows(&self, indices: &Tensor) -> Result<Tensor> {
+        apply1(Gather, &[self, indices])
+    }
+
+    /// `y[indices[i]] += x[i]` along the first axis, from zeros of `rows` rows.
+    pub fn scatter_add_rows(&self, indices: &Tensor, rows: usize) -> Result<Tensor> {
+        apply1(ScatterAdd { rows }, &[self, indices])
+    }
+}
+
+struct Gather;
+
+impl Op for Gather {
+    fn name(&self) -> &'static str {
+        "gather_rows"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+        let shape = x[0].shape;
+        if shape.rank() == 0 {
+            return Err(Error::shape("gather_rows", "a scalar has no rows"));
+        }
+        let count = index_count("gather_rows", x[1])?;
+        Ok(vec![Spec { shape: shape.with(0, count), dtype: x[0].dtype }])
+    }
+
+    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+        let indices = checked("gather_rows", args.x(1), args.x_shape(0)[0])?;
+        let width = args.x_shape(0)[1..].iter().product();
+        element_dispatch!(args, T => pick::<T>(args.x(0), indices, args.y(0), width));
+        Ok(())
+    }
+
+    fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        let dx = v.when(0, || v.upstream()?.scatter_add_rows(v.x(1), v.x_spec(0).shape[0]))?;
+        Ok(vec![dx, None])
+    }
+
+    fn keep(&self) -> Keep {
+        Keep { x: 0b10, y: 0 }
+    }
+}
+
+struct ScatterAdd {
+    rows: usize,
+}
+
+impl Op for ScatterAdd {
+    fn name(&self) -> &'static str {
+        "scatter_add_rows"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+        let (shape, dtype) = (x[0].shape, x[0].dtype);
+        if !dtype.is_float() {
+            return Err(Error::DType { op: self.name(), wanted: "a float type", got: dtype });
+        }
+        let count = index_count(self.name(), x[1])?;
+        if shape.rank() == 0 || shape[0] != count {
+            return Err(Error::shape(self.name(), format!("{count} indices for the rows of {shape}")));
+        }
+        let mut dims = shape.to_vec();
+        dims[0] = self.rows;
+        let shape = Shape::try_new(&dims).ok_or_else(|| Error::shape(self.name(), format!("{dims:?} is too large")))?;
+        Ok(vec![Spec { shape, dtype }])
+    }
+
+    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+        let indices = checked(self.name(), args.x(1), self.rows)?;
+        let width = args.x_shape(0)[1..].iter().product();
+        float_dispatch!(args, T => add_up::<T>(args.x(0), indices, args.y(0), width, self.rows));
+        Ok(())
+    }
+
+    fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![v.when(0, || v.upstream()?.gather_rows(v.x(1)))?, None])
+    }
+
+    fn keep(&self) -> Keep {
+        Keep { x: 0b10, y: 0 }
+    }
+}
+
+fn index_count(op: &'static str, indices: Spec) -> Result<usize> {
+    match indices {
+        Spec { shape, dtype: crate::DType::I32 } if shape.rank() == 1 => Ok(shape[0]),
+        Spec { shape, dtype } => Err(Error::shape(op, format!("indices [n]:i32 wanted, got {shape}:{dtype}"))),
+    }
+}
+
+fn checked<'a>(op: &'static str, indices: &'a [i32], rows: usize) -> Result<&'a [i32]> {
+    match indices.iter().find(|&&i| usize::try_from(i).map_or(true, |i| i >= rows)) {
+        None => Ok(indices),
+        Some(i) => Err(Error::shape(op, format!("index {i} of {rows} rows"))),
+    }
+}
+
+fn pick<T: Element>(x: &[T], indices: &[i32], y: &mut [T], width: usize) {
+    par_rows(y, width, |task, y| {
+        for (row, y) in y.chunks_exact_mut(width).enumerate() {
+            let from = indices[task * rows_a_task(width) + row] as usize;
+            y.copy_from_slice(&x[from * width..][..width]);
+        }
+    });
+}
+
+fn add_up<T: Real>(x: &[T], indices: &[i32], y: &mut [T], width: usize, rows: usize) {
+    // Positions grouped by the row they go to, in order within each (a counting sort).
+    let mut ends = vec![0usize; rows + 1];
+    indices.iter().for_each(|&i| ends[i as usize + 1] += 1);
+    for row in 0..rows {
+        ends[row + 1] += ends[row];
+    }
+    let (mut next, mut order) = (ends.clone(), vec![0usize; indices.len()]);
+    for (position, &i) in indices.iter().enumerate() {
+        order[next[i as usize]] = position;
+        next[i as usize] += 1;
+    }
+    par_rows(y, width, |task, y| {
+        for (row, y) in y.chunks_exact_mut(width).enumerate() {
+            let row = task * rows_a_task(width) + row;
+            y.fill(T::zero());
+            for &position in &order[ends[row]..ends[row + 1]] {
+                let x = &x[position * width..][..width];
+                vectorised(|| y.iter_mut().zip(x).for_each(|(y, &x)| *y += x));
+            }
+        }
+    });
+}
+
+pub const SPEC: OpSpec = OpSpec {
+    name: "gather",
+    order: Order::Any,
+    cases: || {
+        let index = |count, below| drawn([count], Draw::Index(below));
+        vec![
+            Case::new("rows", [normal([5, 7]), index(9, 5)], |x| Ok(vec![x[0].square()?.gather_rows(&x[1])?])),
+            Case::new("cubes", [normal([4, 2, 3]), index(3, 4)], |x| Ok(vec![x[0].square()?.gather_rows(&x[1])?])),
+            Case::new("scatter", [normal([9, 4]), index(9, 5)], |x| {
+                Ok(vec![x[0].square()?.scatter_add_rows(&x[1], 6)?])
+            }),
+        ]
+    },
+};
