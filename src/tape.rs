@@ -88,6 +88,7 @@ impl Vjp<'_> {
         self.y[i].tensor.as_ref().unwrap_or_else(|| panic!("{}: keep() does not name output {i}", self.op))
     }
 
+    /// How many inputs the op was given.
     pub fn inputs(&self) -> usize {
         self.x.len()
     }

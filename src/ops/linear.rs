@@ -1,0 +1,105 @@
+//! `y = x · weightᵀ + bias` over the last axis: the fully connected layer. The bias is added inside the product.
+
+use rayon::prelude::*;
+
+use super::matmul::{Matrix, MatrixMut, Threads, product, same_float};
+use crate::{
+    device::host::Real,
+    error::{Error, Result},
+    float_dispatch,
+    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    shape::{Shape, Spec},
+    tape::{Keep, Vjp},
+    tensor::Tensor,
+};
+
+impl Tensor {
+    /// `[.., in] -> [.., out]` with `weight` `[out, in]` and `bias` `[out]`.
+    pub fn linear(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        match bias {
+            Some(bias) => apply1(Linear, &[self, weight, bias]),
+            None => apply1(Linear, &[self, weight]),
+        }
+    }
+}
+
+struct Linear;
+
+impl Op for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+        let dtype = same_float("linear", x)?;
+        let shape = x[0].shape;
+        match x[1].shape.as_array() {
+            Some([out, inner]) if shape.rank() > 0 && shape.last() == inner => {
+                if let Some(bias) = x.get(2).filter(|bias| *bias.shape != [out]) {
+                    return Err(Error::shape("linear", format!("bias {} for {out} outputs", bias.shape)));
+                }
+                Ok(vec![Spec { shape: shape.with(shape.rank() - 1, out), dtype }])
+            }
+            _ => Err(Error::shape("linear", format!("{shape} does not multiply weight {}", x[1].shape))),
+        }
+    }
+
+    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+        let (rows, inner, out) = (args.x_shape(0).rows(), args.x_shape(0).last(), args.y_shape(0).last());
+        float_dispatch!(args, T => {
+            let bias = (args.inputs() == 3).then(|| args.x::<T>(2));
+            let (x, weight) = (Matrix::rows(args.x::<T>(0), inner), Matrix::transposed(args.x::<T>(1), inner));
+            let y = args.y::<T>(0);
+            if let Some(bias) = bias {
+                fill_rows(y, bias);
+            }
+            product([rows, out, inner], x, weight, MatrixMut { data: y, row: out }, bias.is_some(), Threads::All);
+        });
+        Ok(())
+    }
+
+    fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        let dy = v.upstream()?;
+        let dx = v.when(0, || dy.matmul(v.x(1), false, false))?;
+        let dweight = v.when(1, || dy.as_rows()?.matmul(&v.x(0).as_rows()?, true, false))?;
+        if v.inputs() == 2 {
+            return Ok(vec![dx, dweight]);
+        }
+        let dbias = v.when(2, || dy.sum_to(v.x_spec(2).shape))?;
+        Ok(vec![dx, dweight, dbias])
+    }
+
+    fn keep(&self) -> Keep {
+        Keep { x: 0b011, y: 0 }
+    }
+}
+
+/// Every row of `y` becomes `row`.
+pub(crate) fn fill_rows<T: Real>(y: &mut [T], row: &[T]) {
+    let rows_a_task = ((16 << 10) / row.len().max(1)).max(1);
+    let fill = |y: &mut [T]| y.chunks_exact_mut(row.len()).for_each(|y| y.copy_from_slice(row));
+    if !row.is_empty() {
+        y.par_chunks_mut(rows_a_task * row.len()).for_each(fill);
+    }
+}
+
+pub const SPEC: OpSpec = OpSpec {
+    name: "linear",
+    order: Order::Any,
+    cases: || {
+        let case = |name, x: &[usize], out: usize, bias: bool| {
+            let x = Shape::from(x);
+            let mut inputs = vec![normal(x), normal([out, x.last()])];
+            inputs.extend(bias.then(|| normal([out])));
+            Case::new(name, inputs, |x| Ok(vec![x[0].linear(&x[1], x.get(2))?]))
+        };
+        vec![
+            case("rows", &[17, 33], 9, true),
+            case("no_bias", &[3, 5], 7, false),
+            case("tokens", &[2, 7, 19], 31, true),
+            case("image", &[2, 3, 4, 5], 6, true),
+            case("one_row", &[1, 70], 65, true),
+            case("one_in_one_out", &[13, 1], 1, true),
+        ]
+    },
+};
