@@ -74,73 +74,138 @@ pub fn map2<T: Real>(a: &[T], b: &[T], y: &mut [T], f: impl Fn(T, T) -> T + Sync
 
 const LANES: usize = 16;
 
-/// Sum of `f(i)` for `i` below `len`: sixteen lanes at the leaves, so that it vectorises, then a tree over blocks, so that
-/// the error grows with the logarithm of the length.
+/// Sums of leaves `leaf(start, end)` over `0..len`, added up as a balanced tree: the error grows with the logarithm of
+/// the length.
 #[inline(always)]
-pub fn sum_of<T: Real>(len: usize, f: impl Fn(usize) -> T) -> T {
+fn tree_sum<T: Real>(len: usize, leaf: impl Fn(usize, usize) -> T) -> T {
     const LEAF: usize = 512;
+    if len <= LEAF {
+        return leaf(0, len);
+    }
     // A binary counter of partial sums: the same tree as halving would give, without recursion.
     let mut tree = [T::zero(); usize::BITS as usize];
-    let mut blocks = 0usize;
-    let mut start = 0;
-    while start < len {
-        let end = (start + LEAF).min(len);
-        let mut lanes = [T::zero(); LANES];
-        let mut at = start;
-        while at + LANES <= end {
-            for (lane, sum) in lanes.iter_mut().enumerate() {
-                *sum += f(at + lane);
-            }
-            at += LANES;
-        }
-        for (lane, i) in (at..end).enumerate() {
-            lanes[lane] += f(i);
-        }
-        let mut width = LANES;
-        while width > 1 {
-            width /= 2;
-            for lane in 0..width {
-                lanes[lane] = lanes[lane] + lanes[lane + width];
-            }
-        }
-        let (mut sum, mut level) = (lanes[0], 0);
-        while blocks >> level & 1 == 1 {
+    let mut leaves = 0usize;
+    for start in (0..len).step_by(LEAF) {
+        let (mut sum, mut level) = (leaf(start, (start + LEAF).min(len)), 0);
+        while leaves >> level & 1 == 1 {
             sum = tree[level] + sum;
             level += 1;
         }
         tree[level] = sum;
-        blocks += 1;
-        start = end;
+        leaves += 1;
     }
-    (0..usize::BITS as usize).filter(|level| blocks >> level & 1 == 1).fold(T::zero(), |sum, level| sum + tree[level])
+    (0..usize::BITS as usize).filter(|level| leaves >> level & 1 == 1).fold(T::zero(), |sum, level| sum + tree[level])
 }
 
-/// `N` sums over the rows of each column. `add(first_row, rows, partial)` adds rows `first_row..first_row + rows` to
-/// `partial`, which is `N` vectors of `cols` one after the other; partials are added up in f64, in order.
-pub fn column_sums<T: Real, const N: usize>(
-    rows: usize,
+#[inline(always)]
+fn fold_lanes<T: Real>(mut lanes: [T; LANES]) -> T {
+    let mut width = LANES;
+    while width > 1 {
+        width /= 2;
+        for lane in 0..width {
+            lanes[lane] = lanes[lane] + lanes[lane + width];
+        }
+    }
+    lanes[0]
+}
+
+/// `Σ f(x[i])`, sixteen lanes at a time. Call it inside [`vectorised`].
+#[inline(always)]
+pub fn sum1<T: Real>(x: &[T], f: impl Fn(T) -> T) -> T {
+    tree_sum(x.len(), |start, end| {
+        let mut lanes = [T::zero(); LANES];
+        let chunks = x[start..end].chunks_exact(LANES);
+        let tail = chunks.remainder();
+        for chunk in chunks {
+            lanes.iter_mut().zip(chunk).for_each(|(lane, &x)| *lane += f(x));
+        }
+        lanes.iter_mut().zip(tail).for_each(|(lane, &x)| *lane += f(x));
+        fold_lanes(lanes)
+    })
+}
+
+/// `Σ f(a[i], b[i])`, sixteen lanes at a time. Call it inside [`vectorised`].
+#[inline(always)]
+pub fn sum2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
+    tree_sum(a.len(), |start, end| {
+        let mut lanes = [T::zero(); LANES];
+        let (a, b) = (a[start..end].chunks_exact(LANES), b[start..end].chunks_exact(LANES));
+        let (a_tail, b_tail) = (a.remainder(), b.remainder());
+        for (a, b) in a.zip(b) {
+            lanes.iter_mut().zip(a.iter().zip(b)).for_each(|(lane, (&a, &b))| *lane += f(a, b));
+        }
+        lanes.iter_mut().zip(a_tail.iter().zip(b_tail)).for_each(|(lane, (&a, &b))| *lane += f(a, b));
+        fold_lanes(lanes)
+    })
+}
+
+/// Rows of one partial sum: few enough that plain addition keeps its digits.
+fn rows_a_partial(cols: usize) -> usize {
+    rows_a_task(cols).min(256)
+}
+
+/// `f(first_row, rows of y, sums)` for blocks of whole rows, on all threads. `sums` begins as zeros, `N` vectors of `cols`
+/// one after the other; those of all blocks are added up in f64, in order.
+pub fn rows_with_sums<T: Real, const N: usize>(
+    y: &mut [T],
     cols: usize,
-    add: impl Fn(usize, usize, &mut [T]) + Sync,
+    f: impl Fn(usize, &mut [T], &mut [T]) + Sync,
 ) -> [Vec<f64>; N] {
-    let block = rows_a_task(cols).min(256);
-    let blocks = rows.div_ceil(block);
-    let partial = |i: usize| {
+    let block = rows_a_partial(cols);
+    let partial = |(i, y): (usize, &mut [T])| {
         let mut sums = vec![T::zero(); N * cols];
-        add(i * block, block.min(rows - i * block), &mut sums);
+        f(i * block, y, &mut sums);
         sums
     };
-    let partials: Vec<Vec<T>> = if blocks <= 1 {
-        (0..blocks).map(partial).collect()
+    let step = block * cols.max(1);
+    let partials: Vec<Vec<T>> = if y.len() <= step {
+        y.chunks_mut(step).enumerate().map(partial).collect()
     } else {
-        (0..blocks).into_par_iter().map(partial).collect()
+        y.par_chunks_mut(step).enumerate().map(partial).collect()
     };
+    add_up(&partials, cols)
+}
+
+/// `f(rows of x, first_row, partial)` for blocks of whole rows, on all threads; `partial` begins as `per_col` zeros for
+/// every column. Returns the partials in order, each with its number of rows.
+pub fn column_partials<T: Real>(
+    x: &[T],
+    cols: usize,
+    per_col: usize,
+    f: impl Fn(&[T], usize, &mut [T]) + Sync,
+) -> Vec<(usize, Vec<T>)> {
+    let block = rows_a_partial(cols);
+    let partial = |(i, x): (usize, &[T])| {
+        let mut sums = vec![T::zero(); per_col * cols];
+        f(x, i * block, &mut sums);
+        (x.len() / cols, sums)
+    };
+    let step = block * cols.max(1);
+    if x.len() <= step {
+        x.chunks(step).enumerate().map(partial).collect()
+    } else {
+        x.par_chunks(step).enumerate().map(partial).collect()
+    }
+}
+
+fn add_up<T: Real, const N: usize>(partials: &[Vec<T>], cols: usize) -> [Vec<f64>; N] {
     std::array::from_fn(|n| {
         let mut total = vec![0.0; cols];
-        for partial in &partials {
+        for partial in partials {
             total.iter_mut().zip(&partial[n * cols..]).for_each(|(total, &v)| *total += v.to_f64());
         }
         total
     })
+}
+
+/// `N` sums over the rows of each column, as [`column_partials`] computes them, added up in f64.
+pub fn column_sums<T: Real, const N: usize>(
+    x: &[T],
+    cols: usize,
+    f: impl Fn(&[T], usize, &mut [T]) + Sync,
+) -> [Vec<f64>; N] {
+    let partials: Vec<Vec<T>> = column_partials(x, cols, N, f).into_iter().map(|(_, sums)| sums).collect();
+    add_up(&partials, cols)
 }
 
 #[cfg(test)]
@@ -149,33 +214,35 @@ mod tests {
 
     #[test]
     fn sums_are_exact_where_numbers_are() {
-        for len in [0, 1, 15, 16, 17, 511, 512, 513, 5000] {
-            assert_eq!(sum_of(len, |i| i as f64), (len * len.saturating_sub(1) / 2) as f64, "{len}");
+        for len in [0usize, 1, 15, 16, 17, 511, 512, 513, 5000] {
+            let x: Vec<f64> = (0..len).map(|i| i as f64).collect();
+            assert_eq!(sum1(&x, |x| x), (len * len.saturating_sub(1) / 2) as f64, "{len}");
+            assert_eq!(sum2(&x, &x, |a, b| a - b), 0.0, "{len}");
         }
     }
 
     #[test]
     fn long_sums_keep_their_digits() {
-        let sum = sum_of(10_000_000, |_| 0.1f32);
+        let x = vec![0.1f32; 10_000_000];
+        let sum = sum1(&x, |x| x);
         assert!((f64::from(sum) / (10_000_000.0 * f64::from(0.1f32)) - 1.0).abs() < 1e-6, "{sum}");
     }
 
     #[test]
     fn columns_are_summed_over_all_rows() {
         let (rows, cols) = (1000, 3);
-        let [sum, squares] = column_sums::<f64, 2>(rows, cols, |first, count, out| {
-            for row in first..first + count {
+        let x: Vec<f64> = (0..rows * cols).map(|i| i as f64).collect();
+        let [sum, places] = column_sums::<f64, 2>(&x, cols, |x, first, out| {
+            for (row, x) in x.chunks_exact(cols).enumerate() {
                 for col in 0..cols {
-                    let v = (row * cols + col) as f64;
-                    out[col] += v;
-                    out[cols + col] += v * v;
+                    out[col] += x[col];
+                    out[cols + col] += (first + row) as f64;
                 }
             }
         });
         for col in 0..cols {
-            let values = (0..rows).map(|row| (row * cols + col) as f64);
-            assert_eq!(sum[col], values.clone().sum::<f64>());
-            assert_eq!(squares[col], values.map(|v| v * v).sum::<f64>());
+            assert_eq!(sum[col], (0..rows).map(|row| (row * cols + col) as f64).sum::<f64>());
+            assert_eq!(places[col], (rows * (rows - 1) / 2) as f64);
         }
     }
 }

@@ -14,18 +14,28 @@ macro_rules! ops {
 }
 
 ops! {
+    batch_norm2d,
     bias_act,
     binary,
     broadcast,
     cast,
     concat,
     conv2d,
+    dropout,
     gather,
+    global_norm,
+    l1_loss,
+    layer_norm,
     linear,
     matmul,
+    minibatch_stddev,
+    mse_loss,
     permute,
+    pixel_norm,
+    random,
     reshape,
     slice,
+    softmax,
     sum,
     unary,
 }

@@ -1,0 +1,316 @@
+//! Normalisation of every channel (the last axis) over all other axes, as PyTorch's `batch_norm`.
+//!
+//! Training takes mean and biased variance from the batch and also returns what the running statistics need: the mean and
+//! the unbiased variance, outside the gradient. Each block of rows is read twice while it is in cache, centred on its own
+//! mean, and the blocks are merged in f64 (Chan, Golub, LeVeque 1979), so one read of memory gives two-pass accuracy.
+
+use crate::{
+    device::{
+        host::{Element, Real},
+        vector::{column_partials, column_sums, par_rows, rows_a_task, vectorised},
+    },
+    dtype::DType,
+    error::{Error, Result},
+    float_dispatch,
+    op::{Case, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal},
+    shape::Spec,
+    tape::{Keep, Vjp},
+    tensor::Tensor,
+};
+
+impl Tensor {
+    /// `[y, mean, variance]` with the batch's own statistics; `variance` is the unbiased one that running statistics take.
+    /// Mean and variance are not differentiated. At least two values a channel.
+    pub fn batch_norm2d_train(&self, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<[Tensor; 3]> {
+        apply_n(Train { eps }, &[self, weight, bias])
+    }
+
+    /// `y` with given statistics, which have no gradient.
+    pub fn batch_norm2d_eval(
+        &self,
+        weight: &Tensor,
+        bias: &Tensor,
+        running_mean: &Tensor,
+        running_var: &Tensor,
+        eps: f64,
+    ) -> Result<Tensor> {
+        apply1(Eval { eps }, &[self, weight, bias, running_mean, running_var])
+    }
+}
+
+/// Statistics of 16-bit tensors are kept in f32.
+fn statistics(x: Spec) -> Spec {
+    Spec::new([x.shape.last()], if x.dtype == DType::F64 { DType::F64 } else { DType::F32 })
+}
+
+fn checked(x: &[Spec]) -> Result<()> {
+    let channels = x[0].shape.last();
+    match x[1..].iter().find(|v| v.shape[..] != [channels] || !v.dtype.is_float()) {
+        None if x[0].dtype.is_float() && x[0].shape.rank() > 0 => Ok(()),
+        None => Err(Error::shape("batch_norm2d", format!("{}:{}", x[0].shape, x[0].dtype))),
+        Some(v) => Err(Error::shape("batch_norm2d", format!("{}:{} for {channels} channels", v.shape, v.dtype))),
+    }
+}
+
+struct Train {
+    eps: f64,
+}
+
+impl Op for Train {
+    fn name(&self) -> &'static str {
+        "batch_norm2d"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+        checked(x)?;
+        if x[0].shape.rows() < 2 {
+            let message = format!("{} has less than two values a channel", x[0].shape);
+            return Err(Error::shape("batch_norm2d", message));
+        }
+        Ok(vec![x[0], statistics(x[0]), statistics(x[0])])
+    }
+
+    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+        float_dispatch!(args, T => {
+            let (x, weight, bias) = (args.x::<T>(0), args.x::<T>(1), args.x::<T>(2));
+            let [y, mean, variance] = args.ys::<T, 3>();
+            let moments = moments(x, weight.len());
+            let rows = (x.len() / weight.len().max(1)) as f64;
+            let scale: Vec<T> = moments.squares.iter().map(|m2| T::c(1.0 / (m2 / rows + self.eps).sqrt())).collect();
+            mean.iter_mut().zip(&moments.mean).for_each(|(to, &from)| *to = T::c(from));
+            variance.iter_mut().zip(&moments.squares).for_each(|(to, m2)| *to = T::c(m2 / (rows - 1.0)));
+            normalise(x, y, mean, &scale, weight, bias);
+        });
+        Ok(())
+    }
+
+    fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        if v.dy(1).is_some() || v.dy(2).is_some() {
+            return Err(Error::OrderExceeded { op: "batch_norm2d" });
+        }
+        let grad = Grad { eps: self.eps, training: true };
+        let [dx, dweight, dbias] = apply_n(grad, &[v.upstream()?, v.x(0), v.x(1), v.y(1), v.y(2)])?;
+        Ok(vec![Some(dx), Some(dweight), Some(dbias)])
+    }
+
+    fn keep(&self) -> Keep {
+        Keep { x: 0b011, y: 0b110 }
+    }
+}
+
+struct Eval {
+    eps: f64,
+}
+
+impl Op for Eval {
+    fn name(&self) -> &'static str {
+        "batch_norm2d_eval"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+        checked(x)?;
+        Ok(vec![x[0]])
+    }
+
+    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+        float_dispatch!(args, T => {
+            let (x, weight, bias) = (args.x::<T>(0), args.x::<T>(1), args.x::<T>(2));
+            let (mean, variance) = (args.x::<T>(3), args.x::<T>(4));
+            let scale: Vec<T> = variance.iter().map(|&v| (v + T::c(self.eps)).sqrt().recip()).collect();
+            normalise(x, args.y(0), mean, &scale, weight, bias);
+        });
+        Ok(())
+    }
+
+    fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        if v.need(3) || v.need(4) {
+            return Err(Error::OrderExceeded { op: "batch_norm2d_eval" });
+        }
+        let grad = Grad { eps: self.eps, training: false };
+        let [dx, dweight, dbias] = apply_n(grad, &[v.upstream()?, v.x(0), v.x(1), v.x(3), v.x(4)])?;
+        Ok(vec![Some(dx), Some(dweight), Some(dbias), None, None])
+    }
+
+    fn keep(&self) -> Keep {
+        Keep { x: 0b11011, y: 0 }
+    }
+}
+
+struct Moments {
+    mean: Vec<f64>,
+    /// Sums of squared deviations from the mean.
+    squares: Vec<f64>,
+}
+
+/// A row of at least this many elements is worth vector instructions; narrower channels are taken several rows at a time.
+const WIDE: usize = 64;
+
+/// As many whole rows as make up [`WIDE`] elements.
+fn wide(channels: usize) -> usize {
+    WIDE.div_ceil(channels.max(1)) * channels.max(1)
+}
+
+/// Adds a wide vector's repeats of the channels together.
+fn fold<T: Real>(wide: &[T], out: &mut [T]) {
+    wide.chunks(out.len().max(1)).for_each(|part| out.iter_mut().zip(part).for_each(|(out, &v)| *out += v));
+}
+
+fn moments<T: Real>(x: &[T], channels: usize) -> Moments {
+    let wide = wide(channels);
+    // Of each block: a mean, then the sum and the squared sum of what differs from it.
+    let partials = column_partials(x, channels, 3, |x, _, out| {
+        vectorised(|| {
+            let (mean, rest) = out.split_at_mut(channels);
+            let (sum, squares) = rest.split_at_mut(channels);
+            let mut first = vec![T::zero(); wide];
+            x.chunks(wide).for_each(|x| first.iter_mut().zip(x).for_each(|(s, &x)| *s += x));
+            fold(&first, mean);
+            let count = T::c((x.len() / channels) as f64);
+            mean.iter_mut().for_each(|m| *m = *m / count);
+            let centre = mean.repeat(wide / channels);
+            first.fill(T::zero());
+            let mut second = vec![T::zero(); wide];
+            for x in x.chunks(wide) {
+                let sums = first.iter_mut().zip(&mut second);
+                for ((first, second), (&x, &centre)) in sums.zip(x.iter().zip(&centre)) {
+                    let d = x - centre;
+                    *first += d;
+                    *second += d * d;
+                }
+            }
+            fold(&first, sum);
+            fold(&second, squares);
+        });
+    });
+    let mut all = Moments { mean: vec![0.0; channels], squares: vec![0.0; channels] };
+    let mut rows = 0.0;
+    for (block_rows, partial) in &partials {
+        let count = *block_rows as f64;
+        for c in 0..channels {
+            let [mean, sum, squares] = [0, 1, 2].map(|i| partial[i * channels + c].to_f64());
+            let (mean, squares) = (mean + sum / count, squares - sum * sum / count);
+            let apart = mean - all.mean[c];
+            all.mean[c] += apart * count / (rows + count);
+            all.squares[c] += squares + apart * apart * rows * count / (rows + count);
+        }
+        rows += count;
+    }
+    all
+}
+
+fn normalise<T: Real>(x: &[T], y: &mut [T], mean: &[T], scale: &[T], weight: &[T], bias: &[T]) {
+    let (channels, wide) = (mean.len(), wide(mean.len()));
+    let repeats = wide / channels.max(1);
+    let scale: Vec<T> = scale.iter().zip(weight).map(|(&s, &w)| s * w).collect();
+    let (mean, scale, bias) = (mean.repeat(repeats), scale.repeat(repeats), bias.repeat(repeats));
+    par_rows(y, wide, |task, y| {
+        let x = &x[task * rows_a_task(wide) * wide..][..y.len()];
+        vectorised(|| {
+            for (y, x) in y.chunks_mut(wide).zip(x.chunks(wide)) {
+                let channel = mean.iter().zip(scale.iter().zip(&bias));
+                y.iter_mut().zip(x.iter().zip(channel)).for_each(|(y, (&x, (&m, (&s, &b))))| *y = (x - m) * s + b);
+            }
+        });
+    });
+}
+
+/// Inputs dy, x, weight, mean, variance (unbiased in training); outputs dx, dweight, dbias.
+struct Grad {
+    eps: f64,
+    training: bool,
+}
+
+impl Op for Grad {
+    fn name(&self) -> &'static str {
+        "batch_norm2d_grad"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+        Ok(vec![x[1], x[2], x[2]])
+    }
+
+    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+        float_dispatch!(args, T => self.compute::<T>(args));
+        Ok(())
+    }
+}
+
+impl Grad {
+    fn compute<T: Real>(&self, args: &mut HostArgs) {
+        let (dy, x, weight) = (args.x::<T>(0), args.x::<T>(1), args.x::<T>(2));
+        let (mean, variance) = (args.x::<T>(3), args.x::<T>(4));
+        let [dx, dweight, dbias] = args.ys::<T, 3>();
+        let (channels, wide) = (weight.len(), wide(weight.len()));
+        let repeats = wide / channels.max(1);
+        let rows = (x.len() / channels.max(1)) as f64;
+        let biased = if self.training { (rows - 1.0) / rows } else { 1.0 };
+        let scale: Vec<f64> = variance.iter().map(|&v| 1.0 / (Element::to_f64(v) * biased + self.eps).sqrt()).collect();
+        let wide_mean = mean.repeat(repeats);
+        let [sum, along] = column_sums::<T, 2>(x, channels, |x, first, out| {
+            vectorised(|| {
+                let dy = &dy[first * channels..][..x.len()];
+                let (mut sum, mut along) = (vec![T::zero(); wide], vec![T::zero(); wide]);
+                for (x, dy) in x.chunks(wide).zip(dy.chunks(wide)) {
+                    let sums = sum.iter_mut().zip(&mut along);
+                    for ((sum, along), ((&x, &dy), &mean)) in sums.zip(x.iter().zip(dy).zip(&wide_mean)) {
+                        *sum += dy;
+                        *along += dy * (x - mean);
+                    }
+                }
+                fold(&sum, &mut out[..channels]);
+                fold(&along, &mut out[channels..]);
+            });
+        });
+        for c in 0..channels {
+            dbias[c] = <T as Element>::from_f64(sum[c]);
+            dweight[c] = <T as Element>::from_f64(along[c] * scale[c]);
+        }
+        // dx = gain · (dy − offset − (x − mean) · slope)
+        let of_channel = |f: &dyn Fn(usize) -> f64| (0..channels).map(|c| T::c(f(c))).collect::<Vec<T>>().repeat(repeats);
+        let gain = of_channel(&|c| weight[c].to_f64() * scale[c]);
+        let batch = if self.training { 1.0 / rows } else { 0.0 };
+        let offset = of_channel(&|c| sum[c] * batch);
+        let slope = of_channel(&|c| along[c] * scale[c] * scale[c] * batch);
+        par_rows(dx, wide, |task, dx| {
+            let at = task * rows_a_task(wide) * wide;
+            let (x, dy) = (&x[at..][..dx.len()], &dy[at..][..dx.len()]);
+            vectorised(|| {
+                for (dx, (x, dy)) in dx.chunks_mut(wide).zip(x.chunks(wide).zip(dy.chunks(wide))) {
+                    let channel = gain.iter().zip(&offset).zip(slope.iter().zip(&wide_mean));
+                    let inputs = x.iter().zip(dy).zip(channel);
+                    for (dx, ((&x, &dy), ((&gain, &offset), (&slope, &mean)))) in dx.iter_mut().zip(inputs) {
+                        *dx = gain * ((dy - offset) - (x - mean) * slope);
+                    }
+                }
+            });
+        });
+    }
+}
+
+pub const SPEC: OpSpec = OpSpec {
+    name: "batch_norm2d",
+    order: Order::Once,
+    cases: || {
+        let train = |name, shape: [usize; 4], draw| {
+            let c = shape[3];
+            Case::new(name, [drawn(shape, draw), normal([c]), normal([c])], |x| {
+                let [y, ..] = x[0].batch_norm2d_train(&x[1], &x[2], 1e-5)?;
+                Ok(vec![y])
+            })
+        };
+        let statistics = Case::new("statistics", [drawn([2, 9, 16, 3], Draw::Uniform(4.0, 6.0)), normal([3])], |x| {
+            let [_, mean, variance] = x[0].batch_norm2d_train(&x[1], &x[1], 1e-5)?;
+            Ok(vec![mean, variance])
+        });
+        let positive = drawn([5], Draw::Uniform(0.5, 2.0));
+        let eval = [normal([2, 3, 4, 5]), normal([5]), normal([5]), normal([5]), positive];
+        vec![
+            train("train", [2, 5, 4, 7], Draw::Normal),
+            train("far_from_zero", [1, 3, 3, 70], Draw::Uniform(28.0, 32.0)),
+            train("many_rows", [3, 16, 11, 2], Draw::Normal),
+            statistics.wrt([]),
+            Case::new("eval", eval, |x| Ok(vec![x[0].batch_norm2d_eval(&x[1], &x[2], &x[3], &x[4], 1e-5)?]))
+                .wrt([0, 1, 2]),
+        ]
+    },
+};

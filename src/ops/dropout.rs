@@ -1,0 +1,91 @@
+//! Elements dropped at random, the rest scaled up to keep the mean. The mask is a function of (seed, stream, step,
+//! element), so nothing is stored: the gradient, linear in what arrives, draws it again.
+
+use super::random::position;
+use crate::{
+    device::{
+        host::Real,
+        vector::{GRAIN, par_rows},
+    },
+    error::{Error, Result},
+    float_dispatch,
+    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    random::Philox,
+    shape::Spec,
+    tape::{Keep, Vjp},
+    tensor::Tensor,
+};
+
+impl Tensor {
+    /// Each element is 0 with the given probability, else divided by what remains of 1. Every layer has a stream of its
+    /// own, every training step its `step`.
+    pub fn dropout(&self, probability: f64, random: Philox, step: u32) -> Result<Tensor> {
+        if probability == 0.0 {
+            return Ok(self.clone());
+        }
+        if !(0.0..1.0).contains(&probability) {
+            return Err(Error::Usage(format!("dropout {probability}: a probability below 1 wanted")));
+        }
+        apply1(Dropout { probability, random, step }, &[self])
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Dropout {
+    probability: f64,
+    random: Philox,
+    step: u32,
+}
+
+impl Op for Dropout {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+        if !x[0].dtype.is_float() {
+            return Err(Error::DType { op: "dropout", wanted: "a float type", got: x[0].dtype });
+        }
+        Ok(vec![x[0]])
+    }
+
+    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+        float_dispatch!(args, T => self.mask::<T>(args.x(0), args.y(0)));
+        Ok(())
+    }
+
+    fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(apply1(*self, &[v.upstream()?])?)])
+    }
+
+    fn keep(&self) -> Keep {
+        Keep::NONE
+    }
+}
+
+impl Dropout {
+    fn mask<T: Real>(&self, x: &[T], y: &mut [T]) {
+        // Words below this are dropped.
+        let dropped = (self.probability * 2f64.powi(32)) as u64;
+        let scale = T::c(1.0 / (1.0 - self.probability));
+        par_rows(y, 1, |task, y| {
+            let x = &x[task * GRAIN..][..y.len()];
+            for (i, (y, x)) in y.chunks_mut(4).zip(x.chunks(4)).enumerate() {
+                let words = self.random.block(position(self.step, task * (GRAIN / 4) + i));
+                for ((y, &x), word) in y.iter_mut().zip(x).zip(words) {
+                    *y = if u64::from(word) < dropped { T::zero() } else { x * scale };
+                }
+            }
+        });
+    }
+}
+
+pub const SPEC: OpSpec = OpSpec {
+    name: "dropout",
+    order: Order::Any,
+    cases: || {
+        vec![Case::new("quarter", [normal([7, 33])], |x| {
+            Ok(vec![x[0].square()?.dropout(0.25, Philox::named(1, "cases"), 3)?])
+        })]
+    },
+};

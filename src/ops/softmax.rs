@@ -1,0 +1,129 @@
+//! `y = eˣ / Σ eˣ` over the last axis, from the row's maximum down so that nothing overflows.
+
+use crate::{
+    device::{
+        host::Real,
+        math::exp,
+        vector::{par_rows, rows_a_task, sum1, sum2, vectorised},
+    },
+    error::{Error, Result},
+    float_dispatch,
+    op::{Case, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    shape::Spec,
+    tape::{Keep, Vjp},
+    tensor::Tensor,
+};
+
+impl Tensor {
+    /// Softmax over the last axis.
+    pub fn softmax(&self) -> Result<Tensor> {
+        apply1(Softmax, &[self])
+    }
+}
+
+struct Softmax;
+
+impl Op for Softmax {
+    fn name(&self) -> &'static str {
+        "softmax"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+        if !x[0].dtype.is_float() || x[0].shape.rank() == 0 {
+            return Err(Error::shape("softmax", format!("float rows wanted, got {}:{}", x[0].shape, x[0].dtype)));
+        }
+        Ok(vec![x[0]])
+    }
+
+    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+        let cols = args.x_shape(0).last();
+        float_dispatch!(args, T => {
+            let x = args.x::<T>(0);
+            par_rows(args.y::<T>(0), cols, |task, y| {
+                y.copy_from_slice(&x[task * rows_a_task(cols) * cols..][..y.len()]);
+                vectorised(|| y.chunks_exact_mut(cols).for_each(softmax_in_place));
+            });
+        });
+        Ok(())
+    }
+
+    fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(apply1(SoftmaxGrad, &[v.upstream()?, v.y(0)])?)])
+    }
+
+    fn keep(&self) -> Keep {
+        Keep::OUTPUTS
+    }
+}
+
+/// One row. Call it inside [`vectorised`].
+#[inline(always)]
+pub(crate) fn softmax_in_place<T: Real>(row: &mut [T]) {
+    let mut tops = [T::neg_infinity(); 16];
+    let chunks = row.chunks_exact(16);
+    let tail = chunks.remainder();
+    let larger = |(top, &x): (&mut T, &T)| *top = if x > *top { x } else { *top };
+    chunks.for_each(|chunk| tops.iter_mut().zip(chunk).for_each(larger));
+    tops.iter_mut().zip(tail).for_each(larger);
+    let top = tops.into_iter().fold(T::neg_infinity(), |a, b| if b > a { b } else { a });
+    row.iter_mut().for_each(|x| *x = exp(*x - top));
+    let scale = sum1(row, |x| x).recip();
+    row.iter_mut().for_each(|x| *x = *x * scale);
+}
+
+/// `dx = y ∘ (dy − Σ dy ∘ y)`; inputs dy, y.
+struct SoftmaxGrad;
+
+impl Op for SoftmaxGrad {
+    fn name(&self) -> &'static str {
+        "softmax_grad"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+        Ok(vec![x[1]])
+    }
+
+    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+        let cols = args.x_shape(1).last();
+        float_dispatch!(args, T => {
+            let (dy, y) = (args.x::<T>(0), args.x::<T>(1));
+            par_rows(args.y::<T>(0), cols, |task, dx| vectorised(|| {
+                for (row, dx) in dx.chunks_exact_mut(cols).enumerate() {
+                    let at = (task * rows_a_task(cols) + row) * cols;
+                    let (dy, y) = (&dy[at..at + cols], &y[at..at + cols]);
+                    let dot = sum2(dy, y, |dy, y| dy * y);
+                    dx.iter_mut().zip(dy.iter().zip(y)).for_each(|(dx, (&dy, &y))| *dx = y * (dy - dot));
+                }
+            }));
+        });
+        Ok(())
+    }
+
+    /// Symmetric and linear in dy; quadratic in y.
+    fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        let (g, dy, y) = (v.upstream()?, v.x(0), v.x(1));
+        let last = [y.shape().rank() - 1];
+        let ddy = v.when(0, || apply1(SoftmaxGrad, &[g, y]))?;
+        let dydy = v.when(1, || {
+            let through_dy = g.mul(&dy.sub(&dy.mul(y)?.sum(&last)?)?)?;
+            through_dy.sub(&dy.mul(&g.mul(y)?.sum(&last)?)?)
+        })?;
+        Ok(vec![ddy, dydy])
+    }
+
+    fn keep(&self) -> Keep {
+        Keep::INPUTS
+    }
+}
+
+pub const SPEC: OpSpec = OpSpec {
+    name: "softmax",
+    order: Order::Any,
+    cases: || {
+        vec![
+            Case::new("rows", [normal([5, 33])], |x| Ok(vec![x[0].softmax()?])),
+            Case::new("wide", [drawn([2, 1025], Draw::Uniform(76.0, 84.0))], |x| Ok(vec![x[0].softmax()?])),
+            Case::new("batch", [normal([2, 3, 1, 17])], |x| Ok(vec![x[0].softmax()?])),
+        ]
+    },
+};
