@@ -9,6 +9,7 @@ mod ops;
 mod report;
 mod shannon;
 mod slide;
+mod synth;
 mod tape;
 mod tidy;
 mod weights;

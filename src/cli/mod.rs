@@ -5,6 +5,7 @@
 
 pub mod doctor;
 pub mod progress;
+pub mod synth;
 
 use std::process::ExitCode;
 
@@ -56,6 +57,8 @@ struct Global {
 enum Command {
     /// Say what this machine offers and what is missing, one sentence each.
     Doctor(doctor::Args),
+    /// Draw H&E-like slides with planted genes: slides, expression table, sample sheet, truth, run configuration.
+    Synth(synth::Args),
 }
 
 /// What every command is given.
@@ -130,5 +133,6 @@ pub fn main() -> ExitCode {
 fn run(command: Command, context: &Context) -> Result<Outcome> {
     match command {
         Command::Doctor(args) => doctor::run(&args, context),
+        Command::Synth(args) => synth::run(args, context),
     }
 }
