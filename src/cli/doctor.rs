@@ -34,7 +34,7 @@ pub fn run(args: &Args, _: &Context) -> Result<Outcome> {
         for (name, found) in findings {
             match found {
                 Ok(what) => println!("  ok       {name}: {what}"),
-                Err(why) => println!("  missing  {why}", ),
+                Err(why) => println!("  missing  {why}",),
             }
             let _ = name;
         }

@@ -5,6 +5,7 @@
 
 pub mod doctor;
 pub mod progress;
+pub mod slide;
 pub mod synth;
 
 use std::process::ExitCode;
@@ -57,6 +58,8 @@ struct Global {
 enum Command {
     /// Say what this machine offers and what is missing, one sentence each.
     Doctor(doctor::Args),
+    /// What a slide holds, and its pixels as PNG.
+    Slide(slide::Args),
     /// Draw H&E-like slides with planted genes: slides, expression table, sample sheet, truth, run configuration.
     Synth(synth::Args),
 }
@@ -111,11 +114,8 @@ pub fn main() -> ExitCode {
         // Fails only where a pool exists already, and none can before this line.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global();
     }
-    let context = Context {
-        device: cli.global.device,
-        quiet: cli.global.quiet,
-        progress: progress::Bars::new(cli.global.quiet),
-    };
+    let context =
+        Context { device: cli.global.device, quiet: cli.global.quiet, progress: progress::Bars::new(cli.global.quiet) };
     match run(cli.command, &context) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Partial) => ExitCode::from(EXIT_PARTIAL),
@@ -133,6 +133,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command, context: &Context) -> Result<Outcome> {
     match command {
         Command::Doctor(args) => doctor::run(&args, context),
+        Command::Slide(args) => slide::run(args).map(|()| Outcome::Done),
         Command::Synth(args) => synth::run(args, context),
     }
 }

@@ -1,0 +1,139 @@
+//! Physical scale: µm per pixel, where it came from, and a table that overrides it per slide.
+//!
+//! Scanners state it in their own fields; OME-XML states it; a TIFF resolution is trusted only if it can be that of a
+//! microscope. Photo software writes 72, 96 or 300 dpi into every file, which is 353, 265 and 85 µm per pixel.
+
+use std::{collections::HashMap, fmt, path::Path};
+
+use crate::error::{Error, Result};
+
+/// Coarsest and finest scale a slide level 0 can have: a 1x overview is about 10 µm/px, a 100x oil scan 0.1.
+const PLAUSIBLE_MPP: std::ops::RangeInclusive<f64> = 0.01..=20.0;
+
+/// Who said how large a pixel is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MppSource {
+    /// The caller: `--mpp`, [`super::SlideOptions::mpp`] or a table.
+    Override,
+    /// The scanner's own field.
+    Vendor,
+    OmeXml,
+    TiffResolution,
+}
+
+impl fmt::Display for MppSource {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            MppSource::Override => "override",
+            MppSource::Vendor => "vendor",
+            MppSource::OmeXml => "ome-xml",
+            MppSource::TiffResolution => "tiff-resolution",
+        })
+    }
+}
+
+/// µm per level-0 pixel across and down.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Scale {
+    pub x_mpp: f64,
+    pub y_mpp: f64,
+    pub source: MppSource,
+}
+
+impl Scale {
+    /// `None` unless both values can be those of a slide.
+    pub fn plausible(x_mpp: f64, y_mpp: f64, source: MppSource) -> Option<Scale> {
+        let good = |v: &f64| PLAUSIBLE_MPP.contains(v);
+        (good(&x_mpp) && good(&y_mpp)).then_some(Scale { x_mpp, y_mpp, source })
+    }
+
+    /// From a resolution in pixels per `unit_um` µm.
+    pub fn from_resolution(x_per_unit: f64, y_per_unit: f64, unit_um: f64) -> Option<Scale> {
+        Scale::plausible(unit_um / x_per_unit, unit_um / y_per_unit, MppSource::TiffResolution)
+    }
+
+    /// The mean of both directions, in µm per pixel.
+    pub fn mpp(&self) -> f64 {
+        (self.x_mpp + self.y_mpp) / 2.0
+    }
+}
+
+/// Checks a scale that a person typed.
+pub fn check_override(mpp: f64) -> Result<f64> {
+    if PLAUSIBLE_MPP.contains(&mpp) {
+        return Ok(mpp);
+    }
+    Err(Error::Usage(format!(
+        "{mpp} is not a scale in µm per pixel; give a value between {} and {}, e.g. 0.25 for a 40x scan",
+        PLAUSIBLE_MPP.start(),
+        PLAUSIBLE_MPP.end()
+    )))
+}
+
+/// µm per pixel by slide, from a CSV with the columns `slide` and `mpp`.
+///
+/// A slide is found by its path as given, its file name, or its file name without extension.
+#[derive(Clone, Debug, Default)]
+pub struct MppTable {
+    by_name: HashMap<String, f64>,
+}
+
+impl MppTable {
+    pub fn read(path: impl AsRef<Path>) -> Result<MppTable> {
+        let path = path.as_ref();
+        let bad = |problem: String| Error::input(path, problem, "give a CSV with the columns slide and mpp");
+        let mut reader = csv::ReaderBuilder::new()
+            .trim(csv::Trim::All)
+            .from_path(path)
+            .map_err(|e| bad(format!("cannot be read as CSV ({e})")))?;
+        let headers = reader.headers().map_err(|e| bad(format!("cannot be read as CSV ({e})")))?.clone();
+        let column =
+            |name: &str| headers.iter().position(|h| h.trim_start_matches('\u{feff}').eq_ignore_ascii_case(name));
+        let (Some(slide), Some(mpp)) = (column("slide"), column("mpp")) else {
+            return Err(bad("lacks a column slide or mpp".into()));
+        };
+        let mut by_name = HashMap::new();
+        for (row, record) in reader.records().enumerate() {
+            let record = record.map_err(|e| bad(format!("cannot be read as CSV ({e})")))?;
+            let name = record.get(slide).unwrap_or_default();
+            let value = record.get(mpp).unwrap_or_default();
+            let number = value.parse::<f64>().ok().and_then(|v| check_override(v).ok());
+            let Some(number) = number.filter(|_| !name.is_empty()) else {
+                return Err(bad(format!("row {} says slide '{name}', mpp '{value}'", row + 2)));
+            };
+            by_name.insert(name.to_string(), number);
+        }
+        Ok(MppTable { by_name })
+    }
+
+    pub fn get(&self, slide: impl AsRef<Path>) -> Option<f64> {
+        let slide = slide.as_ref();
+        let names = [Some(slide.as_os_str()), slide.file_name(), slide.file_stem()];
+        names.into_iter().flatten().find_map(|name| self.by_name.get(name.to_str()?)).copied()
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn photo_resolutions_are_no_scale() {
+        for dpi in [72.0, 96.0, 150.0, 300.0, 600.0, 1200.0] {
+            assert_eq!(Scale::from_resolution(dpi, dpi, 25_400.0), None, "{dpi} dpi");
+        }
+        let scale = Scale::from_resolution(44_034.0, 44_034.0, 10_000.0).expect("0.2271 µm/px is a scanner's");
+        assert!((scale.mpp() - 0.2271).abs() < 1e-4);
+        for odd in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert_eq!(Scale::from_resolution(odd, odd, 10_000.0), None, "{odd}");
+        }
+    }
+}
