@@ -1,1 +1,27 @@
-//! Expression tables, labels, patients, splits and the feature store.
+//! Expression tables, labels, patients, splits, statistics and the feature store.
+//!
+//! [`Cohort::load`] brings slides and expression together; [`splits`] divides patients; [`targets`] scales what is
+//! predicted; [`metrics`] judges it; [`feature_store`] keeps what was extracted from slides.
+
+pub mod barcode;
+pub mod config;
+pub mod delimited;
+pub mod expression;
+pub mod feature_store;
+pub mod gdc;
+pub mod genes;
+pub mod labels;
+mod load;
+pub mod metrics;
+pub mod slides;
+pub mod splits;
+pub mod stats;
+pub mod targets;
+mod wide;
+
+pub use config::{CohortConfig, MatchBy};
+pub use expression::{ExpressionTable, ReadOptions};
+pub use feature_store::{FeatureKey, FeatureStore};
+pub use load::{Cohort, Excluded, ExcludedKind, PatientEntry, SlideEntry, write_excluded_csv};
+pub use splits::{Fold, SplitConfig, SplitPatient, Splits, Stratify};
+pub use targets::{Scaling, TargetScaler, Transform};

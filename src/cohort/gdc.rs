@@ -1,0 +1,149 @@
+//! GDC's two accompanying tables: the sample sheet, which says whose file is whose, and the download manifest.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    cohort::delimited::{Table, is_missing},
+    error::{Error, Result},
+};
+
+/// One file of a GDC sample sheet. Fields that a sheet lacks are empty.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SheetEntry {
+    pub file_id: String,
+    pub file_name: String,
+    pub data_type: String,
+    pub project: String,
+    pub patient: String,
+    pub sample: String,
+    /// GDC's words, as "Primary Tumor".
+    pub sample_type: String,
+}
+
+/// A GDC sample sheet, found by a file's name or its folder's id.
+#[derive(Clone, Debug, Default)]
+pub struct SampleSheet {
+    pub entries: Vec<SheetEntry>,
+    by_name: HashMap<String, usize>,
+    by_id: HashMap<String, usize>,
+    by_sample: HashMap<String, usize>,
+}
+
+/// A file's name as a sheet and a disk have it in common: unpacked, in lower case.
+fn plain_file_name(name: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    name.strip_suffix(".gz").map(str::to_string).unwrap_or(name)
+}
+
+/// Newer sheets list a value once per portion ("TCGA-AA-3489, TCGA-AA-3489"); one is enough.
+fn first_of(list: &str) -> String {
+    list.split([',', ';']).next().unwrap_or("").trim().to_string()
+}
+
+impl SampleSheet {
+    /// Errors where the table has neither a sample nor a case, or no file names.
+    pub fn read(path: impl AsRef<Path>) -> Result<SampleSheet> {
+        let table = Table::read(path)?;
+        let name = table.required(&["File Name", "filename", "file"])?;
+        let sample = table.column(&["Sample ID", "sample", "sample_submitter_id", "sample barcode"]);
+        let patient = table.column(&["Case ID", "case", "patient", "patient_id", "case_submitter_id"]);
+        if sample.is_none() && patient.is_none() {
+            let remedy = "download the sample sheet from the GDC cart";
+            return Err(Error::input(&table.path, "has neither a column Sample ID nor Case ID", remedy));
+        }
+        let id = table.column(&["File ID", "id", "file_uuid"]);
+        let data_type = table.column(&["Data Type"]);
+        let project = table.column(&["Project ID", "project"]);
+        let sample_type = table.column(&["Sample Type", "Tissue Type", "Tumor Descriptor"]);
+        let mut sheet = SampleSheet::default();
+        for row in &table.rows {
+            let field =
+                |c: Option<usize>| c.map(|c| first_of(row.get(c))).filter(|v| !is_missing(v)).unwrap_or_default();
+            let entry = SheetEntry {
+                file_id: field(id),
+                file_name: row.get(name).to_string(),
+                data_type: field(data_type),
+                project: field(project),
+                patient: field(patient),
+                sample: field(sample),
+                sample_type: field(sample_type),
+            };
+            let place = sheet.entries.len();
+            sheet.by_name.entry(plain_file_name(&entry.file_name)).or_insert(place);
+            sheet.by_id.entry(entry.file_id.to_ascii_lowercase()).or_insert(place);
+            sheet.by_sample.entry(entry.sample.to_ascii_lowercase()).or_insert(place);
+            sheet.entries.push(entry);
+        }
+        Ok(sheet)
+    }
+
+    /// The entry of a file on disk: by its name (packed or not), or by the folder that the GDC client names after its id.
+    pub fn of_file(&self, path: &Path) -> Option<&SheetEntry> {
+        let name = path.file_name()?.to_string_lossy();
+        let folder = path.parent().and_then(Path::file_name).map(|f| f.to_string_lossy().to_ascii_lowercase());
+        let place = self.by_name.get(&plain_file_name(&name)).or_else(|| self.by_id.get(&folder?));
+        place.map(|&i| &self.entries[i])
+    }
+
+    /// The first entry of a sample.
+    pub fn of_sample(&self, sample: &str) -> Option<&SheetEntry> {
+        self.by_sample.get(&sample.to_ascii_lowercase()).map(|&i| &self.entries[i])
+    }
+}
+
+/// One line of a download manifest.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ManifestEntry {
+    pub file_id: String,
+    pub file_name: String,
+    pub md5: String,
+    pub size_bytes: Option<u64>,
+}
+
+/// A GDC manifest: what a download should have brought.
+#[derive(Clone, Debug, Default)]
+pub struct Manifest {
+    pub entries: Vec<ManifestEntry>,
+}
+
+impl Manifest {
+    pub fn read(path: impl AsRef<Path>) -> Result<Manifest> {
+        let table = Table::read(path)?;
+        let (id, name) = (table.required(&["id", "file_id"])?, table.required(&["filename", "file_name"])?);
+        let (md5, size) = (table.column(&["md5"]), table.column(&["size"]));
+        let entries = table.rows.iter().map(|row| ManifestEntry {
+            file_id: row.get(id).to_string(),
+            file_name: row.get(name).to_string(),
+            md5: row.present(md5).unwrap_or("").to_string(),
+            size_bytes: row.present(size).and_then(|s| s.parse().ok()),
+        });
+        Ok(Manifest { entries: entries.collect() })
+    }
+
+    /// Files of the manifest that are not among `present`, or are shorter or longer than it says (an interrupted
+    /// download), with the reason. A file that was unpacked since is not compared in size.
+    pub fn problems(&self, present: &[PathBuf]) -> Vec<(String, String)> {
+        let by_name: HashMap<String, &PathBuf> =
+            present.iter().filter_map(|p| Some((plain_file_name(&p.file_name()?.to_string_lossy()), p))).collect();
+        let mut out = Vec::new();
+        for entry in &self.entries {
+            let Some(path) = by_name.get(&plain_file_name(&entry.file_name)) else {
+                out.push((entry.file_name.clone(), "is in the manifest but not on disk".to_string()));
+                continue;
+            };
+            let same_form =
+                path.file_name().is_some_and(|n| n.to_string_lossy().eq_ignore_ascii_case(&entry.file_name));
+            let size = std::fs::metadata(path).map(|m| m.len()).ok();
+            if let (true, Some(wanted), Some(size)) = (same_form, entry.size_bytes, size)
+                && wanted != size
+            {
+                let reason = format!("has {size} bytes, the manifest says {wanted}: download it again");
+                out.push((entry.file_name.clone(), reason));
+            }
+        }
+        out
+    }
+}

@@ -1,0 +1,354 @@
+//! Patient-level cross-validation: all slides of a patient are in one set of a fold, never in two.
+//!
+//! As HE2RNA: the test sets of K folds (5) partition the patients; of the others a tenth validates, the rest trains.
+//! Sites may be spread evenly over the folds (`stratify = "site"`), so that no fold lacks one, or kept whole
+//! (`stratify = "site_preserved"`), so that a model is only tested on sites it has not seen: slides betray their site
+//! (Howard et al. 2021). The folds depend on the patients' names and the seed, not on their order in a table.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cohort::delimited::Table,
+    error::{Error, Result},
+    io::atomic,
+    random::Philox,
+};
+
+/// What is balanced over the folds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stratify {
+    #[default]
+    None,
+    /// Each site's (and project's) patients are spread over the folds as evenly as they go.
+    Site,
+    /// Each project's patients are spread evenly.
+    Project,
+    /// All patients of a site are tested in the same fold.
+    SitePreserved,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SplitConfig {
+    pub folds: usize,
+    /// Part of the patients that are not tested which validates.
+    pub valid_fraction: f64,
+    pub seed: u64,
+    pub stratify: Stratify,
+    /// A file that gives the folds instead (see [`Splits::read`]).
+    pub file: Option<std::path::PathBuf>,
+}
+
+impl Default for SplitConfig {
+    fn default() -> SplitConfig {
+        SplitConfig { folds: 5, valid_fraction: 0.1, seed: 0, stratify: Stratify::None, file: None }
+    }
+}
+
+/// Who is to be split.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SplitPatient {
+    pub id: String,
+    pub site: Option<String>,
+    pub project: Option<String>,
+}
+
+/// One fold, by patient. The three lists are disjoint and sorted.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Fold {
+    pub train: Vec<String>,
+    #[serde(default)]
+    pub valid: Vec<String>,
+    pub test: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Splits {
+    pub folds: Vec<Fold>,
+}
+
+impl Splits {
+    /// Folds from the configured file, or drawn. The strings are remarks worth showing, such as patients that a file does
+    /// not mention. Errors where there are too few patients, or sites, for the folds.
+    pub fn new(patients: &[SplitPatient], config: &SplitConfig) -> Result<(Splits, Vec<String>)> {
+        match &config.file {
+            Some(path) => Splits::read(path, patients, config),
+            None => Ok((Splits::draw(patients, config)?, Vec::new())),
+        }
+    }
+
+    /// Draws K folds.
+    pub fn draw(patients: &[SplitPatient], config: &SplitConfig) -> Result<Splits> {
+        let unique: BTreeMap<&str, &SplitPatient> = patients.iter().map(|p| (p.id.as_str(), p)).collect();
+        if config.folds < 2 || unique.len() < config.folds.max(3) {
+            let wanted = config.folds.max(3);
+            return Err(Error::Usage(format!(
+                "{} patients cannot be split into {} folds; at least 2 folds and {wanted} patients are needed",
+                unique.len(),
+                config.folds
+            )));
+        }
+        check_fraction(config.valid_fraction)?;
+        let ids: Vec<&str> = unique.keys().copied().collect();
+        let order = Philox::named(config.seed, "folds").permutation(ids.len());
+        let shuffled: Vec<&SplitPatient> = order.iter().map(|&i| unique[ids[i]]).collect();
+        let fold_of = match config.stratify {
+            Stratify::SitePreserved => whole_sites(&shuffled, config.folds)?,
+            _ => dealt(&shuffled, config),
+        };
+        let test_of = |fold: usize| -> BTreeSet<&str> {
+            shuffled.iter().zip(&fold_of).filter(|(_, f)| **f == fold).map(|(p, _)| p.id.as_str()).collect()
+        };
+        let folds = (0..config.folds)
+            .map(|f| {
+                let test = test_of(f);
+                let rest = ids.iter().copied().filter(|id| !test.contains(id)).collect();
+                fold_with_validation(rest, test, f, config)
+            })
+            .collect();
+        Ok(Splits { folds })
+    }
+
+    /// Reads folds from a file: JSON `{"folds": [{"train": [...], "valid": [...], "test": [...]}, ...]}` (or the list
+    /// alone), or a table with the columns `patient` and `fold`, each patient being tested in that fold; with a column
+    /// `set` (train, valid, test) it says everything itself. Validation patients are drawn where the file names none.
+    /// Patients unknown to the cohort are ignored with a remark, as are the cohort's that the file does not mention.
+    pub fn read(path: &Path, patients: &[SplitPatient], config: &SplitConfig) -> Result<(Splits, Vec<String>)> {
+        check_fraction(config.valid_fraction)?;
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes).trim_ascii_start();
+        let mut folds = match text.first() {
+            Some(b'{' | b'[') => folds_of_json(path, text)?,
+            _ => folds_of_table(path)?,
+        };
+        let known: BTreeSet<&str> = patients.iter().map(|p| p.id.as_str()).collect();
+        let mentioned: BTreeSet<String> =
+            folds.iter().flat_map(|f| f.train.iter().chain(&f.valid).chain(&f.test)).cloned().collect();
+        let mut remarks = Vec::new();
+        let strangers = mentioned.iter().filter(|id| !known.contains(id.as_str())).count();
+        if strangers > 0 {
+            remarks.push(format!("{}: {strangers} patients are not in the cohort and are ignored", path.display()));
+        }
+        let missing: Vec<&str> = known.iter().copied().filter(|id| !mentioned.contains(*id)).collect();
+        if !missing.is_empty() {
+            let first = missing.iter().take(3).copied().collect::<Vec<_>>().join(", ");
+            let n = missing.len();
+            remarks.push(format!("{}: {n} of the cohort's patients are in no fold ({first}, ...)", path.display()));
+        }
+        for (number, fold) in folds.iter_mut().enumerate() {
+            for list in [&mut fold.train, &mut fold.valid, &mut fold.test] {
+                list.retain(|id| known.contains(id.as_str()));
+                list.sort();
+                list.dedup();
+            }
+            let problem = fold.problem();
+            if let Some(problem) = problem {
+                return Err(Error::input(path, format!("fold {number}: {problem}"), "correct the splits file"));
+            }
+            if fold.valid.is_empty() {
+                let test = fold.test.iter().map(String::as_str).collect();
+                let rest = fold.train.iter().map(String::as_str).collect();
+                *fold = fold_with_validation(rest, test, number, config);
+            }
+        }
+        if folds.is_empty() {
+            return Err(Error::input(path, "names no fold", "give the columns patient,fold"));
+        }
+        Ok((Splits { folds }, remarks))
+    }
+
+    /// Writes the folds as JSON that [`Splits::read`] reads.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+        let text = serde_json::to_vec_pretty(self).map_err(|e| Error::Usage(e.to_string()))?;
+        atomic::write_bytes(path, &text)
+    }
+}
+
+impl Fold {
+    /// What makes this fold unusable, if anything does.
+    fn problem(&self) -> Option<String> {
+        let mut seen = HashSet::new();
+        for id in self.train.iter().chain(&self.valid).chain(&self.test) {
+            if !seen.insert(id) {
+                return Some(format!("patient {id} is in two of its sets"));
+            }
+        }
+        if self.train.is_empty() || self.test.is_empty() {
+            return Some("has no patient of the cohort to train on, or none to test".to_string());
+        }
+        None
+    }
+}
+
+fn check_fraction(fraction: f64) -> Result<()> {
+    if (0.0..0.9).contains(&fraction) {
+        return Ok(());
+    }
+    Err(Error::Usage(format!("valid_fraction is {fraction}; give a number from 0 to below 0.9")))
+}
+
+/// Draws the validation patients of a fold out of those that are not tested.
+fn fold_with_validation(rest: Vec<&str>, test: BTreeSet<&str>, number: usize, config: &SplitConfig) -> Fold {
+    let wanted = (rest.len() as f64 * config.valid_fraction).round() as usize;
+    let wanted = if config.valid_fraction > 0.0 { wanted.max(1) } else { 0 };
+    // At least one patient must be left to train on.
+    let wanted = wanted.min(rest.len().saturating_sub(1));
+    let order = Philox::named(config.seed, &format!("validation {number}")).permutation(rest.len());
+    let pick = |indices: &[usize]| {
+        let mut ids: Vec<String> = indices.iter().map(|&i| rest[i].to_string()).collect();
+        ids.sort();
+        ids
+    };
+    Fold {
+        train: pick(&order[wanted..]),
+        valid: pick(&order[..wanted]),
+        test: test.into_iter().map(str::to_string).collect(),
+    }
+}
+
+/// Deals patients round the folds, stratum after stratum, without starting anew at each: every stratum is spread within
+/// one patient, and so is the whole.
+fn dealt(shuffled: &[&SplitPatient], config: &SplitConfig) -> Vec<usize> {
+    let stratum = |p: &SplitPatient| match config.stratify {
+        Stratify::Site => (p.project.clone(), p.site.clone()),
+        Stratify::Project => (p.project.clone(), None),
+        Stratify::None | Stratify::SitePreserved => (None, None),
+    };
+    let mut order: Vec<usize> = (0..shuffled.len()).collect();
+    order.sort_by_key(|&i| stratum(shuffled[i])); // stable: the shuffle decides within a stratum
+    let mut fold_of = vec![0; shuffled.len()];
+    for (place, &i) in order.iter().enumerate() {
+        fold_of[i] = place % config.folds;
+    }
+    fold_of
+}
+
+/// Gives whole sites to folds: the largest first, each to the fold with the fewest patients so far.
+fn whole_sites(shuffled: &[&SplitPatient], folds: usize) -> Result<Vec<usize>> {
+    let mut sites: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (i, p) in shuffled.iter().enumerate() {
+        // A patient of unknown site is a site alone.
+        sites.entry(p.site.clone().unwrap_or_else(|| format!("patient {}", p.id))).or_default().push(i);
+    }
+    if sites.len() < folds {
+        return Err(Error::Usage(format!(
+            "{} sites cannot be kept whole over {folds} folds; use fewer folds or stratify = \"site\"",
+            sites.len()
+        )));
+    }
+    let mut groups: Vec<Vec<usize>> = sites.into_values().collect();
+    groups.sort_by_key(|g| (std::cmp::Reverse(g.len()), g[0]));
+    let mut sizes = vec![0usize; folds];
+    let mut fold_of = vec![0; shuffled.len()];
+    for group in groups {
+        let smallest = (0..folds).min_by_key(|&f| sizes[f]).unwrap_or(0);
+        sizes[smallest] += group.len();
+        group.into_iter().for_each(|i| fold_of[i] = smallest);
+    }
+    Ok(fold_of)
+}
+
+fn folds_of_json(path: &Path, text: &[u8]) -> Result<Vec<Fold>> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum File {
+        Wrapped {
+            folds: Vec<Fold>,
+        },
+        Plain(Vec<Fold>),
+        /// patient: fold
+        Map(BTreeMap<String, serde_json::Value>),
+    }
+    let remedy = "give {\"folds\": [{\"train\": [...], \"valid\": [...], \"test\": [...]}]} or a table patient,fold";
+    let bad = |e: String| Error::input(path, format!("is no splits file ({e})"), remedy);
+    match serde_json::from_slice(text).map_err(|e| bad(e.to_string()))? {
+        File::Wrapped { folds } | File::Plain(folds) => Ok(folds),
+        File::Map(map) => {
+            let name = |v: serde_json::Value| match v {
+                serde_json::Value::String(s) => Ok(s),
+                serde_json::Value::Number(n) => Ok(n.to_string()),
+                other => Err(bad(format!("{other} is no fold"))),
+            };
+            let pairs = map.into_iter().map(|(p, v)| Ok((p, name(v)?))).collect::<Result<Vec<_>>>()?;
+            Ok(folds_of_pairs(&pairs))
+        }
+    }
+}
+
+fn folds_of_table(path: &Path) -> Result<Vec<Fold>> {
+    let table = Table::read(path)?;
+    let column = |names: &[&str]| table.column(names);
+    let remedy = "give the columns patient,fold";
+    let patient =
+        column(&["patient", "patient_id", "case", "case_id", "case id", "submitter_id", "bcr_patient_barcode"]);
+    let fold = column(&["fold", "split", "test_fold", "cv_fold", "k"]);
+    let (Some(patient), Some(fold)) = (patient, fold) else {
+        return Err(Error::input(path, "lacks a column patient or fold", remedy));
+    };
+    let set = column(&["set", "subset", "partition", "role"]);
+    let pairs: Vec<(String, String)> =
+        table.rows.iter().map(|r| (r.get(patient).to_string(), r.get(fold).to_string())).collect();
+    if let Some((p, _)) = pairs.iter().find(|(p, f)| p.is_empty() || f.is_empty()) {
+        return Err(Error::input(path, format!("a row (patient {p:?}) lacks its patient or fold"), remedy));
+    }
+    let Some(set) = set else {
+        let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+        for (p, f) in &pairs {
+            if seen.insert(p, f).is_some_and(|before| before != f) {
+                return Err(Error::input(
+                    path,
+                    format!("patient {p} is in two folds"),
+                    "keep one, or add a column set",
+                ));
+            }
+        }
+        return Ok(folds_of_pairs(&pairs));
+    };
+    let mut folds: Vec<Fold> = Vec::new();
+    let names = fold_names(&pairs);
+    folds.resize_with(names.len(), Fold::default);
+    for (row, (p, f)) in table.rows.iter().zip(&pairs) {
+        let number = names.iter().position(|n| n == f).unwrap_or(0);
+        let list = match row.get(set).to_ascii_lowercase().as_str() {
+            "train" | "training" => &mut folds[number].train,
+            "valid" | "val" | "validation" => &mut folds[number].valid,
+            "test" | "testing" => &mut folds[number].test,
+            other => {
+                return Err(Error::input(path, format!("{p}: set {other:?} is unknown"), "write train, valid or test"));
+            }
+        };
+        list.push(p.clone());
+    }
+    Ok(folds)
+}
+
+/// Names of the folds in order: by number where all are numbers.
+fn fold_names(pairs: &[(String, String)]) -> Vec<String> {
+    let mut names: Vec<String> = pairs.iter().map(|(_, f)| f.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+    if names.iter().all(|n| n.parse::<i64>().is_ok()) {
+        names.sort_by_key(|n| n.parse::<i64>().unwrap_or(0));
+    }
+    names
+}
+
+fn folds_of_pairs(pairs: &[(String, String)]) -> Vec<Fold> {
+    fold_names(pairs)
+        .iter()
+        .map(|name| {
+            let list = |test: bool| {
+                let mut ids: Vec<String> =
+                    pairs.iter().filter(|(_, f)| (f == name) == test).map(|(p, _)| p.clone()).collect();
+                ids.sort();
+                ids.dedup();
+                ids
+            };
+            Fold { train: list(false), valid: Vec::new(), test: list(true) }
+        })
+        .collect()
+}

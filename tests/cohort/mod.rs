@@ -1,0 +1,27 @@
+//! Expression tables, cohorts, splits, statistics and the feature store.
+
+mod features;
+mod genes;
+mod loading;
+mod splits;
+mod statistics;
+mod tables;
+
+use std::path::{Path, PathBuf};
+
+/// The folder of real tables, where this machine has it.
+fn real_tables() -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/expression");
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    println!("no ../shared/data/expression here: only generated tables are tested");
+    None
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, text).unwrap();
+    path
+}

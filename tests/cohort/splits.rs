@@ -1,0 +1,182 @@
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use isg::cohort::{Scaling, SplitConfig, SplitPatient, Splits, Stratify, TargetScaler, Transform, targets::TableScale};
+use proptest::prelude::*;
+
+use super::write;
+
+fn patients(n: usize, sites: usize) -> Vec<SplitPatient> {
+    (0..n)
+        .map(|i| SplitPatient {
+            id: format!("TCGA-{:02}-{i:04}", i % sites),
+            site: Some(format!("{:02}", i % sites)),
+            project: Some(["LUAD", "LUSC"][usize::from(i % 5 == 0)].to_string()),
+        })
+        .collect()
+}
+
+/// Disjoint sets, tests that partition the patients, a tenth for validation.
+fn check(splits: &Splits, patients: &[SplitPatient], config: &SplitConfig) -> Result<(), TestCaseError> {
+    let all: BTreeSet<&str> = patients.iter().map(|p| p.id.as_str()).collect();
+    let mut tested = Vec::new();
+    prop_assert_eq!(splits.folds.len(), config.folds);
+    for fold in &splits.folds {
+        let sets = [&fold.train, &fold.valid, &fold.test];
+        let union: HashSet<&str> = sets.iter().flat_map(|s| s.iter().map(String::as_str)).collect();
+        prop_assert_eq!(union.len(), sets.iter().map(|s| s.len()).sum::<usize>(), "no patient is in two sets");
+        prop_assert_eq!(union.len(), all.len(), "every patient is in one");
+        prop_assert!(!fold.train.is_empty() && !fold.test.is_empty());
+        let rest = all.len() - fold.test.len();
+        let wanted = (rest as f64 * config.valid_fraction).round();
+        prop_assert!((fold.valid.len() as f64 - wanted).abs() <= 1.0);
+        tested.extend(fold.test.iter().map(String::as_str));
+    }
+    prop_assert_eq!(tested.len(), all.len());
+    prop_assert_eq!(tested.into_iter().collect::<BTreeSet<_>>(), all);
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn folds_partition_patients(n in 5..120usize, folds in 2..6usize, seed: u64, sites in 5..12usize, kind in 0..4usize) {
+        let stratify = [Stratify::None, Stratify::Site, Stratify::Project, Stratify::SitePreserved][kind];
+        let config = SplitConfig { folds, seed, stratify, ..SplitConfig::default() };
+        let patients = patients(n, sites.min(n));
+        let splits = Splits::draw(&patients, &config).unwrap();
+        check(&splits, &patients, &config)?;
+        // The same whichever way the table was sorted, and however often a patient has a slide.
+        let mut turned: Vec<SplitPatient> = patients.iter().rev().cloned().collect();
+        turned.push(patients[0].clone());
+        prop_assert_eq!(&Splits::draw(&turned, &config).unwrap(), &splits);
+        if stratify != Stratify::SitePreserved {
+            let sizes: Vec<usize> = splits.folds.iter().map(|f| f.test.len()).collect();
+            prop_assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{sizes:?}");
+        }
+    }
+}
+
+#[test]
+fn sites_are_spread_or_kept_whole() {
+    let patients = patients(100, 8);
+    let site_of: BTreeMap<&str, &str> = patients.iter().map(|p| (p.id.as_str(), p.site.as_deref().unwrap())).collect();
+    let config = SplitConfig { stratify: Stratify::Site, seed: 1, ..SplitConfig::default() };
+    let spread = Splits::draw(&patients, &config).unwrap();
+    for fold in &spread.folds {
+        let mut per_site: BTreeMap<&str, usize> = BTreeMap::new();
+        fold.test.iter().for_each(|p| *per_site.entry(site_of[p.as_str()]).or_default() += 1);
+        assert_eq!(per_site.len(), 8, "every site is in every fold");
+        assert!(per_site.values().all(|n| (1..=4).contains(n)), "{per_site:?}");
+    }
+    let config = SplitConfig { stratify: Stratify::SitePreserved, ..config };
+    let whole = Splits::draw(&patients, &config).unwrap();
+    let mut seen = HashSet::new();
+    for fold in &whole.folds {
+        let sites: HashSet<&str> = fold.test.iter().map(|p| site_of[p.as_str()]).collect();
+        assert!(sites.iter().all(|s| seen.insert(*s)), "a site is tested in one fold only");
+    }
+    let few = SplitConfig { folds: 9, ..config };
+    assert!(Splits::draw(&patients, &few).unwrap_err().to_string().contains("8 sites"));
+}
+
+#[test]
+fn seeds_matter_and_too_few_patients_are_refused() {
+    let patients = patients(30, 3);
+    let draw = |seed| Splits::draw(&patients, &SplitConfig { seed, ..SplitConfig::default() }).unwrap();
+    assert_eq!(draw(7), draw(7));
+    assert_ne!(draw(7), draw(8));
+    assert!(Splits::draw(&patients[..4], &SplitConfig::default()).is_err());
+    let odd = SplitConfig { valid_fraction: 1.5, ..SplitConfig::default() };
+    assert!(Splits::draw(&patients, &odd).is_err());
+    // HE2RNA's proportions: of 8,725 patients 1,745 test, 698 validate.
+    let many = self::patients(8725, 30);
+    let splits = Splits::draw(&many, &SplitConfig::default()).unwrap();
+    let sizes: Vec<_> = splits.folds.iter().map(|f| (f.train.len(), f.valid.len(), f.test.len())).collect();
+    assert_eq!(sizes, [(6282, 698, 1745); 5]);
+}
+
+#[test]
+fn splits_from_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let patients = patients(10, 2);
+    let read = |text: &str, name: &str| {
+        let config = SplitConfig { file: Some(write(dir.path(), name, text)), ..SplitConfig::default() };
+        Splits::new(&patients, &config)
+    };
+    let rows = |fold: &dyn Fn(usize) -> String| {
+        patients.iter().enumerate().map(|(i, p)| format!("{},{}\r\n", p.id, fold(i))).collect::<String>()
+    };
+    let (splits, remarks) =
+        read(&format!("\u{feff}patient,fold\r\n{}", rows(&|i| (i % 3 + 1).to_string())), "a.csv").unwrap();
+    assert!(remarks.is_empty());
+    assert_eq!(splits.folds.len(), 3);
+    assert_eq!(splits.folds[0].test.len(), 4);
+    assert_eq!(splits.folds[0].valid.len(), 1);
+
+    // Written and read again.
+    let path = dir.path().join("again.json");
+    splits.write(&path).unwrap();
+    assert_eq!(read(&std::fs::read_to_string(&path).unwrap(), "b.json").unwrap().0, splits);
+
+    let with_sets = "Case ID\tfold\tset\nTCGA-00-0000\tx\ttrain\nTCGA-01-0001\tx\tval\nTCGA-00-0002\tx\ttest\n";
+    let (splits, remarks) = read(with_sets, "c.tsv").unwrap();
+    assert_eq!(splits.folds[0].valid, ["TCGA-01-0001"]);
+    assert!(remarks[0].contains("7 of the cohort's patients are in no fold"), "{remarks:?}");
+
+    let strangers = format!("patient,fold\nNOBODY,1\n{}", rows(&|i| (i % 2).to_string()));
+    let (_, remarks) = read(&strangers, "d.csv").unwrap();
+    assert!(remarks[0].contains("1 patients are not in the cohort"), "{remarks:?}");
+    let map: String = patients.iter().enumerate().map(|(i, p)| format!(",\"{}\": {}", p.id, i % 2)).collect();
+    assert_eq!(read(&format!("{{{}}}", &map[1..]), "e.json").unwrap().0.folds.len(), 2);
+
+    for (name, text, wanted) in [
+        ("f.csv", "patient,fold\nTCGA-00-0000,1\nTCGA-00-0000,2\n", "is in two folds"),
+        ("g.csv", "patient,age\nTCGA-00-0000,1\n", "lacks a column"),
+        ("h.csv", "patient,fold\nTCGA-00-0000,\n", "lacks its patient or fold"),
+        ("i.csv", "patient,fold,set\nTCGA-00-0000,1,tset\n", "\"tset\" is unknown"),
+        ("j.json", "{\"folds\": [3]}", "is no fold"),
+        ("k.json", r#"[{"train": ["TCGA-00-0000"], "test": ["TCGA-00-0000"]}]"#, "is in two of its sets"),
+        ("l.csv", "patient,fold\nNOBODY,1\n", "no patient of the cohort"),
+    ] {
+        let error = read(text, name).err().unwrap_or_else(|| panic!("{name} was accepted")).to_string();
+        assert!(error.contains(wanted) && error.contains(name), "{error}");
+    }
+}
+
+#[test]
+fn scales_are_fitted_on_training_rows_and_undone() {
+    let rows = [vec![1.0, 5.0, -2.0], vec![3.0, 5.0, 0.0], vec![2.0, 5.0, 4.0]];
+    for scaling in [Scaling::None, Scaling::MinMax, Scaling::Standard] {
+        let scaler = TargetScaler::fit(scaling, rows.iter().map(Vec::as_slice)).unwrap();
+        let restored: TargetScaler = serde_json::from_str(&serde_json::to_string(&scaler).unwrap()).unwrap();
+        assert_eq!(restored, scaler);
+        for row in &rows {
+            let mut scaled = row.clone();
+            scaler.transform(&mut scaled);
+            assert!(scaled.iter().all(|v| v.is_finite()));
+            if scaling == Scaling::MinMax {
+                assert!(scaled.iter().all(|v| (0.0..=1.0).contains(v)), "{scaled:?}");
+                assert_eq!(scaled[1], 0.0, "a constant gene");
+            }
+            scaler.inverse(&mut scaled);
+            row.iter().zip(&scaled).for_each(|(a, b)| assert!((a - b).abs() < 1e-12));
+        }
+    }
+    assert!(TargetScaler::fit(Scaling::MinMax, []).is_err());
+    let uneven = [vec![1.0], vec![1.0, 2.0]];
+    assert!(TargetScaler::fit(Scaling::MinMax, uneven.iter().map(Vec::as_slice)).is_err());
+}
+
+#[test]
+fn transforms_know_the_tables_scale() {
+    let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12 * b.abs().max(1.0), "{a} {b}");
+    near(Transform::Log10p1.apply(999.0, TableScale::Linear).unwrap(), 3.0);
+    near(Transform::Log2p1.apply(7.0, TableScale::Linear).unwrap(), 3.0);
+    near(Transform::Log10p1.apply(10.0, TableScale::Log2p1).unwrap(), 1024f64.log10());
+    near(Transform::Log2p1.apply(3.0, TableScale::Log10p1).unwrap(), 1000f64.log2());
+    near(Transform::Log10p1.apply(2.0, TableScale::Lnp1).unwrap(), 2.0 / std::f64::consts::LN_10);
+    assert_eq!(Transform::None.apply(-3.5, TableScale::Linear), Some(-3.5));
+    assert_eq!(Transform::Log10p1.apply(-0.5, TableScale::Linear), None);
+    for transform in [Transform::None, Transform::Log10p1, Transform::Log2p1] {
+        near(transform.inverse(transform.apply(123.4, TableScale::Linear).unwrap()), 123.4);
+    }
+}
