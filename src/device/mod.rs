@@ -3,6 +3,7 @@
 pub mod driver;
 pub mod host;
 pub mod math;
+pub mod stencil;
 pub mod vector;
 
 use std::{fmt, rc::Rc};

@@ -14,6 +14,7 @@ macro_rules! ops {
 }
 
 ops! {
+    avg_pool2d,
     batch_norm2d,
     bias_act,
     binary,
@@ -21,23 +22,29 @@ ops! {
     cast,
     concat,
     conv2d,
+    depthwise_conv2d,
     dropout,
     gather,
+    global_avg_pool,
     global_norm,
     l1_loss,
     layer_norm,
     linear,
     matmul,
+    max_pool2d,
     minibatch_stddev,
+    modulated_conv2d,
     mse_loss,
     permute,
     pixel_norm,
     random,
     reshape,
+    resize,
     slice,
     softmax,
     sum,
     unary,
+    upfirdn2d,
 }
 
 /// The registry row of a stem.

@@ -1,0 +1,201 @@
+//! A convolution in which every channel sees only itself:
+//!
+//! `y[n,i,j,c] = Σ_{r,s} x[n, i·stride + r − padding, j·stride + s − padding, c] · w[r,s,c]`
+//!
+//! Like the full convolution it forms a triad with its input and weight gradients, so every order exists. A matrix product
+//! would have one column; on the CPU the channels are the vector and the taps are summed in registers.
+
+use crate::{
+    device::{
+        host::Real,
+        stencil::{PerChannel, Reads, dense, lanes, sum_over_rows},
+        vector::vectorised,
+    },
+    error::{Error, Result},
+    float_dispatch,
+    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    ops::matmul::same_float,
+    shape::{Shape, Spec},
+    tape::{Keep, Vjp},
+    tensor::Tensor,
+};
+
+impl Tensor {
+    /// `[n, h, w, c] -> [n, h', w', c]` with `weight` `[r, s, c]` and `padding` zeros on each side.
+    pub fn depthwise_conv2d(&self, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
+        apply1(Depthwise { stride, padding, role: Role::Forward }, &[self, weight])
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Role {
+    /// `(x, w) -> y`
+    Forward,
+    /// `(dy, w) -> dx`, `[h, w]` the extents of `x`
+    InputGradient([usize; 2]),
+    /// `(x, dy) -> dw`, `[r, s]` the extents of `w`
+    WeightGradient([usize; 2]),
+}
+
+struct Depthwise {
+    stride: usize,
+    padding: usize,
+    role: Role,
+}
+
+/// Extents of `x`, of the kernel and of `y`, and the channels of all.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Geometry {
+    n: usize,
+    x: [usize; 2],
+    kernel: [usize; 2],
+    y: [usize; 2],
+    c: usize,
+}
+
+impl Depthwise {
+    fn with(&self, role: Role) -> Depthwise {
+        Depthwise { role, ..*self }
+    }
+
+    fn geometry(&self, a: Shape, b: Shape) -> Result<Geometry> {
+        let wrong = || Error::shape(self.name(), format!("{a} and {b} do not fit, stride {}", self.stride));
+        let [n, h, w, c] = a.nhwc().ok_or_else(wrong)?;
+        let (x, kernel, y) = match (self.role, &*b) {
+            (Role::Forward, &[r, s, c_b]) if c == c_b => ([h, w], [r, s], None),
+            (Role::InputGradient(x), &[r, s, c_b]) if c == c_b => (x, [r, s], Some([h, w])),
+            (Role::WeightGradient(kernel), &[n_b, oh, ow, c_b]) if (n, c) == (n_b, c_b) => ([h, w], kernel, Some([oh, ow])),
+            _ => return Err(wrong()),
+        };
+        let out = |axis: usize| {
+            let room = (x[axis] + 2 * self.padding).checked_sub(kernel[axis])?;
+            Some(room.checked_div(self.stride)? + 1)
+        };
+        let (Some(oh), Some(ow)) = (out(0), out(1)) else { return Err(wrong()) };
+        if kernel.contains(&0) || y.is_some_and(|y| y != [oh, ow]) {
+            return Err(wrong());
+        }
+        Ok(Geometry { n, x, kernel, y: [oh, ow], c })
+    }
+
+    /// What each position of `y` reads along an axis.
+    fn reads(&self, g: &Geometry, axis: usize) -> Reads {
+        Reads::windows(g.y[axis], g.kernel[axis], self.stride, self.padding, g.x[axis])
+    }
+}
+
+impl Op for Depthwise {
+    fn name(&self) -> &'static str {
+        match self.role {
+            Role::Forward => "depthwise_conv2d",
+            Role::InputGradient(_) => "depthwise_conv2d_input_gradient",
+            Role::WeightGradient(_) => "depthwise_conv2d_weight_gradient",
+        }
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+        let dtype = same_float(self.name(), x)?;
+        let Geometry { n, x: [h, w], kernel: [r, s], y: [oh, ow], c } = self.geometry(x[0].shape, x[1].shape)?;
+        Ok(vec![match self.role {
+            Role::Forward => Spec::new([n, oh, ow, c], dtype),
+            Role::InputGradient(_) => Spec::new([n, h, w, c], dtype),
+            Role::WeightGradient(_) => Spec::new([r, s, c], dtype),
+        }])
+    }
+
+    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+        let g = self.geometry(args.x_shape(0), args.x_shape(1))?;
+        let (rows, cols) = (self.reads(&g, 0), self.reads(&g, 1));
+        float_dispatch!(args, T => {
+            let (a, b) = (args.x::<T>(0), args.x::<T>(1));
+            let taps = (&PerChannel { weights: b, channels: g.c }, g.kernel[1]);
+            let y = args.y::<T>(0);
+            match self.role {
+                Role::Forward => dense(a, [g.x[0], g.x[1], g.c], (&rows, &cols), taps, y),
+                Role::InputGradient([h, w]) => {
+                    dense(a, [g.y[0], g.y[1], g.c], (&rows.transposed(h), &cols.transposed(w)), taps, y);
+                }
+                Role::WeightGradient(_) => weight_gradient(&g, (&rows, &cols), a, b, y),
+            }
+        });
+        Ok(())
+    }
+
+    fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        let (upstream, a, b) = (v.upstream()?, v.x(0), v.x(1));
+        let Geometry { x, kernel, .. } = self.geometry(a.shape(), b.shape())?;
+        let forward = |a: &Tensor, b: &Tensor| apply1(self.with(Role::Forward), &[a, b]);
+        let dx = |a: &Tensor, b: &Tensor| apply1(self.with(Role::InputGradient(x)), &[a, b]);
+        let dw = |a: &Tensor, b: &Tensor| apply1(self.with(Role::WeightGradient(kernel)), &[a, b]);
+        Ok(match self.role {
+            Role::Forward => vec![v.when(0, || dx(upstream, b))?, v.when(1, || dw(a, upstream))?],
+            Role::InputGradient(_) => vec![v.when(0, || forward(upstream, b))?, v.when(1, || dw(upstream, a))?],
+            Role::WeightGradient(_) => vec![v.when(0, || dx(b, upstream))?, v.when(1, || forward(a, upstream))?],
+        })
+    }
+
+    fn keep(&self) -> Keep {
+        Keep::INPUTS
+    }
+}
+
+fn weight_gradient<T: Real>(g: &Geometry, (rows, cols): (&Reads, &Reads), x: &[T], dy: &[T], dw: &mut [T]) {
+    let sums = sum_over_rows(g.n * g.y[0], dw.len(), |range, sums: &mut [T]| {
+        for i in range {
+            let x = &x[i / g.y[0] * g.x[0] * g.x[1] * g.c..];
+            let (reads, dy) = (rows.at(i % g.y[0]), &dy[i * g.y[1] * g.c..][..g.y[1] * g.c]);
+            for &(sy, ty) in reads {
+                let x = &x[sy * g.x[1] * g.c..][..g.x[1] * g.c];
+                let sums = &mut sums[ty * g.kernel[1] * g.c..][..g.kernel[1] * g.c];
+                vectorised(|| match g.c {
+                    32.. => correlate_row::<T, 32>(x, dy, cols, g.c, sums),
+                    8.. => correlate_row::<T, 8>(x, dy, cols, g.c, sums),
+                    _ => correlate_row::<T, 1>(x, dy, cols, g.c, sums),
+                });
+            }
+        }
+    });
+    dw.copy_from_slice(&sums);
+}
+
+/// `sums[tap, c] += Σ_j x[source(j, tap), c] · dy[j, c]` along one row.
+#[inline(always)]
+fn correlate_row<T: Real, const LANES: usize>(x: &[T], dy: &[T], cols: &Reads, c: usize, sums: &mut [T]) {
+    for group in 0..c.div_ceil(LANES) {
+        // The last group may overlap the one before: lanes already summed are left alone.
+        let first = (group * LANES).min(c - LANES);
+        let skip = group * LANES - first;
+        for j in 0..cols.positions() {
+            let dy = lanes::<T, LANES>(dy, j * c + first);
+            for &(sx, tx) in cols.at(j) {
+                let x = lanes::<T, LANES>(x, sx * c + first);
+                let sums = &mut sums[tx * c + first..tx * c + first + LANES];
+                if skip == 0 {
+                    (0..LANES).for_each(|lane| sums[lane] += x[lane] * dy[lane]);
+                } else {
+                    (skip..LANES).for_each(|lane| sums[lane] += x[lane] * dy[lane]);
+                }
+            }
+        }
+    }
+}
+
+pub const SPEC: OpSpec = OpSpec {
+    name: "depthwise_conv2d",
+    order: Order::Any,
+    cases: || {
+        let case = |name, x: [usize; 4], [r, s]: [usize; 2], stride, padding| {
+            Case::new(name, [normal(x), normal([r, s, x[3]])], move |x| {
+                Ok(vec![x[0].depthwise_conv2d(&x[1], stride, padding)?])
+            })
+        };
+        vec![
+            case("same_3x3", [2, 5, 7, 3], [3, 3], 1, 1),
+            case("strided_5x5", [1, 8, 7, 9], [5, 5], 2, 2),
+            case("valid_even", [1, 4, 6, 2], [2, 4], 1, 0),
+            case("stride_past_the_kernel", [1, 8, 7, 2], [2, 2], 3, 0),
+            case("many_channels", [1, 3, 4, 37], [3, 3], 1, 1),
+            case("one_pixel", [2, 1, 1, 8], [3, 3], 1, 1),
+        ]
+    },
+};

@@ -1,0 +1,188 @@
+//! StyleGAN2's convolution, whose weights a style scales for each image, and the resampled convolution inside it.
+//!
+//! `y_i = conv(x_i, w_i)`, `w_i[k,r,s,c] = w[k,r,s,c] · style[i,c]`, and with demodulation each `w_i[k]` divided by
+//! `√(Σ w_i[k]² + 1e-8)`. No image's weights are ever formed: scaling the weights' input channels is scaling the image, and
+//! the norms need only the weights' squares summed over the kernel,
+//!
+//! `y_i = d_i ∘ conv(x_i ∘ style_i, w)`, `d[i,k] = (Σ_c style[i,c]² · Σ_{r,s} w[k,r,s,c]² + 1e-8)^(−1/2)`.
+//!
+//! Resampling follows StyleGAN2: `up` is zero insertion and a low-pass filter before a stride-1 convolution, `down` the
+//! filter before a strided one. All of it is linear and shift-invariant on the fine grid, so the order is ours to choose:
+//! going up, the transposed convolution comes first and the filter runs over its result, which spares the products with
+//! inserted zeros; a 1×1 kernel always runs on the coarse grid. Everything is made of other ops, so every order exists.
+
+use super::{
+    conv2d::Conv2d,
+    upfirdn2d::{Filter, Upfirdn2d},
+};
+use crate::{
+    device::{host::Real, vector::par_rows},
+    error::{Error, Result},
+    float_dispatch,
+    op::{Case, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    shape::Spec,
+    tape::{Keep, Vjp},
+    tensor::Tensor,
+};
+
+/// Resampling around a convolution.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resampling {
+    /// Enlarges by this factor; 1 where `down` is not.
+    pub up: usize,
+    /// Shrinks by this factor; 1 where `up` is not.
+    pub down: usize,
+    /// Zeros around the image, on the fine grid.
+    pub padding: usize,
+    /// The low-pass filter; not used where `up` and `down` are 1.
+    pub filter: Filter,
+}
+
+/// What [`Tensor::modulated_conv2d`] does beside scaling by the style.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModulatedConv2d {
+    /// Normalise each image's weights per output channel.
+    pub demodulate: bool,
+    pub resampling: Resampling,
+}
+
+/// Keeps the demodulation finite where a style is zero.
+const EPSILON: f64 = 1e-8;
+
+impl Tensor {
+    /// `[n, h, w, c] -> [n, h', w', k]` with `weight` `[k, r, s, c]` and `style` `[n, c]`.
+    pub fn modulated_conv2d(&self, weight: &Tensor, style: &Tensor, conv: &ModulatedConv2d) -> Result<Tensor> {
+        let (Some([n, _, _, c]), Some([k, _, _, _])) = (self.shape().nhwc(), weight.shape().nhwc()) else {
+            let message = format!("{} and weight {}: four axes wanted", self.shape(), weight.shape());
+            return Err(Error::shape("modulated_conv2d", message));
+        };
+        let styled = self.mul(&style.reshape([n, 1, 1, c])?)?;
+        let y = styled.resampled_conv2d(weight, &conv.resampling)?;
+        if !conv.demodulate {
+            return Ok(y);
+        }
+        let energy = weight.square()?.sum(&[1, 2])?.reshape([k, c])?;
+        let scale = style.square()?.linear(&energy, None)?.shift(EPSILON)?.rsqrt()?;
+        y.mul(&scale.reshape([n, 1, 1, k])?)
+    }
+
+    /// `[n, h, w, c] -> [n, h', w', k]` with `weight` `[k, r, s, c]`: convolution of the enlarged and filtered image, or
+    /// convolution of the filtered image at every `down`-th pixel.
+    pub fn resampled_conv2d(&self, weight: &Tensor, resampling: &Resampling) -> Result<Tensor> {
+        let &Resampling { up, down, padding, ref filter } = resampling;
+        let (Some([_, h, w, _]), Some([_, r, s, _])) = (self.shape().nhwc(), weight.shape().nhwc()) else {
+            let message = format!("{} and weight {}: four axes wanted", self.shape(), weight.shape());
+            return Err(Error::shape("resampled_conv2d", message));
+        };
+        let plain = Conv2d::default();
+        // Left, right, top, bottom on the fine grid, where the filter's own reach is split as StyleGAN2 splits it.
+        let around = |before: usize, after: usize| {
+            let (before, after) = ((padding + before) as i64, (padding + after) as i64);
+            [before, after, before, after]
+        };
+        let taps = filter.extents()[1];
+        match (up, down) {
+            (1, 1) => self.conv2d(weight, None, Conv2d { padding, ..plain }),
+            (_, 1) if up > 1 && taps >= up => {
+                let pads = around((taps + up - 1) / 2, (taps - up) / 2);
+                let gain = (up * up) as f64;
+                if [r, s] == [1, 1] {
+                    let y = self.conv2d(weight, None, plain)?;
+                    return y.upfirdn2d(filter, Upfirdn2d { up, padding: pads, gain, ..Default::default() });
+                }
+                let full = [(h - 1) * up + r, (w - 1) * up + s];
+                let kernel = apply1(TransposeKernel, &[weight])?;
+                let y = self.conv2d_input_gradient(&kernel, full, Conv2d { stride: up, ..plain })?;
+                // The full transposed convolution already reaches `r − 1` pixels out on either side.
+                let [left, right, top, bottom] = pads;
+                let [r, s, up_by] = [r, s, up].map(|extent| extent as i64);
+                let padding = [left - (s - 1), right + up_by - s, top - (r - 1), bottom + up_by - r];
+                y.upfirdn2d(filter, Upfirdn2d { padding, gain, ..Default::default() })
+            }
+            (1, _) if down > 1 && taps >= down => {
+                let padding = around((taps - down).div_ceil(2), (taps - down) / 2);
+                if [r, s] == [1, 1] {
+                    let y = self.upfirdn2d(filter, Upfirdn2d { down, padding, ..Default::default() })?;
+                    return y.conv2d(weight, None, plain);
+                }
+                let y = self.upfirdn2d(filter, Upfirdn2d { padding, ..Default::default() })?;
+                y.conv2d(weight, None, Conv2d { stride: down, ..plain })
+            }
+            _ => Err(Error::shape("resampled_conv2d", format!("up {up}, down {down} with {taps} filter taps"))),
+        }
+    }
+}
+
+/// `[k, r, s, c] -> [c, r, s, k]` with the kernel turned by half: the weights with which a transposed convolution does what
+/// a convolution of the zero-inserted image does. Its own inverse, hence its own adjoint.
+struct TransposeKernel;
+
+impl Op for TransposeKernel {
+    fn name(&self) -> &'static str {
+        "transpose_kernel"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+        match x[0].shape.nhwc() {
+            Some([k, r, s, c]) if x[0].dtype.is_float() => Ok(vec![Spec::new([c, r, s, k], x[0].dtype)]),
+            _ => Err(Error::shape("transpose_kernel", format!("{} is no kernel", x[0].shape))),
+        }
+    }
+
+    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+        let Some([c, r, s, k]) = args.y_shape(0).nhwc() else { return Ok(()) };
+        float_dispatch!(args, T => transpose::<T>(args.x(0), [k, r * s, c], args.y(0)));
+        Ok(())
+    }
+
+    fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(apply1(TransposeKernel, &[v.upstream()?])?)])
+    }
+
+    fn keep(&self) -> Keep {
+        Keep::NONE
+    }
+}
+
+fn transpose<T: Real>(w: &[T], [k, taps, c]: [usize; 3], y: &mut [T]) {
+    /// Channels read side by side, so that a cache line of `w` serves several rows of `y`.
+    const SIDE: usize = 16;
+    par_rows(y, SIDE * taps * k, |task, y| {
+        let blocks = (crate::device::vector::GRAIN / (SIDE * taps * k).max(1)).max(1);
+        for (block, y) in y.chunks_mut(SIDE * taps * k).enumerate() {
+            let first = (task * blocks + block) * SIDE;
+            for tap in 0..taps {
+                for out in 0..k {
+                    let from = &w[(out * taps + taps - 1 - tap) * c + first..];
+                    for (channel, &value) in (0..y.len() / (taps * k)).zip(from) {
+                        y[(channel * taps + tap) * k + out] = value;
+                    }
+                }
+            }
+        }
+    });
+}
+
+pub const SPEC: OpSpec = OpSpec {
+    name: "modulated_conv2d",
+    order: Order::Any,
+    cases: || {
+        let case = |name, x: [usize; 4], [k, r, s]: [usize; 3], demodulate, [up, down]: [usize; 2]| {
+            let inputs = [normal(x), normal([k, r, s, x[3]]), drawn([x[0], x[3]], Draw::Uniform(0.5, 1.5))];
+            Case::new(name, inputs, move |x| {
+                let filter = Filter::low_pass(&[1.0, 3.0, 3.0, 1.0])?;
+                let resampling = Resampling { up, down, padding: r / 2, filter };
+                Ok(vec![x[0].modulated_conv2d(&x[1], &x[2], &ModulatedConv2d { demodulate, resampling })?])
+            })
+        };
+        vec![
+            case("same", [2, 5, 4, 3], [4, 3, 3], true, [1, 1]),
+            case("pointwise", [2, 3, 4, 5], [3, 1, 1], false, [1, 1]),
+            case("up", [2, 4, 5, 3], [2, 3, 3], true, [2, 1]),
+            case("up_pointwise", [1, 3, 2, 4], [3, 1, 1], true, [2, 1]),
+            case("down", [2, 7, 6, 3], [4, 3, 3], true, [1, 2]),
+            case("down_pointwise", [1, 6, 5, 2], [3, 1, 1], false, [1, 2]),
+            case("many_channels", [1, 4, 4, 21], [19, 3, 3], true, [2, 1]),
+        ]
+    },
+};

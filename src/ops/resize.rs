@@ -1,0 +1,144 @@
+//! Images at another size. Pixel centres are at half integers in both images (PyTorch's `align_corners=false`), whose
+//! `interpolate` this follows for each kind of interpolation. Separable and linear, with its adjoint as gradient: every
+//! order exists.
+
+use crate::{
+    device::{
+        host::Real,
+        stencil::{Reads, separable},
+    },
+    error::{Error, Result},
+    float_dispatch,
+    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    shape::{Shape, Spec},
+    tape::{Keep, Vjp},
+    tensor::Tensor,
+};
+
+/// What a new pixel is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Interpolation {
+    /// One old pixel.
+    Nearest,
+    /// The two nearest old pixels along each axis, also when shrinking (which aliases).
+    Bilinear,
+    /// As bilinear when enlarging; when shrinking, a triangle wide enough to see every old pixel.
+    Antialiased,
+    /// The mean of all old pixels that the new one touches.
+    Area,
+}
+
+impl Tensor {
+    /// `[n, h, w, c] -> [n, h', w', c]`.
+    pub fn resize(&self, to: [usize; 2], interpolation: Interpolation) -> Result<Tensor> {
+        apply1(Resize { to, interpolation, adjoint: false }, &[self])
+    }
+}
+
+struct Resize {
+    /// The new size, or with `adjoint` the old one.
+    to: [usize; 2],
+    interpolation: Interpolation,
+    adjoint: bool,
+}
+
+/// What each of `to` new positions reads of `from` old ones, and the weights its taps name.
+fn axis(interpolation: Interpolation, from: usize, to: usize) -> (Reads, Vec<f64>) {
+    let scale = from as f64 / to as f64;
+    let window = |i: usize| -> (usize, Vec<f64>) {
+        let centre = (i as f64 + 0.5) * scale;
+        match interpolation {
+            Interpolation::Nearest => ((i * from / to).min(from - 1), vec![1.0]),
+            Interpolation::Bilinear => {
+                let at = (centre - 0.5).clamp(0.0, (from - 1) as f64);
+                let first = (at as usize).min(from.saturating_sub(2));
+                let weight = at - first as f64;
+                (first, if from == 1 { vec![1.0] } else { vec![1.0 - weight, weight] })
+            }
+            Interpolation::Antialiased => {
+                let reach = scale.max(1.0);
+                let first = (centre - reach + 0.5).max(0.0) as usize;
+                let last = ((centre + reach + 0.5) as usize).min(from);
+                let triangle = |old: usize| (1.0 - ((old as f64 + 0.5 - centre) / reach).abs()).max(0.0);
+                let weights: Vec<f64> = (first..last).map(triangle).collect();
+                let total: f64 = weights.iter().sum();
+                (first, weights.iter().map(|weight| weight / total).collect())
+            }
+            Interpolation::Area => {
+                let (first, last) = (i * from / to, ((i + 1) * from).div_ceil(to));
+                (first, vec![1.0 / (last - first) as f64; last - first])
+            }
+        }
+    };
+    let windows: Vec<(usize, Vec<f64>)> = (0..to).map(window).collect();
+    let longest = windows.iter().map(|(_, weights)| weights.len()).max().unwrap_or(0);
+    // Taps are numbered over all positions: each names one weight.
+    let mut weights = vec![0.0; to * longest];
+    windows.iter().zip(weights.chunks_mut(longest.max(1))).for_each(|((_, w), out)| out[..w.len()].copy_from_slice(w));
+    let reads = Reads::listed(windows.iter().enumerate().map(|(i, (first, weights))| {
+        (0..weights.len()).filter(|&tap| weights[tap] != 0.0).map(|tap| (first + tap, i * longest + tap)).collect()
+    }));
+    (reads, weights)
+}
+
+impl Op for Resize {
+    fn name(&self) -> &'static str {
+        if self.adjoint { "resize_gradient" } else { "resize" }
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+        let Spec { shape, dtype } = x[0];
+        match shape.nhwc() {
+            Some([n, h, w, c]) if dtype.is_float() && ![h, w].contains(&0) && !self.to.contains(&0) => {
+                Ok(vec![Spec::new([n, self.to[0], self.to[1], c], dtype)])
+            }
+            _ => Err(Error::shape(self.name(), format!("{shape} of {dtype} to {:?}", self.to))),
+        }
+    }
+
+    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+        let Some([_, h, w, c]) = args.x_shape(0).nhwc() else { return Ok(()) };
+        let [rows, cols] = [(h, self.to[0]), (w, self.to[1])].map(|(x, y)| {
+            let (from, to) = if self.adjoint { (y, x) } else { (x, y) };
+            let (reads, weights) = axis(self.interpolation, from, to);
+            (if self.adjoint { reads.transposed(from) } else { reads }, weights)
+        });
+        float_dispatch!(args, T => {
+            let [row_taps, col_taps] =
+                [&rows.1, &cols.1].map(|weights| weights.iter().map(|&weight| T::c(weight)).collect::<Vec<T>>());
+            separable(args.x(0), [h, w, c], (&rows.0, &row_taps), (&cols.0, &col_taps), args.y::<T>(0));
+        });
+        Ok(())
+    }
+
+    fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        let shape: Shape = v.x_spec(0).shape;
+        let back = Resize { to: [shape[1], shape[2]], adjoint: !self.adjoint, interpolation: self.interpolation };
+        Ok(vec![Some(apply1(back, &[v.upstream()?])?)])
+    }
+
+    fn keep(&self) -> Keep {
+        Keep::NONE
+    }
+}
+
+pub const SPEC: OpSpec = OpSpec {
+    name: "resize",
+    order: Order::Any,
+    cases: || {
+        let case = |name, x: [usize; 4], to, interpolation| {
+            Case::new(name, [normal(x)], move |x| Ok(vec![x[0].square()?.resize(to, interpolation)?]))
+        };
+        vec![
+            case("nearest", [2, 5, 4, 3], [7, 3], Interpolation::Nearest),
+            case("bilinear_up", [1, 3, 4, 9], [7, 8], Interpolation::Bilinear),
+            case("bilinear_down", [1, 9, 8, 2], [4, 3], Interpolation::Bilinear),
+            case("antialiased_down", [2, 9, 11, 3], [4, 3], Interpolation::Antialiased),
+            case("antialiased_up", [1, 4, 3, 33], [6, 7], Interpolation::Antialiased),
+            case("area", [1, 8, 7, 3], [4, 3], Interpolation::Area),
+            case("from_one_pixel", [1, 1, 1, 3], [3, 2], Interpolation::Bilinear),
+            case("to_one_pixel", [1, 5, 4, 3], [1, 1], Interpolation::Antialiased),
+        ]
+    },
+};

@@ -1,0 +1,222 @@
+//! Resampling by zero insertion, a finite impulse response filter and decimation, one filter for all channels:
+//!
+//! `y = (pad(x with up − 1 zeros after every pixel) * filter · gain)[::down, ::down]`
+//!
+//! after StyleGAN2's op of the same name, whose semantics it follows: `padding` is `[left, right, top, bottom]` in pixels
+//! of the enlarged image, negative numbers crop, and the filter is applied as a convolution (mirrored) unless `flip`. It is
+//! its own adjoint: `up` and `down` change places, the filter is mirrored and the padding follows. Filters are never
+//! differentiated and live on the host.
+
+use std::rc::Rc;
+
+use crate::{
+    device::{
+        host::Real,
+        stencil::{Reads, Uniform, dense, separable},
+    },
+    error::{Error, Result},
+    float_dispatch,
+    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    shape::{Shape, Spec},
+    tape::{Keep, Vjp},
+    tensor::Tensor,
+};
+
+/// A two-dimensional filter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Filter(Rc<Taps>);
+
+#[derive(Debug, PartialEq)]
+struct Taps {
+    rows: usize,
+    cols: usize,
+    dense: Vec<f64>,
+    /// A column and a row whose product the filter is, where there is such a pair.
+    factors: Option<(Vec<f64>, Vec<f64>)>,
+}
+
+impl Filter {
+    /// The taps as given, row by row.
+    pub fn new([rows, cols]: [usize; 2], taps: &[f64]) -> Result<Filter> {
+        if rows * cols != taps.len() || taps.is_empty() {
+            return Err(Error::shape("upfirdn2d", format!("{} taps for a {rows}x{cols} filter", taps.len())));
+        }
+        Ok(Filter(Rc::new(Taps { rows, cols, dense: taps.to_vec(), factors: factors(cols, taps) })))
+    }
+
+    /// The product of `taps` with themselves, scaled to sum one: `[1, 3, 3, 1]` is StyleGAN2's low-pass filter.
+    pub fn low_pass(taps: &[f64]) -> Result<Filter> {
+        let total: f64 = taps.iter().sum::<f64>().powi(2);
+        let dense: Vec<f64> = taps.iter().flat_map(|a| taps.iter().map(move |b| a * b / total)).collect();
+        Filter::new([taps.len(), taps.len()], &dense)
+    }
+
+    /// Rows and columns.
+    pub fn extents(&self) -> [usize; 2] {
+        [self.0.rows, self.0.cols]
+    }
+}
+
+/// A column and a row whose product is `taps` to within rounding.
+fn factors(cols: usize, taps: &[f64]) -> Option<(Vec<f64>, Vec<f64>)> {
+    let pivot = (0..taps.len()).max_by(|&a, &b| taps[a].abs().total_cmp(&taps[b].abs()))?;
+    let (size, row) = (taps[pivot], taps[pivot / cols * cols..][..cols].to_vec());
+    if size == 0.0 || !size.is_finite() {
+        return None;
+    }
+    let column: Vec<f64> = taps.chunks_exact(cols).map(|row| row[pivot % cols] / size).collect();
+    let products = column.iter().flat_map(|a| row.iter().map(move |b| a * b));
+    products.zip(taps).all(|(product, tap)| (product - tap).abs() <= 1e-15 * size.abs()).then_some((column, row))
+}
+
+/// What [`Tensor::upfirdn2d`] does beside filtering.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Upfirdn2d {
+    /// One pixel becomes `up × up`, all but the first zero.
+    pub up: usize,
+    /// One of `down × down` filtered pixels is kept.
+    pub down: usize,
+    /// Left, right, top, bottom, in pixels of the enlarged image; negative numbers crop.
+    pub padding: [i64; 4],
+    /// The filter is applied as it is (a correlation), not mirrored.
+    pub flip: bool,
+    /// Multiplies the filter.
+    pub gain: f64,
+}
+
+impl Default for Upfirdn2d {
+    fn default() -> Upfirdn2d {
+        Upfirdn2d { up: 1, down: 1, padding: [0; 4], flip: false, gain: 1.0 }
+    }
+}
+
+impl Tensor {
+    /// `[n, h, w, c] -> [n, h', w', c]`, `h' = (h · up + top + bottom − filter rows) / down + 1`.
+    pub fn upfirdn2d(&self, filter: &Filter, resample: Upfirdn2d) -> Result<Tensor> {
+        apply1(Resample { filter: filter.clone(), resample }, &[self])
+    }
+}
+
+struct Resample {
+    filter: Filter,
+    resample: Upfirdn2d,
+}
+
+impl Resample {
+    fn extents(&self, x: Shape) -> Result<([usize; 4], [usize; 2])> {
+        let Upfirdn2d { up, down, padding: [left, right, top, bottom], .. } = self.resample;
+        let wrong = || Error::shape("upfirdn2d", format!("{x} leaves nothing after {:?}", self.resample));
+        let [n, h, w, c] = x.nhwc().ok_or_else(wrong)?;
+        let out = |extent: usize, before: i64, after: i64, taps: usize| {
+            let room = i64::try_from(extent * up).ok()? + before + after - taps as i64;
+            Some(usize::try_from(room).ok()?.checked_div(down)? + 1)
+        };
+        let [rows, cols] = self.filter.extents();
+        match (out(h, top, bottom, rows), out(w, left, right, cols)) {
+            (Some(oh), Some(ow)) if up > 0 => Ok(([n, h, w, c], [oh, ow])),
+            _ => Err(wrong()),
+        }
+    }
+
+    /// What the positions of `y` read along an axis, the filter taken as a correlation.
+    fn reads(&self, positions: usize, taps: usize, before: i64, extent: usize) -> Reads {
+        let Upfirdn2d { up, down, .. } = self.resample;
+        Reads::new(positions, taps, |i, tap| {
+            let at = usize::try_from((i * down + tap) as i64 - before).ok()?;
+            (at % up == 0 && at / up < extent).then_some(at / up)
+        })
+    }
+
+    /// Filter taps in the order a correlation wants.
+    fn ordered(&self, taps: &[f64]) -> Vec<f64> {
+        if self.resample.flip { taps.to_vec() } else { taps.iter().rev().copied().collect() }
+    }
+}
+
+impl Op for Resample {
+    fn name(&self) -> &'static str {
+        "upfirdn2d"
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+        let Spec { shape, dtype } = x[0];
+        if !dtype.is_float() {
+            return Err(Error::DType { op: "upfirdn2d", wanted: "a float type", got: dtype });
+        }
+        let ([n, _, _, c], [oh, ow]) = self.extents(shape)?;
+        Ok(vec![Spec::new([n, oh, ow, c], dtype)])
+    }
+
+    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+        let ([_, h, w, c], [oh, ow]) = self.extents(args.x_shape(0))?;
+        let Upfirdn2d { padding: [left, _, top, _], gain, .. } = self.resample;
+        let [taps_high, taps_wide] = self.filter.extents();
+        let (rows, cols) = (self.reads(oh, taps_high, top, h), self.reads(ow, taps_wide, left, w));
+        float_dispatch!(args, T => {
+            let at = |taps: &[f64], gain: f64| self.ordered(taps).iter().map(|tap| T::c(tap * gain)).collect::<Vec<T>>();
+            let (x, y) = (args.x::<T>(0), args.y::<T>(0));
+            match &self.filter.0.factors {
+                Some((column, row)) => {
+                    separable(x, [h, w, c], (&rows, &at(column, gain)), (&cols, &at(row, 1.0)), y);
+                }
+                None => {
+                    let taps = at(&self.filter.0.dense, gain);
+                    dense(x, [h, w, c], (&rows, &cols), (&Uniform(&taps), taps_wide), y);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        let ([_, h, w, _], [oh, ow]) = self.extents(v.x_spec(0).shape)?;
+        let Upfirdn2d { up, down, padding: [left, _, top, _], flip, gain } = self.resample;
+        let [rows, cols] = self.filter.extents();
+        let before = |taps: usize, before: i64| taps as i64 - 1 - before;
+        let after = |extent: usize, out: usize, before: i64| {
+            (extent * up) as i64 - (out * down) as i64 + before - up as i64 + 1
+        };
+        let adjoint = Upfirdn2d {
+            up: down,
+            down: up,
+            padding: [before(cols, left), after(w, ow, left), before(rows, top), after(h, oh, top)],
+            flip: !flip,
+            gain,
+        };
+        Ok(vec![Some(v.upstream()?.upfirdn2d(&self.filter, adjoint)?)])
+    }
+
+    fn keep(&self) -> Keep {
+        Keep::NONE
+    }
+}
+
+pub const SPEC: OpSpec = OpSpec {
+    name: "upfirdn2d",
+    order: Order::Any,
+    cases: || {
+        let low_pass = |name, x: [usize; 4], resample: Upfirdn2d| {
+            Case::new(name, [normal(x)], move |x| {
+                Ok(vec![x[0].square()?.upfirdn2d(&Filter::low_pass(&[1.0, 3.0, 3.0, 1.0])?, resample)?])
+            })
+        };
+        let any = |name, x: [usize; 4], extents: [usize; 2], resample: Upfirdn2d| {
+            Case::new(name, [normal(x)], move |x| {
+                let taps: Vec<f64> = (0..extents[0] * extents[1]).map(|i| (1.7 * i as f64 + 0.3).sin()).collect();
+                Ok(vec![x[0].square()?.upfirdn2d(&Filter::new(extents, &taps)?, resample)?])
+            })
+        };
+        let plain = Upfirdn2d::default();
+        vec![
+            low_pass("blur", [2, 5, 6, 3], Upfirdn2d { padding: [2, 1, 2, 1], ..plain }),
+            low_pass("up", [1, 4, 5, 9], Upfirdn2d { up: 2, padding: [2, 1, 2, 1], gain: 4.0, ..plain }),
+            low_pass("down", [1, 7, 6, 35], Upfirdn2d { down: 2, padding: [1, 1, 1, 1], ..plain }),
+            low_pass("up_and_down", [1, 6, 5, 2], Upfirdn2d { up: 2, down: 3, padding: [3, 0, 1, 2], ..plain }),
+            low_pass("crop", [1, 9, 8, 1], Upfirdn2d { padding: [-1, 2, 0, -2], flip: true, ..plain }),
+            any("ragged", [1, 6, 7, 4], [3, 2], Upfirdn2d { padding: [1, 0, 2, 1], gain: 0.7, ..plain }),
+            any("ragged_up", [2, 3, 4, 8], [2, 5], Upfirdn2d { up: 2, padding: [-1, 4, 2, 0], flip: true, ..plain }),
+            any("ragged_down", [1, 8, 9, 33], [5, 3], Upfirdn2d { up: 2, down: 2, padding: [0, 2, 1, 4], ..plain }),
+            any("one_tap", [1, 3, 4, 2], [1, 1], Upfirdn2d { up: 3, ..plain }),
+        ]
+    },
+};
