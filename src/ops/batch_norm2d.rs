@@ -266,7 +266,8 @@ impl Grad {
             dweight[c] = <T as Element>::from_f64(along[c] * scale[c]);
         }
         // dx = gain · (dy − offset − (x − mean) · slope)
-        let of_channel = |f: &dyn Fn(usize) -> f64| (0..channels).map(|c| T::c(f(c))).collect::<Vec<T>>().repeat(repeats);
+        let of_channel =
+            |f: &dyn Fn(usize) -> f64| (0..channels).map(|c| T::c(f(c))).collect::<Vec<T>>().repeat(repeats);
         let gain = of_channel(&|c| weight[c].to_f64() * scale[c]);
         let batch = if self.training { 1.0 / rows } else { 0.0 };
         let offset = of_channel(&|c| sum[c] * batch);

@@ -62,8 +62,12 @@ impl Activation {
         }
     }
 
-    pub fn named(name: &str) -> Option<Activation> {
-        Activation::ALL.into_iter().find(|activation| activation.name() == name)
+    /// The activation of that name, as [`Activation::name`] writes it.
+    pub fn parse(name: &str) -> Result<Activation> {
+        Activation::ALL.into_iter().find(|activation| activation.name() == name).ok_or_else(|| {
+            let known = Activation::ALL.map(Activation::name).join(", ");
+            Error::Usage(format!("activation {name}: unknown; use one of {known}"))
+        })
     }
 }
 
@@ -340,11 +344,17 @@ pub const SPEC: OpSpec = OpSpec {
             .map(|activation| {
                 // Distinct values keep the kinks of the ReLUs at a distance.
                 let inputs = [drawn([2, 3, 5], Draw::Distinct), drawn([5], Draw::Uniform(0.001, 0.006))];
-                Case::new(activation.name(), inputs, move |x| Ok(vec![x[0].bias_act(Some(&x[1]), activation, around)?]))
+                Case::new(activation.name(), inputs, move |x| {
+                    Ok(vec![x[0].bias_act(Some(&x[1]), activation, around)?])
+                })
             })
             .collect();
         cases.push(Case::new("clamped", [normal([7, 70]), normal([70])], |x| {
-            Ok(vec![x[0].bias_act(Some(&x[1]), Activation::Silu, BiasAct { clamp: Some(1.25), ..BiasAct::default() })?])
+            Ok(vec![x[0].bias_act(
+                Some(&x[1]),
+                Activation::Silu,
+                BiasAct { clamp: Some(1.25), ..BiasAct::default() },
+            )?])
         }));
         cases.push(Case::new("without_bias", [normal([3, 33])], |x| Ok(vec![x[0].gelu()?])));
         cases

@@ -14,6 +14,7 @@ macro_rules! ops {
 }
 
 ops! {
+    attention,
     avg_pool2d,
     batch_norm2d,
     bias_act,
@@ -26,10 +27,12 @@ ops! {
     dropout,
     gather,
     global_avg_pool,
+    global_feature_updater,
     global_norm,
     l1_loss,
     layer_norm,
     linear,
+    local_feature_updater,
     matmul,
     max_pool2d,
     minibatch_stddev,
