@@ -147,13 +147,13 @@ impl Container {
 
     fn read_children(&self, directory: &mut Directory, seen: &mut HashSet<u64>) -> Result<()> {
         let Ok(Some(offsets)) = self.uints(directory, tag::SUB_IFDS) else { return Ok(()) };
-        for offset in offsets {
-            // A SubIFD may itself be the head of a chain.
-            let mut at = offset;
+        // A single SubIFD may be the head of a chain; several are a list, which some writers also chain.
+        let chained = offsets.len() == 1;
+        for mut at in offsets {
             while at != 0 {
                 let (child, next) = self.read_directory(at, seen)?;
                 directory.children.push(child);
-                at = next;
+                at = if chained { next } else { 0 };
             }
         }
         Ok(())
