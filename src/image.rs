@@ -70,6 +70,35 @@ impl RgbImage {
         out
     }
 
+    /// Resized by a triangle filter as wide as the scale demands: bilinear when enlarging, antialiased when shrinking.
+    /// The image has at least one pixel.
+    pub fn resize_bilinear(&self, width_px: usize, height_px: usize) -> RgbImage {
+        if (width_px, height_px) == (self.width_px, self.height_px) {
+            return self.clone();
+        }
+        let (columns, rows) = (triangle_taps(self.width_px, width_px), triangle_taps(self.height_px, height_px));
+        let mut narrowed = Vec::with_capacity(self.height_px * width_px * 3);
+        for row in self.pixels.chunks_exact(self.width_px * 3) {
+            for (start, taps) in &columns {
+                let mut sum = [0.0f32; 3];
+                for (rgb, weight) in row[start * 3..].chunks_exact(3).zip(taps) {
+                    (0..3).for_each(|c| sum[c] += weight * f32::from(rgb[c]));
+                }
+                narrowed.extend_from_slice(&sum);
+            }
+        }
+        let mut pixels = Vec::with_capacity(width_px * height_px * 3);
+        let mut sum = vec![0.0f32; width_px * 3];
+        for (start, taps) in &rows {
+            sum.fill(0.0);
+            for (row, weight) in narrowed[start * width_px * 3..].chunks_exact(width_px * 3).zip(taps) {
+                sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += weight * value);
+            }
+            pixels.extend(sum.iter().map(|value| value.round().clamp(0.0, 255.0) as u8));
+        }
+        RgbImage { width_px, height_px, pixels }
+    }
+
     /// The image as a PNG file in memory.
     pub fn to_png(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -87,5 +116,40 @@ impl RgbImage {
             return Err(Error::Usage(format!("{}: an image without pixels cannot be a PNG", path.as_ref().display())));
         }
         atomic::write_bytes(path, &self.to_png())
+    }
+}
+
+/// For every target position, the first source position it reads and the weights from there on, which sum to one.
+fn triangle_taps(from: usize, to: usize) -> Vec<(usize, Vec<f32>)> {
+    let scale = from as f64 / to as f64;
+    let radius = scale.max(1.0);
+    let taps = |i: usize| {
+        let centre = (i as f64 + 0.5) * scale;
+        let first = (centre - radius).max(0.0) as usize;
+        let last = ((centre + radius).ceil() as usize).min(from);
+        let weight = |at: usize| (1.0 - ((at as f64 + 0.5 - centre) / radius).abs()).max(0.0);
+        let total: f64 = (first..last).map(weight).sum();
+        (first, (first..last).map(|at| (weight(at) / total) as f32).collect())
+    };
+    (0..to).map(taps).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bilinear_keeps_flat_images_means_and_ramps() {
+        let flat = RgbImage::filled(37, 21, [9, 128, 250]);
+        for (w, h) in [(8, 8), (37, 5), (64, 50), (1, 1)] {
+            assert_eq!(flat.resize_bilinear(w, h), RgbImage::filled(w, h, [9, 128, 250]));
+        }
+        let mut ramp = RgbImage::filled(64, 4, [0; 3]);
+        (0..64).for_each(|x| (0..4).for_each(|y| ramp.put(x, y, [4 * x as u8; 3])));
+        let small = ramp.resize_bilinear(16, 4);
+        // Inside, a shrunken ramp is a ramp: pixel i covers source pixels 4i to 4i + 3, whose mean is 16i + 6.
+        (1..15).for_each(|x| assert_eq!(small.pixel(x, 2), [16 * x as u8 + 6; 3]));
+        let large = small.resize_bilinear(32, 8);
+        (4..28).for_each(|x| assert!(large.pixel(x, 3)[0].abs_diff(8 * x as u8 + 2) <= 1, "{:?}", large.pixel(x, 3)));
     }
 }

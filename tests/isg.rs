@@ -1,1 +1,3 @@
+//! The paper's networks, one module per part.
 
+mod extractor;

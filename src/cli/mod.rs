@@ -4,6 +4,7 @@
 //! and the others were done; 130 interrupted by the user, and the same command goes on where it stopped.
 
 pub mod doctor;
+pub mod extractor;
 pub mod progress;
 pub mod slide;
 pub mod synth;
@@ -58,6 +59,8 @@ struct Global {
 enum Command {
     /// Say what this machine offers and what is missing, one sentence each.
     Doctor(doctor::Args),
+    /// Train the networks that turn patches into feature vectors.
+    Extractor(extractor::Args),
     /// What a slide holds, and its pixels as PNG.
     Slide(slide::Args),
     /// Draw H&E-like slides with planted genes: slides, expression table, sample sheet, truth, run configuration.
@@ -133,6 +136,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command, context: &Context) -> Result<Outcome> {
     match command {
         Command::Doctor(args) => doctor::run(&args, context),
+        Command::Extractor(args) => extractor::run(&args, context),
         Command::Slide(args) => slide::run(args).map(|()| Outcome::Done),
         Command::Synth(args) => synth::run(args, context),
     }

@@ -2,6 +2,8 @@
 
 pub mod array;
 pub mod atomic;
+pub mod checkpoint;
+pub mod metrics;
 mod pickle;
 pub mod pytorch;
 pub mod safetensors;

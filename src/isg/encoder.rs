@@ -1,0 +1,106 @@
+//! The extractor E of paper §3.2: an image becomes one feature vector of d numbers.
+//!
+//! The paper cites the encoder of S2FGAN (Yang et al.) and gives no sizes; this is that architecture. A 1x1 convolution,
+//! then stages that each halve the image (a downsampling and a plain residual block). After every stage a head looks at a
+//! coarse average of it (`head_pool_px` squared cells) through a small fully connected net; the heads' vectors are
+//! averaged, normalised to unit mean square, and merged by another such net into the code that also drives the
+//! generator. Images `[n, h, w, 3]` in [-1, 1], code `[n, d]`.
+
+use crate::{
+    error::Result,
+    isg::extractor_config::EncoderConfig,
+    nn::{
+        builder::Builder,
+        equalized::{EqualizedConv, EqualizedLinear, Then, halving, plain},
+        residual::ResidualBlock,
+    },
+    ops::{avg_pool2d::Pool2d, upfirdn2d::Filter},
+    tensor::Tensor,
+};
+
+const PIXEL_NORM_EPS: f64 = 1e-8;
+
+pub struct Encoder {
+    from_rgb: EqualizedConv,
+    stages: Vec<Stage>,
+    merge: Vec<EqualizedLinear>,
+}
+
+struct Stage {
+    halve: ResidualBlock,
+    refine: ResidualBlock,
+    /// Cells per side that the head sees.
+    pool_px: usize,
+    head: Vec<EqualizedLinear>,
+}
+
+impl Encoder {
+    /// `config` as [`ExtractorConfig::validate`](crate::isg::extractor_config::ExtractorConfig::validate) accepts it.
+    pub fn new(b: &mut Builder, config: &EncoderConfig, d: usize, filter: &Filter) -> Result<Encoder> {
+        let channels = &config.channels;
+        let from_rgb =
+            b.scope("from_rgb", |b| EqualizedConv::new(b, [3, channels[0]], 1, Some(Then::LeakyRelu), plain(filter)))?;
+        let stages = (channels.windows(2).zip(&config.head_pool_px).enumerate())
+            .map(|(i, (pair, &pool_px))| {
+                let (c, k) = (pair[0], pair[1]);
+                b.scope(&format!("stage.{i}"), |b| {
+                    let halve = b.scope("halve", |b| ResidualBlock::new(b, [c, k], &halving(filter)))?;
+                    let refine = b.scope("refine", |b| ResidualBlock::new(b, [k, k], &plain(filter)))?;
+                    let head =
+                        perceptron(b, "head", pool_px * pool_px * k, d, config.head_layers, config.style_lr_mul)?;
+                    Ok(Stage { halve, refine, pool_px, head })
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let merge = perceptron(b, "merge", d, d, config.merge_layers, config.style_lr_mul)?;
+        Ok(Encoder { from_rgb, stages, merge })
+    }
+
+    /// `[n, h, w, 3]` in [-1, 1] to `[n, d]`.
+    pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        let mut x = self.from_rgb.forward(images)?;
+        let mut sum: Option<Tensor> = None;
+        for stage in &self.stages {
+            x = stage.refine.forward(&stage.halve.forward(&x)?)?;
+            let seen = through(&stage.head, &cells(&x, stage.pool_px)?)?;
+            sum = Some(match sum {
+                Some(sum) => sum.add(&seen)?,
+                None => seen,
+            });
+        }
+        let sum = sum.expect("a validated configuration has at least one stage");
+        let mean = sum.scale(1.0 / self.stages.len() as f64)?;
+        through(&self.merge, &mean.pixel_norm(PIXEL_NORM_EPS)?)
+    }
+}
+
+/// Fully connected layers `name.0`, `name.1`, ... from `inputs` to `d` numbers, each with a leaky rectifier.
+fn perceptron(
+    b: &mut Builder,
+    name: &str,
+    inputs: usize,
+    d: usize,
+    layers: usize,
+    lr_mul: f64,
+) -> Result<Vec<EqualizedLinear>> {
+    let layer = |i: usize, b: &mut Builder| {
+        EqualizedLinear::new(b, if i == 0 { inputs } else { d }, d, lr_mul, Then::LeakyRelu)
+    };
+    (0..layers).map(|i| b.scope(&format!("{name}.{i}"), |b| layer(i, b))).collect()
+}
+
+fn through(layers: &[EqualizedLinear], x: &Tensor) -> Result<Tensor> {
+    layers.iter().try_fold(x.clone(), |x, layer| layer.forward(&x))
+}
+
+/// Mean over each of `side` x `side` equal cells, flattened: `[n, h, w, c] -> [n, side² c]`.
+fn cells(x: &Tensor, side: usize) -> Result<Tensor> {
+    let [n, h, w, c] = x.shape().nhwc().expect("convolutions give images");
+    let cell_px = h / side;
+    let pooled = if cell_px == 1 && w == h {
+        x.clone()
+    } else {
+        x.avg_pool2d(Pool2d { kernel: cell_px, stride: cell_px, padding: 0 })?
+    };
+    pooled.reshape([n, side * side * c])
+}

@@ -1,0 +1,429 @@
+//! Training of the feature extraction networks (paper §3.2, equations 1 and 2).
+//!
+//! Encoder and generator minimise `w₁·|x − D(E(x))| + w₂·LPIPS + w₃·softplus(−C(D(E(x))))`; the critic minimises
+//! `softplus(−C(x)) + softplus(C(D(E(x))))`. The paper prints the game as
+//! `min_{D,E} max_C  u(C(x)) + u(−C(D(E(x))))` with u the softplus. Its generator term is ours, the usual non-saturating
+//! loss; its critic term pulls the same way but is unbounded, since softplus has no maximum. StyleGAN2 and S2FGAN, which
+//! the paper builds on, train the bounded form, and so does this.
+//!
+//! Every sixteenth step the critic also pays R1, γ/2 times the squared gradient at real images times sixteen, in an update
+//! of its own; its learning rate and decay rates are corrected for these extra updates (StyleGAN2 §3.1: to the power
+//! 16/17). The critic is shown the reconstructions that the pair's own update was computed from.
+//!
+//! A step is a function of the weights, the optimisers' moments, the seed and the step's number; a checkpoint keeps them
+//! to the bit, and a resumed run repeats an uninterrupted one exactly.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::mpsc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    device::Device,
+    dtype::DType,
+    error::{Error, Result},
+    io::{
+        checkpoint::{Checkpoint, Checkpoints},
+        metrics::{self, MetricsLog},
+    },
+    isg::{
+        adaptive_augment::{Strength, augmented},
+        discriminator::{Discriminator, r1_penalty},
+        extractor::{self, Autoencoder},
+        extractor_config::{AugmentConfig, ExtractorConfig, OptimizerConfig},
+        lpips::Lpips,
+        patches::{BatchLoader, PatchSource},
+    },
+    nn::builder::{Builder, Params},
+    ops::upfirdn2d::Filter,
+    optim::{Adam, AdamConfig, Ema},
+    progress::Progress,
+    random::Philox,
+    tape::{Grads, Tape},
+    tensor::Tensor,
+};
+
+const METRICS: &str = "metrics.jsonl";
+
+/// What [`train`] leaves behind.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// The folder that [`Extractor::load`](extractor::Extractor::load) reads.
+    pub dir: PathBuf,
+    pub steps: u64,
+    /// The last step's losses; absent where the curve was deleted.
+    pub last: Option<StepRecord>,
+}
+
+/// The losses of one step, unweighted; a term that is switched off is absent.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StepRecord {
+    pub step: u64,
+    pub l1: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lpips: Option<f64>,
+    /// What the pair pays for reconstructions that the critic recognises.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adversarial: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub critic: Option<f64>,
+    /// Mean squared gradient of the critic at real images, on the steps that compute it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r1: Option<f64>,
+}
+
+/// The loss curve of a run, for reports.
+pub fn curve(dir: impl AsRef<Path>) -> Result<Vec<StepRecord>> {
+    metrics::read(dir.as_ref().join(METRICS))
+}
+
+/// What a checkpoint holds beside tensors.
+#[derive(Serialize, Deserialize)]
+struct State {
+    config: ExtractorConfig,
+    /// Patches drawn so far: where the data sequence goes on.
+    images: u64,
+    pair_updates: u64,
+    critic_updates: u64,
+    augment: Strength,
+}
+
+/// Trains an extractor in `dir`, or goes on where a run of the same configuration stopped; a finished one is left alone.
+/// Only the number of steps and how checkpoints are kept may differ from the earlier run.
+pub fn train(
+    config: &ExtractorConfig,
+    source: &dyn PatchSource,
+    dir: &Path,
+    device: &Device,
+    progress: &dyn Progress,
+) -> Result<Trained> {
+    config.validate()?;
+    let file = dir.join(extractor::FILE);
+    if file.is_file() {
+        let (trained, step) = extractor::read_header(&file)?;
+        refuse_another(config, &trained, dir)?;
+        if step >= config.steps {
+            return Ok(Trained { dir: dir.to_path_buf(), steps: step, last: curve(dir)?.pop() });
+        }
+    }
+    if source.is_empty() {
+        return Err(Error::Usage("the extractor has no patches to learn from; lower the selection threshold".into()));
+    }
+    let checkpoints = Checkpoints::new(dir.join("checkpoints"), config.checkpoints_kept);
+    let mut training = Training::start(config, checkpoints.latest()?.as_ref(), dir, device)?;
+    let mut log = MetricsLog::resume(dir.join(METRICS), training.step)?;
+
+    progress.begin("extractor", config.steps, "steps");
+    progress.advance(training.step);
+    let outcome = training.run(source, &checkpoints, &mut log, progress);
+    progress.end();
+    outcome?;
+
+    let weights = training.averaged.named(&training.pair.params);
+    extractor::write(&file, config, training.step, &weights)?;
+    Ok(Trained { dir: dir.to_path_buf(), steps: training.step, last: curve(dir)?.pop() })
+}
+
+fn refuse_another(config: &ExtractorConfig, earlier: &ExtractorConfig, dir: &Path) -> Result<()> {
+    if config.continues(earlier) {
+        return Ok(());
+    }
+    let problem = "holds an extractor of another configuration";
+    Err(Error::input(dir, problem, "train in a new folder, or give the configuration that it was begun with"))
+}
+
+/// A model and what trains it.
+struct Learner<M> {
+    model: M,
+    params: Params,
+    adam: Adam,
+}
+
+/// A run in memory: the networks and everything that changes from step to step. [`train`] wraps one in checkpoints.
+pub struct Training<'a> {
+    config: &'a ExtractorConfig,
+    /// Named in errors.
+    dir: &'a Path,
+    device: &'a Device,
+    pair: Learner<Autoencoder>,
+    /// Absent where the adversarial term is switched off.
+    critic: Option<Learner<Discriminator>>,
+    lpips: Option<Lpips>,
+    averaged: Ema,
+    augment: Strength,
+    /// Steps done.
+    step: u64,
+}
+
+impl<'a> Training<'a> {
+    /// A run from its beginning.
+    pub fn new(config: &'a ExtractorConfig, device: &'a Device) -> Result<Training<'a>> {
+        config.validate()?;
+        Training::start(config, None, Path::new("extractor"), device)
+    }
+
+    fn start(
+        config: &'a ExtractorConfig,
+        checkpoint: Option<&Checkpoint>,
+        dir: &'a Path,
+        device: &'a Device,
+    ) -> Result<Training<'a>> {
+        let state = checkpoint.map(Checkpoint::state::<State>).transpose()?;
+        if let Some(state) = &state {
+            refuse_another(config, &state.config, dir)?;
+        }
+        let builder = |group: &str| match checkpoint {
+            None => Ok(Builder::fresh(config.seed, DType::F32, device)),
+            Some(checkpoint) => {
+                let origin = checkpoint.file(group).display().to_string();
+                Ok(Builder::load(checkpoint.tensors(group, device)?, &origin, DType::F32, device))
+            }
+        };
+        let (model, params) = Autoencoder::new(builder("model")?, config)?;
+        let mut pair = Learner { model, adam: Adam::new(&params, adam(config, 1.0))?, params };
+        let mut critic = None;
+        if config.loss.adversarial > 0.0 {
+            let mut b = builder("critic")?;
+            let filter = Filter::low_pass(&config.resample_filter)?;
+            let model = b.scope("critic", |b| Discriminator::new(b, &config.discriminator, &filter))?;
+            let params = b.finish()?;
+            critic =
+                Some(Learner { model, adam: Adam::new(&params, adam(config, critic_correction(config)))?, params });
+        }
+        let mut averaged = Ema::of(&pair.params)?;
+        if let (Some(checkpoint), Some(state)) = (checkpoint, &state) {
+            let origin = checkpoint.path().display().to_string();
+            averaged.restore(&pair.params, &checkpoint.tensors("ema", device)?, &origin)?;
+            let moments = checkpoint.tensors("optim", device)?;
+            pair.adam.restore(&pair.params, &moments, state.pair_updates, &origin)?;
+            if let Some(critic) = &mut critic {
+                critic.adam.restore(&critic.params, &moments, state.critic_updates, &origin)?;
+            }
+        }
+        let lpips = perceptual(config, device)?;
+        let (step, augment) = (checkpoint.map_or(0, Checkpoint::step), state.map(|s| s.augment).unwrap_or_default());
+        Ok(Training { config, dir, device, pair, critic, lpips, averaged, augment, step })
+    }
+
+    /// All steps that are left. Batches are made ready on a thread of their own.
+    fn run(
+        &mut self,
+        source: &dyn PatchSource,
+        checkpoints: &Checkpoints,
+        log: &mut MetricsLog,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let (config, next) = (self.config, self.step + 1);
+        std::thread::scope(|scope| {
+            // One batch waits while one is in use; dropping `batches` ends the thread.
+            let (send, batches) = mpsc::sync_channel(1);
+            scope.spawn(move || {
+                let mut loader = BatchLoader::new(source, config);
+                (next..=config.steps).all(|step| {
+                    let batch = loader.batch(step);
+                    let whole = batch.is_ok();
+                    send.send(batch).is_ok() && whole
+                });
+            });
+            let mut saved = self.step;
+            let ended = (next..=config.steps).try_for_each(|step| {
+                progress.check()?;
+                let images =
+                    batches.recv().map_err(|_| Error::Device("cpu: the thread that loads patches died".into()))?;
+                let record = self.one_step(step, images?)?;
+                log.append(&record)?;
+                self.step = step;
+                progress.remark(&remark(&record));
+                progress.advance(1);
+                if step % config.checkpoint_every_steps == 0 || step == config.steps {
+                    self.save(checkpoints)?;
+                    saved = step;
+                }
+                Ok(())
+            });
+            if matches!(ended, Err(Error::Interrupted)) && self.step > saved {
+                self.save(checkpoints)?;
+            }
+            ended
+        })
+    }
+
+    /// Step number `step` (from 1) on `[batch, px, px, 3]` images in [-1, 1].
+    pub fn one_step(&mut self, step: u64, images: Vec<f32>) -> Result<StepRecord> {
+        let px = self.config.image_px;
+        let real = Tensor::from_vec(images, [self.config.batch, px, px, 3], self.device)?;
+        let mut record = StepRecord { step, l1: 0.0, lpips: None, adversarial: None, critic: None, r1: None };
+        let fake = self.update_pair(&real, &mut record)?;
+        self.update_critic(&real, &fake, &mut record)?;
+        let decay = ema_decay(self.config, step);
+        self.averaged.update(&self.pair.params, decay)?;
+        Ok(record)
+    }
+
+    /// One update of encoder and generator; returns the reconstructions it was computed from.
+    fn update_pair(&mut self, real: &Tensor, record: &mut StepRecord) -> Result<Tensor> {
+        let weights = &self.config.loss;
+        let tape = Tape::start();
+        // Only the pair's weights are watched, so nothing computes gradients of the critic's.
+        tape.watch(self.pair.params.trainable());
+        let fake = self.pair.model.forward(real)?;
+        let l1 = fake.l1_loss(real)?;
+        let mut loss = l1.scale(weights.l1)?;
+        let mut lpips = None;
+        if let Some(net) = &self.lpips {
+            let distance = net.distance(real, &fake)?.mean_all()?;
+            loss = loss.add(&distance.scale(weights.lpips)?)?;
+            lpips = Some(distance);
+        }
+        let mut adversarial = None;
+        if let Some(critic) = &self.critic {
+            let shown = self.shown(&fake, record.step, 0)?;
+            let recognised = critic.model.forward(&shown)?.neg()?.softplus()?.mean_all()?;
+            loss = loss.add(&recognised.scale(weights.adversarial)?)?;
+            adversarial = Some(recognised);
+        }
+        record.l1 = l1.item()?;
+        record.lpips = lpips.map(|t| t.item()).transpose()?;
+        record.adversarial = adversarial.map(|t| t.item()).transpose()?;
+        self.refuse_not_finite(&loss, record)?;
+        let grads = tape.backward(&loss)?;
+        self.pair.update(&grads, self.config)?;
+        Ok(fake)
+    }
+
+    /// One update of the critic, and another for R1 where it is due.
+    fn update_critic(&mut self, real: &Tensor, fake: &Tensor, record: &mut StepRecord) -> Result<()> {
+        let Some(mut critic) = self.critic.take() else { return Ok(()) };
+        let outcome = self.update_with(&mut critic, real, fake, record);
+        self.critic = Some(critic);
+        outcome
+    }
+
+    fn update_with(
+        &mut self,
+        critic: &mut Learner<Discriminator>,
+        real: &Tensor,
+        fake: &Tensor,
+        record: &mut StepRecord,
+    ) -> Result<()> {
+        let tape = Tape::start();
+        tape.watch(critic.params.trainable());
+        let real_logits = critic.model.forward(&self.shown(real, record.step, 1)?)?;
+        let fake_logits = critic.model.forward(&self.shown(fake, record.step, 2)?)?;
+        let loss = real_logits.neg()?.softplus()?.mean_all()?.add(&fake_logits.softplus()?.mean_all()?)?;
+        record.critic = Some(loss.item()?);
+        self.refuse_not_finite(&loss, record)?;
+        critic.update(&tape.backward(&loss)?, self.config)?;
+        let AugmentConfig { adaptive_target, adaptive_length_images, .. } = self.config.augment;
+        if adaptive_target > 0.0 {
+            self.augment.steer(&real_logits, adaptive_target, adaptive_length_images)?;
+        }
+
+        let weights = &self.config.loss;
+        if weights.r1 > 0.0 && (record.step - 1).is_multiple_of(weights.r1_every_steps) {
+            let tape = Tape::start();
+            tape.watch(critic.params.trainable().into_iter().chain([real]));
+            let logits = critic.model.forward(&self.shown(real, record.step, 3)?)?;
+            let penalty = r1_penalty(&tape, &logits, real)?;
+            record.r1 = Some(penalty.item()?);
+            let loss = penalty.scale(weights.r1 / 2.0 * weights.r1_every_steps as f64)?;
+            self.refuse_not_finite(&loss, record)?;
+            critic.update(&tape.backward(&loss)?, self.config)?;
+        }
+        Ok(())
+    }
+
+    /// What the critic sees of `images` in one of the four looks that it takes a step.
+    fn shown(&self, images: &Tensor, step: u64, look: u64) -> Result<Tensor> {
+        let chance = Philox::named(self.config.seed, "extractor.adaptive");
+        augmented(images, self.augment.p, &chance, (step * 4 + look) * self.config.batch as u64)
+    }
+
+    fn refuse_not_finite(&self, loss: &Tensor, record: &StepRecord) -> Result<()> {
+        if loss.item()?.is_finite() {
+            return Ok(());
+        }
+        let problem = format!("training step {} gave a loss that is no number ({})", record.step, remark(record));
+        let remedy = "lower optimizer.lr or set optimizer.clip_norm to 10, and train in a new folder";
+        Err(Error::input(self.dir, problem, remedy))
+    }
+
+    fn save(&self, checkpoints: &Checkpoints) -> Result<()> {
+        let named = |params: &Params| params.named().map(|(n, t)| (n.to_string(), t.clone())).collect::<Vec<_>>();
+        let mut optim = self.pair.adam.named(&self.pair.params);
+        let mut groups = vec![("model", named(&self.pair.params)), ("ema", self.averaged.named(&self.pair.params))];
+        if let Some(critic) = &self.critic {
+            groups.push(("critic", named(&critic.params)));
+            optim.extend(critic.adam.named(&critic.params));
+        }
+        groups.push(("optim", optim));
+        let state = State {
+            config: self.config.clone(),
+            images: self.step * self.config.batch as u64,
+            pair_updates: self.pair.adam.step_count(),
+            critic_updates: self.critic.as_ref().map_or(0, |critic| critic.adam.step_count()),
+            augment: self.augment,
+        };
+        checkpoints.save(self.step, &groups, &state).map(|_| ())
+    }
+}
+
+impl<M> Learner<M> {
+    fn update(&mut self, grads: &Grads, config: &ExtractorConfig) -> Result<()> {
+        self.adam.step(&self.params, grads, config.optimizer.clip_norm).map(|_| ())
+    }
+}
+
+/// Adam as configured, its rates corrected for updates that are not of the loss itself.
+fn adam(config: &ExtractorConfig, correction: f64) -> AdamConfig {
+    let OptimizerConfig { lr, beta1, beta2, eps, .. } = config.optimizer;
+    AdamConfig {
+        lr: lr * correction,
+        beta1: beta1.powf(correction),
+        beta2: beta2.powf(correction),
+        eps,
+        ..AdamConfig::default()
+    }
+}
+
+/// Share of the critic's updates that are not R1's, by which its learning rate and decay rates are corrected.
+fn critic_correction(config: &ExtractorConfig) -> f64 {
+    let every = config.loss.r1_every_steps as f64;
+    if config.loss.r1 > 0.0 { every / (every + 1.0) } else { 1.0 }
+}
+
+/// Decay of the averaged weights at `step`: their half-life in images is the configured one, but early on no more than
+/// a fraction of what was seen, so that they forget the random start.
+fn ema_decay(config: &ExtractorConfig, step: u64) -> f64 {
+    let batch = config.batch as f64;
+    let OptimizerConfig { ema_half_life_images, ema_rampup, .. } = config.optimizer;
+    let seen = step as f64 * batch;
+    let half_life = if ema_rampup > 0.0 { ema_half_life_images.min(seen * ema_rampup) } else { ema_half_life_images };
+    0.5f64.powf(batch / half_life.max(1e-8))
+}
+
+fn perceptual(config: &ExtractorConfig, device: &Device) -> Result<Option<Lpips>> {
+    if config.lpips_weight() == 0.0 {
+        return Ok(None);
+    }
+    match config.lpips.weights.as_str() {
+        "random" => Lpips::random(config.seed, DType::F32, device),
+        path => Lpips::load(path.as_ref(), &config.lpips.linear, DType::F32, device),
+    }
+    .map(Some)
+}
+
+/// `l1 0.213  lpips 0.401  adversarial 0.9  critic 1.1`, as far as the terms are there.
+fn remark(record: &StepRecord) -> String {
+    let terms = [
+        ("l1", Some(record.l1)),
+        ("lpips", record.lpips),
+        ("adversarial", record.adversarial),
+        ("critic", record.critic),
+        ("r1", record.r1),
+    ];
+    let shown = terms.iter().filter_map(|(name, value)| value.map(|v| format!("{name} {v:.4}")));
+    shown.collect::<Vec<_>>().join("  ")
+}

@@ -1,0 +1,189 @@
+//! Layers with an equalised learning rate (Karras et al. 2018, §4.1), as StyleGAN2 uses them: weights are stored with
+//! deviation 1 and scaled by `1/√fan_in` on every use, so that Adam moves all of them at one relative speed.
+//!
+//! `lr_mul` below 1 stores a weight larger and uses it smaller by the same factor: its relative speed falls by it. Images
+//! are channels last; convolution weights are `[k, r, s, c]`.
+
+use std::f64::consts::SQRT_2;
+
+use crate::{
+    error::Result,
+    nn::builder::{Builder, Init},
+    ops::{
+        bias_act::{Activation, BiasAct},
+        modulated_conv2d::{ModulatedConv2d, Resampling},
+        upfirdn2d::{Filter, Upfirdn2d},
+    },
+    tensor::Tensor,
+};
+
+/// What follows a layer's sum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Then {
+    /// Bias alone.
+    Bias,
+    /// Bias, leaky rectifier of slope 0.2, gain √2.
+    LeakyRelu,
+}
+
+impl Then {
+    fn apply(self, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        let (activation, gain) = match self {
+            Then::Bias => (Activation::Linear, 1.0),
+            Then::LeakyRelu => (Activation::LeakyRelu, SQRT_2),
+        };
+        x.bias_act(Some(bias), activation, BiasAct { alpha: 0.2, gain, clamp: None })
+    }
+}
+
+/// `[.., inputs] -> [.., outputs]`.
+pub struct EqualizedLinear {
+    weight: Tensor,
+    bias: Tensor,
+    weight_gain: f64,
+    bias_gain: f64,
+    then: Then,
+}
+
+impl EqualizedLinear {
+    pub fn new(b: &mut Builder, inputs: usize, outputs: usize, lr_mul: f64, then: Then) -> Result<EqualizedLinear> {
+        EqualizedLinear::with_bias(b, inputs, outputs, lr_mul, then, 0.0)
+    }
+
+    /// With a bias that begins at `bias` instead of zero.
+    pub fn with_bias(
+        b: &mut Builder,
+        inputs: usize,
+        outputs: usize,
+        lr_mul: f64,
+        then: Then,
+        bias: f64,
+    ) -> Result<EqualizedLinear> {
+        Ok(EqualizedLinear {
+            weight: b.param("weight", [outputs, inputs], Init::Normal(1.0 / lr_mul))?,
+            bias: b.param("bias", [outputs], Init::Constant(bias / lr_mul))?,
+            weight_gain: lr_mul / (inputs as f64).sqrt(),
+            bias_gain: lr_mul,
+            then,
+        })
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = x.linear(&self.weight.scale(self.weight_gain)?, None)?;
+        if self.bias_gain == 1.0 {
+            self.then.apply(&y, &self.bias)
+        } else {
+            self.then.apply(&y, &self.bias.scale(self.bias_gain)?)
+        }
+    }
+}
+
+/// A square kernel with "same" padding, optionally low-pass filtered and halved in size, then bias and activation.
+pub struct EqualizedConv {
+    weight: Tensor,
+    /// Absent in the linear shortcut of a residual block.
+    bias: Option<(Tensor, Then)>,
+    gain: f64,
+    resampling: Resampling,
+}
+
+impl EqualizedConv {
+    /// `[n, h, w, c] -> [n, h, w, k]`, or `[n, h/2, w/2, k]` where it halves.
+    pub fn new(
+        b: &mut Builder,
+        [c, k]: [usize; 2],
+        kernel_px: usize,
+        then: Option<Then>,
+        resampling: Resampling,
+    ) -> Result<EqualizedConv> {
+        Ok(EqualizedConv {
+            weight: b.param("weight", [k, kernel_px, kernel_px, c], Init::Normal(1.0))?,
+            bias: then.map(|then| Ok((b.param("bias", [k], Init::Constant(0.0))?, then))).transpose()?,
+            gain: 1.0 / ((c * kernel_px * kernel_px) as f64).sqrt(),
+            resampling: Resampling { padding: kernel_px / 2, ..resampling },
+        })
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = x.resampled_conv2d(&self.weight.scale(self.gain)?, &self.resampling)?;
+        match &self.bias {
+            None => Ok(y),
+            Some((bias, then)) => then.apply(&y, bias),
+        }
+    }
+}
+
+/// A convolution that keeps the size. The filter is not used.
+pub fn plain(filter: &Filter) -> Resampling {
+    Resampling { up: 1, down: 1, padding: 0, filter: filter.clone() }
+}
+
+/// A convolution that halves the size.
+pub fn halving(filter: &Filter) -> Resampling {
+    Resampling { down: 2, ..plain(filter) }
+}
+
+/// A convolution that doubles the size.
+pub fn doubling(filter: &Filter) -> Resampling {
+    Resampling { up: 2, ..plain(filter) }
+}
+
+/// Twice the size: zeros in between, then the low-pass filter, whose gain of four makes up for them.
+pub fn doubled(x: &Tensor, filter: &Filter) -> Result<Tensor> {
+    let [rows, cols] = filter.extents().map(|taps| [taps.div_ceil(2) as i64, taps as i64 / 2 - 1]);
+    let padding = [cols[0], cols[1], rows[0], rows[1]];
+    x.upfirdn2d(filter, Upfirdn2d { up: 2, padding, gain: 4.0, ..Upfirdn2d::default() })
+}
+
+/// A convolution whose input channels are scaled per image by a style vector (StyleGAN2 §2.2), its weights then
+/// normalised back to unit length per output channel (demodulation).
+pub struct ModulatedConv {
+    affine: EqualizedLinear,
+    weight: Tensor,
+    bias: Tensor,
+    gain: f64,
+    conv: ModulatedConv2d,
+    then: Then,
+}
+
+impl ModulatedConv {
+    /// A 3x3 layer with demodulation.
+    pub fn styled(b: &mut Builder, style: usize, [c, k]: [usize; 2], resampling: Resampling) -> Result<ModulatedConv> {
+        let conv = ModulatedConv2d { demodulate: true, resampling: Resampling { padding: 1, ..resampling } };
+        ModulatedConv::new(b, style, [c, k], 3, conv, Then::LeakyRelu)
+    }
+
+    /// The 1x1 layer to red, green and blue, not demodulated.
+    pub fn to_rgb(b: &mut Builder, style: usize, c: usize, filter: &Filter) -> Result<ModulatedConv> {
+        let conv = ModulatedConv2d { demodulate: false, resampling: plain(filter) };
+        ModulatedConv::new(b, style, [c, 3], 1, conv, Then::Bias)
+    }
+
+    fn new(
+        b: &mut Builder,
+        style: usize,
+        [c, k]: [usize; 2],
+        kernel_px: usize,
+        conv: ModulatedConv2d,
+        then: Then,
+    ) -> Result<ModulatedConv> {
+        Ok(ModulatedConv {
+            // A style of one leaves the weights as they are.
+            affine: b.scope("affine", |b| EqualizedLinear::with_bias(b, style, c, 1.0, Then::Bias, 1.0))?,
+            weight: b.param("weight", [k, kernel_px, kernel_px, c], Init::Normal(1.0))?,
+            bias: b.param("bias", [k], Init::Constant(0.0))?,
+            gain: 1.0 / ((c * kernel_px * kernel_px) as f64).sqrt(),
+            conv,
+            then,
+        })
+    }
+
+    /// `x` `[n, h, w, c]`, `code` `[n, style]`.
+    pub fn forward(&self, x: &Tensor, code: &Tensor) -> Result<Tensor> {
+        let style = self.affine.forward(code)?;
+        // Demodulation divides any gain out again; without it the gain belongs to the (much smaller) style.
+        let style = if self.conv.demodulate { style } else { style.scale(self.gain)? };
+        let y = x.modulated_conv2d(&self.weight, &style, &self.conv)?;
+        self.then.apply(&y, &self.bias)
+    }
+}
