@@ -1,1 +1,187 @@
-//! Pictures, tables and the self-contained HTML report.
+//! Pictures, tables and the self-contained HTML report of a run.
+//!
+//! [`render`] turns a [`ReportData`] into one file: style, drawings and images are inside, nothing is fetched, no script
+//! runs, every text is escaped. It reads in light and dark, prints, and is well-formed XML as well. The caller decides
+//! how many slides and pictures it holds; an empty part leaves its section out.
+
+pub mod colour;
+pub mod figures;
+pub mod html;
+pub mod overlay;
+mod sections;
+pub mod svg;
+
+use crate::image::RgbImage;
+pub use overlay::{PatchMark, Thumbnail};
+
+/// Everything a report shows.
+#[derive(Clone, Debug, Default)]
+pub struct ReportData {
+    pub title: String,
+    /// One or two sentences under the title: what was run on what.
+    pub summary: String,
+    /// What the numbers of [`GeneReport::points`] are, e.g. `log10(1 + FPKM)`.
+    pub target: String,
+    pub genes: Vec<GeneReport>,
+    pub curves: Vec<Curve>,
+    pub slides: Vec<SlidePanel>,
+    pub reconstructions: Vec<Reconstruction>,
+    pub selectors: Option<SelectorComparison>,
+    pub cohort: CohortSummary,
+    pub excluded: Vec<Excluded>,
+    pub timings: Vec<Timing>,
+    /// Groups of settings: heading, then key and value, as they were used.
+    pub settings: Vec<(String, Vec<(String, String)>)>,
+}
+
+/// One gene: every held-out prediction and what they amount to.
+#[derive(Clone, Debug, Default)]
+pub struct GeneReport {
+    pub name: String,
+    /// Held-out predictions only.
+    pub points: Vec<Point>,
+    /// Pearson correlation over all held-out predictions together.
+    pub pcc: Option<f64>,
+    /// Its 95 % bootstrap interval.
+    pub ci: Option<(f64, f64)>,
+    pub spearman: Option<f64>,
+    pub mse: Option<f64>,
+    pub p_value: Option<f64>,
+    /// The p-value after control of the false discovery rate over all genes.
+    pub q_fdr: Option<f64>,
+    pub folds: Vec<FoldScore>,
+    /// What is known about the gene, e.g. what it was planted to follow.
+    pub note: String,
+}
+
+/// A held-out prediction.
+#[derive(Clone, Debug, Default)]
+pub struct Point {
+    pub slide: String,
+    pub patient: String,
+    /// Counted from 0; shown from 1.
+    pub fold: usize,
+    pub truth: f64,
+    pub predicted: f64,
+}
+
+/// A gene's score on the held-out part of one fold.
+#[derive(Clone, Debug, Default)]
+pub struct FoldScore {
+    /// Counted from 0; shown from 1.
+    pub fold: usize,
+    pub samples: usize,
+    pub pcc: Option<f64>,
+    pub mse: Option<f64>,
+}
+
+/// One figure of training curves.
+#[derive(Clone, Debug, Default)]
+pub struct Curve {
+    pub title: String,
+    pub x_label: String,
+    pub y_label: String,
+    /// Logarithmic vertical axis; values that are not positive are left out.
+    pub logarithmic: bool,
+    pub series: Vec<Series>,
+    /// Vertical lines with a word, e.g. where training stopped.
+    pub marks: Vec<(f64, String)>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Series {
+    pub name: String,
+    pub points: Vec<(f64, f64)>,
+    pub dashed: bool,
+}
+
+/// One slide: thumbnail, score map, kept patches, attention map.
+#[derive(Clone, Debug)]
+pub struct SlidePanel {
+    pub name: String,
+    pub thumbnail: Thumbnail,
+    pub patches: Vec<PatchMark>,
+    /// What the score is, e.g. `bits per pixel`.
+    pub score_label: String,
+    /// Short facts: patient, scale, measured and predicted expression.
+    pub facts: Vec<(String, String)>,
+}
+
+/// A patch and what the extractor makes of it.
+#[derive(Clone, Debug)]
+pub struct Reconstruction {
+    pub label: String,
+    pub original: RgbImage,
+    pub reconstruction: RgbImage,
+}
+
+/// The same patches under every selector.
+#[derive(Clone, Debug, Default)]
+pub struct SelectorComparison {
+    pub patches: Vec<RgbImage>,
+    pub selectors: Vec<SelectorRow>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct SelectorRow {
+    pub name: String,
+    /// One per patch of the comparison, in the same order.
+    pub cells: Vec<SelectorCell>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct SelectorCell {
+    pub score: f64,
+    pub kept: bool,
+    /// The selector's response to the patch, e.g. its edges, where it has one.
+    pub response: Option<RgbImage>,
+}
+
+/// Counts for the head of the report.
+#[derive(Clone, Debug, Default)]
+pub struct CohortSummary {
+    pub slides: usize,
+    pub patients: usize,
+    /// Patches scored and patches kept.
+    pub patches: Option<(u64, u64)>,
+}
+
+/// A slide that was left out.
+#[derive(Clone, Debug, Default)]
+pub struct Excluded {
+    pub slide: String,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Timing {
+    pub stage: String,
+    pub seconds: f64,
+    /// Rate or count, e.g. `1,312 patches`.
+    pub note: String,
+}
+
+/// The report as one HTML document.
+pub fn render(data: &ReportData) -> String {
+    let sections: Vec<(&str, &str, String)> = sections::all(data).into_iter().filter(|s| !s.2.is_empty()).collect();
+    let mut page = String::with_capacity(1 << 20);
+    page.push_str("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\" />\n");
+    page.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\" />\n");
+    page.push_str("<meta name=\"color-scheme\" content=\"light dark\" />\n");
+    page.push_str(&format!("<title>{}</title>\n<style>\n", html::escape(&data.title)));
+    page.push_str(include_str!("style.css"));
+    page.push_str("</style>\n</head>\n<body>\n");
+    page.push_str(&sections::head(data));
+    page.push_str("<nav aria-label=\"Contents\"><ul>");
+    for (id, title, _) in &sections {
+        page.push_str(&format!("<li><a href=\"#{id}\">{title}</a></li>"));
+    }
+    page.push_str("</ul></nav>\n<main>\n");
+    for (id, title, body) in &sections {
+        page.push_str(&format!("<section id=\"{id}\">\n<h2>{title}</h2>\n{body}\n</section>\n"));
+    }
+    page.push_str("</main>\n<footer>Written by isg ");
+    page.push_str(env!("CARGO_PKG_VERSION"));
+    page.push_str(". Everything on this page is inside this file.</footer>\n</body>\n</html>\n");
+    page
+}

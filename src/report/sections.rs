@@ -1,0 +1,360 @@
+//! The sections of a report, each a function from the data to HTML; empty where there is nothing to show.
+
+use std::collections::BTreeSet;
+
+use super::{
+    GeneReport, ReportData, SelectorComparison, SlidePanel, figures,
+    html::{duration, escape, fixed, photograph, png_image, probability},
+    overlay::range,
+};
+use crate::image::RgbImage;
+
+/// Longest side of a slide's pictures.
+const PICTURE_PX: usize = 460;
+/// A gene counts as predicted if its false discovery rate is below this.
+const SIGNIFICANT: f64 = 0.05;
+
+/// Identifier, title and body of every section, in reading order.
+pub(super) fn all(data: &ReportData) -> Vec<(&'static str, &'static str, String)> {
+    vec![
+        ("results", "Results", results(data)),
+        ("scatter", "Predicted and measured", scatters(data)),
+        ("folds", "Folds", folds(&data.genes)),
+        ("slides", "Slides", data.slides.iter().map(slide).collect()),
+        ("training", "Training", curves(data)),
+        ("reconstructions", "Reconstructions", reconstructions(data)),
+        ("selectors", "Selectors", data.selectors.as_ref().map(selectors).unwrap_or_default()),
+        ("excluded", "Slides left out", excluded(data)),
+        ("timings", "Time", timings(data)),
+        ("settings", "Settings", settings(data)),
+    ]
+}
+
+pub(super) fn head(data: &ReportData) -> String {
+    let mut tiles = vec![];
+    let mut tile = |value: String, label: &str| {
+        tiles.push(format!("<div><dt>{label}</dt><dd>{value}</dd></div>"));
+    };
+    if data.cohort.slides > 0 {
+        tile(data.cohort.slides.to_string(), "slides");
+        tile(data.cohort.patients.to_string(), "patients");
+    }
+    if let Some((scored, kept)) = data.cohort.patches {
+        tile(thousands(kept), &format!("of {} patches kept", thousands(scored)));
+    }
+    let tested: Vec<&GeneReport> = data.genes.iter().filter(|g| g.q_fdr.is_some()).collect();
+    if !tested.is_empty() {
+        let found = tested.iter().filter(|g| g.q_fdr.is_some_and(|q| q < SIGNIFICANT)).count();
+        tile(format!("{found}<small> of {}</small>", tested.len()), "genes predicted, FDR below 5 %");
+    }
+    let correlations: Vec<f64> = data.genes.iter().filter_map(|g| g.pcc).filter(|v| v.is_finite()).collect();
+    if !correlations.is_empty() {
+        tile(fixed(Some(median(correlations)), 2), "median correlation");
+    }
+    let total: f64 = data.timings.iter().map(|t| t.seconds).sum();
+    if total > 0.0 {
+        tile(duration(total), "in all");
+    }
+    format!(
+        "<header>\n<h1>{}</h1>\n<p>{}</p>\n<dl class=\"tiles\">{}</dl>\n</header>\n",
+        escape(&data.title),
+        escape(&data.summary),
+        tiles.concat()
+    )
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { 0.5 * (values[middle - 1] + values[middle]) }
+}
+
+fn thousands(count: u64) -> String {
+    let digits = count.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+fn results(data: &ReportData) -> String {
+    if data.genes.is_empty() {
+        return String::new();
+    }
+    let rows: String = data
+        .genes
+        .iter()
+        .map(|gene| {
+            let found = gene.q_fdr.is_some_and(|q| q < SIGNIFICANT);
+            let interval = gene.ci.map_or("\u{2013}".into(), |(low, high)| {
+                format!("{} to {}", fixed(Some(low), 2), fixed(Some(high), 2))
+            });
+            format!(
+                "<tr{}><th scope=\"row\">{}</th><td><strong>{}</strong></td><td>{interval}</td><td>{}</td><td>{}</td>\
+                 <td>{}</td><td>{}</td><td>{}</td><td class=\"note\">{}</td></tr>",
+                if found { " class=\"found\"" } else { "" },
+                escape(&gene.name),
+                fixed(gene.pcc, 3),
+                fixed(gene.spearman, 3),
+                fixed(gene.mse, 4),
+                probability(gene.p_value),
+                probability(gene.q_fdr),
+                gene.points.len(),
+                escape(&gene.note)
+            )
+        })
+        .collect();
+    format!(
+        "<p>Every prediction is held out: it was made by a model that saw nothing of the patient. Correlations pool the \
+         folds; intervals are 95 % bootstrap intervals.</p>\n<figure class=\"wide\">{}</figure>\n\
+         <div class=\"scroll\"><table><thead><tr><th scope=\"col\">Gene</th><th scope=\"col\">Pearson</th>\
+         <th scope=\"col\">95 % interval</th><th scope=\"col\">Spearman</th><th scope=\"col\">MSE</th>\
+         <th scope=\"col\">p</th><th scope=\"col\">FDR</th><th scope=\"col\">n</th><th scope=\"col\"></th></tr></thead>\
+         <tbody>{rows}</tbody></table></div>",
+        figures::forest(&data.genes)
+    )
+}
+
+fn scatters(data: &ReportData) -> String {
+    let genes: Vec<&GeneReport> = data.genes.iter().filter(|g| !g.points.is_empty()).collect();
+    if genes.is_empty() {
+        return String::new();
+    }
+    let folds = genes.iter().flat_map(|g| &g.points).map(|p| p.fold + 1).max().unwrap_or(1);
+    let figures: String = genes
+        .iter()
+        .map(|gene| {
+            format!(
+                "<figure><figcaption><strong>{}</strong> r = {}{}</figcaption>{}</figure>",
+                escape(&gene.name),
+                fixed(gene.pcc, 2),
+                gene.ci.map_or(String::new(), |(low, high)| {
+                    format!(" [{}, {}]", fixed(Some(low), 2), fixed(Some(high), 2))
+                }),
+                figures::scatter(gene, &data.target)
+            )
+        })
+        .collect();
+    format!(
+        "<p>Colour is the fold that was held out. Dashed: prediction equals measurement; solid: least squares.</p>{}\
+         <div class=\"figures\">{figures}</div>",
+        figures::legend((0..folds).map(|f| (format!("fold {}", f + 1), false)))
+    )
+}
+
+fn folds(genes: &[GeneReport]) -> String {
+    let numbers: BTreeSet<usize> = genes.iter().flat_map(|g| &g.folds).map(|f| f.fold).collect();
+    if numbers.is_empty() {
+        return String::new();
+    }
+    let columns: String = numbers
+        .iter()
+        .map(|f| {
+            let samples = genes.iter().flat_map(|g| &g.folds).filter(|s| s.fold == *f).map(|s| s.samples).max();
+            format!("<th scope=\"col\">Fold {} <small>n = {}</small></th>", f + 1, samples.unwrap_or(0))
+        })
+        .collect();
+    let rows: String = genes
+        .iter()
+        .map(|gene| {
+            let score = |f: &usize| gene.folds.iter().find(|s| s.fold == *f);
+            let cells: String = numbers
+                .iter()
+                .map(|f| {
+                    let pcc = score(f).and_then(|s| s.pcc).filter(|v| v.is_finite());
+                    let shade = pcc.map_or(0.0, |v| v.clamp(0.0, 1.0) * 42.0);
+                    format!(
+                        "<td class=\"shaded\" style=\"--share:{shade:.0}%\"><strong>{}</strong> <small>{}</small></td>",
+                        fixed(pcc, 2),
+                        fixed(score(f).and_then(|s| s.mse), 3)
+                    )
+                })
+                .collect();
+            let values: Vec<f64> = gene.folds.iter().filter_map(|s| s.pcc).filter(|v| v.is_finite()).collect();
+            format!(
+                "<tr><th scope=\"row\">{}</th>{cells}<td>{}</td><td><strong>{}</strong></td></tr>",
+                escape(&gene.name),
+                mean_and_deviation(&values),
+                fixed(gene.pcc, 2)
+            )
+        })
+        .collect();
+    format!(
+        "<p>Pearson correlation on the held-out patients of each fold; small: mean squared error.</p>\
+         <div class=\"scroll\"><table><thead><tr><th scope=\"col\">Gene</th>{columns}<th scope=\"col\">Mean of folds</th>\
+         <th scope=\"col\">Pooled</th></tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+}
+
+fn mean_and_deviation(values: &[f64]) -> String {
+    if values.is_empty() {
+        return "\u{2013}".into();
+    }
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    if values.len() == 1 {
+        return fixed(Some(mean), 2);
+    }
+    let deviation = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
+    format!("{} ± {}", fixed(Some(mean), 2), fixed(Some(deviation), 2))
+}
+
+fn slide(panel: &SlidePanel) -> String {
+    let thumbnail = panel.thumbnail.fitted(PICTURE_PX);
+    let kept = panel.patches.iter().filter(|m| m.kept).count();
+    let mut pictures = vec![picture(&thumbnail.image, "The slide", "")];
+    if !panel.patches.is_empty() {
+        let scores = range(panel.patches.iter().map(|m| m.score));
+        let map = thumbnail.value_map(&panel.patches, scores, |m| Some(m.score));
+        pictures.push(picture(&map, "Score", &figures::colour_bar(&panel.score_label, scores, 2)));
+        let chosen = thumbnail.selection(&panel.patches);
+        let caption = format!("Kept: {} of {} patches", thousands(kept as u64), thousands(panel.patches.len() as u64));
+        pictures.push(picture(&chosen, &caption, ""));
+    }
+    if panel.patches.iter().any(|m| m.attention.is_some()) {
+        let attention = range(panel.patches.iter().filter_map(|m| m.attention));
+        let map = thumbnail.value_map(&panel.patches, attention, |m| m.attention);
+        pictures.push(picture(&map, "Attention", &figures::colour_bar("share of the attention", attention, 3)));
+    }
+    let facts: String = panel
+        .facts
+        .iter()
+        .map(|(key, value)| format!("<div><dt>{}</dt><dd>{}</dd></div>", escape(key), escape(value)))
+        .collect();
+    let facts = if facts.is_empty() { facts } else { format!("<dl class=\"facts\">{facts}</dl>") };
+    format!(
+        "<article class=\"slide\"><h3>{}</h3>{facts}<div class=\"pictures\">{}</div></article>\n",
+        escape(&panel.name),
+        pictures.concat()
+    )
+}
+
+fn picture(image: &RgbImage, caption: &str, below: &str) -> String {
+    if image.pixels.is_empty() {
+        return String::new();
+    }
+    let caption = escape(caption);
+    format!("<figure>{}<figcaption>{caption}</figcaption>{below}</figure>", photograph(image, &caption))
+}
+
+fn curves(data: &ReportData) -> String {
+    let figures: String = data
+        .curves
+        .iter()
+        .filter(|c| c.series.iter().any(|s| !s.points.is_empty()))
+        .map(|c| {
+            format!(
+                "<figure><figcaption><strong>{}</strong></figcaption>{}{}</figure>",
+                escape(&c.title),
+                figures::curve(c),
+                figures::legend(c.series.iter().map(|s| (s.name.clone(), s.dashed)))
+            )
+        })
+        .collect();
+    if figures.is_empty() { figures } else { format!("<div class=\"figures broad\">{figures}</div>") }
+}
+
+fn reconstructions(data: &ReportData) -> String {
+    if data.reconstructions.is_empty() {
+        return String::new();
+    }
+    let pairs: String = data
+        .reconstructions
+        .iter()
+        .filter(|r| !r.original.pixels.is_empty() && !r.reconstruction.pixels.is_empty())
+        .map(|r| {
+            format!(
+                "<figure class=\"pair\">{}{}<figcaption>{}</figcaption></figure>",
+                png_image(&r.original, "original patch"),
+                png_image(&r.reconstruction, "its reconstruction"),
+                escape(&r.label)
+            )
+        })
+        .collect();
+    format!(
+        "<p>Left: a patch; right: what the generator draws from its feature vector alone. What is missing on the right is \
+         what the features do not hold.</p><div class=\"pairs\">{pairs}</div>"
+    )
+}
+
+fn selectors(comparison: &SelectorComparison) -> String {
+    if comparison.patches.is_empty() || comparison.selectors.is_empty() {
+        return String::new();
+    }
+    let show = |image: &RgbImage, alternative: &str| {
+        if image.pixels.is_empty() { String::new() } else { photograph(image, alternative) }
+    };
+    let head: String =
+        comparison.patches.iter().map(|p| format!("<th scope=\"col\">{}</th>", show(p, "patch"))).collect();
+    let rows: String = comparison
+        .selectors
+        .iter()
+        .map(|selector| {
+            let cells: String = selector
+                .cells
+                .iter()
+                .map(|cell| {
+                    let response = cell.response.as_ref().map(|r| show(r, "response")).unwrap_or_default();
+                    let (class, word) = if cell.kept { ("kept", "kept") } else { ("dropped", "dropped") };
+                    let score = fixed(Some(cell.score), 3);
+                    format!("<td class=\"{class}\">{response}<strong>{score}</strong> <small>{word}</small></td>")
+                })
+                .collect();
+            format!("<tr><th scope=\"row\">{}</th>{cells}</tr>", escape(&selector.name))
+        })
+        .collect();
+    format!(
+        "<p>The same patches under every selector: its score, and whether it keeps the patch.</p><div class=\"scroll\">\
+         <table class=\"selectors\"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+}
+
+fn excluded(data: &ReportData) -> String {
+    if data.excluded.is_empty() {
+        return String::new();
+    }
+    let row = |e: &super::Excluded| {
+        format!("<tr><th scope=\"row\">{}</th><td class=\"note\">{}</td></tr>", escape(&e.slide), escape(&e.reason))
+    };
+    format!(
+        "<div class=\"scroll\"><table><thead><tr><th scope=\"col\">Slide</th><th scope=\"col\" class=\"note\">Reason</th></tr></thead>\
+         <tbody>{}</tbody></table></div>",
+        data.excluded.iter().map(row).collect::<String>()
+    )
+}
+
+fn timings(data: &ReportData) -> String {
+    if data.timings.is_empty() {
+        return String::new();
+    }
+    let longest = data.timings.iter().map(|t| t.seconds).fold(1e-9, f64::max);
+    let row = |t: &super::Timing| {
+        format!(
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td class=\"bar\"><span style=\"width:{:.1}%\"></span></td>\
+             <td class=\"note\">{}</td></tr>",
+            escape(&t.stage),
+            duration(t.seconds),
+            (100.0 * t.seconds.max(0.0) / longest).clamp(0.0, 100.0),
+            escape(&t.note)
+        )
+    };
+    format!(
+        "<div class=\"scroll\"><table class=\"times\"><thead><tr><th scope=\"col\">Stage</th><th scope=\"col\">Time</th>\
+         <th scope=\"col\"></th><th scope=\"col\"></th></tr></thead><tbody>{}</tbody></table></div>",
+        data.timings.iter().map(row).collect::<String>()
+    )
+}
+
+fn settings(data: &ReportData) -> String {
+    let group = |(heading, pairs): &(String, Vec<(String, String)>)| {
+        let rows: String =
+            pairs.iter().map(|(k, v)| format!("<div><dt>{}</dt><dd>{}</dd></div>", escape(k), escape(v))).collect();
+        format!("<div class=\"group\"><h3>{}</h3><dl>{rows}</dl></div>", escape(heading))
+    };
+    let groups: String = data.settings.iter().filter(|g| !g.1.is_empty()).map(group).collect();
+    if groups.is_empty() { groups } else { format!("<div class=\"settings\">{groups}</div>") }
+}
