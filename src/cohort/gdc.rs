@@ -88,9 +88,11 @@ impl SampleSheet {
         place.map(|&i| &self.entries[i])
     }
 
-    /// The first entry of a sample.
+    /// The first entry of what a matrix calls a sample: a sample's barcode, a file's name or its id.
     pub fn of_sample(&self, sample: &str) -> Option<&SheetEntry> {
-        self.by_sample.get(&sample.to_ascii_lowercase()).map(|&i| &self.entries[i])
+        let name = sample.to_ascii_lowercase();
+        let place = self.by_sample.get(&name).or_else(|| self.by_name.get(&plain_file_name(&name)));
+        place.or_else(|| self.by_id.get(&name)).map(|&i| &self.entries[i])
     }
 }
 

@@ -209,17 +209,26 @@ fn usable_slides(config: &CohortConfig, sheet: &SampleSheet, excluded: &mut Vec<
         if let Some(sample) = &slide.sample {
             slide.barcode = Barcode::find(sample).or(slide.barcode);
         }
-        let kind = slide.barcode.as_ref().and_then(|b| b.sample_type);
-        if config.primary_tumour_only
-            && let Some(code) = kind.filter(|c| *c != 1)
-        {
-            let reason = format!("shows {}, not a primary tumour", sample_type_name(code));
+        let words = sheet.of_file(&slide.path).map(|e| e.sample_type.as_str());
+        if let Some(kind) = other_than_primary(slide.barcode.as_ref(), words).filter(|_| config.primary_tumour_only) {
+            let reason = format!("shows {kind}, not a primary tumour");
             excluded.push(Excluded::new(ExcludedKind::Slide, slide.id, reason));
             continue;
         }
         out.push(slide);
     }
     Ok(out)
+}
+
+/// What a sample is, where it is known to be no primary tumour: by its barcode, or else by a sheet's words.
+fn other_than_primary(barcode: Option<&Barcode>, words: Option<&str>) -> Option<String> {
+    if let Some(code) = barcode.and_then(|b| b.sample_type) {
+        return (code != 1).then(|| sample_type_name(code).to_string());
+    }
+    let words = words.filter(|w| !w.is_empty())?;
+    let plain = plain_name(words);
+    let primary = plain.starts_with("primarytum") || matches!(plain.as_str(), "tumor" | "tumour" | "primary");
+    (!primary).then(|| words.to_lowercase())
 }
 
 /// Names that accompany expression tables in a folder and are none.
@@ -338,15 +347,10 @@ fn usable_samples(
     let mut out = Vec::with_capacity(table.samples.len());
     let mut left_out = HashSet::new();
     for sample in table.samples.iter().map(complete) {
-        let by_code = sample.barcode.as_ref().and_then(|b| b.sample_type).filter(|c| *c != 1);
-        let by_words = sample.sample_type.as_deref().filter(|t| {
-            let t = plain_name(t);
-            !(t.starts_with("primarytum") || t == "tumor" || t == "tumour" || t == "primary")
-        });
-        let other = by_code.map(|c| sample_type_name(c).to_string()).or(by_words.map(str::to_string));
+        let other = other_than_primary(sample.barcode.as_ref(), sample.sample_type.as_deref());
         match other.filter(|_| config.primary_tumour_only) {
             Some(kind) => {
-                let reason = format!("is {}, not a primary tumour", kind.to_lowercase());
+                let reason = format!("is {kind}, not a primary tumour");
                 left_out.extend(sample.patient_name().map(|p| p.to_ascii_lowercase()));
                 excluded.push(Excluded::new(ExcludedKind::Sample, sample.name, reason));
                 out.push(None);
@@ -480,6 +484,16 @@ impl SampleIndex {
                 return rows;
             }
         }
+        if by != MatchBy::Sample && slide.barcode.is_none() && slide.patient.is_none() {
+            // "C3L-00001-21" is a slide of the patient "C3L-00001".
+            let mut start = slide.id.to_ascii_lowercase();
+            while let Some(end) = start.rfind(['-', '_', '.', ' ']) {
+                start.truncate(end);
+                if let Some(rows) = self.by_name.get(&start).or_else(|| self.by_patient.get(&start)) {
+                    return rows;
+                }
+            }
+        }
         &[]
     }
 }
@@ -521,10 +535,9 @@ fn match_slides(
         };
         used.entry(row).or_insert_with(|| slide.id.clone());
         passed_over.extend(others.iter().map(|&other| (other, row)));
-        let patient = samples[row].as_ref().filter(|_| slide.patient.is_none() && barcode.is_none());
-        let patient = patient.and_then(Sample::patient_name);
-        let name = patient.or_else(|| slide.patient.clone()).or_else(|| barcode.map(Barcode::patient));
-        let patient = name.map_or_else(|| slide.id.clone(), |n| patient_name(&n));
+        let of_sample = || samples[row].as_ref().map(|s| s.patient_name().unwrap_or_else(|| s.name.clone()));
+        let known = slide.patient.clone().or_else(|| barcode.map(Barcode::patient));
+        let patient = known.or_else(of_sample).map_or(patient, |name| patient_name(&name));
         out.push(Matched { slide, patient, row });
     }
     for (row, sample) in samples.iter().enumerate() {

@@ -90,6 +90,41 @@ fn a_synthetic_folder_needs_no_settings() {
     assert!(text.starts_with("kind,name,reason\nslide,TCGA-SZ-0004-11A-01-DX1,"), "{text}");
 }
 
+/// What `isg synth` really writes, by its own configuration.
+#[test]
+fn a_drawn_cohort_loads_by_its_own_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = isg::synth::SynthOptions { slides: 7, seed: 3, size_px: 256 };
+    let summary = isg::synth::generate(dir.path(), &options, &Silent).unwrap();
+    let text = std::fs::read_to_string(dir.path().join("isg.toml")).unwrap();
+    let run: toml::Table = toml::from_str(&text).unwrap();
+    let mut config: CohortConfig = run["cohort"].clone().try_into().unwrap();
+    config.resolve(dir.path());
+    let (cohort, excluded) = load(&config);
+    assert!(excluded.is_empty(), "{excluded:?}");
+    assert_eq!((cohort.slides.len(), cohort.patients.len()), (7, summary.patients));
+    assert_eq!(cohort.genes.len(), config.genes.len());
+    assert!(cohort.patients.iter().all(|p| p.site.is_some() && p.project.is_some()));
+    let by_itself = load(&CohortConfig::of_folder(dir.path()).unwrap()).0;
+    assert_eq!((by_itself.slides, by_itself.targets), (cohort.slides, cohort.targets));
+}
+
+/// Names that are no barcodes: a slide belongs to the patient whose name it begins with.
+#[test]
+fn slides_named_after_their_patients() {
+    let dir = tempfile::tempdir().unwrap();
+    for slide in ["C3L-00001-21.svs", "C3L-00001-22.svs", "C3L-00010_1.svs", "C3L-0.svs"] {
+        write(dir.path(), &format!("slides/{slide}"), "");
+    }
+    write(dir.path(), "rna.tsv", "gene\tC3L-00001\tC3L-00010\nLOCAL\t9\t99\nGLOBAL\t1\t3\n");
+    let (cohort, excluded) = load(&config(dir.path(), "slides", "rna.tsv"));
+    assert_eq!(ids(&cohort), ["C3L-00001-21", "C3L-00001-22", "C3L-00010_1"]);
+    assert_eq!(cohort.patients.iter().map(|p| p.id.as_str()).collect::<Vec<_>>(), ["C3L-00001", "C3L-00010"]);
+    says(&excluded, "C3L-0", "patient C3L-0 is not in the table");
+    let strict = CohortConfig { match_by: MatchBy::Sample, ..config(dir.path(), "slides", "rna.tsv") };
+    assert!(Cohort::load(&strict, &Silent).is_err());
+}
+
 #[test]
 fn genes_are_chosen_and_misspelt_ones_named() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,3 +1,5 @@
+//! Folds and target scales: whatever the patients, sites and seeds.
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use isg::cohort::{Scaling, SplitConfig, SplitPatient, Splits, Stratify, TargetScaler, Transform, targets::TableScale};
