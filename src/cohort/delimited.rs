@@ -183,7 +183,6 @@ impl Source {
 
     /// The next line's fields into `out`; false at the end. Empty lines are passed over.
     pub fn next_fields(&mut self, out: &mut Vec<String>) -> Result<bool> {
-        out.clear();
         if let Some(fields) = self.pending.take() {
             *out = fields;
             return Ok(true);
@@ -194,10 +193,16 @@ impl Source {
                 other => Error::input(&self.path, format!("{other:?}"), "correct the table"),
             })?;
             if !more {
+                out.clear();
                 return Ok(false);
             }
             if self.record.iter().any(|f| !f.trim_ascii().is_empty()) {
-                out.extend(self.record.iter().map(clean));
+                // A matrix has millions of fields: their buffers are used again.
+                out.resize_with(self.record.len(), String::new);
+                for (text, field) in out.iter_mut().zip(&self.record) {
+                    text.clear();
+                    text.push_str(&String::from_utf8_lossy(field.trim_ascii()));
+                }
                 return Ok(true);
             }
         }

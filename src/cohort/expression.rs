@@ -253,8 +253,11 @@ fn read_star(mut source: Source, options: &ReadOptions) -> Result<ExpressionTabl
     let mut out = OneSample { genes: Vec::new(), all_genes: Vec::new(), values: Vec::new() };
     let headless = first.first().is_some_and(|f| f.starts_with("N_"));
     let place = |names: &[&str]| names.iter().find_map(|n| header.iter().position(|h| h == n));
-    let measure =
-        if headless { (options.measure == Measure::Counts).then_some(1) } else { place(options.measure.columns()) };
+    let measure = if headless {
+        (options.measure == Measure::Counts && first.len() > 1).then_some(1)
+    } else {
+        place(options.measure.columns())
+    };
     let measure = measure.ok_or_else(|| {
         let names: Vec<&str> = [Measure::Tpm, Measure::Fpkm, Measure::FpkmUq, Measure::Counts]
             .into_iter()

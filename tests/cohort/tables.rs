@@ -303,3 +303,76 @@ fn msi_labels_in_other_spellings() {
     let error = MsiLabels::read(write(dir.path(), "no.csv", "patient,age\nTCGA-AA-0001,61\n")).unwrap_err().to_string();
     assert!(error.contains("MSI statuses"), "{error}");
 }
+/// Any text is read or refused: tables out of the pieces that tables are made of.
+#[test]
+fn no_text_is_fatal() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("any.tsv");
+    let pieces = [
+        "\t",
+        "\t",
+        "\t",
+        ",",
+        ";",
+        " ",
+        "\n",
+        "\n",
+        "\r\n",
+        "\r",
+        "\"",
+        "#",
+        "|",
+        "gene",
+        "gene_id",
+        "gene_name",
+        "sample",
+        "unstranded",
+        "tpm_unstranded",
+        "N_unmapped",
+        "__no_feature",
+        "ENSG00000167286.9",
+        "CD3D",
+        "rna_CD3D",
+        "NA",
+        "1",
+        "2.5",
+        "-3e400",
+        "TCGA-AA-0001-01A",
+        "TCGA-AA-0002",
+        "é",
+        "\u{feff}",
+        "MSI-H",
+        "patient",
+        "fold",
+        "File Name",
+        "id",
+        "filename",
+    ];
+    let mut state = 7u64;
+    let mut next = move |below: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % below
+    };
+    let formats = [ExpressionFormat::Auto, ExpressionFormat::Star, ExpressionFormat::TwoColumn, ExpressionFormat::Wide];
+    let orientations = [Orientation::Auto, Orientation::GenesInRows, Orientation::GenesInColumns];
+    for _ in 0..2000 {
+        let text: String = (0..next(60)).map(|_| pieces[next(pieces.len())]).collect();
+        std::fs::write(&path, &text).unwrap();
+        let options = ReadOptions {
+            format: formats[next(4)],
+            orientation: orientations[next(3)],
+            measure: Measure::Counts,
+            ..ReadOptions::default()
+        };
+        if let Ok(table) = ExpressionTable::read(&path, &options) {
+            assert_eq!(table.values.len(), table.genes.len() * table.samples.len(), "{text:?}");
+            assert!(table.values.iter().all(|v| !v.is_infinite()), "{text:?}");
+        }
+        drop(MsiLabels::read(&path));
+        drop(SampleSheet::read(&path));
+        drop(Manifest::read(&path));
+        drop(GeneMap::read(&path));
+        drop(isg::cohort::slides::find_slides(&[path.to_string_lossy().into_owned()]));
+        drop(isg::cohort::Splits::read(&path, &[], &Default::default()));
+    }
+}
