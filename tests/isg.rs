@@ -1,3 +1,5 @@
 //! The paper's networks, one module per part.
 
 mod extractor;
+mod regressor;
+mod simulation;

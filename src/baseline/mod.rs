@@ -1,1 +1,3 @@
 //! The systems the paper is compared with.
+
+pub mod ridge;

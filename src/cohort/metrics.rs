@@ -14,7 +14,7 @@ use crate::{
     io::atomic,
 };
 
-/// One held-out slide: what was measured and what was predicted, per gene, on the same scale.
+/// One held-out slide: what was measured (NaN where it was not) and what was predicted, per gene, on the same scale.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Prediction {
     pub slide: String,
@@ -117,18 +117,16 @@ pub fn evaluate(genes: &[String], predictions: &[Prediction], unit: Unit, bootst
     Ok(Evaluation { unit, pooled: score(None, None, true), projects, folds })
 }
 
-/// Observations of one group: per unit, the mean truth and prediction of every gene. Units in order of name.
-fn observations(rows: &[&Prediction], unit: Unit, genes: usize) -> (Vec<Vec<f64>>, Vec<Vec<f64>>, Vec<usize>) {
+/// One gene's observations in one group, units in order of name: the mean truth and the mean prediction of each, and
+/// which patient it is of. Slides where the gene was not measured (or not predicted) do not count.
+fn observations(rows: &[&Prediction], unit: Unit, gene: usize) -> (Vec<f64>, Vec<f64>, Vec<usize>) {
     let mut units: BTreeMap<(&str, &str), Vec<&Prediction>> = BTreeMap::new();
-    for row in rows {
+    for row in rows.iter().filter(|r| r.truth[gene].is_finite() && r.predicted[gene].is_finite()) {
         let slide = if unit == Unit::Slide { row.slide.as_str() } else { "" };
         units.entry((row.patient.as_str(), slide)).or_default().push(row);
     }
-    let mean = |rows: &[&Prediction], of: fn(&Prediction) -> &[f64], gene: usize| {
-        rows.iter().map(|r| of(r)[gene]).sum::<f64>() / rows.len() as f64
-    };
-    let column = |of: fn(&Prediction) -> &[f64]| -> Vec<Vec<f64>> {
-        (0..genes).map(|g| units.values().map(|rows| mean(rows, of, g)).collect()).collect()
+    let column = |of: fn(&Prediction) -> &[f64]| -> Vec<f64> {
+        units.values().map(|rows| rows.iter().map(|r| of(r)[gene]).sum::<f64>() / rows.len() as f64).collect()
     };
     // Slides of one patient are drawn together, so that intervals are not too narrow.
     let mut patients = Vec::with_capacity(units.len());
@@ -145,16 +143,17 @@ fn observations(rows: &[&Prediction], unit: Unit, genes: usize) -> (Vec<Vec<f64>
 }
 
 fn score_group(names: &[String], rows: &[&Prediction], unit: Unit, bootstrap: Option<Bootstrap>) -> Vec<GeneScore> {
-    let (truth, predicted, patients) = observations(rows, unit, names.len());
-    let mut members: Vec<Vec<usize>> = Vec::new();
-    for (row, &patient) in patients.iter().enumerate() {
-        members.resize_with(members.len().max(patient + 1), Vec::new);
-        members[patient].push(row);
-    }
     let mut scores: Vec<GeneScore> = names
         .iter()
-        .zip(truth.iter().zip(&predicted))
-        .map(|(gene, (t, p))| {
+        .enumerate()
+        .map(|(gene_index, gene)| {
+            let (truth, predicted, patients) = observations(rows, unit, gene_index);
+            let (t, p) = (&truth[..], &predicted[..]);
+            let mut members: Vec<Vec<usize>> = Vec::new();
+            for (row, &patient) in patients.iter().enumerate() {
+                members.resize_with(members.len().max(patient + 1), Vec::new);
+                members[patient].push(row);
+            }
             let pearson = stats::pearson(t, p);
             let p_value = |alternative| stats::correlation_p_value(pearson?, t.len(), alternative);
             let interval = |settings| {

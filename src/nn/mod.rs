@@ -2,6 +2,10 @@
 
 pub mod builder;
 pub mod equalized;
+pub mod linear;
+pub mod mbconv;
+pub mod norm;
 pub mod residual;
+pub mod vit;
 
 pub use builder::{Builder, Init, Params};

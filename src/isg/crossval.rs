@@ -1,0 +1,370 @@
+//! Patient-level cross-validation of the regressor: per fold a network (or several, averaged) trained on all projects and
+//! genes, then tuned per "cancer + gene" task as the paper does (§4), and the held-out slides predicted.
+//!
+//! Small networks do not fill several cores, so folds train side by side, each on one thread; the numbers are the same
+//! either way. A folder per network keeps its state: a finished one is never trained again.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    baseline::ridge::Ridge,
+    cohort::{metrics::Prediction, splits::Splits},
+    device::Device,
+    error::{Error, Result},
+    io::atomic,
+    isg::{
+        bags::{BagSet, FoldSlides},
+        model::Model,
+        train_config::TrainConfig,
+        training::{self, EpochRecord, Job, MODEL_FILE},
+    },
+    progress::Progress,
+    random::Philox,
+};
+
+const MANIFEST_FILE: &str = "regressor.json";
+const MANIFEST_FORMAT: &str = "isg-cross-validation-1";
+
+/// What a run's folder holds, for whoever predicts with it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    format: String,
+    pub genes: Vec<String>,
+    pub width: usize,
+    pub grid: usize,
+    pub folds: usize,
+    pub members: usize,
+    pub tasks: Vec<Task>,
+    pub config: TrainConfig,
+}
+
+/// A project and the genes that a copy of the network is tuned for.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// Also its folder's name.
+    pub name: String,
+    /// `None`: slides of all projects.
+    pub project: Option<String>,
+    /// Indices into the genes.
+    pub genes: Vec<usize>,
+}
+
+impl Task {
+    pub(crate) fn covers(&self, project: &str, gene: usize) -> bool {
+        self.project.as_deref().is_none_or(|p| p == project) && self.genes.contains(&gene)
+    }
+}
+
+/// One network's training curve.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Curve {
+    pub fold: usize,
+    pub member: usize,
+    /// `None`: the network of all projects and genes.
+    pub task: Option<String>,
+    pub epochs: Vec<EpochRecord>,
+}
+
+/// What [`cross_validate`] returns.
+pub struct CvResult {
+    /// Of every held-out slide, by the networks that never saw its patient.
+    pub predictions: Vec<Prediction>,
+    /// The same by ridge regression on mean features.
+    pub baseline: Vec<Prediction>,
+    pub curves: Vec<Curve>,
+}
+
+/// Where one network of a run lives.
+pub(crate) fn member_dir(dir: &Path, fold: usize, member: usize) -> PathBuf {
+    dir.join(format!("fold-{fold}")).join(format!("member-{member}"))
+}
+
+/// Where one tuned copy lives.
+pub(crate) fn task_dir(member_dir: &Path, task: &Task) -> PathBuf {
+    member_dir.join("tasks").join(&task.name)
+}
+
+impl Manifest {
+    pub fn read(dir: &Path) -> Result<Manifest> {
+        let path = dir.join(MANIFEST_FILE);
+        let bad = |what: String| Error::input(&path, what, "name the folder of a finished `isg train` or `isg run`");
+        let text = std::fs::read_to_string(&path).map_err(|e| bad(format!("cannot be read ({e})")))?;
+        let manifest: Manifest = serde_json::from_str(&text).map_err(|e| bad(format!("is no manifest ({e})")))?;
+        if manifest.format != MANIFEST_FORMAT {
+            return Err(bad(format!("is of format {:?}, not {MANIFEST_FORMAT}", manifest.format)));
+        }
+        Ok(manifest)
+    }
+
+    fn write(&self, dir: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::io(dir, e.into()))?;
+        atomic::write_bytes(dir.join(MANIFEST_FILE), format!("{text}\n").as_bytes())
+    }
+}
+
+/// Trains and tests every fold in `dir`, or goes on where an earlier run stopped.
+///
+/// `device_name` is as `--device` takes it: worker threads make their own devices.
+pub fn cross_validate(
+    config: &TrainConfig,
+    set: &BagSet,
+    splits: &Splits,
+    dir: &Path,
+    device_name: &str,
+    progress: &dyn Progress,
+) -> Result<CvResult> {
+    config.validate()?;
+    set.validate()?;
+    let folds = set.fold_slides(splits);
+    if let Some(k) = folds.iter().position(|f| f.train.len() < 3 || f.test.is_empty()) {
+        return Err(Error::Usage(format!(
+            "fold {k} has {} slides to train on and {} to test; use fewer folds or give more slides",
+            folds[k].train.len(),
+            folds[k].test.len()
+        )));
+    }
+    let tasks = tasks(config, set)?;
+    let jobs: Vec<(usize, usize)> = (0..folds.len()).flat_map(|k| (0..config.members).map(move |m| (k, m))).collect();
+    let epochs = config.epochs + tasks.len() * config.fine_tune.epochs;
+    progress.begin("regressor", (epochs * jobs.len()) as u64, "epochs");
+    let outcome = side_by_side(jobs.len(), workers(config, jobs.len(), device_name), |i| {
+        let (fold, member) = jobs[i];
+        let device = Device::named(device_name)?;
+        let cv = Run { config, set, tasks: &tasks, dir, device: &device, progress };
+        cv.member(&folds[fold], fold, member)
+    });
+    progress.end();
+    let done = outcome?;
+
+    let mut curves = Vec::new();
+    let mut sums: Vec<Option<(usize, Vec<f64>)>> = vec![None; set.bags.len()];
+    for ((fold, _), (predicted, of_member)) in jobs.iter().zip(done) {
+        curves.extend(of_member);
+        for (slide, values) in predicted {
+            let (_, sum) = sums[slide].get_or_insert_with(|| (*fold, vec![0.0; set.genes.len()]));
+            sum.iter_mut().zip(values).for_each(|(s, v)| *s += v / config.members as f64);
+        }
+    }
+    let predictions = (sums.into_iter().enumerate())
+        .filter_map(|(slide, sum)| sum.map(|(fold, predicted)| prediction(set, slide, fold, predicted)))
+        .collect();
+    let baseline = ridge(set, &folds)?;
+    Manifest {
+        format: MANIFEST_FORMAT.to_string(),
+        genes: set.genes.clone(),
+        width: set.width,
+        grid: set.grid,
+        folds: folds.len(),
+        members: config.members,
+        tasks,
+        config: config.clone(),
+    }
+    .write(dir)?;
+    Ok(CvResult { predictions, baseline, curves })
+}
+
+fn prediction(set: &BagSet, slide: usize, fold: usize, predicted: Vec<f64>) -> Prediction {
+    let bag = &set.bags[slide];
+    Prediction {
+        slide: bag.slide.clone(),
+        patient: bag.patient.clone(),
+        project: bag.project.clone(),
+        fold,
+        truth: set.targets[slide].clone(),
+        predicted,
+    }
+}
+
+/// Held-out predictions of ridge regression on mean features, on the same folds. Its penalty is chosen on the training
+/// slides alone; validation slides train too, since nothing else would use them.
+pub fn ridge(set: &BagSet, folds: &[FoldSlides]) -> Result<Vec<Prediction>> {
+    let features = (0..set.bags.len()).map(|slide| set.mean_features(slide)).collect::<Result<Vec<_>>>()?;
+    let mut predictions = Vec::new();
+    for (number, fold) in folds.iter().enumerate() {
+        let train: Vec<usize> = fold.train.iter().chain(&fold.valid).copied().collect();
+        let rows: Vec<Vec<f64>> = train.iter().map(|&s| features[s].clone()).collect();
+        let targets: Vec<Vec<f64>> = train.iter().map(|&s| set.targets[s].clone()).collect();
+        let model = Ridge::fit(&rows, &targets)?;
+        let predict = |&slide: &usize| prediction(set, slide, number, model.predict(&features[slide]));
+        predictions.extend(fold.test.iter().map(predict));
+    }
+    Ok(predictions)
+}
+
+/// The tasks to tune for: those named, or every gene of every project by itself.
+fn tasks(config: &TrainConfig, set: &BagSet) -> Result<Vec<Task>> {
+    if !config.fine_tune.enabled {
+        return Ok(Vec::new());
+    }
+    let mut projects: Vec<&str> = set.bags.iter().map(|b| b.project.as_str()).collect();
+    projects.sort_unstable();
+    projects.dedup();
+    let mut tasks: Vec<Task> = Vec::new();
+    if config.fine_tune.tasks.is_empty() {
+        for project in &projects {
+            for (gene, name) in set.genes.iter().enumerate() {
+                let name = folder_name(&[project, name]);
+                tasks.push(Task { name, project: Some(project.to_string()), genes: vec![gene] });
+            }
+        }
+    }
+    for given in &config.fine_tune.tasks {
+        if let Some(project) = given.project.as_deref().filter(|p| !projects.contains(p)) {
+            return Err(Error::Usage(format!(
+                "train.fine_tune.tasks: project {project} is not in the cohort; it has {}",
+                projects.join(", ")
+            )));
+        }
+        let position = |name: &String| {
+            set.genes.iter().position(|g| g == name).ok_or_else(|| {
+                Error::Usage(format!("train.fine_tune.tasks: gene {name} is not predicted; add it to the genes"))
+            })
+        };
+        let genes = given.genes.iter().map(position).collect::<Result<Vec<_>>>()?;
+        let first = given.genes.first().map_or("none", String::as_str);
+        let name = folder_name(&[given.project.as_deref().unwrap_or("all"), first]);
+        tasks.push(Task { name: format!("{}-{name}", tasks.len()), project: given.project.clone(), genes });
+    }
+    Ok(tasks)
+}
+
+/// Parts joined into a name that every file system takes.
+fn folder_name(parts: &[&str]) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' };
+    parts.iter().map(|p| p.chars().map(plain).collect::<String>()).collect::<Vec<_>>().join("-")
+}
+
+/// How many networks train at the same time.
+fn workers(config: &TrainConfig, jobs: usize, device_name: &str) -> usize {
+    let threads = rayon::current_num_threads();
+    match config.parallel {
+        0 if device_name == "cpu" && jobs >= threads => threads,
+        0 => 1,
+        given => given.min(jobs),
+    }
+}
+
+/// Runs `jobs` jobs on `workers` threads of their own, each with a pool of one; with one worker, one after another on the
+/// current pool. The first error (by job) wins.
+fn side_by_side<T: Send>(jobs: usize, workers: usize, run: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
+    if workers <= 1 {
+        return (0..jobs).map(run).collect();
+    }
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let results: Mutex<Vec<Option<Result<T>>>> = Mutex::new((0..jobs).map(|_| None).collect());
+    let work = || {
+        while !failed.load(Ordering::Relaxed) {
+            let job = next.fetch_add(1, Ordering::Relaxed);
+            if job >= jobs {
+                return;
+            }
+            let result = run(job);
+            failed.fetch_or(result.is_err(), Ordering::Relaxed);
+            results.lock().unwrap_or_else(PoisonError::into_inner)[job] = Some(result);
+        }
+    };
+    let one_thread = || rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers)
+            .map(|_| {
+                scope.spawn(|| match one_thread() {
+                    Ok(pool) => pool.install(work),
+                    // Without a pool of its own a worker shares the process's.
+                    Err(_) => work(),
+                })
+            })
+            .collect();
+        for thread in threads {
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(error) = results.iter_mut().find_map(|r| r.take_if(|r| r.is_err())) {
+        return error.map(|_| Vec::new());
+    }
+    results.into_iter().map(|r| r.unwrap_or(Err(Error::Interrupted))).collect()
+}
+
+/// What every network of a run is given.
+struct Run<'a> {
+    config: &'a TrainConfig,
+    set: &'a BagSet,
+    tasks: &'a [Task],
+    dir: &'a Path,
+    device: &'a Device,
+    progress: &'a dyn Progress,
+}
+
+/// Held-out predictions of one network, and its curves.
+type Member = (Vec<(usize, Vec<f64>)>, Vec<Curve>);
+
+impl Run<'_> {
+    /// One network of one fold, its tuned copies, and what they predict of the fold's test slides.
+    fn member(&self, slides: &FoldSlides, fold: usize, member: usize) -> Result<Member> {
+        let (config, set) = (self.config, self.set);
+        let dir = member_dir(self.dir, fold, member);
+        let seed = Philox::named(config.seed, &format!("fold {fold} member {member}")).block(0);
+        let seed = u64::from(seed[0]) << 32 | u64::from(seed[1]);
+        let job = Job {
+            set,
+            train: &slides.train,
+            valid: &slides.valid,
+            genes: (0..set.genes.len()).collect(),
+            seed,
+            epochs: config.epochs,
+            learning_rate: config.learning_rate,
+            patience: config.patience,
+            begin: None,
+            dir: &dir,
+        };
+        training::fit(&job, config, self.device, self.progress)?;
+        let mut curves = vec![Curve { fold, member, task: None, epochs: training::curve(&dir)? }];
+        let pooled = dir.join(MODEL_FILE);
+        let model = Model::load(&pooled, self.device)?;
+        let predict = |model: &Model, &slide: &usize| Ok((slide, model.predict(&*set.bags[slide].features)?));
+        let mut predicted = slides.test.iter().map(|s| predict(&model, s)).collect::<Result<Vec<_>>>()?;
+        for task in self.tasks {
+            let of_task = |list: &[usize]| -> Vec<usize> {
+                let member = |s: &usize| task.project.as_deref().is_none_or(|p| set.bags[*s].project == p);
+                list.iter().copied().filter(member).collect()
+            };
+            let (train, valid, dir) = (of_task(&slides.train), of_task(&slides.valid), task_dir(&dir, task));
+            if train.is_empty() {
+                self.progress.advance(config.fine_tune.epochs as u64);
+                continue;
+            }
+            let tune = Job {
+                train: &train,
+                valid: &valid,
+                genes: task.genes.clone(),
+                epochs: config.fine_tune.epochs,
+                learning_rate: config.fine_tune.learning_rate,
+                patience: config.fine_tune.patience,
+                begin: Some(&pooled),
+                dir: &dir,
+                ..job
+            };
+            training::fit(&tune, config, self.device, self.progress)?;
+            let epochs = training::curve(&dir)?;
+            curves.push(Curve { fold, member, task: Some(task.name.clone()), epochs });
+            let tuned = Model::load(&dir.join(MODEL_FILE), self.device)?;
+            for (slide, values) in &mut predicted {
+                if task.project.as_deref().is_none_or(|p| set.bags[*slide].project == p) {
+                    let (_, again) = predict(&tuned, slide)?;
+                    task.genes.iter().for_each(|&g| values[g] = again[g]);
+                }
+            }
+        }
+        Ok((predicted, curves))
+    }
+}

@@ -1,0 +1,107 @@
+//! The attention fusion block (paper §3.3, fig. 3b): the global vector of a patch gates its local cube (eq. 3-5), and the
+//! local cube renews the global vector (eq. 6-8).
+//!
+//! As printed, equations 5 and 8 replace cube and vector by their updates. Deep stacks of that train badly, and the
+//! authors' sibling model (EGN) puts a layer normalisation before and a residual path around the same block, so both are
+//! switches, on by default; off is the paper to the letter.
+
+use crate::{
+    error::Result,
+    nn::{
+        builder::{Builder, Init},
+        mbconv::RESIDUAL_GAIN,
+        norm::{LAYER_EPS, LayerNorm},
+    },
+    tensor::Tensor,
+};
+
+/// Sizes and form of one block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FusionConfig {
+    /// d: features of a cell and of the global vector.
+    pub width: usize,
+    /// p/q: cells per side of a cube.
+    pub grid: usize,
+    /// Adds the updates to what was there.
+    pub residual: bool,
+    /// Normalises cube and vector before they enter the equations.
+    pub norm: bool,
+}
+
+/// W_q, W_k, W_v, W_r of the local and W_z, W_p, W_f of the global updater.
+pub struct Fusion {
+    norms: Option<[LayerNorm; 2]>,
+    w_q: Tensor,
+    w_k: Tensor,
+    w_v: Tensor,
+    w_r: Tensor,
+    w_z: Tensor,
+    w_p: Tensor,
+    w_f: Tensor,
+    residual: bool,
+}
+
+/// Where a block looks, per patch.
+pub struct FusionMaps {
+    /// A of eq. 4, averaged over the channels: `[n, g, g]`.
+    pub score: Tensor,
+    /// Z of eq. 6, which sums to one over a patch: `[n, g, g]`.
+    pub weight: Tensor,
+}
+
+impl Fusion {
+    /// Parameters `w_q`, `w_z` `[g², d]`, the others `[d, d]` (applied on the right), and with normalisation
+    /// `norm_local.*` and `norm_global.*`.
+    pub fn new(b: &mut Builder, config: FusionConfig) -> Result<Fusion> {
+        let FusionConfig { width, grid, residual, norm } = config;
+        let deviation = 1.0 / (width.max(1) as f64).sqrt();
+        let last = if residual { RESIDUAL_GAIN * deviation } else { deviation };
+        let norms = match norm {
+            true => Some([
+                b.scope("norm_local", |b| LayerNorm::new(b, width, 1.0, LAYER_EPS))?,
+                b.scope("norm_global", |b| LayerNorm::new(b, width, 1.0, LAYER_EPS))?,
+            ]),
+            false => None,
+        };
+        let cells = [grid * grid, width];
+        let square = [width, width];
+        Ok(Fusion {
+            norms,
+            w_q: b.param("w_q", cells, Init::Normal(deviation))?,
+            w_k: b.param("w_k", square, Init::Normal(deviation))?,
+            w_v: b.param("w_v", square, Init::Normal(deviation))?,
+            w_r: b.param("w_r", square, Init::Normal(last))?,
+            w_z: b.param("w_z", cells, Init::Normal(deviation))?,
+            w_p: b.param("w_p", square, Init::Normal(deviation))?,
+            w_f: b.param("w_f", square, Init::Normal(last))?,
+            residual,
+        })
+    }
+
+    /// Cube `[n, g, g, d]` and vector `[n, d]` to their updates, both computed from the values before.
+    pub fn forward(&self, cube: &Tensor, global: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (r, f) = self.normalised(cube, global)?;
+        let local = r.local_feature_updater(&f, &self.w_q, &self.w_k, &self.w_v, &self.w_r)?;
+        let renewed = r.global_feature_updater(&f, &self.w_z, &self.w_p, &self.w_f)?;
+        match self.residual {
+            true => Ok((cube.add(&local)?, global.add(&renewed)?)),
+            false => Ok((local, renewed)),
+        }
+    }
+
+    /// Where the block looks, given what [`Fusion::forward`] is given.
+    pub fn maps(&self, cube: &Tensor, global: &Tensor) -> Result<FusionMaps> {
+        let (r, f) = self.normalised(cube, global)?;
+        let (n, g) = (r.shape()[0], r.shape()[1]);
+        let score = r.local_score_map(&f, &self.w_q, &self.w_k)?.mean(&[3])?.reshape([n, g, g])?;
+        let weight = r.global_weight_map(&f, &self.w_z)?.reshape([n, g, g])?;
+        Ok(FusionMaps { score, weight })
+    }
+
+    fn normalised(&self, cube: &Tensor, global: &Tensor) -> Result<(Tensor, Tensor)> {
+        Ok(match &self.norms {
+            Some([local, of_global]) => (local.forward(cube)?, of_global.forward(global)?),
+            None => (cube.clone(), global.clone()),
+        })
+    }
+}

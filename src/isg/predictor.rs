@@ -1,0 +1,133 @@
+//! Prediction of new slides with a finished cross-validation: the average over its folds' networks, as HE2RNA averages
+//! its five.
+
+use std::path::Path;
+
+use crate::{
+    device::Device,
+    error::Result,
+    isg::{
+        bags::PatchFeatures,
+        crossval::{Manifest, Task, member_dir, task_dir},
+        model::Model,
+        regressor::Explanation,
+        training::MODEL_FILE,
+    },
+};
+
+/// Every network of a run.
+pub struct Predictor {
+    pub manifest: Manifest,
+    members: Vec<Member>,
+}
+
+/// One network and its tuned copies.
+struct Member {
+    pooled: Model,
+    tuned: Vec<(Task, Model)>,
+}
+
+impl Predictor {
+    /// Reads the folder that [`cross_validate`](crate::isg::crossval::cross_validate) filled.
+    pub fn load(dir: &Path, device: &Device) -> Result<Predictor> {
+        let manifest = Manifest::read(dir)?;
+        let mut members = Vec::new();
+        for fold in 0..manifest.folds {
+            for member in 0..manifest.members {
+                let dir = member_dir(dir, fold, member);
+                let mut tuned = Vec::new();
+                for task in &manifest.tasks {
+                    let path = task_dir(&dir, task).join(MODEL_FILE);
+                    // A fold may have had no slide of a task's project to tune on.
+                    if path.is_file() {
+                        tuned.push((task.clone(), Model::load(&path, device)?));
+                    }
+                }
+                members.push(Member { pooled: Model::load(&dir.join(MODEL_FILE), device)?, tuned });
+            }
+        }
+        Ok(Predictor { manifest, members })
+    }
+
+    /// The only project that the run was tuned for, or none.
+    fn only_project(&self) -> Option<&str> {
+        let mut projects = self.manifest.tasks.iter().filter_map(|t| t.project.as_deref());
+        let first = projects.next()?;
+        projects.all(|p| p == first).then_some(first)
+    }
+
+    /// Expression of one slide, one value per gene, on the targets' own scale. `project` chooses among tuned networks;
+    /// without it those of the only project there is, or else the networks of all projects.
+    pub fn predict(&self, features: &dyn PatchFeatures, project: Option<&str>) -> Result<Vec<f64>> {
+        Ok(self.average(project, |model| Ok(vec![model.predict(features)?]))?.swap_remove(0))
+    }
+
+    /// One slide's prediction with what led to it, averaged over the networks: contributions per patch and gene from the
+    /// tuned networks where there are any, maps of attention from the networks of all projects.
+    pub fn explain(&self, features: &dyn PatchFeatures, project: Option<&str>) -> Result<Explanation> {
+        let genes = self.manifest.genes.len().max(1);
+        let mut maps: Option<Explanation> = None;
+        let share = 1.0 / self.members.len().max(1) as f64;
+        for member in &self.members {
+            let one = member.pooled.explain(features)?;
+            match &mut maps {
+                None => maps = Some(scaled(one, share)),
+                Some(sum) => add(sum, &one, share),
+            }
+        }
+        let rows = self.average(project, |model| {
+            let e = model.explain(features)?;
+            Ok(std::iter::once(e.prediction).chain(e.contribution.chunks(genes).map(<[f64]>::to_vec)).collect())
+        })?;
+        let mut explanation = maps.unwrap_or(Explanation {
+            prediction: Vec::new(),
+            contribution: Vec::new(),
+            attention: Vec::new(),
+            score_maps: Vec::new(),
+            weight_maps: Vec::new(),
+        });
+        let mut rows = rows.into_iter();
+        explanation.prediction = rows.next().unwrap_or_default();
+        explanation.contribution = rows.flatten().collect();
+        Ok(explanation)
+    }
+
+    /// Averages what the networks say, rows of one value per gene; each gene's column is a tuned network's where one
+    /// covers it.
+    fn average(&self, project: Option<&str>, say: impl Fn(&Model) -> Result<Vec<Vec<f64>>>) -> Result<Vec<Vec<f64>>> {
+        let project = project.or(self.only_project()).unwrap_or("");
+        let mut sum: Vec<Vec<f64>> = Vec::new();
+        for member in &self.members {
+            let mut rows = say(&member.pooled)?;
+            for (task, model) in &member.tuned {
+                let covered: Vec<usize> = task.genes.iter().copied().filter(|&g| task.covers(project, g)).collect();
+                if covered.is_empty() {
+                    continue;
+                }
+                for (row, again) in rows.iter_mut().zip(say(model)?) {
+                    covered.iter().for_each(|&g| row[g] = again[g]);
+                }
+            }
+            if sum.is_empty() {
+                sum = rows.iter().map(|row| vec![0.0; row.len()]).collect();
+            }
+            for (sum, row) in sum.iter_mut().zip(&rows) {
+                sum.iter_mut().zip(row).for_each(|(s, v)| *s += v / self.members.len() as f64);
+            }
+        }
+        Ok(sum)
+    }
+}
+
+fn scaled(mut e: Explanation, by: f64) -> Explanation {
+    e.attention.iter_mut().for_each(|v| *v *= by);
+    e.score_maps.iter_mut().chain(&mut e.weight_maps).flatten().for_each(|v| *v *= by as f32);
+    e
+}
+
+fn add(sum: &mut Explanation, one: &Explanation, share: f64) {
+    sum.attention.iter_mut().zip(&one.attention).for_each(|(s, v)| *s += v * share);
+    let maps = one.score_maps.iter().chain(&one.weight_maps).flatten();
+    let sums = sum.score_maps.iter_mut().chain(&mut sum.weight_maps).flatten();
+    sums.zip(maps).for_each(|(s, v)| *s += v * share as f32);
+}

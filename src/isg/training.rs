@@ -1,0 +1,487 @@
+//! Training of one Dual Attention network (paper §3.3): L2 loss averaged over slides, AdamW, a warm-up and a cosine,
+//! clipped gradients, patches drawn anew at every step, an average of the weights, early stopping on validation slides.
+//!
+//! A step is a function of the weights, the optimiser's moments, the seed and the step's number. A checkpoint keeps them
+//! to the bit at the end of an epoch, so a run that was killed repeats an uninterrupted one exactly.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cohort::{stats, targets::TargetScaler},
+    device::Device,
+    error::{Error, Result},
+    io::{
+        checkpoint::{Checkpoint, Checkpoints},
+        metrics::MetricsLog,
+    },
+    isg::{
+        bags::{BagSet, FeatureScale, subset, turn},
+        model::{Model, ModelHeader},
+        regressor::{Dims, Mode},
+        train_config::TrainConfig,
+    },
+    nn::{builder::Params, norm::RunningStats},
+    optim::{Adam, AdamConfig, Ema, Schedule},
+    progress::Progress,
+    random::{Philox, fnv1a},
+    tape::Tape,
+    tensor::Tensor,
+};
+
+pub const MODEL_FILE: &str = "model.safetensors";
+pub const METRICS_FILE: &str = "metrics.jsonl";
+const CHECKPOINTS: &str = "checkpoints";
+
+/// One network to train.
+pub struct Job<'a> {
+    pub set: &'a BagSet,
+    pub train: &'a [usize],
+    pub valid: &'a [usize],
+    /// Genes whose error counts.
+    pub genes: Vec<usize>,
+    pub seed: u64,
+    pub epochs: usize,
+    pub learning_rate: f64,
+    pub patience: usize,
+    /// A stored model to begin with instead of fresh weights.
+    pub begin: Option<&'a Path>,
+    pub dir: &'a Path,
+}
+
+/// One epoch of a training curve.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// Optimiser steps done.
+    pub step: u64,
+    pub epoch: u64,
+    pub learning_rate: f64,
+    /// Mean squared error on the scaled targets, over the epoch's steps.
+    pub train_loss: f64,
+    /// The gradient's norm before clipping, averaged over the steps.
+    pub gradient_norm: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_loss: Option<f64>,
+    /// Mean over the genes of the correlation over validation slides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_pearson: Option<f64>,
+}
+
+/// What a checkpoint holds beside tensors.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct State {
+    fingerprint: String,
+    epoch: u64,
+    step: u64,
+    /// Epoch and score of the weights under `best`, once there are any.
+    best: Option<(u64, f64)>,
+    stopped: bool,
+}
+
+/// Trains a network in `job.dir`, or goes on where an earlier run stopped. A finished network of the same configuration and
+/// data is left alone; anything else in the folder is begun anew.
+pub fn fit(job: &Job, config: &TrainConfig, device: &Device, progress: &dyn Progress) -> Result<ModelHeader> {
+    let path = job.dir.join(MODEL_FILE);
+    let (features, targets) = scales(job, config)?;
+    let fingerprint = fingerprint(job, config, &features, &targets);
+    if path.is_file() {
+        let header = ModelHeader::read(&path)?;
+        if header.fingerprint == fingerprint {
+            progress.advance(job.epochs as u64);
+            return Ok(header);
+        }
+    }
+    let checkpoints = Checkpoints::new(job.dir.join(CHECKPOINTS), 1);
+    let checkpoint = match checkpoints.latest()? {
+        Some(c) if c.state::<State>().is_ok_and(|s| s.fingerprint == fingerprint) => Some(c),
+        _ => {
+            begin_anew(job.dir)?;
+            None
+        }
+    };
+    let dims = Dims { width: job.set.width, grid: job.set.grid, genes: job.set.genes.len() };
+    let genes = job.set.genes.clone();
+    let header = ModelHeader::new(config.model.clone(), dims, genes, job.genes.clone(), targets, fingerprint);
+    let mut training = Training::start(job, config, header, features, checkpoint.as_ref(), device)?;
+    progress.advance(training.state.epoch);
+    let mut log = MetricsLog::resume(job.dir.join(METRICS_FILE), training.state.step)?;
+    training.run(&checkpoints, &mut log, progress)?;
+    let header = training.write(&path)?;
+    begin_anew(&job.dir.join(CHECKPOINTS))?;
+    Ok(header)
+}
+
+/// The curve that [`fit`] left in a folder.
+pub fn curve(dir: impl AsRef<Path>) -> Result<Vec<EpochRecord>> {
+    crate::io::metrics::read(dir.as_ref().join(METRICS_FILE))
+}
+
+/// Removes what an earlier run with other settings left.
+fn begin_anew(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(dir, e)),
+        _ => Ok(()),
+    }
+}
+
+/// Scales of features and targets, fitted on the training slides; those of the stored model where one is tuned.
+fn scales(job: &Job, config: &TrainConfig) -> Result<(FeatureScale, TargetScaler)> {
+    if job.train.is_empty() {
+        return Err(Error::Usage("a fold has no slide to train on; use fewer folds or give more slides".into()));
+    }
+    if let Some(path) = job.begin {
+        let model = Model::load(path, &Device::cpu())?;
+        return Ok((model.features, model.header.targets));
+    }
+    let features = match config.standardise_features {
+        true => FeatureScale::fit(job.set, job.train)?,
+        false => FeatureScale::identity(job.set.width),
+    };
+    Ok((features, job.set.fit_targets(config.target_scaling, job.train)?))
+}
+
+/// Everything that decides the result, hashed. How often checkpoints are written and how many folds run at once do not.
+fn fingerprint(job: &Job, config: &TrainConfig, features: &FeatureScale, targets: &TargetScaler) -> String {
+    let mut config = config.clone();
+    (config.parallel, config.checkpoint_s, config.members) = (0, 0, 1);
+    let mut text = serde_json::to_string(&config).unwrap_or_default();
+    let rate = job.learning_rate.to_bits();
+    let _ = write!(text, "{} {} {rate} {} {:?} {:?}", job.seed, job.epochs, job.patience, job.genes, job.set.genes);
+    for &slide in job.train.iter().chain(job.valid) {
+        let bag = &job.set.bags[slide];
+        let targets: Vec<u64> = job.set.targets[slide].iter().map(|t| t.to_bits()).collect();
+        let _ = write!(text, "{} {} {targets:?}", bag.slide, bag.features.patches());
+    }
+    let _ = write!(text, "{} {features:?} {targets:?}", job.valid.len());
+    if let Some(parent) = job.begin.and_then(|path| ModelHeader::read(path).ok()) {
+        text.push_str(&parent.fingerprint);
+    }
+    format!("{:016x}", fnv1a(text.as_bytes()))
+}
+
+struct Training<'a> {
+    job: &'a Job<'a>,
+    config: &'a TrainConfig,
+    device: &'a Device,
+    model: Model,
+    /// The model of averaged weights, where they are averaged.
+    averaged: Option<(Model, Ema)>,
+    optimiser: Adam,
+    best: Vec<(String, Tensor)>,
+    state: State,
+}
+
+impl<'a> Training<'a> {
+    fn start(
+        job: &'a Job,
+        config: &'a TrainConfig,
+        header: ModelHeader,
+        features: FeatureScale,
+        checkpoint: Option<&Checkpoint>,
+        device: &'a Device,
+    ) -> Result<Training<'a>> {
+        let group = |stem: &str, checkpoint: &Checkpoint| {
+            let weights = checkpoint.tensors(stem, device)?;
+            let origin = checkpoint.file(stem).display().to_string();
+            Model::of_weights(header.clone(), features.clone(), weights, &origin, device)
+        };
+        let model = match (checkpoint, job.begin) {
+            (Some(checkpoint), _) => group("model", checkpoint)?,
+            (None, Some(path)) => {
+                let parent = Model::load(path, device)?;
+                let weights = parent.params.named().map(|(n, t)| (n.to_string(), t.clone())).collect();
+                Model::of_weights(header.clone(), features.clone(), weights, &path.display().to_string(), device)?
+            }
+            (None, None) => Model::fresh(header.clone(), features.clone(), job.seed, device)?,
+        };
+        let averaged = match (config.ema_decay > 0.0, checkpoint) {
+            (false, _) => None,
+            (true, Some(checkpoint)) => Some(group("ema", checkpoint)?),
+            (true, None) => {
+                let weights = model.params.named().map(|(n, t)| (n.to_string(), t.clone())).collect();
+                Some(Model::of_weights(header.clone(), features.clone(), weights, "fresh weights", device)?)
+            }
+        };
+        let averaged = averaged.map(|m| {
+            let ema = Ema::over(&m.params);
+            (m, ema)
+        });
+        let [beta1, beta2] = config.betas;
+        let adam = AdamConfig { beta1, beta2, weight_decay: config.weight_decay, ..AdamConfig::default() };
+        let mut optimiser = Adam::new(&model.params, adam)?;
+        let mut best = Vec::new();
+        let state = match checkpoint {
+            Some(checkpoint) => {
+                let state: State = checkpoint.state()?;
+                let origin = checkpoint.file("optim").display().to_string();
+                optimiser.restore(&model.params, &checkpoint.tensors("optim", device)?, state.step, &origin)?;
+                if state.best.is_some() {
+                    let held = group("best", checkpoint)?;
+                    best = named(&held.params);
+                }
+                state
+            }
+            None => {
+                let fingerprint = header.fingerprint.clone();
+                State { fingerprint, epoch: 0, step: 0, best: None, stopped: false }
+            }
+        };
+        Ok(Training { job, config, device, model, averaged, optimiser, best, state })
+    }
+
+    /// Whether validation chooses the epoch.
+    fn selects(&self) -> bool {
+        self.job.valid.len() >= self.config.min_valid_slides.max(2)
+    }
+
+    fn run(&mut self, checkpoints: &Checkpoints, log: &mut MetricsLog, progress: &dyn Progress) -> Result<()> {
+        let mut saved = Instant::now();
+        if self.state.epoch == 0 && self.job.begin.is_some() && self.selects() {
+            // Tuning may only improve on what it begins with.
+            let (_, score) = self.validate()?;
+            self.keep_if_best(score)?;
+        }
+        while self.state.epoch < self.job.epochs as u64 && !self.state.stopped {
+            if let Err(interrupted) = progress.check() {
+                self.save(checkpoints)?;
+                return Err(interrupted);
+            }
+            let record = self.epoch()?;
+            log.append(&record)?;
+            progress.remark(&remark(&record));
+            progress.advance(1);
+            if saved.elapsed() >= Duration::from_secs(self.config.checkpoint_s) {
+                self.save(checkpoints)?;
+                saved = Instant::now();
+            }
+        }
+        progress.advance(self.job.epochs as u64 - self.state.epoch);
+        Ok(())
+    }
+
+    fn epoch(&mut self) -> Result<EpochRecord> {
+        let epoch = self.state.epoch;
+        let order = Philox::named(self.job.seed, &format!("slides {epoch}")).permutation(self.job.train.len());
+        // Batches of nearly equal size: a last one of a single slide would be a step of its own weight.
+        let batches = order.len().div_ceil(self.config.batch_slides);
+        let schedule = self.schedule(batches);
+        let (mut loss, mut norm, mut rate) = (0.0, 0.0, 0.0);
+        for batch in 0..batches {
+            let (begin, end) = (batch * order.len() / batches, (batch + 1) * order.len() / batches);
+            let slides: Vec<usize> = order[begin..end].iter().map(|&i| self.job.train[i]).collect();
+            rate = self.job.learning_rate * schedule.factor(self.state.step as f64);
+            self.optimiser.config.lr = rate;
+            let [step_loss, step_norm] = self.step(&slides)?;
+            loss += step_loss / batches as f64;
+            norm += step_norm / batches as f64;
+        }
+        self.state.epoch += 1;
+        let (valid_loss, valid_pearson) = self.validate()?;
+        if self.selects() {
+            self.keep_if_best(valid_pearson)?;
+            let since = self.state.epoch - self.state.best.map_or(0, |(epoch, _)| epoch);
+            self.state.stopped = self.job.patience > 0 && since >= self.job.patience as u64;
+        }
+        Ok(EpochRecord {
+            step: self.state.step,
+            epoch: self.state.epoch,
+            learning_rate: rate,
+            train_loss: loss,
+            gradient_norm: norm,
+            valid_loss,
+            valid_pearson,
+        })
+    }
+
+    /// A warm-up of at most half the epochs, then a cosine.
+    fn schedule(&self, steps_an_epoch: usize) -> Schedule {
+        let (epochs, steps) = (self.job.epochs as f64, steps_an_epoch as f64);
+        let warm_up = (self.config.warmup_epochs.min(0.5 * epochs) * steps).round() as u64;
+        Schedule::Cosine { warm_up, total: (epochs * steps) as u64, final_factor: self.config.final_rate }
+    }
+
+    /// One update; returns the loss and the gradient's norm.
+    fn step(&mut self, slides: &[usize]) -> Result<[f64; 2]> {
+        let batch = self.batch(slides)?;
+        let (config, seed, step) = (self.config, self.job.seed, self.state.step);
+        let mut stats = RunningStats::default();
+        let mut site = 0;
+        let mut drop = |x: Tensor| {
+            site += 1;
+            x.dropout(config.model.dropout, Philox::named(seed, &format!("dropout {site}")), step as u32)
+        };
+        let tape = Tape::start();
+        tape.watch(self.model.params.trainable());
+        let mode = Mode::Train { drop: &mut drop, stats: &mut stats };
+        let predicted = self.model.regressor.forward(&batch.cubes, &batch.globals, &batch.lengths, mode)?;
+        let loss = predicted.sub(&batch.targets)?.square()?.mul(&batch.weights)?.sum_all()?;
+        let value = loss.item()?;
+        if !value.is_finite() {
+            let problem = format!("epoch {} gave a loss that is no number", self.state.epoch + 1);
+            return Err(Error::input(self.job.dir, problem, "lower train.learning_rate and run again"));
+        }
+        let grads = tape.backward(&loss)?;
+        let norm = self.optimiser.step(&self.model.params, &grads, config.clip_norm)?;
+        stats.store()?;
+        self.state.step += 1;
+        if let Some((_, ema)) = &self.averaged {
+            // Young averages forget faster, or they would remember the fresh weights.
+            ema.update(&self.model.params, Ema::warmed_up(config.ema_decay, step))?;
+        }
+        Ok([value, norm])
+    }
+
+    /// The drawn patches of these slides, augmented.
+    fn batch(&self, slides: &[usize]) -> Result<Batch> {
+        let (set, config, step) = (self.job.set, self.config, self.state.step);
+        let (d, g, genes) = (set.width, set.grid, set.genes.len());
+        let (mut globals, mut locals, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut targets, mut weights) = (Vec::new(), Vec::new());
+        for &slide in slides {
+            let bag = &set.bags[slide];
+            let random = Philox::named(self.job.seed, &format!("patches {step} {slide}"));
+            let some = subset(bag.features.patches(), config.max_patches, random);
+            let (first_global, first_local) = (globals.len(), locals.len());
+            bag.features.read(&some, &mut globals, &mut locals)?;
+            let (globals, locals) = (&mut globals[first_global..], &mut locals[first_local..]);
+            self.model.features.global(globals);
+            self.model.features.local(locals);
+            if config.turn_cubes {
+                let random = Philox::named(self.job.seed, &format!("turns {step} {slide}"));
+                let cubes = locals.chunks_exact_mut(g * g * d);
+                cubes.enumerate().for_each(|(i, cube)| turn(cube, g, random.below(i as u64, 8) as u32));
+            }
+            if config.slide_noise > 0.0 {
+                let random = Philox::named(self.job.seed, &format!("slide noise {step} {slide}"));
+                let shift: Vec<f32> = random.normals(2 * d).iter().map(|v| (v * config.slide_noise) as f32).collect();
+                for (values, shift) in [(&mut *globals, &shift[..d]), (&mut *locals, &shift[d..])] {
+                    values.chunks_exact_mut(d).for_each(|row| row.iter_mut().zip(shift).for_each(|(v, s)| *v += s));
+                }
+            }
+            if config.feature_noise > 0.0 {
+                let name = |what: &str| Philox::named(self.job.seed, &format!("{what} noise {step} {slide}"));
+                add_noise(globals, config.feature_noise, name("global"));
+                add_noise(locals, config.feature_noise, name("local"));
+            }
+            lengths.push(some.len());
+            let mut row = set.targets[slide].clone();
+            self.model.header.targets.transform(&mut row);
+            for (gene, value) in row.into_iter().enumerate() {
+                let counts = value.is_finite() && self.job.genes.contains(&gene);
+                targets.push(if counts { value } else { 0.0 });
+                weights.push(f64::from(u8::from(counts)));
+            }
+        }
+        let counted = weights.iter().sum::<f64>().max(1.0);
+        weights.iter_mut().for_each(|w| *w /= counted);
+        let (n, device) = (lengths.iter().sum::<usize>(), self.device);
+        let dtype = crate::DType::F32;
+        Ok(Batch {
+            cubes: Tensor::from_vec(locals, [n, g, g, d], device)?,
+            globals: Tensor::from_vec(globals, [n, d], device)?,
+            targets: Tensor::from_f64(&targets, [slides.len(), genes], dtype, device)?,
+            weights: Tensor::from_f64(&weights, [slides.len(), genes], dtype, device)?,
+            lengths,
+        })
+    }
+
+    /// The model that is evaluated and kept.
+    fn judged(&self) -> &Model {
+        self.averaged.as_ref().map_or(&self.model, |(model, _)| model)
+    }
+
+    /// Mean squared error and mean correlation on the validation slides.
+    fn validate(&self) -> Result<(Option<f64>, Option<f64>)> {
+        let model = self.judged();
+        let mut rows = Vec::new();
+        for &slide in self.job.valid {
+            let mut truth = self.job.set.targets[slide].clone();
+            model.header.targets.transform(&mut truth);
+            rows.push((truth, model.predict_scaled(&*self.job.set.bags[slide].features)?));
+        }
+        let columns: Vec<(Vec<f64>, Vec<f64>)> = (self.job.genes.iter())
+            .map(|&g| rows.iter().map(|(t, p)| (t[g], p[g])).filter(|(t, _)| t.is_finite()).unzip())
+            .collect();
+        let loss = stats::mean_defined(columns.iter().map(|(t, p)| stats::mean_squared_error(t, p)));
+        let pearson = stats::mean_defined(columns.iter().map(|(t, p)| stats::pearson(t, p)));
+        Ok((loss, pearson))
+    }
+
+    fn keep_if_best(&mut self, score: Option<f64>) -> Result<()> {
+        if let Some(score) = score
+            && self.state.best.is_none_or(|(_, best)| score > best)
+        {
+            self.state.best = Some((self.state.epoch, score));
+            self.best = copies(&self.judged().params)?;
+        }
+        Ok(())
+    }
+
+    fn save(&self, checkpoints: &Checkpoints) -> Result<()> {
+        let mut groups =
+            vec![("model", named(&self.model.params)), ("optim", self.optimiser.named(&self.model.params))];
+        if let Some((model, _)) = &self.averaged {
+            groups.push(("ema", named(&model.params)));
+        }
+        if self.state.best.is_some() {
+            groups.push(("best", self.best.clone()));
+        }
+        checkpoints.save(self.state.epoch, &groups, &self.state).map(drop)
+    }
+
+    /// Writes the chosen weights.
+    fn write(&self, path: &Path) -> Result<ModelHeader> {
+        let mut header = self.model.header.clone();
+        let weights = match self.state.best {
+            Some((epoch, score)) => {
+                (header.epoch, header.valid_pearson) = (epoch, Some(score));
+                self.best.clone()
+            }
+            None => {
+                (header.epoch, header.valid_pearson) = (self.state.epoch, self.validate()?.1);
+                named(&self.judged().params)
+            }
+        };
+        Model::write(path, &header, &self.model.features, &weights)?;
+        Ok(header)
+    }
+}
+
+/// One step's input.
+struct Batch {
+    cubes: Tensor,
+    globals: Tensor,
+    lengths: Vec<usize>,
+    targets: Tensor,
+    /// What each squared error counts: zero where nothing was measured, summing to one.
+    weights: Tensor,
+}
+
+fn add_noise(values: &mut [f32], deviation: f64, random: Philox) {
+    for (i, four) in values.chunks_mut(4).enumerate() {
+        four.iter_mut().zip(random.normal4(i as u64)).for_each(|(v, noise)| *v += (deviation * noise) as f32);
+    }
+}
+
+fn named(params: &Params) -> Vec<(String, Tensor)> {
+    params.named().map(|(name, tensor)| (name.to_string(), tensor.clone())).collect()
+}
+
+/// The same values in memory of their own.
+fn copies(params: &Params) -> Result<Vec<(String, Tensor)>> {
+    let copy = |t: &Tensor| Tensor::from_buffer(t.to_buffer()?, t.shape(), t.device());
+    params.named().map(|(name, tensor)| Ok((name.to_string(), copy(tensor)?))).collect()
+}
+
+fn remark(record: &EpochRecord) -> String {
+    match record.valid_pearson {
+        Some(pearson) => format!("loss {:.3}, validation PCC {pearson:.2}", record.train_loss),
+        None => format!("loss {:.3}", record.train_loss),
+    }
+}

@@ -1,0 +1,35 @@
+//! A fully connected layer.
+
+use crate::{
+    error::Result,
+    nn::builder::{Builder, Init},
+    tensor::Tensor,
+};
+
+/// `y = x Wᵀ + b`; parameters `weight` `[out, in]` and, where wanted, `bias` `[out]`.
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// With a bias that begins at zero. `gain` times the deviation that keeps the variance, `1/√in`.
+    pub fn new(b: &mut Builder, inputs: usize, outputs: usize, gain: f64) -> Result<Linear> {
+        let weight = Linear::draw(b, inputs, outputs, gain)?;
+        Ok(Linear { weight, bias: Some(b.param("bias", [outputs], Init::Constant(0.0))?) })
+    }
+
+    /// As [`Linear::new`], without a bias.
+    pub fn without_bias(b: &mut Builder, inputs: usize, outputs: usize, gain: f64) -> Result<Linear> {
+        Ok(Linear { weight: Linear::draw(b, inputs, outputs, gain)?, bias: None })
+    }
+
+    fn draw(b: &mut Builder, inputs: usize, outputs: usize, gain: f64) -> Result<Tensor> {
+        b.param("weight", [outputs, inputs], Init::Normal(gain / (inputs.max(1) as f64).sqrt()))
+    }
+
+    /// `[.., in] -> [.., out]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        x.linear(&self.weight, self.bias.as_ref())
+    }
+}

@@ -1,0 +1,106 @@
+//! The mobile inverted bottleneck with squeeze and excitation (MBConv) of EfficientNet: a 1x1 expansion, a depthwise
+//! convolution, a gate per channel, a 1x1 projection, each convolution normalised, SiLU between them, and a residual path
+//! where the shape allows. With batch normalisation it computes what torchvision's `MBConv` computes.
+
+use crate::{
+    error::{Error, Result},
+    nn::{
+        builder::{Builder, Init},
+        linear::Linear,
+        norm::{Norm, NormKind, RunningStats},
+    },
+    tensor::Tensor,
+};
+
+/// Sizes of one block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MbConvConfig {
+    pub inputs: usize,
+    pub outputs: usize,
+    /// Hidden channels are `inputs * expansion`; with 1 there is no expansion layer.
+    pub expansion: usize,
+    /// Side of the depthwise kernel, odd; padding is half of it.
+    pub kernel: usize,
+    pub stride: usize,
+    /// Channels between squeeze and excitation.
+    pub squeeze: usize,
+    pub norm: NormKind,
+}
+
+pub struct MbConv {
+    expand: Option<(Linear, Norm)>,
+    depthwise: Tensor,
+    depthwise_norm: Norm,
+    reduce: Linear,
+    excite: Linear,
+    project: Linear,
+    project_norm: Norm,
+    stride: usize,
+    padding: usize,
+    residual: bool,
+}
+
+impl MbConv {
+    /// Parameters `expand.weight`, `depthwise.weight` `[r, s, hidden]`, `se.reduce.*`, `se.expand.*`, `project.weight`, and
+    /// the three normalisations `bn0` (absent without expansion), `bn1`, `bn2`. A fresh block with a residual path begins
+    /// near the identity.
+    pub fn new(b: &mut Builder, config: MbConvConfig) -> Result<MbConv> {
+        let MbConvConfig { inputs, outputs, expansion, kernel, stride, squeeze, norm } = config;
+        if [inputs, outputs, expansion, kernel, stride, squeeze].contains(&0) || kernel % 2 == 0 {
+            return Err(Error::shape("mbconv", format!("sizes above zero and an odd kernel wanted, got {config:?}")));
+        }
+        let hidden = inputs * expansion;
+        let residual = stride == 1 && inputs == outputs;
+        // What the last layer adds to the residual path is small at first, so that depth costs nothing to begin with.
+        let last_gain = if residual { RESIDUAL_GAIN } else { 1.0 };
+        let (project_gain, project_norm_gain) =
+            if norm == NormKind::None { (last_gain, 1.0) } else { (1.0, last_gain) };
+        let expand = match expansion {
+            1 => None,
+            _ => Some((
+                b.scope("expand", |b| Linear::without_bias(b, inputs, hidden, 1.0))?,
+                b.scope("bn0", |b| Norm::new(b, norm, hidden, 1.0))?,
+            )),
+        };
+        let deviation = 1.0 / kernel as f64;
+        let depthwise =
+            b.scope("depthwise", |b| b.param("weight", [kernel, kernel, hidden], Init::Normal(deviation)))?;
+        let depthwise_norm = b.scope("bn1", |b| Norm::new(b, norm, hidden, 1.0))?;
+        let reduce = b.scope("se.reduce", |b| Linear::new(b, hidden, squeeze, 1.0))?;
+        let excite = b.scope("se.expand", |b| Linear::new(b, squeeze, hidden, 1.0))?;
+        let project = b.scope("project", |b| Linear::without_bias(b, hidden, outputs, project_gain))?;
+        let project_norm = b.scope("bn2", |b| Norm::new(b, norm, outputs, project_norm_gain))?;
+        let padding = kernel / 2;
+        Ok(MbConv {
+            expand,
+            depthwise,
+            depthwise_norm,
+            reduce,
+            excite,
+            project,
+            project_norm,
+            stride,
+            padding,
+            residual,
+        })
+    }
+
+    /// `[n, h, w, inputs] -> [n, h', w', outputs]`, and in training the running statistics it moved (`bn0.running_mean`
+    /// and so on; none without batch normalisation).
+    pub fn forward(&self, x: &Tensor, training: bool) -> Result<(Tensor, RunningStats)> {
+        let mut stats = RunningStats::default();
+        let mut y = x.clone();
+        if let Some((expand, norm)) = &self.expand {
+            y = norm.forward(&expand.forward(&y)?, training, "bn0", &mut stats)?.silu()?;
+        }
+        y = y.depthwise_conv2d(&self.depthwise, self.stride, self.padding)?;
+        y = self.depthwise_norm.forward(&y, training, "bn1", &mut stats)?.silu()?;
+        let gate = self.excite.forward(&self.reduce.forward(&y.global_avg_pool()?)?.silu()?)?.sigmoid()?;
+        y = y.mul(&gate.reshape([gate.shape().rows(), 1, 1, gate.shape().last()])?)?;
+        y = self.project_norm.forward(&self.project.forward(&y)?, training, "bn2", &mut stats)?;
+        Ok((if self.residual { x.add(&y)? } else { y }, stats))
+    }
+}
+
+/// How strongly a fresh branch adds to its residual path.
+pub const RESIDUAL_GAIN: f64 = 0.2;

@@ -1,0 +1,418 @@
+//! The Dual Attention network: against reference values, its training, and what it predicts.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use isg::{
+    DType, Device, Error, Result, Shape, Tape, Tensor,
+    cohort::{
+        metrics::{self, Prediction, Unit},
+        stats::Bootstrap,
+    },
+    io::safetensors::SafetensorsFile,
+    isg::{
+        bags::BagSet,
+        crossval::{self, CvResult},
+        evaluation,
+        predictor::Predictor,
+        regressor::{Dims, Mode, Regressor, RegressorConfig, Tokens},
+        train_config::{Preset, TaskConfig, TrainConfig},
+    },
+    nn::{
+        builder::{Builder, Params},
+        mbconv::{MbConv, MbConvConfig},
+        norm::{NormKind, RunningStats},
+        vit::{VitBlock, VitConfig},
+    },
+    progress::{Progress, Silent},
+};
+
+use super::simulation;
+
+// ------------------------------------------------------------------------------------------- reference values
+
+/// One reference case in f64.
+struct Case {
+    name: String,
+    file: SafetensorsFile,
+    attributes: serde_json::Value,
+    device: Device,
+}
+
+impl Case {
+    fn all(op: &str) -> Vec<Case> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/conformance/cases");
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            println!("{}: absent, reference values of {op} are not compared", folder.display());
+            return Vec::new();
+        };
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+        paths.retain(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&format!("{op}-"))));
+        paths.sort();
+        assert!(!paths.is_empty(), "no case of {op}");
+        let open = |path: &PathBuf| {
+            let file = SafetensorsFile::open(path).expect("a case");
+            let attributes = serde_json::from_str(file.metadata_value("attrs").expect("attributes")).expect("JSON");
+            Case { name: path.display().to_string(), file, attributes, device: Device::cpu() }
+        };
+        paths.iter().map(open).collect()
+    }
+
+    fn tensor(&self, name: &str) -> Tensor {
+        let view = self.file.get(name).expect(name);
+        Tensor::from_f64(&view.to_f64(), view.shape, DType::F64, &self.device).expect(name)
+    }
+
+    fn shape(&self, name: &str) -> Shape {
+        Shape::from(self.file.get(name).expect(name).shape)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.file.contains(name)
+    }
+
+    fn number(&self, name: &str) -> usize {
+        self.attributes[name].as_u64().expect(name) as usize
+    }
+
+    /// A builder over all arguments but these.
+    fn builder(&self, inputs: &[&str]) -> Builder {
+        let names = self.file.names().iter().filter_map(|n| n.strip_prefix("in."));
+        let weights: HashMap<String, Tensor> =
+            names.filter(|n| !inputs.contains(n)).map(|n| (n.to_string(), self.tensor(&format!("in.{n}")))).collect();
+        Builder::load(weights, &self.name, DType::F64, &self.device)
+    }
+
+    fn close(&self, name: &str, ours: &Tensor, tolerance: f64) {
+        let wanted = self.file.get(name).expect(name).to_f64();
+        let ours = ours.to_vec::<f64>().expect("values");
+        assert_eq!(ours.len(), wanted.len(), "{} {name}", self.name);
+        let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+        let size = norm(&mut wanted.iter().copied()).max(1e-10 * (wanted.len() as f64).sqrt());
+        let error = norm(&mut wanted.iter().zip(&ours).map(|(w, o)| w - o)) / size;
+        assert!(error < tolerance, "{} {name}: relative error {error:e}", self.name);
+    }
+
+    /// Compares outputs, and gradients of every parameter and input.
+    fn compare(&self, inputs: &[(&str, &Tensor)], params: &Params, tape: Tape, outputs: &[(&str, &Tensor)]) {
+        for (name, y) in outputs {
+            self.close(&format!("out.{name}"), y, 1e-12);
+        }
+        let seeds: Vec<(&Tensor, Tensor)> = outputs
+            .iter()
+            .filter(|(name, _)| self.has(&format!("cotangent.{name}")))
+            .map(|(name, y)| (*y, self.tensor(&format!("cotangent.{name}"))))
+            .collect();
+        let grads = tape.backward_from(&seeds).expect("gradients");
+        let mut compared = 0;
+        for (name, tensor) in params.named().chain(inputs.iter().copied()) {
+            if self.has(&format!("grad.{name}")) {
+                let zero = tensor.zeros_like().expect("zeros");
+                self.close(&format!("grad.{name}"), grads.get(tensor).unwrap_or(&zero), 1e-11);
+                compared += 1;
+            }
+        }
+        let wanted = self.file.names().iter().filter(|n| n.starts_with("grad.")).count();
+        assert_eq!(compared, wanted, "{}: every gradient is compared", self.name);
+    }
+}
+
+#[test]
+fn mbconv_computes_the_reference() -> Result<()> {
+    for case in Case::all("mbconv") {
+        let (x, project) = (case.tensor("in.x"), case.shape("in.project.weight"));
+        let depthwise = case.shape("in.depthwise.weight");
+        let training = case.attributes["training"].as_bool().expect("training");
+        let mut b = case.builder(&["x"]);
+        let config = MbConvConfig {
+            inputs: x.shape().last(),
+            outputs: project[0],
+            expansion: depthwise[2] / x.shape().last(),
+            kernel: depthwise[0],
+            stride: case.number("stride"),
+            squeeze: case.shape("in.se.reduce.weight")[0],
+            norm: NormKind::Batch,
+        };
+        let block = MbConv::new(&mut b, config)?;
+        let params = b.finish()?;
+        let tape = Tape::start();
+        tape.watch(params.trainable().into_iter().chain([&x]));
+        let (y, stats) = block.forward(&x, training)?;
+        let mut outputs = vec![("y", &y)];
+        for name in case.file.names().iter().filter_map(|n| n.strip_prefix("out.")).filter(|n| *n != "y") {
+            outputs.push((name, stats.get(name).expect(name)));
+        }
+        case.compare(&[("x", &x)], &params, tape, &outputs);
+    }
+    Ok(())
+}
+
+#[test]
+fn vit_block_computes_the_reference() -> Result<()> {
+    for case in Case::all("vit_block") {
+        let x = case.tensor("in.x");
+        let [b, length, width]: [usize; 3] = x.shape().as_array().expect("three axes");
+        let mut builder = case.builder(&["x"]);
+        let config = VitConfig { width, heads: case.number("heads"), mlp: case.shape("in.fc1.weight")[0] };
+        let block = VitBlock::new(&mut builder, config)?;
+        let params = builder.finish()?;
+        let tape = Tape::start();
+        tape.watch(params.trainable().into_iter().chain([&x]));
+        let y = block.forward(&x.reshape([b * length, width])?, &vec![length; b], &mut Ok)?.reshape(x.shape())?;
+        case.compare(&[("x", &x)], &params, tape, &[("y", &y)]);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_paper_literal_network_computes_the_reference() -> Result<()> {
+    for case in Case::all("dual_attention") {
+        let (cubes, globals) = (case.tensor("in.R"), case.tensor("in.f"));
+        let [n, grid, _, width]: [usize; 4] = cubes.shape().nhwc().expect("cubes");
+        let (embed, head) = (case.shape("in.embed.weight"), case.shape("in.head.weight"));
+        let config = RegressorConfig {
+            mbconv_blocks: case.number("mbconv_blocks"),
+            fusion_every: case.number("fusion_every"),
+            mbconv_expansion: case.shape("in.mbconv.0.expand.weight")[0] / width,
+            mbconv_norm: NormKind::Batch,
+            fusion_residual: false,
+            fusion_norm: false,
+            tokens: Tokens::Local,
+            vit_width: embed[0],
+            vit_depth: case.number("vit_depth"),
+            vit_heads: case.number("vit_heads"),
+            vit_mlp_ratio: case.shape("in.vit.0.fc1.weight")[0] as f64 / embed[0] as f64,
+            ..RegressorConfig::paper()
+        };
+        let mut b = case.builder(&["R", "f"]);
+        let model = Regressor::new(&mut b, &config, Dims { width, grid, genes: head[0] })?;
+        let params = b.finish()?;
+        let tape = Tape::start();
+        tape.watch(params.trainable().into_iter().chain([&cubes, &globals]));
+        let y = model.forward(&cubes, &globals, &[n], Mode::Evaluate)?.reshape([head[0]])?;
+        case.compare(&[("R", &cubes), ("f", &globals)], &params, tape, &[("y", &y)]);
+    }
+    Ok(())
+}
+
+// ------------------------------------------------------------------------------------------- the network
+
+fn small_network(genes: usize) -> Result<(Regressor, Params, Device)> {
+    let device = Device::cpu_poisoned();
+    let mut b = Builder::fresh(3, DType::F64, &device);
+    let model = Regressor::new(&mut b, &RegressorConfig::small(), Dims { width: 6, grid: 3, genes })?;
+    Ok((model, b.finish()?, device))
+}
+
+fn drawn(shape: impl Into<Shape>, name: &str, device: &Device) -> Result<Tensor> {
+    let shape = shape.into();
+    let values = isg::random::Philox::named(11, name).normals(shape.elems());
+    Tensor::from_f64(&values, shape, DType::F64, device)
+}
+
+#[test]
+fn a_slide_is_predicted_alike_alone_and_among_others() -> Result<()> {
+    let (model, _, device) = small_network(2)?;
+    let lengths = [4usize, 4, 1, 7];
+    let (cubes, globals) = (drawn([16, 3, 3, 6], "cubes", &device)?, drawn([16, 6], "globals", &device)?);
+    let together = model.forward(&cubes, &globals, &lengths, Mode::Evaluate)?.to_vec::<f64>()?;
+    let mut begin = 0;
+    for (slide, &n) in lengths.iter().enumerate() {
+        let (cubes, globals) = (cubes.slice(0, begin, n)?, globals.slice(0, begin, n)?);
+        let alone = model.forward(&cubes, &globals, &[n], Mode::Evaluate)?.to_vec::<f64>()?;
+        for gene in 0..2 {
+            assert!((alone[gene] - together[2 * slide + gene]).abs() < 1e-12);
+        }
+        begin += n;
+    }
+    Ok(())
+}
+
+#[test]
+fn contributions_average_to_the_prediction_and_attention_sums_to_one() -> Result<()> {
+    let (model, _, device) = small_network(3)?;
+    let (cubes, globals) = (drawn([5, 3, 3, 6], "cubes", &device)?, drawn([5, 6], "globals", &device)?);
+    let wanted = model.forward(&cubes, &globals, &[5], Mode::Evaluate)?.to_vec::<f64>()?;
+    let e = model.explain(&cubes, &globals)?;
+    assert_eq!((e.contribution.len(), e.attention.len()), (15, 5));
+    assert!(wanted.iter().zip(&e.prediction).all(|(w, p)| (w - p).abs() < 1e-12));
+    assert!((e.attention.iter().sum::<f64>() - 1.0).abs() < 1e-12 && e.attention.iter().all(|a| *a > 0.0));
+    assert_eq!((e.score_maps.len(), e.weight_maps.len()), (2, 2));
+    for map in e.weight_maps.iter().flat_map(|m| m.chunks(9)) {
+        assert!((map.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+    }
+    assert!(e.score_maps.iter().flatten().all(|s| (0.0..=1.0).contains(s)));
+    Ok(())
+}
+
+#[test]
+fn every_parameter_learns_when_training() -> Result<()> {
+    let (model, params, device) = small_network(2)?;
+    let (cubes, globals) = (drawn([7, 3, 3, 6], "cubes", &device)?, drawn([7, 6], "globals", &device)?);
+    let tape = Tape::start();
+    tape.watch(params.trainable());
+    let mut stats = RunningStats::default();
+    let mode = Mode::Train { drop: &mut Ok, stats: &mut stats };
+    let loss = model.forward(&cubes, &globals, &[3, 4], mode)?.square()?.sum_all()?;
+    let grads = tape.backward(&loss)?;
+    for (name, tensor) in params.named_trainable() {
+        let gradient = grads.get(tensor).map(|g| g.to_vec::<f64>()).transpose()?.unwrap_or_default();
+        assert!(gradient.iter().any(|g| *g != 0.0), "{name} gets no gradient");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_paper_preset_has_the_papers_sizes() -> Result<()> {
+    let config = RegressorConfig::paper();
+    assert_eq!((config.mbconv_blocks, config.fusion_every), (10, 2));
+    assert_eq!((config.vit_width, config.vit_depth, config.vit_heads), (384, 12, 6));
+    let mut b = Builder::fresh(0, DType::F32, &Device::cpu());
+    Regressor::new(
+        &mut b,
+        &RegressorConfig { vit_depth: 1, mbconv_blocks: 2, ..config },
+        Dims { width: 16, grid: 8, genes: 7 },
+    )?;
+    let params = b.finish()?;
+    assert_eq!(params.get("fusion.0.w_q").map(|t| t.shape()), Some([64, 16].into()));
+    assert_eq!(params.get("head.weight").map(|t| t.shape()), Some([7, 384].into()));
+    Ok(())
+}
+
+// ------------------------------------------------------------------------------------------- training
+
+/// A configuration that trains in seconds.
+fn quick(epochs: usize) -> TrainConfig {
+    let mut config = TrainConfig::preset(Preset::Small);
+    (config.epochs, config.max_patches, config.checkpoint_s) = (epochs, 6, 0);
+    config
+}
+
+fn run(config: &TrainConfig, set: &BagSet, dir: &Path, progress: &dyn Progress) -> Result<CvResult> {
+    crossval::cross_validate(config, set, &simulation::splits(set, 3, 1), dir, "cpu", progress)
+}
+
+fn bits(predictions: &[Prediction]) -> Vec<(String, Vec<u64>)> {
+    predictions.iter().map(|p| (p.slide.clone(), p.predicted.iter().map(|v| v.to_bits()).collect())).collect()
+}
+
+/// Asks to stop after so many epochs.
+struct StopAfter(AtomicU64);
+
+impl Progress for StopAfter {
+    fn begin(&self, _: &str, _: u64, _: &'static str) {}
+    fn advance(&self, by: u64) {
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(by)));
+    }
+    fn remark(&self, _: &str) {}
+    fn note(&self, _: &str) {}
+    fn end(&self) {}
+    fn interrupted(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+}
+
+#[test]
+fn an_interrupted_run_ends_as_an_uninterrupted_one() -> Result<()> {
+    let set = simulation::bags(12, 8, 2, 5);
+    let mut config = quick(4);
+    (config.members, config.fine_tune.enabled, config.fine_tune.epochs) = (1, true, 2);
+    config.fine_tune.tasks =
+        vec![TaskConfig { project: Some("SIM".into()), genes: vec!["LOCAL".into(), "BOTH".into()] }];
+    let (whole, pieces) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let wanted = run(&config, &set, whole.path(), &Silent)?;
+    let mut attempts = 0;
+    let resumed = loop {
+        attempts += 1;
+        match run(&config, &set, pieces.path(), &StopAfter(AtomicU64::new(5 * attempts))) {
+            Err(Error::Interrupted) => {}
+            other => break other?,
+        }
+    };
+    assert!(attempts > 2, "it was interrupted only {} times", attempts - 1);
+    assert_eq!(bits(&resumed.predictions), bits(&wanted.predictions));
+    assert_eq!(resumed.curves, wanted.curves);
+    let file = "fold-1/member-0/model.safetensors";
+    let read = |dir: &tempfile::TempDir| std::fs::read(dir.path().join(file)).expect("a model");
+    assert!(read(&whole) == read(&pieces), "the stored models differ");
+    // A finished network is kept, not trained again.
+    let modified =
+        |dir: &tempfile::TempDir| dir.path().join(file).metadata().and_then(|m| m.modified()).expect("a time");
+    let before = modified(&whole);
+    run(&config, &set, whole.path(), &Silent)?;
+    assert_eq!(modified(&whole), before);
+    // Other data are not mistaken for these.
+    let other = simulation::bags(12, 8, 2, 6);
+    let again = run(&config, &other, whole.path(), &Silent)?;
+    assert_ne!(bits(&again.predictions), bits(&wanted.predictions));
+    Ok(())
+}
+
+#[test]
+fn results_do_not_depend_on_how_many_folds_train_at_once() -> Result<()> {
+    let set = simulation::bags(12, 8, 2, 7);
+    let predict = |parallel: usize| {
+        let dir = tempfile::tempdir().expect("a folder");
+        let config = TrainConfig { parallel, ..quick(3) };
+        run(&config, &set, dir.path(), &Silent).map(|cv| bits(&cv.predictions))
+    };
+    assert_eq!(predict(1)?, predict(3)?);
+    Ok(())
+}
+
+#[test]
+fn planted_genes_are_found_on_held_out_slides() -> Result<()> {
+    let mut set = simulation::bags(36, 16, 2, 9);
+    // Two values were not measured.
+    (set.targets[3][0], set.targets[20][1]) = (f64::NAN, f64::NAN);
+    let dir = tempfile::tempdir().expect("a folder");
+    let cv = run(&TrainConfig { max_patches: 12, ..quick(20) }, &set, dir.path(), &Silent)?;
+    assert_eq!(cv.predictions.len(), 36);
+    let bootstrap = Bootstrap { resamples: 200, ..Bootstrap::default() };
+    let comparison = evaluation::compare(&set.genes, &cv.predictions, Some(&cv.baseline), Unit::Patient, bootstrap)?;
+    let pearson = |gene: usize| comparison.network.pooled.genes[gene].pearson.expect("a correlation");
+    assert!(pearson(0) > 0.5 && pearson(2) > 0.4, "{} {}", pearson(0), pearson(2));
+    assert_eq!(comparison.network.pooled.genes[0].n, 35, "the missing value does not count");
+    assert!(comparison.baseline.is_some());
+
+    evaluation::write(dir.path(), &comparison)?;
+    assert_eq!(evaluation::read(dir.path())?, comparison);
+    let path = dir.path().join(evaluation::PREDICTIONS_FILE);
+    evaluation::write_predictions(&path, &set.genes, &cv.predictions)?;
+    let (genes, read) = evaluation::read_predictions(&path)?;
+    assert_eq!(genes, set.genes);
+    let again = metrics::evaluate(&genes, &read, Unit::Patient, bootstrap)?;
+    assert_eq!(again.pooled.genes[0].pearson, comparison.network.pooled.genes[0].pearson);
+
+    // A new slide is predicted by the mean of the folds' networks.
+    let predictor = Predictor::load(dir.path(), &Device::cpu())?;
+    let features = &*set.bags[0].features;
+    let predicted = predictor.predict(features, None)?;
+    let e = predictor.explain(features, None)?;
+    for gene in 0..4 {
+        assert!((predicted[gene] - e.prediction[gene]).abs() < 1e-4, "{} {}", predicted[gene], e.prediction[gene]);
+        let n = features.patches();
+        let mean = e.contribution.iter().skip(gene).step_by(4).sum::<f64>() / n as f64;
+        assert!((mean - predicted[gene]).abs() < 1e-4);
+    }
+    assert!((e.attention.iter().sum::<f64>() - 1.0).abs() < 1e-6);
+    Ok(())
+}
+
+#[test]
+fn unusable_cohorts_are_one_sentence() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut set = simulation::bags(6, 8, 2, 1);
+    set.targets.iter_mut().for_each(|t| t[1] = f64::NAN);
+    let message = run(&quick(1), &set, dir.path(), &Silent).map(drop).expect_err("a gene without values").to_string();
+    assert!(message.contains("GLOBAL") && !message.contains('\n'), "{message}");
+    let mut config = quick(1);
+    config.fine_tune.enabled = true;
+    config.fine_tune.tasks = vec![TaskConfig { project: Some("LIHC".into()), genes: vec!["LOCAL".into()] }];
+    let set = simulation::bags(6, 8, 2, 1);
+    let message = run(&config, &set, dir.path(), &Silent).map(drop).expect_err("no such project").to_string();
+    assert!(message.contains("LIHC") && message.contains("SIM"), "{message}");
+}
