@@ -6,6 +6,8 @@
 pub mod doctor;
 pub mod extractor;
 pub mod progress;
+pub mod score;
+pub mod shannon;
 pub mod slide;
 pub mod synth;
 
@@ -61,6 +63,10 @@ enum Command {
     Doctor(doctor::Args),
     /// Train the networks that turn patches into feature vectors.
     Extractor(extractor::Args),
+    /// Bits of texture in every patch of slides or images, and which patches are kept.
+    Score(score::Args),
+    /// An image as the stream whose length is its score, and back.
+    Shannon(shannon::Args),
     /// What a slide holds, and its pixels as PNG.
     Slide(slide::Args),
     /// Draw H&E-like slides with planted genes: slides, expression table, sample sheet, truth, run configuration.
@@ -137,6 +143,8 @@ fn run(command: Command, context: &Context) -> Result<Outcome> {
     match command {
         Command::Doctor(args) => doctor::run(&args, context),
         Command::Extractor(args) => extractor::run(&args, context),
+        Command::Score(args) => score::run(args, context),
+        Command::Shannon(args) => shannon::run(args, context),
         Command::Slide(args) => slide::run(args).map(|()| Outcome::Done),
         Command::Synth(args) => synth::run(args, context),
     }

@@ -1,0 +1,63 @@
+//! `isg shannon`: the score's proof in files: an image to its stream, and back.
+
+use std::path::PathBuf;
+
+use super::{Context, Outcome};
+use crate::{
+    error::{Error, Result},
+    io::atomic,
+    select::shannon,
+    slide::Slide,
+};
+
+#[derive(clap::Args)]
+#[command(
+    about = "Encode an image as the stream whose length is its score, and decode it",
+    after_help = "Examples:\n  isg shannon encode patch.png patch.islz\n  isg shannon decode patch.islz again.png"
+)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Compress an image without loss.
+    Encode {
+        /// A PNG, or any slide small enough to be one image; its RGB pixels are encoded.
+        #[arg(value_name = "IN.png")]
+        input: PathBuf,
+        #[arg(value_name = "OUT.islz")]
+        output: PathBuf,
+    },
+    /// Give the pixels back, exactly.
+    Decode {
+        #[arg(value_name = "IN.islz")]
+        input: PathBuf,
+        #[arg(value_name = "OUT.png")]
+        output: PathBuf,
+    },
+}
+
+pub fn run(args: Args, context: &Context) -> Result<Outcome> {
+    match args.action {
+        Action::Encode { input, output } => {
+            let slide = Slide::open(&input)?;
+            let (width_px, height_px) = slide.levels().first().map_or((0, 0), |l| (l.width_px, l.height_px));
+            if width_px.saturating_mul(height_px).saturating_mul(3) > shannon::MAX_PIXEL_BYTES as u64 {
+                return Err(Error::input(input, "is too large for one stream", "encode a region of it"));
+            }
+            let image = slide.read_region(0, 0, 0, width_px as usize, height_px as usize)?;
+            let stream = shannon::encode(&image).map_err(|e| {
+                Error::input(&input, format!("cannot be encoded: {e}"), "give an image of at least one pixel")
+            })?;
+            atomic::write_bytes(&output, &stream)?;
+            if !context.quiet {
+                let bits_per_px = 8.0 * stream.len() as f64 / (width_px * height_px) as f64;
+                println!("{}: {} bits, {bits_per_px:.3} per pixel", output.display(), 8 * stream.len());
+            }
+        }
+        Action::Decode { input, output } => shannon::read(&input)?.write_png(&output)?,
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,254 @@
+//! One chunk: residuals to counts to bits. The bit layout is in the parent module's page.
+
+use super::{
+    bits::{Count, Reader, Sink, Writer},
+    huffman::{self, Builder, Decoder, MAX_SYMBOLS, code_lengths, put_lengths, take_lengths},
+    matches::{BUCKETS, Bucket, Counts, Finder, LEAST_LENGTH, RESIDUALS, bucket, bucket_start},
+    predict::{self, CHUNK_BYTES, CONTEXTS, ChunkArea, Symbol, context_of, residual_of},
+};
+use crate::image::RgbImage;
+
+/// The index of the match symbol in a literal table.
+const MATCH: usize = 256;
+
+/// Code lengths of a chunk's ten tables.
+struct Tables {
+    literals: [[u8; MAX_SYMBOLS]; CONTEXTS],
+    lengths: [u8; BUCKETS],
+    distances: [u8; BUCKETS],
+}
+
+impl Tables {
+    fn put(&self, has_matches: bool, sink: &mut impl Sink) {
+        sink.put(u32::from(has_matches), 1);
+        for table in &self.literals {
+            if has_matches {
+                sink.put(u32::from(table[MATCH]), 4);
+            }
+            put_lengths(sink, &table[..MATCH]);
+        }
+        if has_matches {
+            put_lengths(sink, &self.lengths);
+            put_lengths(sink, &self.distances);
+        }
+    }
+}
+
+/// Everything needed to count or write the bits of one chunk; reused from chunk to chunk.
+pub struct Coder {
+    /// [`CHUNK_BYTES`] zeros, which nothing overwrites, then the residuals.
+    padded: Box<[u8; CHUNK_BYTES + RESIDUALS]>,
+    symbols: Vec<Symbol>,
+    /// Four interleaved histograms: neighbouring samples often have the same value, and would wait for each other.
+    partial: Vec<[u16; 4]>,
+    counts: Counts,
+    finder: Finder,
+    builder: Builder,
+    tables: Tables,
+}
+
+impl Default for Coder {
+    fn default() -> Coder {
+        Coder {
+            padded: Box::new([0; CHUNK_BYTES + RESIDUALS]),
+            symbols: vec![0; CHUNK_BYTES],
+            partial: vec![[0; 4]; 256 * CONTEXTS],
+            counts: Counts { literals: [[0; 256]; CONTEXTS] },
+            finder: Finder::default(),
+            builder: Builder::default(),
+            tables: Tables { literals: [[0; MAX_SYMBOLS]; CONTEXTS], lengths: [0; BUCKETS], distances: [0; BUCKETS] },
+        }
+    }
+}
+
+impl Coder {
+    /// Bytes of the chunk's payload, whether coded or stored. Writes nothing.
+    pub fn payload_bytes(&mut self, image: &RgbImage, area: ChunkArea) -> usize {
+        let coded = self.analyse(image, area).div_ceil(8) as usize;
+        coded.min(area.bytes())
+    }
+
+    /// The chunk's payload: coded, or the plain pixels if that is not longer.
+    pub fn payload(&mut self, image: &RgbImage, area: ChunkArea) -> Vec<u8> {
+        let coded = self.analyse(image, area).div_ceil(8) as usize;
+        if coded < area.bytes() {
+            let payload = self.write(area);
+            debug_assert_eq!(payload.len(), coded);
+            payload
+        } else {
+            image.crop(area.x_px, area.y_px, area.width_px, area.height_px).pixels
+        }
+    }
+
+    /// Predicts, finds the copies and builds the tables; returns the length of the coded chunk in bits.
+    fn analyse(&mut self, image: &RgbImage, area: ChunkArea) -> u64 {
+        let (n, stride) = (area.bytes(), 3 * area.width_px);
+        predict::residuals(image, area, &mut self.padded[CHUNK_BYTES..][..n]);
+        predict::symbols(&self.padded[CHUNK_BYTES - stride..CHUNK_BYTES + n], area.width_px, &mut self.symbols[..n]);
+        let symbols = &self.symbols[..n];
+        let residuals = self.padded.last_chunk::<RESIDUALS>().expect("the buffer ends in the residuals");
+
+        count(symbols, &mut self.partial, &mut self.counts);
+        self.finder.parse(residuals, symbols, &self.counts);
+
+        let mut starts = [0u32; CONTEXTS];
+        let (mut lengths, mut distances) = ([0u32; BUCKETS], [0u32; BUCKETS]);
+        let mut extra_bits = 0;
+        for copy in &self.finder.matches {
+            let start = usize::from(copy.start);
+            for (&symbol, part) in symbols[start..][..usize::from(copy.length)].iter().zip((0..4).cycle()) {
+                let counts = &mut self.partial[usize::from(symbol)];
+                counts[part] = counts[part].wrapping_sub(1);
+            }
+            starts[context_of(symbols[start])] += 1;
+            let (length, distance) = buckets(copy.length, copy.distance);
+            lengths[length.symbol as usize] += 1;
+            distances[distance.symbol as usize] += 1;
+            extra_bits += u64::from(length.extra_bits + distance.extra_bits);
+        }
+
+        if !self.finder.matches.is_empty() {
+            add_up(&self.partial, &mut self.counts);
+        }
+
+        let payload = |counts: &[u32], lengths: &[u8]| -> u64 {
+            counts.iter().zip(lengths).map(|(&count, &length)| u64::from(count) * u64::from(length)).sum()
+        };
+        let mut bits = Count(extra_bits);
+        for context in 0..CONTEXTS {
+            let mut counts = [0; MAX_SYMBOLS];
+            counts[..MATCH].copy_from_slice(&self.counts.literals[context]);
+            counts[MATCH] = starts[context];
+            let table = &mut self.tables.literals[context];
+            code_lengths(&mut self.builder, &counts, table);
+            bits.0 += payload(&counts, table);
+        }
+        for (counts, table) in [(&lengths, &mut self.tables.lengths), (&distances, &mut self.tables.distances)] {
+            code_lengths(&mut self.builder, counts, table);
+            bits.0 += payload(counts, table);
+        }
+        self.tables.put(!self.finder.matches.is_empty(), &mut bits);
+        bits.0
+    }
+
+    /// Writes the chunk that [`Coder::analyse`] was last given.
+    fn write(&self, area: ChunkArea) -> Vec<u8> {
+        let symbols = &self.symbols[..area.bytes()];
+        let mut out = Writer::default();
+        self.tables.put(!self.finder.matches.is_empty(), &mut out);
+        let words = self.tables.literals.each_ref().map(|table| huffman::code_words(table));
+        let length_words = huffman::code_words(&self.tables.lengths);
+        let distance_words = huffman::code_words(&self.tables.distances);
+        let put = |out: &mut Writer, context: usize, symbol: usize| {
+            out.put(u32::from(words[context][symbol]), u32::from(self.tables.literals[context][symbol]));
+        };
+        let mut at = 0;
+        for copy in &self.finder.matches {
+            let start = usize::from(copy.start);
+            symbols[at..start].iter().for_each(|&s| put(&mut out, context_of(s), residual_of(s)));
+            put(&mut out, context_of(symbols[start]), MATCH);
+            let (length, distance) = buckets(copy.length, copy.distance);
+            for (part, words, lengths) in
+                [(length, &length_words, &self.tables.lengths), (distance, &distance_words, &self.tables.distances)]
+            {
+                let symbol = part.symbol as usize;
+                out.put(u32::from(words[symbol]), u32::from(lengths[symbol]));
+                out.put(part.extra, part.extra_bits);
+            }
+            at = start + usize::from(copy.length);
+        }
+        symbols[at..].iter().for_each(|&s| put(&mut out, context_of(s), residual_of(s)));
+        out.finish()
+    }
+}
+
+fn buckets(length: u16, distance: u16) -> (Bucket, Bucket) {
+    (bucket(u32::from(length) - LEAST_LENGTH as u32), bucket(u32::from(distance) - 1))
+}
+
+/// Histograms of the residuals by context.
+fn count(symbols: &[Symbol], partial: &mut [[u16; 4]], counts: &mut Counts) {
+    partial.fill([0; 4]);
+    let partial: &mut [[u16; 4]; 256 * CONTEXTS] = partial.try_into().expect("one histogram per context");
+    let mut groups = symbols.chunks_exact(4);
+    for group in &mut groups {
+        for part in 0..4 {
+            partial[usize::from(group[part]) % (256 * CONTEXTS)][part] += 1;
+        }
+    }
+    for &symbol in groups.remainder() {
+        partial[usize::from(symbol) % (256 * CONTEXTS)][0] += 1;
+    }
+    add_up(partial, counts);
+}
+
+/// The sums of the interleaved histograms; each may have wrapped around, their sums (below 2^16) have not.
+fn add_up(partial: &[[u16; 4]], counts: &mut Counts) {
+    for (total, parts) in counts.literals.as_flattened_mut().iter_mut().zip(partial) {
+        *total = u32::from(parts.iter().fold(0u16, |sum, &part| sum.wrapping_add(part)));
+    }
+}
+
+/// Pixels of a coded or stored chunk into `pixels` (exactly the area's bytes); an error says what is wrong.
+pub fn decode(payload: &[u8], area: ChunkArea, pixels: &mut [u8]) -> Result<(), &'static str> {
+    let (n, stride) = (area.bytes(), 3 * area.width_px);
+    if payload.len() == n {
+        pixels.copy_from_slice(payload);
+        return Ok(());
+    }
+    let mut reader = Reader::new(payload);
+    let has_matches = reader.take(1) == 1;
+    let mut literals = Vec::with_capacity(CONTEXTS);
+    for _ in 0..CONTEXTS {
+        let mut lengths = [0; MAX_SYMBOLS];
+        let match_length = if has_matches { reader.take(4) as u8 } else { 0 };
+        take_lengths(&mut reader, &mut lengths[..MATCH])?;
+        lengths[MATCH] = match_length;
+        literals.push(Decoder::new(&lengths)?);
+    }
+    let mut bucket_table = || -> Result<Decoder, &'static str> {
+        let mut lengths = [0; BUCKETS];
+        if has_matches {
+            take_lengths(&mut reader, &mut lengths)?;
+        }
+        Decoder::new(&lengths)
+    };
+    let (length_table, distance_table) = (bucket_table()?, bucket_table()?);
+    let take_bucket = |reader: &mut Reader, table: &Decoder| -> Result<usize, &'static str> {
+        let (start, extra_bits) = bucket_start(table.take(reader)? as u32);
+        Ok((start + reader.take(extra_bits)) as usize)
+    };
+
+    let mut padded = vec![0u8; stride + n];
+    let [left, up, up_right] = predict::neighbours(area.width_px);
+    let mut at = stride;
+    while at < padded.len() {
+        let context = predict::context(padded[at - left], padded[at - up], padded[at - up_right]);
+        let symbol = literals[usize::from(context)].take(&mut reader)?;
+        if reader.overran() {
+            return Err("a chunk ends too early");
+        }
+        if symbol < MATCH {
+            padded[at] = symbol as u8;
+            at += 1;
+            continue;
+        }
+        let length = take_bucket(&mut reader, &length_table)? + LEAST_LENGTH;
+        let distance = take_bucket(&mut reader, &distance_table)? + 1;
+        if distance > at - stride {
+            return Err("a copy starts before its chunk");
+        }
+        if length > padded.len() - at {
+            return Err("a copy runs past its chunk");
+        }
+        for i in at..at + length {
+            padded[i] = padded[i - distance];
+        }
+        at += length;
+    }
+    if !reader.ended_well() {
+        return Err("a chunk has the wrong length");
+    }
+    predict::restore(&padded[stride..], area, pixels);
+    Ok(())
+}

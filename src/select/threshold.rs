@@ -1,0 +1,80 @@
+//! Which patches are kept: the thresholds of Shannon selection.
+//!
+//! The paper keeps patches of at least 1.6e6 bits and explains the number as about one standard deviation above the mean of the
+//! patches' texture (section 4.3, table 4). Bits depend on the patch side, the compressor and the scanner, so the explanation carries
+//! over where the number does not: mean + 1 standard deviation is the default here.
+
+use super::score::PatchScore;
+use crate::error::{Error, Result};
+
+/// What a patch must have to be kept.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Threshold {
+    /// At least so many bits.
+    Bits(f64),
+    /// At least so many bits per pixel.
+    BitsPerPx(f64),
+    /// At least the mean of bits per pixel over the group (a slide or a cohort) plus so many of its standard deviations
+    /// (of the population: divided by the number of patches).
+    Sigma(f64),
+    /// The so many highest bits per pixel of the group; of equal ones, the first.
+    Top(usize),
+}
+
+impl Default for Threshold {
+    fn default() -> Threshold {
+        Threshold::Sigma(1.0)
+    }
+}
+
+impl Threshold {
+    /// # Errors
+    /// A number that cannot be a threshold: not finite, or negative bits.
+    pub fn check(self) -> Result<Threshold> {
+        let usable = match self {
+            Threshold::Bits(bits) | Threshold::BitsPerPx(bits) => bits.is_finite() && bits >= 0.0,
+            Threshold::Sigma(deviations) => deviations.is_finite(),
+            Threshold::Top(_) => true,
+        };
+        if usable { Ok(self) } else { Err(Error::Usage(format!("{self} is no threshold; give a finite number"))) }
+    }
+
+    /// Marks the patches of a group that are kept; returns how many.
+    pub fn mark<'a>(self, scores: impl IntoIterator<Item = &'a mut PatchScore>) -> usize {
+        let mut scores: Vec<&mut PatchScore> = scores.into_iter().collect();
+        match self {
+            Threshold::Bits(least) => scores.iter_mut().for_each(|s| s.kept = s.bits as f64 >= least),
+            Threshold::BitsPerPx(least) => scores.iter_mut().for_each(|s| s.kept = s.bits_per_px >= least),
+            Threshold::Sigma(deviations) => {
+                let least = least_bits_per_px(scores.iter().map(|s| s.bits_per_px), deviations);
+                scores.iter_mut().for_each(|s| s.kept = s.bits_per_px >= least);
+            }
+            Threshold::Top(n) => {
+                let mut order: Vec<usize> = (0..scores.len()).collect();
+                order.sort_by(|&a, &b| scores[b].bits_per_px.total_cmp(&scores[a].bits_per_px));
+                scores.iter_mut().for_each(|s| s.kept = false);
+                order.iter().take(n).for_each(|&i| scores[i].kept = true);
+            }
+        }
+        scores.iter().filter(|s| s.kept).count()
+    }
+}
+
+/// Mean + `deviations` standard deviations of the values, less a rounding error, so that equal values are all kept at 0.
+pub(super) fn least_bits_per_px(values: impl Iterator<Item = f64> + Clone, deviations: f64) -> f64 {
+    let n = values.clone().count().max(1) as f64;
+    let mean = values.clone().sum::<f64>() / n;
+    let variance = values.map(|v| (v - mean) * (v - mean)).sum::<f64>() / n;
+    (mean + deviations * variance.sqrt()) * (1.0 - 1e-12)
+}
+
+impl std::fmt::Display for Threshold {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Threshold::Bits(bits) => write!(f, "at least {bits} bits"),
+            Threshold::BitsPerPx(bits) => write!(f, "at least {bits} bits per pixel"),
+            Threshold::Sigma(deviations) => write!(f, "at least mean + {deviations} standard deviations"),
+            Threshold::Top(n) => write!(f, "the {n} highest"),
+        }
+    }
+}
