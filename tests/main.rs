@@ -2,8 +2,6 @@
 
 mod cli;
 mod cohort;
-mod conformance;
-mod golden;
 mod isg;
 mod ops;
 mod optim;

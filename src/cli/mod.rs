@@ -3,9 +3,13 @@
 //! Exit status: 0 all went well; 1 a command failed; 2 the command line itself is wrong; 3 some slides or files failed
 //! and the others were done; 130 interrupted by the user, and the same command goes on where it stopped.
 
+pub mod demo;
 pub mod doctor;
+pub mod evaluate;
 pub mod extractor;
+pub mod predict;
 pub mod progress;
+pub mod run;
 pub mod score;
 pub mod shannon;
 pub mod slide;
@@ -18,6 +22,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     device::Device,
     error::{Error, Result},
+    isg::run::Stage,
 };
 
 pub(crate) const EXIT_FAILED: u8 = 1;
@@ -71,6 +76,20 @@ enum Command {
     Slide(slide::Args),
     /// Draw H&E-like slides with planted genes: slides, expression table, sample sheet, truth, run configuration.
     Synth(synth::Args),
+    /// Slides and expression tables in; trained, cross-validated predictions, tables and a report out.
+    Run(run::Args),
+    /// The first stages of a run: patches scored, extractors trained, features stored.
+    Features(run::Args),
+    /// A run up to its trained networks and their held-out predictions.
+    Train(run::Args),
+    /// Score predictions: correlation per gene, with intervals, p-values and false discovery rate.
+    Evaluate(evaluate::Args),
+    /// A run to its end, with its tables and its report.
+    Report(run::Args),
+    /// What a finished run says about other slides.
+    Predict(predict::Args),
+    /// Make a small cohort, run everything on it, write a report.
+    Demo(demo::Args),
 }
 
 /// What every command is given.
@@ -147,5 +166,11 @@ fn run(command: Command, context: &Context) -> Result<Outcome> {
         Command::Shannon(args) => shannon::run(args, context),
         Command::Slide(args) => slide::run(args).map(|()| Outcome::Done),
         Command::Synth(args) => synth::run(args, context),
+        Command::Run(args) | Command::Report(args) => run::run(args, Stage::Report, context),
+        Command::Features(args) => run::run(args, Stage::Features, context),
+        Command::Train(args) => run::run(args, Stage::Training, context),
+        Command::Evaluate(args) => evaluate::run(args),
+        Command::Predict(args) => predict::run(args, context),
+        Command::Demo(args) => demo::run(args, context),
     }
 }

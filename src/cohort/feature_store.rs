@@ -97,7 +97,7 @@ impl SlideFingerprint {
     }
 
     /// Whether the file at `path` is still the one of this fingerprint; hashes only where size agrees and time does not.
-    fn still_fits(&self, path: &Path) -> Result<bool> {
+    pub fn still_fits(&self, path: &Path) -> Result<bool> {
         let (size, modified) = SlideFingerprint::size_and_time(path)?;
         if size != self.size_bytes {
             return Ok(false);

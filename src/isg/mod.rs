@@ -16,5 +16,6 @@ pub mod model;
 pub mod patches;
 pub mod predictor;
 pub mod regressor;
+pub mod run;
 pub mod train_config;
 pub mod training;

@@ -61,7 +61,7 @@ impl Threshold {
 }
 
 /// Mean + `deviations` standard deviations of the values, less a rounding error, so that equal values are all kept at 0.
-pub(super) fn least_bits_per_px(values: impl Iterator<Item = f64> + Clone, deviations: f64) -> f64 {
+pub(crate) fn least_bits_per_px(values: impl Iterator<Item = f64> + Clone, deviations: f64) -> f64 {
     let n = values.clone().count().max(1) as f64;
     let mean = values.clone().sum::<f64>() / n;
     let variance = values.map(|v| (v - mean) * (v - mean)).sum::<f64>() / n;

@@ -2,15 +2,21 @@
 
 /// Paths are relative to the file itself.
 const TEMPLATE: &str = r#"# Run configuration of a synthetic cohort; use it with: isg run isg.toml
+preset = "small"
+seed = {seed}
+out = "run"
+
 [cohort]
 slides = "slides"
 expression = "expression.tsv"
 sample_sheet = "sample_sheet.tsv"
 genes = [{genes}]
 
-[run]
-dir = "run"
-seed = {seed}
+[select]
+# Background goes, tissue stays: what the genes follow is in all of the tissue.
+sigma = -0.5
+most_patches = 64
+
 "#;
 
 pub fn run_configuration(genes: &[&str], seed: u64) -> String {

@@ -1,0 +1,87 @@
+//! `isg predict`: what a finished run says about other slides.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::{Context, Outcome};
+use crate::{
+    error::{Error, Result},
+    io::atomic,
+    isg::run::predict::SlidePredictor,
+    slide::MppTable,
+};
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  isg predict --model run slide.svs
+  isg predict --model run slides/*.svs --out predictions.csv
+
+Values are on the scale of the run's targets, log10(1 + x) unless its configuration says otherwise, and the mean of the
+folds' networks. A slide that cannot be used is reported; the others are predicted, and the exit status is 3.")]
+pub struct Args {
+    /// Directory of a finished run.
+    #[arg(long, value_name = "RUN_DIR")]
+    model: PathBuf,
+    #[arg(required = true, value_name = "SLIDE")]
+    slides: Vec<PathBuf>,
+    /// CSV with the columns slide,gene,predicted,patches,kept instead of standard output.
+    #[arg(long, value_name = "FILE.csv")]
+    out: Option<PathBuf>,
+    /// CSV with the columns slide,mpp for slides whose scale is missing or wrong.
+    #[arg(long, value_name = "FILE.csv")]
+    mpp_table: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args, context: &Context) -> Result<Outcome> {
+    let device = context.device()?;
+    let predictor = SlidePredictor::load(&args.model, &device)?;
+    let scales = args.mpp_table.as_ref().map(MppTable::read).transpose()?;
+    let mut rows = Vec::new();
+    let mut failed = 0;
+    for path in &args.slides {
+        let mpp = scales.as_ref().and_then(|table| table.get(path));
+        match predictor.predict(path, mpp, &context.progress) {
+            Ok(prediction) => rows.push((path, prediction)),
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) => {
+                eprintln!("isg: {error}");
+                failed += 1;
+            }
+        }
+    }
+    if rows.is_empty() {
+        return Err(Error::Usage(format!("none of the {failed} slides could be predicted")));
+    }
+    if args.json {
+        let slides: Vec<_> = rows
+            .iter()
+            .map(|(path, p)| {
+                let genes: serde_json::Map<String, serde_json::Value> =
+                    predictor.genes().iter().cloned().zip(p.values.iter().map(|v| json!(v))).collect();
+                json!({ "slide": path.display().to_string(), "patches": p.patches, "kept": p.kept, "predicted": genes })
+            })
+            .collect();
+        println!("{}", json!({ "slides": slides }));
+    }
+    if args.out.is_some() || !args.json {
+        let mut table = csv::Writer::from_writer(Vec::new());
+        let mut write = |row: [&str; 5]| table.write_record(row).map_err(|e| Error::Usage(e.to_string()));
+        write(["slide", "gene", "predicted", "patches", "kept"])?;
+        for (path, p) in &rows {
+            for (gene, value) in predictor.genes().iter().zip(&p.values) {
+                let (slide, value) = (path.display().to_string(), format!("{value:.6}"));
+                write([&slide, gene, &value, &p.patches.to_string(), &p.kept.to_string()])?;
+            }
+        }
+        let bytes = table.into_inner().map_err(|e| Error::Usage(e.to_string()))?;
+        match &args.out {
+            Some(out) => atomic::write_bytes(out, &bytes)?,
+            None => print!("{}", String::from_utf8_lossy(&bytes)),
+        }
+    }
+    Ok(if failed == 0 { Outcome::Done } else { Outcome::Partial })
+}

@@ -1,0 +1,281 @@
+//! `isg run CONFIG.toml`: every key of a run. Whatever a file does not name has the default of its `preset`; paths are
+//! relative to the file.
+//!
+//! ```toml
+//! preset = "small"            # or "paper"
+//! seed = 1
+//! out = "run"
+//! [cohort]
+//! slides = "slides"
+//! expression = "expression.tsv"
+//! genes = ["CD3D", "MKI67"]
+//! [select]
+//! patch_px = 1024             # p
+//! local_px = 128              # q
+//! sigma = 1.0                 # or bits, bits_per_px, top
+//! [extractor]                 # both pairs; [extractor.global] and [extractor.local] are laid over it
+//! steps = 20000
+//! [train]
+//! epochs = 50
+//! [splits]
+//! folds = 5
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cohort::{CohortConfig, SplitConfig},
+    error::{Error, Result},
+    isg::{extractor_config::ExtractorConfig, train_config::TrainConfig},
+    select::{self, Codec, Threshold},
+};
+
+/// A whole run, resolved: what `config.toml` in the run directory holds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// `paper`: the paper's sizes. `small`: the same networks for a processor and tens of slides.
+    pub preset: Preset,
+    /// Everything random in a run follows from it.
+    pub seed: u64,
+    /// The run directory.
+    pub out: PathBuf,
+    pub cohort: CohortConfig,
+    pub select: SelectConfig,
+    pub extractor: Pair,
+    pub train: TrainConfig,
+    pub splits: SplitConfig,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Preset {
+    #[default]
+    Paper,
+    Small,
+}
+
+impl Preset {
+    fn name(self) -> &'static str {
+        match self {
+            Preset::Paper => "paper",
+            Preset::Small => "small",
+        }
+    }
+}
+
+/// Which patches are kept (paper 3.1), and the two patch sizes.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SelectConfig {
+    /// `lz`, `order0` or `jpeg`.
+    pub codec: String,
+    /// For `jpeg`.
+    pub jpeg_quality: u8,
+    /// Coarse patch side `p` in level-0 pixels.
+    pub patch_px: usize,
+    /// Fine patch side `q` in level-0 pixels; divides `patch_px`.
+    pub local_px: usize,
+    /// Mean and deviation of `sigma` are those of the whole cohort, not of each slide.
+    pub over_cohort: bool,
+    /// Kept by one of these; the default is `sigma = 1`.
+    pub sigma: Option<f64>,
+    pub bits: Option<f64>,
+    pub bits_per_px: Option<f64>,
+    pub top: Option<usize>,
+    /// At most this many patches of a slide go on, those with the most bits. 0 sets no limit.
+    pub most_patches: usize,
+}
+
+impl Default for SelectConfig {
+    fn default() -> SelectConfig {
+        SelectConfig {
+            codec: "lz".into(),
+            jpeg_quality: select::jpeg::DEFAULT_QUALITY,
+            patch_px: 1024,
+            local_px: 128,
+            over_cohort: false,
+            sigma: None,
+            bits: None,
+            bits_per_px: None,
+            top: None,
+            most_patches: 1000,
+        }
+    }
+}
+
+impl SelectConfig {
+    pub fn threshold(&self) -> Result<Threshold> {
+        let given = [
+            self.sigma.map(Threshold::Sigma),
+            self.bits.map(Threshold::Bits),
+            self.bits_per_px.map(Threshold::BitsPerPx),
+            self.top.map(Threshold::Top),
+        ];
+        match given.iter().flatten().copied().collect::<Vec<_>>()[..] {
+            [] => Ok(Threshold::Sigma(1.0)),
+            [one] => one.check(),
+            _ => Err(Error::Usage("select: give one of sigma, bits, bits_per_px and top".into())),
+        }
+    }
+
+    pub fn codec(&self) -> Result<Codec> {
+        Codec::named(&self.codec, self.jpeg_quality)
+    }
+
+    /// Fine patches along a side of a coarse one: the paper's p/q.
+    pub fn grid(&self) -> usize {
+        self.patch_px / self.local_px
+    }
+}
+
+/// The two pairs of extractor and generator (paper 3.2).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Pair {
+    pub global: ExtractorConfig,
+    pub local: ExtractorConfig,
+}
+
+/// Which of the two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scale {
+    Global,
+    Local,
+}
+
+impl Scale {
+    pub const BOTH: [Scale; 2] = [Scale::Global, Scale::Local];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Scale::Global => "global",
+            Scale::Local => "local",
+        }
+    }
+}
+
+impl Pair {
+    pub fn get(&self, scale: Scale) -> &ExtractorConfig {
+        match scale {
+            Scale::Global => &self.global,
+            Scale::Local => &self.local,
+        }
+    }
+
+    /// From a table whose own keys hold for both, and whose `global` and `local` tables are laid over them.
+    fn from_table(mut shared: toml::Table) -> Result<Pair> {
+        let over = Scale::BOTH.map(|scale| shared.remove(scale.name()));
+        let [global, local] = over.map(|over| {
+            let mut table = shared.clone();
+            if let Some(toml::Value::Table(over)) = over {
+                overlay(&mut table, over);
+            }
+            ExtractorConfig::from_table(table).map_err(|e| Error::Usage(format!("extractor: {e}")))
+        });
+        Ok(Pair { global: global?, local: local? })
+    }
+}
+
+fn overlay(base: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(base)), toml::Value::Table(over)) => overlay(base, over),
+            (_, value) => drop(base.insert(key, value)),
+        }
+    }
+}
+
+impl RunConfig {
+    /// Reads a configuration; every relative path in it becomes relative to the file's folder.
+    pub fn read(path: &Path) -> Result<RunConfig> {
+        let wrong = |e: String| Error::input(path, e.trim().replace('\n', " "), "correct that key");
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let table: toml::Table = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        let mut config = RunConfig::from_table(table).map_err(|e| wrong(e.to_string()))?;
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        config.out = folder.join(&config.out);
+        config.cohort.resolve(folder);
+        for ExtractorConfig { lpips, .. } in [&mut config.extractor.global, &mut config.extractor.local] {
+            lpips.linear = folder.join(&lpips.linear);
+            if !["random", "none"].contains(&lpips.weights.as_str()) {
+                lpips.weights = folder.join(&lpips.weights).to_string_lossy().into_owned();
+            }
+        }
+        if let Some(file) = &mut config.splits.file {
+            *file = folder.join(&*file);
+        }
+        Ok(config)
+    }
+
+    /// Fills in what a table leaves out, section by section.
+    pub fn from_table(mut table: toml::Table) -> Result<RunConfig> {
+        let preset: Preset = take(&mut table, "preset")?.unwrap_or_default();
+        let seed: u64 = take(&mut table, "seed")?.unwrap_or(0);
+        let out = take(&mut table, "out")?.unwrap_or_else(|| PathBuf::from("run"));
+        let cohort =
+            take(&mut table, "cohort")?.ok_or_else(|| Error::Usage("the section [cohort] is missing".into()))?;
+        let select = match preset {
+            Preset::Paper => take(&mut table, "select")?.unwrap_or_default(),
+            Preset::Small => small_selection(&mut table)?,
+        };
+        let mut section = |name: &str| -> Result<toml::Table> {
+            let mut section: toml::Table = take(&mut table, name)?.unwrap_or_default();
+            section.entry("preset").or_insert_with(|| preset.name().into());
+            section.entry("seed").or_insert(toml::Value::Integer(seed as i64));
+            Ok(section)
+        };
+        let extractor = Pair::from_table(section("extractor")?)?;
+        let train = section("train")?.try_into().map_err(|e| Error::Usage(format!("train: {e}")))?;
+        let mut splits: toml::Table = take(&mut table, "splits")?.unwrap_or_default();
+        splits.entry("seed").or_insert(toml::Value::Integer(seed as i64));
+        let splits = splits.try_into().map_err(|e| Error::Usage(format!("splits: {e}")))?;
+        if let Some(unknown) = table.keys().next() {
+            return Err(Error::Usage(format!(
+                "unknown key `{unknown}`; known are preset, seed, out, cohort, select, extractor, train, splits"
+            )));
+        }
+        let config = RunConfig { preset, seed, out, cohort, select, extractor, train, splits };
+        config.validate()?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> Result<()> {
+        let SelectConfig { patch_px, local_px, .. } = self.select;
+        if local_px == 0 || patch_px % local_px != 0 || !(16..=16_384).contains(&patch_px) {
+            return Err(Error::Usage(format!(
+                "select.patch_px = {patch_px}, select.local_px = {local_px}: the second divides the first, which goes from 16 to 16384"
+            )));
+        }
+        self.select.threshold()?;
+        self.select.codec()?;
+        let Pair { global, local } = &self.extractor;
+        global.validate()?;
+        local.validate()?;
+        self.train.validate()?;
+        if global.d != local.d {
+            return Err(Error::Usage(format!(
+                "extractor.global.d = {}, extractor.local.d = {}: global and local features have one length",
+                global.d, local.d
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Patches that suit slides of a few thousand pixels.
+fn small_selection(table: &mut toml::Table) -> Result<SelectConfig> {
+    let mut section: toml::Table = take(table, "select")?.unwrap_or_default();
+    section.entry("patch_px").or_insert(toml::Value::Integer(128));
+    section.entry("local_px").or_insert(toml::Value::Integer(32));
+    section.try_into().map_err(|e| Error::Usage(format!("select: {e}")))
+}
+
+fn take<T: serde::de::DeserializeOwned>(table: &mut toml::Table, key: &str) -> Result<Option<T>> {
+    table
+        .remove(key)
+        .map(toml::Value::try_into)
+        .transpose()
+        .map_err(|e| Error::Usage(format!("{key}: {}", e.to_string().trim().replace('\n', " "))))
+}

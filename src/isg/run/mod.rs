@@ -1,0 +1,269 @@
+//! A whole run: from slides and expression tables to cross-validated predictions, stage by stage, in one directory.
+//!
+//! ```text
+//! RUN/config.toml            the resolved configuration
+//! RUN/slides/ID.json         scores of a slide's patches, or why it was left out
+//! RUN/extractor/{global,local}/   the two autoencoders, their checkpoints and curves
+//! RUN/features/ID.safetensors     global vectors and local cubes of a slide
+//! RUN/model/                 one network a fold, their checkpoints and curves
+//! RUN/predictions.csv evaluation.json evaluation.csv excluded.csv summary.json report.html
+//! ```
+//!
+//! Every stage keeps what it finished: a run that was stopped, at any point and in any way, goes on where it was when the
+//! same command is given again, and ends with the same numbers.
+
+pub mod config;
+pub mod features;
+pub mod patches;
+pub mod pictures;
+pub mod predict;
+pub mod scan;
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cohort::{
+        Cohort, Excluded, ExcludedKind, SplitPatient, Splits,
+        metrics::Unit,
+        stats::{Bootstrap, Interval},
+        write_excluded_csv,
+    },
+    device::Device,
+    error::{Error, Result},
+    io::atomic,
+    isg::{
+        crossval,
+        evaluation::{self, Comparison},
+        extractor_training,
+    },
+    progress::Progress,
+};
+
+pub use config::{RunConfig, Scale};
+use patches::SlidePatches;
+use scan::{LeftOut, Selected};
+
+/// The parts of a run in their order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    Scan,
+    Extractors,
+    Features,
+    Training,
+    Report,
+}
+
+impl Stage {
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Scan => "scan",
+            Stage::Extractors => "extractors",
+            Stage::Features => "features",
+            Stage::Training => "training",
+            Stage::Report => "report",
+        }
+    }
+}
+
+/// An opened run directory. Holds its lock: two processes never write into one run.
+pub struct Run {
+    pub config: RunConfig,
+    pub cohort: Cohort,
+    pub excluded: Vec<Excluded>,
+    _lock: File,
+}
+
+impl Run {
+    /// Makes or reopens the directory that the configuration names, and loads the cohort.
+    pub fn open(config: RunConfig, progress: &dyn Progress) -> Result<Run> {
+        let dir = &config.out;
+        std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
+        let path = dir.join(".lock");
+        let lock = File::create(&path).map_err(|e| Error::io(&path, e))?;
+        if lock.try_lock().is_err() {
+            return Err(Error::input(dir, "another process works in this run directory", "wait for it, or stop it"));
+        }
+        let text = toml::to_string_pretty(&config).map_err(|e| Error::Usage(e.to_string()))?;
+        atomic::write_bytes(dir.join("config.toml"), text.as_bytes())?;
+        let (cohort, excluded) = Cohort::load(&config.cohort, progress)?;
+        Ok(Run { config, cohort, excluded, _lock: lock })
+    }
+
+    /// A file or folder of the run.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.config.out.join(name)
+    }
+
+    pub fn extractor_dir(&self, scale: Scale) -> PathBuf {
+        extractor_dir(&self.config.out, scale)
+    }
+
+    /// Runs a stage and adds what it took to `timings.json`, which sums over interrupted runs.
+    fn timed<T>(&self, stage: Stage, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let begun = Instant::now();
+        let result = work();
+        let mut timings = self.timings();
+        *timings.entry(stage.name().to_string()).or_default() += begun.elapsed().as_secs_f64();
+        write_json(&self.path("timings.json"), &timings)?;
+        result
+    }
+
+    /// Seconds spent in each stage so far.
+    pub fn timings(&self) -> BTreeMap<String, f64> {
+        let text = std::fs::read_to_string(self.path("timings.json")).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+}
+
+/// What a run found, as `summary.json` holds it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Summary {
+    pub slides: usize,
+    pub patients: usize,
+    /// Patches scored and patches kept.
+    pub patches: (usize, usize),
+    pub left_out: Vec<LeftOut>,
+    pub genes: Vec<GeneSummary>,
+    /// Seconds by stage, over all the processes that worked on the run.
+    pub seconds: BTreeMap<String, f64>,
+}
+
+/// Held-out prediction of one gene, pooled over the folds, patients as units.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GeneSummary {
+    pub gene: String,
+    pub pearson: Option<f64>,
+    pub interval: Option<Interval>,
+    pub p_value: Option<f64>,
+    pub false_discovery_rate: Option<f64>,
+    /// Ridge regression on mean features, on the same folds.
+    pub ridge_pearson: Option<f64>,
+}
+
+/// Runs every stage up to `until`. Finished work is kept and not done again. `None` unless the report was reached.
+///
+/// `device_name` is as `--device` takes it: folds train on threads that make their own devices.
+pub fn execute(run: &Run, until: Stage, device_name: &str, progress: &dyn Progress) -> Result<Option<Summary>> {
+    let device = Device::named(device_name)?;
+    let (mut selected, mut left_out) = run.timed(Stage::Scan, || scan::scan(run, progress))?;
+    let excluded = run.excluded.iter().filter(|e| e.kind == ExcludedKind::Slide);
+    left_out.splice(0..0, excluded.map(|e| LeftOut { slide: e.name.clone(), reason: e.reason.clone() }));
+    write_json(&run.path("left_out.json"), &left_out)?;
+    write_excluded_csv(run.path("excluded.csv"), &run.excluded)?;
+    if selected.is_empty() {
+        return Err(Error::Usage(format!("no slide is usable; {} says why", run.path("left_out.json").display())));
+    }
+    if until == Stage::Scan {
+        return Ok(None);
+    }
+
+    run.timed(Stage::Extractors, || train_extractors(run, &selected, &device, progress))?;
+    if until == Stage::Extractors {
+        return Ok(None);
+    }
+
+    let (store, failed) = run.timed(Stage::Features, || features::extract(run, &selected, &device, progress))?;
+    selected.retain(|slide| failed.iter().all(|f| f.slide != slide.entry.id));
+    left_out.extend(failed);
+    write_json(&run.path("left_out.json"), &left_out)?;
+    if until == Stage::Features {
+        return Ok(None);
+    }
+
+    let set = features::bags(run, &selected, &store)?;
+    let (splits, remarks) = splits(run, &selected)?;
+    remarks.iter().for_each(|remark| progress.note(remark));
+    let cv = run.timed(Stage::Training, || {
+        crossval::cross_validate(&run.config.train, &set, &splits, &run.path("model"), device_name, progress)
+    })?;
+    evaluation::write_predictions(&run.path(evaluation::PREDICTIONS_FILE), &set.genes, &cv.predictions)?;
+    evaluation::write_predictions(&run.path(evaluation::BASELINE_FILE), &set.genes, &cv.baseline)?;
+    if until == Stage::Training {
+        return Ok(None);
+    }
+
+    let comparison = evaluation::compare(
+        &set.genes,
+        &cv.predictions,
+        Some(&cv.baseline),
+        Unit::Patient,
+        Bootstrap { seed: run.config.seed, ..Bootstrap::default() },
+    )?;
+    evaluation::write(&run.config.out, &comparison)?;
+    let report = run.timed(Stage::Report, || {
+        let view = pictures::View {
+            run,
+            selected: &selected,
+            set: &set,
+            cv: &cv,
+            comparison: &comparison,
+            left_out: &left_out,
+        };
+        pictures::report(&view, &device, progress)
+    })?;
+    atomic::write_bytes(run.path("report.html"), report.as_bytes())?;
+    let summary = summarise(run, &selected, left_out, &comparison);
+    write_json(&run.path("summary.json"), &summary)?;
+    Ok(Some(summary))
+}
+
+fn train_extractors(run: &Run, selected: &[Selected], device: &Device, progress: &dyn Progress) -> Result<()> {
+    for scale in Scale::BOTH {
+        let config = run.config.extractor.get(scale);
+        let source = SlidePatches::new(selected, &run.config.select, scale, run.config.seed)?;
+        extractor_training::train(config, &source, &run.extractor_dir(scale), device, progress)?;
+    }
+    Ok(())
+}
+
+/// Folds over the patients whose slides are usable, written beside the run for whoever wants the same.
+fn splits(run: &Run, selected: &[Selected]) -> Result<(Splits, Vec<String>)> {
+    let has_slide = |patient: &SplitPatient| selected.iter().any(|slide| slide.entry.patient == patient.id);
+    let patients: Vec<SplitPatient> = run.cohort.split_patients().into_iter().filter(has_slide).collect();
+    let (splits, remarks) = Splits::new(&patients, &run.config.splits)?;
+    splits.write(run.path("splits.csv"))?;
+    Ok((splits, remarks))
+}
+
+fn summarise(run: &Run, selected: &[Selected], left_out: Vec<LeftOut>, comparison: &Comparison) -> Summary {
+    let mut patients: Vec<&str> = selected.iter().map(|slide| slide.entry.patient.as_str()).collect();
+    patients.sort_unstable();
+    patients.dedup();
+    let ridge = |i: usize| comparison.baseline.as_ref()?.pooled.genes.get(i)?.pearson;
+    let genes = comparison.network.pooled.genes.iter().enumerate().map(|(i, score)| GeneSummary {
+        gene: score.gene.clone(),
+        pearson: score.pearson,
+        interval: score.pearson_interval,
+        p_value: score.p_one_sided,
+        false_discovery_rate: score.false_discovery_rate,
+        ridge_pearson: ridge(i),
+    });
+    Summary {
+        slides: selected.len(),
+        patients: patients.len(),
+        patches: (
+            selected.iter().map(|slide| slide.patches.len()).sum(),
+            selected.iter().map(|slide| slide.kept().count()).sum(),
+        ),
+        left_out,
+        genes: genes.collect(),
+        seconds: run.timings(),
+    }
+}
+
+fn extractor_dir(run: &Path, scale: Scale) -> PathBuf {
+    run.join("extractor").join(scale.name())
+}
+
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_vec_pretty(value).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
+    atomic::write_bytes(path, &text)
+}

@@ -1,0 +1,65 @@
+//! Patches of selected slides as the extractor's training data.
+
+use crate::{
+    error::{Error, Result},
+    image::RgbImage,
+    isg::patches::PatchSource,
+    random::Philox,
+    slide::Slide,
+};
+
+use super::{
+    config::{Scale, SelectConfig},
+    scan::{self, Selected},
+};
+
+/// Most patches an extractor is trained on; more would not fit its cache and hardly teach it more.
+const MOST_PATCHES: usize = 50_000;
+
+/// Squares of one size, somewhere on the cohort's slides. Slides stay open; their decoded tiles are cached.
+pub struct SlidePatches {
+    slides: Vec<Slide>,
+    /// Slide, x, y of the upper left corner in level-0 pixels.
+    places: Vec<(usize, i64, i64)>,
+    side_px: usize,
+}
+
+impl SlidePatches {
+    /// The kept coarse patches, or the fine patches they consist of; a random choice of them where there are too many.
+    pub fn new(selected: &[Selected], select: &SelectConfig, scale: Scale, seed: u64) -> Result<SlidePatches> {
+        let (side_px, grid) = match scale {
+            Scale::Global => (select.patch_px, 1),
+            Scale::Local => (select.local_px, select.grid()),
+        };
+        let mut places = Vec::new();
+        for (index, slide) in selected.iter().enumerate() {
+            for patch in slide.kept() {
+                for cell in 0..grid * grid {
+                    let (column, row) = (cell % grid, cell / grid);
+                    let corner = |at: u64, cells: usize| at as i64 + (cells * side_px) as i64;
+                    places.push((index, corner(patch.x, column), corner(patch.y, row)));
+                }
+            }
+        }
+        if places.len() > MOST_PATCHES {
+            let mut chosen = Philox::named(seed, "extractor patches").permutation(places.len());
+            chosen.truncate(MOST_PATCHES);
+            chosen.sort_unstable();
+            places = chosen.into_iter().map(|i| places[i]).collect();
+        }
+        let slides = selected.iter().map(|slide| scan::open(&slide.entry)).collect::<Result<_>>()?;
+        Ok(SlidePatches { slides, places, side_px })
+    }
+}
+
+impl PatchSource for SlidePatches {
+    fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    fn load(&self, index: usize) -> Result<RgbImage> {
+        let place = self.places.get(index);
+        let &(slide, x, y) = place.ok_or_else(|| Error::Usage(format!("patch {index} of {}", self.places.len())))?;
+        self.slides[slide].read_region(0, x, y, self.side_px, self.side_px)
+    }
+}

@@ -1,0 +1,290 @@
+//! Last stage: everything a run found, as the report shows it.
+
+use std::collections::HashMap;
+
+use super::{
+    Run, Scale,
+    features::Encoders,
+    scan::{self, LeftOut, Selected},
+};
+use crate::{
+    cohort::{metrics::GeneScore, targets::Transform},
+    device::Device,
+    error::Result,
+    image::RgbImage,
+    isg::{
+        bags::BagSet, crossval::CvResult, evaluation::Comparison, extractor_training, patches::PatchSource,
+        predictor::Predictor,
+    },
+    progress::Progress,
+    random::Philox,
+    report::{
+        self, CohortSummary, Curve, Excluded, FoldScore, GeneReport, PatchMark, Point, Reconstruction, ReportData,
+        Series, SlidePanel, Thumbnail, Timing,
+    },
+};
+
+/// Slides drawn with their maps; a report of a large cohort stays readable.
+const SLIDES_SHOWN: usize = 6;
+const RECONSTRUCTIONS_SHOWN: usize = 6;
+const THUMBNAIL_PX: usize = 640;
+
+/// What the report is made of.
+pub struct View<'a> {
+    pub run: &'a Run,
+    pub selected: &'a [Selected],
+    pub set: &'a BagSet,
+    pub cv: &'a CvResult,
+    pub comparison: &'a Comparison,
+    pub left_out: &'a [LeftOut],
+}
+
+/// The report as one HTML file.
+pub fn report(view: &View, device: &Device, progress: &dyn Progress) -> Result<String> {
+    let config = &view.run.config;
+    let shown = shown_slides(view);
+    progress.begin("report", shown.len() as u64, "slides");
+    let predictor = Predictor::load(&view.run.path("model"), device)?;
+    let mut slides = Vec::with_capacity(shown.len());
+    for &index in &shown {
+        progress.check()?;
+        slides.push(panel(view, &predictor, index)?);
+        progress.advance(1);
+    }
+    progress.end();
+    let scored: u64 = view.selected.iter().map(|slide| slide.patches.len() as u64).sum();
+    let kept: u64 = view.selected.iter().map(|slide| slide.kept().count() as u64).sum();
+    let mut patients: Vec<&str> = view.selected.iter().map(|slide| slide.entry.patient.as_str()).collect();
+    patients.sort_unstable();
+    patients.dedup();
+    let data = ReportData {
+        title: "Gene expression from histology slides".to_string(),
+        summary: format!(
+            "{} slides of {} patients, {} genes; every number is of held-out patients in {}-fold cross-validation.",
+            view.selected.len(),
+            patients.len(),
+            view.set.genes.len(),
+            config.splits.folds,
+        ),
+        target: match view.run.cohort.transform {
+            Transform::Log10p1 => "log10(1 + x)".to_string(),
+            Transform::Log2p1 => "log2(1 + x)".to_string(),
+            Transform::None => "expression".to_string(),
+        },
+        genes: (0..view.set.genes.len()).map(|gene| gene_report(view, gene)).collect(),
+        curves: curves(view)?,
+        slides,
+        reconstructions: reconstructions(view, device)?,
+        selectors: None,
+        cohort: CohortSummary {
+            slides: view.selected.len(),
+            patients: patients.len(),
+            patches: Some((kept, scored)),
+            ..CohortSummary::default()
+        },
+        excluded: (view.left_out.iter())
+            .map(|out| Excluded { slide: out.slide.clone(), reason: out.reason.clone() })
+            .collect(),
+        timings: timings(view.run),
+        settings: settings(view.run),
+    };
+    Ok(report::render(&data))
+}
+
+/// Slides spread evenly over the first gene's measured values: low, middle and high expression are all seen.
+fn shown_slides(view: &View) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..view.selected.len()).collect();
+    let value = |i: usize| view.set.targets[i].first().copied().unwrap_or(0.0);
+    order.sort_by(|&a, &b| value(a).total_cmp(&value(b)).then(a.cmp(&b)));
+    let count = SLIDES_SHOWN.min(order.len());
+    (0..count).map(|i| order[i * (order.len() - 1) / (count - 1).max(1)]).collect()
+}
+
+fn panel(view: &View, predictor: &Predictor, index: usize) -> Result<SlidePanel> {
+    let selected = &view.selected[index];
+    let slide = scan::open(&selected.entry)?;
+    let bag = &view.set.bags[index];
+    let explanation = predictor.explain(&*bag.features, Some(&bag.project))?;
+    let mut attention = explanation.attention.iter().copied();
+    let side_px = view.run.config.select.patch_px as u64;
+    let patches = selected.patches.iter().map(|patch| PatchMark {
+        x_px: patch.x,
+        y_px: patch.y,
+        side_px,
+        score: patch.bits_per_px,
+        kept: patch.kept,
+        attention: if patch.kept { attention.next() } else { None },
+    });
+    let mut facts = vec![("patient".to_string(), bag.patient.clone())];
+    if let Some(mpp) = selected.mpp {
+        facts.push(("scale".to_string(), format!("{mpp:.4} µm/px")));
+    }
+    let (width, height) = selected.size_px;
+    facts.push(("size".to_string(), format!("{width} × {height} px")));
+    facts.push(("patches kept".to_string(), format!("{} of {}", selected.kept().count(), selected.patches.len())));
+    let held_out = view.cv.predictions.iter().find(|p| p.slide == bag.slide);
+    for (gene, name) in view.set.genes.iter().enumerate() {
+        if let Some(prediction) = held_out {
+            let (truth, predicted) = (prediction.truth[gene], prediction.predicted[gene]);
+            facts.push((name.clone(), format!("measured {truth:.2}, predicted {predicted:.2}")));
+        }
+    }
+    Ok(SlidePanel {
+        name: bag.slide.clone(),
+        thumbnail: Thumbnail { image: slide.thumbnail(THUMBNAIL_PX)?, slide_px: selected.size_px },
+        patches: patches.collect(),
+        score_label: "bits per pixel".to_string(),
+        facts,
+    })
+}
+
+fn gene_report(view: &View, gene: usize) -> GeneReport {
+    let pooled: Option<&GeneScore> = view.comparison.network.pooled.genes.get(gene);
+    let ridge = view.comparison.baseline.as_ref().and_then(|b| b.pooled.genes.get(gene)?.pearson);
+    let of_folds = view.comparison.network.folds.iter().filter(|group| group.project.is_none());
+    GeneReport {
+        name: view.set.genes[gene].clone(),
+        points: (view.cv.predictions.iter())
+            .filter(|p| p.truth[gene].is_finite())
+            .map(|p| Point {
+                slide: p.slide.clone(),
+                patient: p.patient.clone(),
+                fold: p.fold,
+                truth: p.truth[gene],
+                predicted: p.predicted[gene],
+            })
+            .collect(),
+        pcc: pooled.and_then(|s| s.pearson),
+        ci: pooled.and_then(|s| s.pearson_interval).map(|i| (i.low, i.high)),
+        spearman: pooled.and_then(|s| s.spearman),
+        mse: pooled.and_then(|s| s.mse),
+        p_value: pooled.and_then(|s| s.p_one_sided),
+        q_fdr: pooled.and_then(|s| s.false_discovery_rate),
+        folds: of_folds
+            .filter_map(|group| {
+                let score = group.genes.get(gene)?;
+                Some(FoldScore { fold: group.fold?, samples: score.n, pcc: score.pearson, mse: score.mse })
+            })
+            .collect(),
+        note: ridge.map_or_else(String::new, |r| format!("ridge regression on mean features: PCC {r:.2}")),
+    }
+}
+
+fn curves(view: &View) -> Result<Vec<Curve>> {
+    let mut curves = Vec::new();
+    for scale in Scale::BOTH {
+        let steps = extractor_training::curve(view.run.extractor_dir(scale))?;
+        let series = |name: &str, value: &dyn Fn(&extractor_training::StepRecord) -> Option<f64>| Series {
+            name: name.to_string(),
+            points: smoothed(steps.iter().filter_map(|s| Some((s.step as f64, value(s)?))).collect()),
+            dashed: false,
+        };
+        curves.push(Curve {
+            title: format!("{} extractor", scale.name()),
+            x_label: "step".to_string(),
+            y_label: "loss".to_string(),
+            logarithmic: true,
+            series: vec![
+                series("L1", &|s| Some(s.l1)),
+                series("LPIPS", &|s| s.lpips),
+                series("adversarial", &|s| s.adversarial),
+                series("critic", &|s| s.critic),
+            ],
+            marks: Vec::new(),
+        });
+    }
+    let mut folds: HashMap<usize, Vec<Series>> = HashMap::new();
+    for curve in view.cv.curves.iter().filter(|c| c.task.is_none() && c.member == 0) {
+        let points = |value: &dyn Fn(&crate::isg::training::EpochRecord) -> Option<f64>| -> Vec<(f64, f64)> {
+            curve.epochs.iter().filter_map(|e| Some((e.epoch as f64, value(e)?))).collect()
+        };
+        let name = format!("fold {}", curve.fold + 1);
+        let series = folds.entry(curve.fold).or_default();
+        series.push(Series { name: name.clone(), points: points(&|e| Some(e.train_loss)), dashed: false });
+        let valid = points(&|e| e.valid_loss);
+        if !valid.is_empty() {
+            series.push(Series { name: format!("{name}, validation"), points: valid, dashed: true });
+        }
+    }
+    let mut folds: Vec<(usize, Vec<Series>)> = folds.into_iter().collect();
+    folds.sort_by_key(|(fold, _)| *fold);
+    curves.push(Curve {
+        title: "Dual Attention network".to_string(),
+        x_label: "epoch".to_string(),
+        y_label: "mean squared error, scaled targets".to_string(),
+        logarithmic: true,
+        series: folds.into_iter().flat_map(|(_, series)| series).collect(),
+        marks: Vec::new(),
+    });
+    Ok(curves)
+}
+
+/// Means over runs of neighbouring steps: at most 200 points a line.
+fn smoothed(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+    let run = points.len().div_ceil(200).max(1);
+    let mean = |part: &[(f64, f64)]| {
+        let n = part.len() as f64;
+        (part.iter().map(|p| p.0).sum::<f64>() / n, part.iter().map(|p| p.1).sum::<f64>() / n)
+    };
+    points.chunks(run).map(mean).collect()
+}
+
+/// Original and reconstruction of a few kept patches, at both scales.
+fn reconstructions(view: &View, device: &Device) -> Result<Vec<Reconstruction>> {
+    let encoders = Encoders::load(&view.run.config.out, device)?;
+    let mut out = Vec::new();
+    for scale in Scale::BOTH {
+        let source = super::SlidePatches::new(view.selected, &view.run.config.select, scale, view.run.config.seed)?;
+        let random = Philox::named(view.run.config.seed, "reconstructions");
+        let extractor = match scale {
+            Scale::Global => &encoders.global,
+            Scale::Local => &encoders.local,
+        };
+        let images = (0..RECONSTRUCTIONS_SHOWN as u64)
+            .map(|i| source.load(random.below(i, source.len())))
+            .collect::<Result<Vec<RgbImage>>>()?;
+        let px = extractor.config().image_px;
+        for (original, reconstruction) in images.iter().zip(extractor.reconstruct(&images)?) {
+            let original = original.resize_area(px, px);
+            out.push(Reconstruction { label: scale.name().to_string(), original, reconstruction });
+        }
+    }
+    Ok(out)
+}
+
+fn timings(run: &Run) -> Vec<Timing> {
+    let seconds = run.timings();
+    let stages = [super::Stage::Scan, super::Stage::Extractors, super::Stage::Features, super::Stage::Training];
+    let timing = |stage: super::Stage| {
+        let seconds = *seconds.get(stage.name())?;
+        Some(Timing { stage: stage.name().to_string(), seconds, note: String::new() })
+    };
+    stages.into_iter().filter_map(timing).collect()
+}
+
+/// The resolved configuration, section by section, as it is written in `config.toml`.
+fn settings(run: &Run) -> Vec<(String, Vec<(String, String)>)> {
+    let Ok(table) = toml::Table::try_from(&run.config) else { return Vec::new() };
+    let (mut general, mut groups) = (Vec::new(), Vec::new());
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(section) => {
+                let mut rows = Vec::new();
+                flatten("", &section, &mut rows);
+                groups.push((key, rows));
+            }
+            value => general.push((key, value.to_string())),
+        }
+    }
+    groups.insert(0, ("run".to_string(), general));
+    groups
+}
+
+fn flatten(prefix: &str, table: &toml::Table, rows: &mut Vec<(String, String)>) {
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(inner) => flatten(&format!("{prefix}{key}."), inner, rows),
+            value => rows.push((format!("{prefix}{key}"), value.to_string())),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Predicting slides that were not in the cohort, with everything a finished run holds.
+
+use std::path::Path;
+
+use super::{RunConfig, features::Encoders, scan};
+use crate::{
+    device::Device,
+    error::{Error, Result},
+    isg::{bags::HostFeatures, predictor::Predictor},
+    progress::Progress,
+    select::{self, ScoreOptions},
+    slide::{Slide, SlideOptions},
+};
+
+/// A run's networks, ready for slides.
+pub struct SlidePredictor {
+    config: RunConfig,
+    encoders: Encoders,
+    predictor: Predictor,
+}
+
+/// What is predicted for one slide.
+pub struct SlidePrediction {
+    pub patches: usize,
+    pub kept: usize,
+    /// Per gene, on the scale of the run's targets, e.g. log10(1 + x).
+    pub values: Vec<f64>,
+}
+
+impl SlidePredictor {
+    /// Loads a finished run from its directory.
+    pub fn load(dir: &Path, device: &Device) -> Result<SlidePredictor> {
+        let path = dir.join("config.toml");
+        if !path.is_file() {
+            return Err(Error::input(dir, "holds no config.toml", "name the directory of a finished `isg run`"));
+        }
+        let mut config = RunConfig::read(&path)?;
+        config.out = dir.to_path_buf();
+        Ok(SlidePredictor {
+            encoders: Encoders::load(&config.out, device)?,
+            predictor: Predictor::load(&config.out.join("model"), device)?,
+            config,
+        })
+    }
+
+    pub fn genes(&self) -> &[String] {
+        &self.predictor.manifest.genes
+    }
+
+    /// Predicts one slide: scored, selected and encoded as the run's own slides were.
+    pub fn predict(&self, path: &Path, mpp: Option<f64>, progress: &dyn Progress) -> Result<SlidePrediction> {
+        let slide = Slide::open_with(path, &SlideOptions { mpp, ..SlideOptions::default() })?;
+        let select = &self.config.select;
+        let threshold = scan::threshold_for_new_slides(&self.config)?;
+        let options =
+            ScoreOptions { patch_px: select.patch_px, codec: select.codec()?, threshold, ..ScoreOptions::default() };
+        let side = select.patch_px as u64;
+        let (width, height) = (slide.levels()[0].width_px, slide.levels()[0].height_px);
+        if width < side || height < side {
+            let problem = format!("its {width} x {height} px hold no whole patch of {side} px");
+            return Err(Error::input(path, problem, "give a larger slide"));
+        }
+        let mut patches = select::score_slide(&slide, &options, progress)?.patches;
+        let scored = patches.len();
+        scan::limit(&mut patches, select.most_patches);
+        patches.retain(|patch| patch.kept);
+        if patches.is_empty() {
+            let problem = format!("none of its {scored} patches passed the run's threshold");
+            return Err(Error::input(path, problem, "look at `isg score` of it"));
+        }
+        let kept = patches.len();
+        let features = self.encoders.encode(&slide, &patches, select, progress)?;
+        let bag = HostFeatures { patches: kept, globals: features.global, locals: features.local };
+        Ok(SlidePrediction { patches: scored, kept, values: self.predictor.predict(&bag, None)? })
+    }
+}

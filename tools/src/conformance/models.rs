@@ -1,0 +1,214 @@
+//! Blocks and models: built by the library's own constructors from the weights in a case.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result};
+use isg::{
+    DType, Device, Tape, Tensor,
+    isg::{
+        discriminator::r1_penalty,
+        lpips::Lpips,
+        regressor::{Dims, Mode, Regressor, RegressorConfig, Tokens},
+    },
+    nn::{
+        Builder, Params,
+        mbconv::{MbConv, MbConvConfig},
+        norm::NormKind,
+        vit::{VitBlock, VitConfig},
+    },
+    ops::{
+        bias_act::{Activation, BiasAct},
+        conv2d::Conv2d,
+        upfirdn2d::{Filter, Upfirdn2d},
+    },
+};
+
+use super::{Prepared, case::CaseFile, origin};
+
+type Outputs = HashMap<String, Tensor>;
+
+/// `None` where the operation is not one of a model.
+pub fn prepare(
+    case: &CaseFile,
+    inputs: &HashMap<String, Tensor>,
+    dtype: DType,
+    device: &Device,
+) -> Result<Option<Prepared>> {
+    let model = Model { case, inputs, dtype, device };
+    Ok(Some(match case.op.as_str() {
+        "lpips" => model.lpips()?,
+        "r1_penalty" => model.r1_penalty()?,
+        "mbconv" => model.mbconv()?,
+        "vit_block" => model.vit_block()?,
+        "dual_attention" => model.dual_attention()?,
+        _ => return Ok(None),
+    }))
+}
+
+struct Model<'a> {
+    case: &'a CaseFile,
+    inputs: &'a HashMap<String, Tensor>,
+    dtype: DType,
+    device: &'a Device,
+}
+
+impl Model<'_> {
+    fn input(&self, name: &str) -> Result<Tensor> {
+        self.inputs.get(name).cloned().with_context(|| format!("no argument {name}"))
+    }
+
+    /// A builder over every argument but those named, which are the model's inputs.
+    fn weights(&self, but: &[&str]) -> Builder {
+        let kept = self.inputs.iter().filter(|(name, _)| !but.contains(&name.as_str()));
+        let tensors = kept.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
+        Builder::load(tensors, &origin(&self.case.path), self.dtype, self.device)
+    }
+
+    /// The model's own tensors by name, with its inputs.
+    fn leaves(&self, params: &Params, inputs: &[&str]) -> Result<HashMap<String, Tensor>> {
+        let mut leaves: HashMap<String, Tensor> =
+            params.named().map(|(name, tensor)| (name.to_string(), tensor.clone())).collect();
+        for name in inputs {
+            leaves.insert((*name).to_string(), self.input(name)?);
+        }
+        Ok(leaves)
+    }
+
+    fn lpips(&self) -> Result<Prepared> {
+        let inputs = ["x0", "x1"];
+        let mut builder = self.weights(&inputs);
+        let width = |i: usize| self.input(&format!("conv{i}.bias")).map(|bias| bias.shape().elems());
+        let widths = [width(0)?, width(1)?, width(2)?, width(3)?, width(4)?];
+        let lpips = Lpips::from_builder(&mut builder, widths)?;
+        let leaves = self.leaves(&builder.finish()?, &inputs)?;
+        let (x0, x1) = (self.input("x0")?, self.input("x1")?);
+        let run = move || Ok(Outputs::from([("distance".to_string(), lpips.distance(&x0, &x1)?)]));
+        Ok(Prepared { leaves, run: Box::new(run) })
+    }
+
+    /// A critic of two convolutions, the second one halving, differentiated twice.
+    fn r1_penalty(&self) -> Result<Prepared> {
+        let filter = Filter::low_pass(&self.case.floats("resample_filter")?)?;
+        let leaves = self.inputs.clone();
+        let [x, w0, b0, w1, b1, w2, b2] = ["x", "w0", "b0", "w1", "b1", "w2", "b2"].map(|name| self.input(name));
+        let (x, w0, b0, w1, b1, w2, b2) = (x?, w0?, b0?, w1?, b1?, w2?, b2?);
+        let run = move || {
+            let critic = |x: &Tensor| -> isg::Result<Tensor> {
+                let leaky = BiasAct { alpha: 0.2, gain: std::f64::consts::SQRT_2, clamp: None };
+                let same = Conv2d { padding: 1, ..Conv2d::default() };
+                let y = x.conv2d(&w0, None, same)?.bias_act(Some(&b0), Activation::LeakyRelu, leaky)?;
+                // Padding 1 for the 3x3 kernel, and what the filter needs to keep the grid centred while halving.
+                let taps = 4;
+                let (before, after) = (1 + (taps - 2 + 1) / 2, 1 + (taps - 2) / 2);
+                let blur = Upfirdn2d { padding: [before, after, before, after], ..Upfirdn2d::default() };
+                let halve = Conv2d { stride: 2, ..Conv2d::default() };
+                let y = y.upfirdn2d(&filter, blur)?.conv2d(&w1, None, halve)?;
+                let y = y.bias_act(Some(&b1), Activation::Softplus, BiasAct::default())?;
+                y.reshape([y.shape()[0], y.shape().elems() / y.shape()[0]])?.linear(&w2, Some(&b2))
+            };
+            // The penalty's inner gradient is with respect to the image, which the outer tape does not watch.
+            let tape = Tape::start();
+            tape.watch([&x]);
+            let logits = critic(&x)?;
+            let penalty = r1_penalty(&tape, &logits, &x)?;
+            Ok(Outputs::from([("penalty".to_string(), penalty), ("logits".to_string(), logits)]))
+        };
+        Ok(Prepared { leaves, run: Box::new(run) })
+    }
+
+    fn extent(&self, name: &str, axis: usize) -> Result<usize> {
+        let shape = self.input(name)?.shape();
+        shape.get(axis).copied().with_context(|| format!("{name} has no axis {axis}"))
+    }
+
+    fn mbconv(&self) -> Result<Prepared> {
+        let training = self.case.flag("training")?;
+        let config = self.mbconv_config("", self.case.int("stride")?)?;
+        let mut builder = self.weights(&["x"]);
+        let block = MbConv::new(&mut builder, config)?;
+        let leaves = self.leaves(&builder.finish()?, &["x"])?;
+        let x = self.input("x")?;
+        let statistics: Vec<String> = (self.case.expected.keys())
+            .filter_map(|name| name.strip_prefix("out.").filter(|n| n.contains("running")).map(str::to_string))
+            .collect();
+        let run = move || {
+            let (y, stats) = block.forward(&x, training)?;
+            let mut outputs = Outputs::from([("y".to_string(), y)]);
+            for name in statistics {
+                if let Some(value) = stats.get(&name) {
+                    outputs.insert(name, value.clone());
+                }
+            }
+            Ok(outputs)
+        };
+        Ok(Prepared { leaves, run: Box::new(run) })
+    }
+
+    /// Sizes of a block as its weights tell them.
+    fn mbconv_config(&self, prefix: &str, stride: usize) -> Result<MbConvConfig> {
+        let name = |tensor: &str| format!("{prefix}{tensor}");
+        let hidden = self.extent(&name("depthwise.weight"), 2)?;
+        let inputs = match self.inputs.contains_key(&name("expand.weight")) {
+            true => self.extent(&name("expand.weight"), 1)?,
+            false => hidden,
+        };
+        Ok(MbConvConfig {
+            inputs,
+            outputs: self.extent(&name("project.weight"), 0)?,
+            expansion: hidden / inputs,
+            kernel: self.extent(&name("depthwise.weight"), 0)?,
+            stride,
+            squeeze: self.extent(&name("se.reduce.weight"), 0)?,
+            norm: NormKind::Batch,
+        })
+    }
+
+    fn vit_block(&self) -> Result<Prepared> {
+        let (heads, shape) = (self.case.int("heads")?, self.input("x")?.shape());
+        let [batch, length, width] = shape.as_array().context("x is not [batch, length, width]")?;
+        let mut builder = self.weights(&["x"]);
+        let block = VitBlock::new(&mut builder, VitConfig { width, heads, mlp: self.extent("fc1.weight", 0)? })?;
+        let leaves = self.leaves(&builder.finish()?, &["x"])?;
+        let x = self.input("x")?;
+        let run = move || {
+            let rows = x.reshape([batch * length, width])?;
+            let y = block.forward(&rows, &vec![length; batch], &mut |t| Ok(t))?.reshape(shape)?;
+            Ok(Outputs::from([("y".to_string(), y)]))
+        };
+        Ok(Prepared { leaves, run: Box::new(run) })
+    }
+
+    /// The whole regressor in the paper's literal form.
+    fn dual_attention(&self) -> Result<Prepared> {
+        let inputs = ["R", "f"];
+        let [n, grid, _, width] = self.input("R")?.shape().nhwc().context("R is not [n, g, g, d]")?;
+        let block = self.mbconv_config("mbconv.0.", 1)?;
+        let vit_width = self.extent("embed.weight", 0)?;
+        let config = RegressorConfig {
+            mbconv_blocks: self.case.int("mbconv_blocks")?,
+            fusion_every: self.case.int("fusion_every")?,
+            mbconv_expansion: block.expansion,
+            mbconv_kernel: block.kernel,
+            squeeze_ratio: (block.squeeze as f64 + 0.5) / width as f64,
+            mbconv_norm: NormKind::Batch,
+            fusion_residual: false,
+            fusion_norm: false,
+            tokens: Tokens::Local,
+            vit_width,
+            vit_depth: self.case.int("vit_depth")?,
+            vit_heads: self.case.int("vit_heads")?,
+            vit_mlp_ratio: self.extent("vit.0.fc1.weight", 0)? as f64 / vit_width as f64,
+            dropout: 0.0,
+        };
+        let genes = self.extent("head.weight", 0)?;
+        let mut builder = self.weights(&inputs);
+        let regressor = Regressor::new(&mut builder, &config, Dims { width, grid, genes })?;
+        let leaves = self.leaves(&builder.finish()?, &inputs)?;
+        let (cubes, globals) = (self.input("R")?, self.input("f")?);
+        let run = move || {
+            let y = regressor.forward(&cubes, &globals, &[n], Mode::Evaluate)?.reshape([genes])?;
+            Ok(Outputs::from([("y".to_string(), y)]))
+        };
+        Ok(Prepared { leaves, run: Box::new(run) })
+    }
+}
