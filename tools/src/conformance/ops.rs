@@ -85,7 +85,7 @@ pub fn prepare(case: &CaseFile, inputs: HashMap<String, Tensor>) -> Result<Prepa
             Box::new(move || y(a.get("x")?.modulated_conv2d(a.get("weight")?, a.get("style")?, &conv)))
         }
         "bias_act" => {
-            let activation = Activation::named(case.text("act")?).context("attribute act")?;
+            let activation = Activation::parse(case.text("act")?)?;
             let clamp = case.attrs["clamp"].as_f64();
             let options = BiasAct { alpha: case.float("alpha")?, gain: case.float("gain")?, clamp };
             Box::new(move || y(a.get("x")?.bias_act(Some(a.get("bias")?), activation, options)))
