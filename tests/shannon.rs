@@ -69,7 +69,8 @@ fn contents(width_px: usize, height_px: usize) -> Vec<(&'static str, RgbImage)> 
     let white = RgbImage::filled(width_px, height_px, [255; 3]);
     let random = drawn(width_px, height_px, |_, _, _| noise.next() as u8);
     let mut noise = Noise(5);
-    let sparse = drawn(width_px, height_px, |_, _, _| if noise.next() % 97 == 0 { noise.next() as u8 } else { 240 });
+    let sparse =
+        drawn(width_px, height_px, |_, _, _| if noise.next().is_multiple_of(97) { noise.next() as u8 } else { 240 });
     let periodic = drawn(width_px, height_px, |x, y, c| ((x % 7) * 31 + (y % 5) * 17 + c * 90) as u8);
     let ramp = drawn(width_px, height_px, |x, y, c| (x * (c + 1) + y * 3) as u8);
     let two = drawn(width_px, height_px, |x, y, _| if (x / 3 + y / 3) % 2 == 0 { 0 } else { 255 });

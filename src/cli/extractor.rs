@@ -179,7 +179,7 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         if path.is_dir() {
             let entries = std::fs::read_dir(path).map_err(|e| Error::io(path, e))?;
             let mut inside: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-            inside.retain(|path| path.is_file() && !path.file_name().is_some_and(|n| n.as_encoded_bytes()[0] == b'.'));
+            inside.retain(|path| path.is_file() && path.file_name().is_none_or(|n| n.as_encoded_bytes()[0] != b'.'));
             inside.sort();
             found.extend(inside);
         } else {

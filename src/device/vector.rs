@@ -103,7 +103,7 @@ fn fold_lanes<T: Real>(mut lanes: [T; LANES]) -> T {
     while width > 1 {
         width /= 2;
         for lane in 0..width {
-            lanes[lane] = lanes[lane] + lanes[lane + width];
+            lanes[lane] += lanes[lane + width];
         }
     }
     lanes[0]

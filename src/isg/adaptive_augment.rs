@@ -83,7 +83,7 @@ fn draw(p: f64, chance: &Philox, at: u64, px: usize) -> Transform {
     let saturation = if more[1] { saturation.exp2() } else { 1.0 };
     // Along the grey axis colours keep their length, across it they are stretched by the saturation.
     let entry = |at: usize| {
-        let identity = if at % 4 == 0 { 1.0 } else { 0.0 };
+        let identity = if at.is_multiple_of(4) { 1.0 } else { 0.0 };
         contrast * (LUMA + (identity - LUMA) * saturation)
     };
     Transform {

@@ -101,10 +101,10 @@ impl RegressorConfig {
         if sizes.contains(&0) {
             return bad("fusion_every, mbconv_expansion, vit_width and vit_heads must be at least 1");
         }
-        if self.mbconv_kernel % 2 == 0 {
+        if self.mbconv_kernel.is_multiple_of(2) {
             return bad("mbconv_kernel must be odd");
         }
-        if self.vit_width % self.vit_heads != 0 {
+        if !self.vit_width.is_multiple_of(self.vit_heads) {
             return bad("vit_heads must divide vit_width");
         }
         if !(self.vit_mlp_ratio > 0.0

@@ -186,7 +186,7 @@ fn backward<T: Real>(args: &mut HostArgs, sizes: Sizes, scale: T) {
             product([keys, d, rows], Matrix::transposed(&*ds, keys), Matrix::rows(&q, d), dk, true, Threads::One);
             let out = MatrixMut { data: &mut *dq, row: d };
             product([rows, d, keys], Matrix::rows(&*ds, keys), Matrix::rows(k, d), out, false, Threads::One);
-            dq.iter_mut().for_each(|dq| *dq = *dq * scale);
+            dq.iter_mut().for_each(|dq| *dq *= scale);
         }
         (head, dk, dv)
     };

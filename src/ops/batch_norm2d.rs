@@ -166,7 +166,7 @@ fn moments<T: Real>(x: &[T], channels: usize) -> Moments {
             x.chunks(wide).for_each(|x| first.iter_mut().zip(x).for_each(|(s, &x)| *s += x));
             fold(&first, mean);
             let count = T::c((x.len() / channels) as f64);
-            mean.iter_mut().for_each(|m| *m = *m / count);
+            mean.iter_mut().for_each(|m| *m /= count);
             let centre = mean.repeat(wide / channels);
             first.fill(T::zero());
             let mut second = vec![T::zero(); wide];

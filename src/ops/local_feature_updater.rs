@@ -136,7 +136,7 @@ fn gate_gradients<T: Real>(args: &mut HostArgs, cols: usize) {
                     *dk = dy * v * open * (T::one() - open);
                 }
                 *dq = sum2(dk, k, |d, k| d * k);
-                dk.iter_mut().for_each(|dk| *dk = *dk * q);
+                dk.iter_mut().for_each(|dk| *dk *= q);
             }
         });
     });

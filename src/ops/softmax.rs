@@ -68,7 +68,7 @@ pub(crate) fn softmax_in_place<T: Real>(row: &mut [T]) {
     let top = tops.into_iter().fold(T::neg_infinity(), |a, b| if b > a { b } else { a });
     row.iter_mut().for_each(|x| *x = exp(*x - top));
     let scale = sum1(row, |x| x).recip();
-    row.iter_mut().for_each(|x| *x = *x * scale);
+    row.iter_mut().for_each(|x| *x *= scale);
 }
 
 /// `dx = y ∘ (dy − Σ dy ∘ y)`; inputs dy, y.

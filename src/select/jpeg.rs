@@ -208,7 +208,7 @@ fn block_bits(quantised: &[i32; 64], component: usize, ac_bits: &[u8; 256], dc: 
         last = at;
         let size = size_bits(quantised[usize::from(ZIGZAG[at as usize])]).min(10);
         bits += u64::from(run / 16) * u64::from(ac_bits[0xf0]);
-        bits += u64::from(ac_bits[(run % 16 << 4 | size) as usize]);
+        bits += u64::from(ac_bits[((run % 16) << 4 | size) as usize]);
     }
     if last != 63 {
         bits += u64::from(ac_bits[0x00]);

@@ -40,8 +40,11 @@ pub fn interpret(container: &Container) -> Result<Layout> {
     })
 }
 
+/// A top-level directory with its position in the chain.
+type Numbered<'a> = (usize, &'a Directory);
+
 /// Levels of the first image, and the top-level directories that are none, with their positions in the chain.
-pub fn pyramid(container: &Container) -> Result<(Vec<Directory>, Vec<(usize, &Directory)>)> {
+pub fn pyramid(container: &Container) -> Result<(Vec<Directory>, Vec<Numbered<'_>>)> {
     let first = &container.directories[0];
     let base = Outline::read(container, first)?;
     let mut levels = vec![first.clone()];

@@ -86,10 +86,10 @@ fn bounds(dtype: DType) -> (f64, f64) {
 fn lpips_agrees_with_the_reference() -> Result<()> {
     for case in cases("lpips")? {
         let (mut tensors, mut widths) = (HashMap::new(), [0; 5]);
-        for i in 0..5 {
+        for (i, width) in widths.iter_mut().enumerate() {
             for name in [format!("conv{i}.weight"), format!("conv{i}.bias"), format!("lin{i}.weight")] {
                 let tensor = case.tensor(&format!("in.{name}"))?;
-                widths[i] = tensor.shape()[0];
+                *width = tensor.shape()[0];
                 tensors.insert(name, tensor);
             }
         }
@@ -229,7 +229,7 @@ fn drawings(count: usize, px: usize) -> MemoryPatches {
         for y in 0..px {
             for x in 0..px {
                 let (u, v) = (x as f64 / px as f64, y as f64 / px as f64);
-                let inside = if index % 2 == 0 {
+                let inside = if index.is_multiple_of(2) {
                     ((u * slope + v * (1.0 - slope) + phase) * 4.0).fract() < 0.5
                 } else {
                     (u - x0).hypot(v - y0) < 0.15 + 0.3 * radius

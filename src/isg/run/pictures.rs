@@ -76,12 +76,7 @@ pub fn report(view: &View, device: &Device, progress: &dyn Progress) -> Result<S
         slides,
         reconstructions: reconstructions(view, device)?,
         selectors: None,
-        cohort: CohortSummary {
-            slides: view.selected.len(),
-            patients: patients.len(),
-            patches: Some((kept, scored)),
-            ..CohortSummary::default()
-        },
+        cohort: CohortSummary { slides: view.selected.len(), patients: patients.len(), patches: Some((kept, scored)) },
         excluded: (view.left_out.iter())
             .map(|out| Excluded { slide: out.slide.clone(), reason: out.reason.clone() })
             .collect(),

@@ -115,10 +115,10 @@ impl Coder {
             counts.iter().zip(lengths).map(|(&count, &length)| u64::from(count) * u64::from(length)).sum()
         };
         let mut bits = Count(extra_bits);
-        for context in 0..CONTEXTS {
+        for (context, &start) in starts.iter().enumerate() {
             let mut counts = [0; MAX_SYMBOLS];
             counts[..MATCH].copy_from_slice(&self.counts.literals[context]);
-            counts[MATCH] = starts[context];
+            counts[MATCH] = start;
             let table = &mut self.tables.literals[context];
             code_lengths(&mut self.builder, &counts, table);
             bits.0 += payload(&counts, table);

@@ -245,12 +245,12 @@ impl Finder {
                     }
                 }
                 let candidate = if at % HASH_STEP == 0 { repeat(at) } else { None };
-                if candidate.is_some() || breaks[at - slab] == 0 {
-                    if let Some(copy) = best(residuals, symbols, &costs, at as u16, candidate) {
-                        self.matches.push(copy);
-                        at += usize::from(copy.length);
-                        continue;
-                    }
+                if (candidate.is_some() || breaks[at - slab] == 0)
+                    && let Some(copy) = best(residuals, symbols, &costs, at as u16, candidate)
+                {
+                    self.matches.push(copy);
+                    at += usize::from(copy.length);
+                    continue;
                 }
                 at += 1;
             }
