@@ -147,7 +147,7 @@ mod tests {
             for mirror in [false, true] {
                 let t = Transform { mirror, quarter_turns, shift_px: [0, 0], colour: [0.0; 9], brightness: 0.0 };
                 let mut seen: Vec<usize> = sources(&t, 5).collect();
-                assert_eq!(seen[0] == 0, (quarter_turns, mirror) == (0, false) || (quarter_turns, mirror) == (1, true));
+                assert_eq!(seen[0] == 0, (quarter_turns, mirror) == (0, false) || (quarter_turns, mirror) == (3, true));
                 seen.sort_unstable();
                 assert_eq!(seen, (0..25).collect::<Vec<_>>());
             }
