@@ -55,7 +55,7 @@ pub fn write(dir: &Path, comparison: &Comparison) -> Result<()> {
     atomic::write_bytes(dir.join(EVALUATION_JSON), format!("{text}\n").as_bytes())
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 pub fn read(dir: &Path) -> Result<Comparison> {
     let path = dir.join(EVALUATION_JSON);
     let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;

@@ -4,7 +4,7 @@
 //! bytes. There is no cursor: every read names its level and place, and any number of threads read at once.
 //!
 //! Formats: Aperio SVS; tiled and striped TIFF and BigTIFF of either byte order with JPEG, JPEG 2000, LZW, deflate,
-//! PackBits or no compression; OME-TIFF; PNG and JPEG files as slides of one level. Layers: [`file`] (positioned
+//! PackBits or no compression; OME-TIFF; PNG and JPEG files as slides of one level. Layers: [`mod@file`] (positioned
 //! reads), [`container`] (directories and tags), [`page`] (one image's layout), `vendor_*` (what directories mean),
 //! `decode_*` (codecs), [`tiles`] (chunks to pixels), [`cache`].
 //!
