@@ -77,6 +77,8 @@ struct Decoder {
     /// Quantisation tables as they stood when each component was first scanned.
     frozen_quants: Vec<Option<Box<[u16; 64]>>>,
     scans: usize,
+    /// The end marker was seen. A progressive picture without it may lack scans.
+    ended: bool,
 }
 
 /// Decodes one stream. `tables` is an abbreviated stream read before it. The image may hold at most `max_px` pixels.
@@ -86,6 +88,7 @@ pub fn decode(tables: Option<&[u8]>, data: &[u8], colours: Colours, max_px: usiz
     if let Some(tables) = tables {
         decoder.read_markers(tables, max_px).map_err(|e| format!("{e} (JPEGTables)"))?;
     }
+    decoder.ended = false;
     decoder.read_markers(data, max_px)?;
     decoder.finish(colours)
 }
@@ -110,7 +113,10 @@ impl Decoder {
             let Some(&marker) = data.get(at + 1) else { return Ok(()) };
             at += 2;
             match marker {
-                0xd9 => return Ok(()),
+                0xd9 => {
+                    self.ended = true;
+                    return Ok(());
+                }
                 0 | 1 | 0xd0..=0xd8 => continue,
                 _ => {}
             }
@@ -360,6 +366,9 @@ impl Decoder {
         let frame = self.frame.take().ok_or("holds no JPEG frame")?;
         if self.scans == 0 || self.frozen_quants.iter().any(|q| q.is_none()) {
             return Err("ends before all its JPEG components".into());
+        }
+        if frame.progressive && !self.ended {
+            return Err("ends before its last JPEG scan".into());
         }
         if frame.progressive {
             for ((component, coefficients), quant) in

@@ -56,7 +56,7 @@ fn unpack_bits(bytes: &[u8], wanted: usize) -> Result<Vec<u8>, String> {
             }
             n => {
                 let value = *bytes.get(at).ok_or("holds broken PackBits data")?;
-                out.resize(out.len() + 1 - n as isize as usize, value);
+                out.resize(out.len() + 1 + usize::from(n.unsigned_abs()), value);
                 at += 1;
             }
         }
@@ -113,16 +113,17 @@ fn undo_predictor(bytes: &mut [u8], row_bytes: usize, samples: usize, bits: u32,
 /// chunk. The planes hold at least that many rows and columns.
 pub fn to_rgb(page: &Page, planes: &[Vec<u8>], row_bytes: usize, width_px: usize, height_px: usize) -> Vec<u8> {
     let samples = page.samples;
-    let mut rgb = Vec::with_capacity(width_px * height_px * 3);
+    let mut rgb = vec![0; width_px * height_px * 3];
     let whole_rgb = page.bits == 8 && samples == 3 && !page.planar && page.photometric == Photometric::Rgb;
-    let mut row = vec![0_u8; width_px * samples];
-    for y in 0..height_px {
+    // One sample a pixel: a table of 256 colours says it all.
+    let table: Option<Vec<[u8; 3]>> = (samples == 1).then(|| (0..=255).map(|v| colour(page, &[v])).collect());
+    let (mut row, mut one) = (vec![0_u8; width_px * samples], vec![0_u8; width_px]);
+    for (y, out) in rgb.chunks_exact_mut(width_px * 3).enumerate() {
         if whole_rgb {
-            rgb.extend_from_slice(&planes[0][y * row_bytes..][..width_px * 3]);
+            out.copy_from_slice(&planes[0][y * row_bytes..][..width_px * 3]);
             continue;
         }
         if page.planar {
-            let mut one = vec![0_u8; width_px];
             for (s, plane) in planes.iter().enumerate() {
                 unpack_row(page, &plane[y * row_bytes..][..row_bytes], &mut one);
                 one.iter().enumerate().for_each(|(x, &v)| row[x * samples + s] = v);
@@ -130,7 +131,11 @@ pub fn to_rgb(page: &Page, planes: &[Vec<u8>], row_bytes: usize, width_px: usize
         } else {
             unpack_row(page, &planes[0][y * row_bytes..][..row_bytes], &mut row);
         }
-        rgb.extend(row.chunks_exact(samples).flat_map(|pixel| colour(page, pixel)));
+        let (out, _) = out.as_chunks_mut::<3>();
+        match &table {
+            Some(table) => out.iter_mut().zip(&row).for_each(|(o, &v)| *o = table[usize::from(v)]),
+            None => out.iter_mut().zip(row.chunks_exact(samples)).for_each(|(o, pixel)| *o = colour(page, pixel)),
+        }
     }
     rgb
 }
@@ -144,6 +149,15 @@ fn unpack_row(page: &Page, bytes: &[u8], out: &mut [u8]) {
         16 => {
             let high = usize::from(!page.big_endian);
             out.iter_mut().zip(bytes.chunks_exact(2)).for_each(|(o, pair)| *o = pair[high]);
+        }
+        1 | 2 | 4 => {
+            let (top, per_byte) = ((1_u8 << bits) - 1, 8 / bits);
+            let stretch = if is_index { 1 } else { 255 / top };
+            for (values, &byte) in out.chunks_mut(per_byte).zip(bytes) {
+                for (k, value) in values.iter_mut().enumerate() {
+                    *value = (byte >> (8 - bits * (k + 1)) & top) * stretch;
+                }
+            }
         }
         _ => {
             let top = (1_u32 << bits) - 1;

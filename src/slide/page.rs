@@ -142,6 +142,10 @@ impl Outline {
     }
 }
 
+fn is_jp2k(compression: Compression) -> bool {
+    matches!(compression, Compression::Jp2k | Compression::Jp2kYcbcr | Compression::Jp2kRgb)
+}
+
 fn damaged(container: &Container, problem: impl Into<String>) -> Error {
     Error::input(container.file.path(), problem, "the file is damaged, copy it again")
 }
@@ -178,7 +182,8 @@ impl Page {
             other => return Err(damaged(container, format!("has planar configuration {other}"))),
         };
         let horizontal_predictor = match uint(tag::PREDICTOR, 1)? {
-            _ if !matches!(compression, Compression::Lzw | Compression::Deflate) => false,
+            // Picture codecs predict by themselves. The others do not say that they never use it, and some writers do.
+            _ if matches!(compression, Compression::Jpeg) || is_jp2k(compression) => false,
             1 => false,
             2 if bits == 8 || bits == 16 => true,
             2 => return Err(unsupported(container, format!("uses a predictor on {bits}-bit samples"))),
@@ -186,9 +191,8 @@ impl Page {
             other => return Err(unsupported(container, format!("uses predictor {other}"))),
         };
         if photometric == Photometric::YCbCr && compression != Compression::Jpeg {
-            let is_jp2k = matches!(compression, Compression::Jp2k | Compression::Jp2kYcbcr | Compression::Jp2kRgb);
             let subsampling = container.uints(directory, tag::YCBCR_SUBSAMPLING)?.unwrap_or(vec![2, 2]);
-            if !is_jp2k && subsampling != [1, 1] {
+            if !is_jp2k(compression) && subsampling != [1, 1] {
                 return Err(unsupported(container, "stores subsampled YCbCr without JPEG"));
             }
         }
@@ -441,10 +445,9 @@ fn read_photometric(
         None if samples >= 3 => 2,
         None => 1,
     };
-    let is_jp2k = matches!(compression, Compression::Jp2k | Compression::Jp2kYcbcr | Compression::Jp2kRgb);
     let (photometric, needed) = match value {
         // A JPEG 2000 codestream knows its own components; a grey photometric over three of them is a known slip.
-        0 | 1 if is_jp2k && samples >= 3 => (Photometric::Rgb, 3),
+        0 | 1 if is_jp2k(compression) && samples >= 3 => (Photometric::Rgb, 3),
         0 => (Photometric::WhiteIsZero, 1),
         1 => (Photometric::BlackIsZero, 1),
         2 => (Photometric::Rgb, 3),
