@@ -122,7 +122,10 @@ impl Cohort {
             let n = of_slides.count();
             return Err(Error::Usage(format!("none of the {n} slides has expression{first}; {remedy}")));
         }
-        let cohort = assemble(config, &table, &samples, chosen, matched, remarks, &mut excluded)?;
+        let mut cohort = assemble(config, &table, &samples, chosen, matched, remarks, &mut excluded)?;
+        for gene in cohort.genes.iter_mut().filter(|g| g.symbol.is_none()) {
+            gene.symbol = gene.ensembl.as_deref().and_then(|id| map.symbol_of(id)).map(str::to_string);
+        }
         cohort.remarks.iter().for_each(|remark| progress.note(remark));
         Ok((cohort, excluded))
     }

@@ -82,6 +82,15 @@ pub struct Evaluation {
     pub folds: Vec<GroupScores>,
 }
 
+impl Evaluation {
+    /// Each gene's mean correlation over the folds that define it, as HE2RNA averages.
+    pub fn fold_means(&self) -> Vec<Option<f64>> {
+        let folds: Vec<&GroupScores> = self.folds.iter().filter(|g| g.project.is_none()).collect();
+        let mean = |gene: usize| stats::mean_defined(folds.iter().map(|f| f.genes[gene].pearson));
+        (0..self.pooled.genes.len()).map(mean).collect()
+    }
+}
+
 /// Scores held-out predictions. Errors where a prediction has another number of genes than named.
 pub fn evaluate(genes: &[String], predictions: &[Prediction], unit: Unit, bootstrap: Bootstrap) -> Result<Evaluation> {
     if let Some(p) = predictions.iter().find(|p| p.truth.len() != genes.len() || p.predicted.len() != genes.len()) {

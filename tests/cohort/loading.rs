@@ -145,6 +145,7 @@ fn genes_are_chosen_and_misspelt_ones_named() {
         .replace("NULL1", "ENSG00000000003");
     write(dir.path(), "expression.tsv", &text);
     assert_eq!(load(&with_genes(&["CD3D"])).0.genes[0].ensembl.as_deref(), Some("ENSG00000167286.2"));
+    assert_eq!(load(&with_genes(&["CD3D"])).0.gene_labels(), ["CD3D"], "shown by the symbol that is known");
     let error = Cohort::load(&with_genes(&["ACTB"]), &Silent).unwrap_err().to_string();
     assert!(error.contains("gene_map"), "{error}");
     let mut mapped = with_genes(&["ACTB"]);

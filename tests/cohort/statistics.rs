@@ -124,6 +124,41 @@ fn bootstrap_intervals_cover_and_repeat() {
     assert!(interval.low < auc && auc < interval.high && interval.high <= 1.0, "{interval:?} {auc}");
 }
 
+/// The reference cases of both statistics, to the last digits.
+#[test]
+fn conformance_cases() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/conformance/cases");
+    let Ok(entries) = std::fs::read_dir(&folder) else {
+        println!("no ../shared/conformance here: scipy's numbers above stand in for it");
+        return;
+    };
+    let mut seen = 0;
+    for path in entries.map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "safetensors")) {
+        let file = isg::io::safetensors::SafetensorsFile::open(&path).unwrap();
+        let get = |name: &str| file.get(name).unwrap().to_f64();
+        match file.metadata_value("op") {
+            Some("pearson") => {
+                let (x, y, r) = (get("in.x"), get("in.y"), get("out.r"));
+                for (gene, expected) in r.iter().enumerate() {
+                    let column = |v: &[f64]| v.iter().skip(gene).step_by(r.len()).copied().collect::<Vec<f64>>();
+                    assert_relative_eq!(pearson(&column(&x), &column(&y)).unwrap(), expected, max_relative = 1e-12);
+                }
+            }
+            Some("roc_auc") => {
+                let positive: Vec<bool> = get("in.label").iter().map(|l| *l == 1.0).collect();
+                assert_relative_eq!(
+                    roc_auc(&get("in.score"), &positive).unwrap(),
+                    get("out.auc")[0],
+                    max_relative = 1e-14
+                );
+            }
+            _ => continue,
+        }
+        seen += 1;
+    }
+    assert!(seen >= 2, "cases of both statistics");
+}
+
 fn predictions() -> Vec<Prediction> {
     // 24 patients in 4 folds and 2 projects; every third has two slides. Gene 0 is predicted, gene 1 is constant.
     let mut out = Vec::new();
@@ -169,6 +204,9 @@ fn evaluation_by_gene_fold_and_project() {
     assert_eq!((constant.pearson, constant.pearson_interval, constant.p_one_sided), (None, None, None));
     assert!(constant.mse.is_some() && constant.r_squared.is_none());
     assert_eq!(e.pooled.mean_pearson(), gene.pearson);
+    let by_fold: Vec<f64> = e.folds[..4].iter().map(|f| f.genes[0].pearson.unwrap()).collect();
+    assert_relative_eq!(e.fold_means()[0].unwrap(), by_fold.iter().sum::<f64>() / 4.0);
+    assert_eq!(e.fold_means()[1], None);
     let by_slide = evaluate(&genes, &rows, Unit::Slide, Bootstrap::default()).unwrap();
     assert_eq!(by_slide.pooled.genes[0].n, 32);
 
