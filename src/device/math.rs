@@ -89,7 +89,7 @@ impl Elementary for f64 {
 }
 
 /// ln 2 in two parts, the first with so few bits that small multiples of it are exact.
-const LN_2_HIGH: f32 = 0.693_359_4;
+const LN_2_HIGH: f32 = 355.0 / 512.0;
 const LN_2_LOW: f32 = -2.121_944_4e-4;
 /// Adding it rounds a small float to an integer, held in the low bits.
 const ROUND: f32 = 12_582_912.0;

@@ -10,6 +10,9 @@ pub const GRAIN: usize = 16 << 10;
 
 /// Runs `f` compiled for AVX-512 or AVX2 where the processor has them. Rust never fuses or reorders floating-point
 /// operations by itself, so the result has the same bits either way.
+///
+/// Only what is inlined into `f` is compiled so: mark the closure, and closures it calls, `#[inline(always)]`, and write its
+/// loops as `for`.
 #[inline(always)]
 pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
@@ -60,7 +63,14 @@ pub fn par_rows<T: Send>(y: &mut [T], cols: usize, f: impl Fn(usize, &mut [T]) +
 pub fn map1<T: Real>(x: &[T], y: &mut [T], f: impl Fn(T) -> T + Sync) {
     par_rows(y, 1, |task, y| {
         let x = &x[task * GRAIN..][..y.len()];
-        vectorised(|| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)));
+        vectorised(
+            #[inline(always)]
+            || {
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y = f(x);
+                }
+            },
+        );
     });
 }
 
@@ -68,7 +78,14 @@ pub fn map1<T: Real>(x: &[T], y: &mut [T], f: impl Fn(T) -> T + Sync) {
 pub fn map2<T: Real>(a: &[T], b: &[T], y: &mut [T], f: impl Fn(T, T) -> T + Sync) {
     par_rows(y, 1, |task, y| {
         let (a, b) = (&a[task * GRAIN..][..y.len()], &b[task * GRAIN..][..y.len()]);
-        vectorised(|| y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (&a, &b))| *y = f(a, b)));
+        vectorised(
+            #[inline(always)]
+            || {
+                for (y, (&a, &b)) in y.iter_mut().zip(a.iter().zip(b)) {
+                    *y = f(a, b);
+                }
+            },
+        );
     });
 }
 
@@ -112,31 +129,47 @@ fn fold_lanes<T: Real>(mut lanes: [T; LANES]) -> T {
 /// `Σ f(x[i])`, sixteen lanes at a time. Call it inside [`vectorised`].
 #[inline(always)]
 pub fn sum1<T: Real>(x: &[T], f: impl Fn(T) -> T) -> T {
-    tree_sum(x.len(), |start, end| {
-        let mut lanes = [T::zero(); LANES];
-        let chunks = x[start..end].chunks_exact(LANES);
-        let tail = chunks.remainder();
-        for chunk in chunks {
-            lanes.iter_mut().zip(chunk).for_each(|(lane, &x)| *lane += f(x));
-        }
-        lanes.iter_mut().zip(tail).for_each(|(lane, &x)| *lane += f(x));
-        fold_lanes(lanes)
-    })
+    tree_sum(
+        x.len(),
+        #[inline(always)]
+        |start, end| {
+            let mut lanes = [T::zero(); LANES];
+            let chunks = x[start..end].chunks_exact(LANES);
+            let tail = chunks.remainder();
+            for chunk in chunks {
+                for (lane, &x) in lanes.iter_mut().zip(chunk) {
+                    *lane += f(x);
+                }
+            }
+            for (lane, &x) in lanes.iter_mut().zip(tail) {
+                *lane += f(x);
+            }
+            fold_lanes(lanes)
+        },
+    )
 }
 
 /// `Σ f(a[i], b[i])`, sixteen lanes at a time. Call it inside [`vectorised`].
 #[inline(always)]
 pub fn sum2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
-    tree_sum(a.len(), |start, end| {
-        let mut lanes = [T::zero(); LANES];
-        let (a, b) = (a[start..end].chunks_exact(LANES), b[start..end].chunks_exact(LANES));
-        let (a_tail, b_tail) = (a.remainder(), b.remainder());
-        for (a, b) in a.zip(b) {
-            lanes.iter_mut().zip(a.iter().zip(b)).for_each(|(lane, (&a, &b))| *lane += f(a, b));
-        }
-        lanes.iter_mut().zip(a_tail.iter().zip(b_tail)).for_each(|(lane, (&a, &b))| *lane += f(a, b));
-        fold_lanes(lanes)
-    })
+    tree_sum(
+        a.len(),
+        #[inline(always)]
+        |start, end| {
+            let mut lanes = [T::zero(); LANES];
+            let (a, b) = (a[start..end].chunks_exact(LANES), b[start..end].chunks_exact(LANES));
+            let (a_tail, b_tail) = (a.remainder(), b.remainder());
+            for (a, b) in a.zip(b) {
+                for (lane, (&a, &b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+                    *lane += f(a, b);
+                }
+            }
+            for (lane, (&a, &b)) in lanes.iter_mut().zip(a_tail.iter().zip(b_tail)) {
+                *lane += f(a, b);
+            }
+            fold_lanes(lanes)
+        },
+    )
 }
 
 /// Rows of one partial sum: few enough that plain addition keeps its digits.

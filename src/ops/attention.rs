@@ -101,7 +101,14 @@ fn probabilities<T: Real>(q: &[T], k: &[T], sizes: Sizes, scores: &mut [T]) {
     let Sizes { keys, d, .. } = sizes;
     let y = MatrixMut { data: &mut *scores, row: keys };
     product([q.len() / d, keys, d], Matrix::rows(q, d), Matrix::transposed(k, d), y, false, Threads::One);
-    vectorised(|| scores.chunks_exact_mut(keys).for_each(softmax_in_place));
+    vectorised(
+        #[inline(always)]
+        || {
+            for row in scores.chunks_exact_mut(keys) {
+                softmax_in_place(row);
+            }
+        },
+    );
 }
 
 fn forward<T: Real>(args: &mut HostArgs, sizes: Sizes, scale: T) {
@@ -175,12 +182,17 @@ fn backward<T: Real>(args: &mut HostArgs, sizes: Sizes, scale: T) {
             product([keys, e, rows], Matrix::transposed(&*p, keys), Matrix::rows(dy, e), dv, true, Threads::One);
             let out = MatrixMut { data: &mut *ds, row: keys };
             product([rows, keys, e], Matrix::rows(dy, e), Matrix::transposed(v, e), out, false, Threads::One);
-            vectorised(|| {
-                for (p, ds) in p.chunks_exact(keys).zip(ds.chunks_exact_mut(keys)) {
-                    let dot = sum2(p, ds, |p, ds| p * ds);
-                    ds.iter_mut().zip(p).for_each(|(ds, &p)| *ds = p * (*ds - dot));
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (p, ds) in p.chunks_exact(keys).zip(ds.chunks_exact_mut(keys)) {
+                        let dot = sum2(p, ds, |p, ds| p * ds);
+                        for (ds, &p) in ds.iter_mut().zip(p.iter()) {
+                            *ds = p * (*ds - dot);
+                        }
+                    }
+                },
+            );
             // The scaled queries carry the factor of dk; dq takes its own.
             let dk = MatrixMut { data: &mut dk, row: d };
             product([keys, d, rows], Matrix::transposed(&*ds, keys), Matrix::rows(&q, d), dk, true, Threads::One);

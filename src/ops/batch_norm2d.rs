@@ -159,28 +159,35 @@ fn moments<T: Real>(x: &[T], channels: usize) -> Moments {
     let wide = wide(channels);
     // Of each block: a mean, then the sum and the squared sum of what differs from it.
     let partials = column_partials(x, channels, 3, |x, _, out| {
-        vectorised(|| {
-            let (mean, rest) = out.split_at_mut(channels);
-            let (sum, squares) = rest.split_at_mut(channels);
-            let mut first = vec![T::zero(); wide];
-            x.chunks(wide).for_each(|x| first.iter_mut().zip(x).for_each(|(s, &x)| *s += x));
-            fold(&first, mean);
-            let count = T::c((x.len() / channels) as f64);
-            mean.iter_mut().for_each(|m| *m /= count);
-            let centre = mean.repeat(wide / channels);
-            first.fill(T::zero());
-            let mut second = vec![T::zero(); wide];
-            for x in x.chunks(wide) {
-                let sums = first.iter_mut().zip(&mut second);
-                for ((first, second), (&x, &centre)) in sums.zip(x.iter().zip(&centre)) {
-                    let d = x - centre;
-                    *first += d;
-                    *second += d * d;
+        vectorised(
+            #[inline(always)]
+            || {
+                let (mean, rest) = out.split_at_mut(channels);
+                let (sum, squares) = rest.split_at_mut(channels);
+                let mut first = vec![T::zero(); wide];
+                for x in x.chunks(wide) {
+                    for (s, &x) in first.iter_mut().zip(x) {
+                        *s += x;
+                    }
                 }
-            }
-            fold(&first, sum);
-            fold(&second, squares);
-        });
+                fold(&first, mean);
+                let count = T::c((x.len() / channels) as f64);
+                mean.iter_mut().for_each(|m| *m /= count);
+                let centre = mean.repeat(wide / channels);
+                first.fill(T::zero());
+                let mut second = vec![T::zero(); wide];
+                for x in x.chunks(wide) {
+                    let sums = first.iter_mut().zip(&mut second);
+                    for ((first, second), (&x, &centre)) in sums.zip(x.iter().zip(&centre)) {
+                        let d = x - centre;
+                        *first += d;
+                        *second += d * d;
+                    }
+                }
+                fold(&first, sum);
+                fold(&second, squares);
+            },
+        );
     });
     let mut all = Moments { mean: vec![0.0; channels], squares: vec![0.0; channels] };
     let mut rows = 0.0;
@@ -205,12 +212,17 @@ fn normalise<T: Real>(x: &[T], y: &mut [T], mean: &[T], scale: &[T], weight: &[T
     let (mean, scale, bias) = (mean.repeat(repeats), scale.repeat(repeats), bias.repeat(repeats));
     par_rows(y, wide, |task, y| {
         let x = &x[task * rows_a_task(wide) * wide..][..y.len()];
-        vectorised(|| {
-            for (y, x) in y.chunks_mut(wide).zip(x.chunks(wide)) {
-                let channel = mean.iter().zip(scale.iter().zip(&bias));
-                y.iter_mut().zip(x.iter().zip(channel)).for_each(|(y, (&x, (&m, (&s, &b))))| *y = (x - m) * s + b);
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for (y, x) in y.chunks_mut(wide).zip(x.chunks(wide)) {
+                    let channel = mean.iter().zip(scale.iter().zip(&bias));
+                    for (y, (&x, (&m, (&s, &b)))) in y.iter_mut().zip(x.iter().zip(channel)) {
+                        *y = (x - m) * s + b;
+                    }
+                }
+            },
+        );
     });
 }
 
@@ -247,19 +259,22 @@ impl Grad {
         let scale: Vec<f64> = variance.iter().map(|&v| 1.0 / (Element::to_f64(v) * biased + self.eps).sqrt()).collect();
         let wide_mean = mean.repeat(repeats);
         let [sum, along] = column_sums::<T, 2>(x, channels, |x, first, out| {
-            vectorised(|| {
-                let dy = &dy[first * channels..][..x.len()];
-                let (mut sum, mut along) = (vec![T::zero(); wide], vec![T::zero(); wide]);
-                for (x, dy) in x.chunks(wide).zip(dy.chunks(wide)) {
-                    let sums = sum.iter_mut().zip(&mut along);
-                    for ((sum, along), ((&x, &dy), &mean)) in sums.zip(x.iter().zip(dy).zip(&wide_mean)) {
-                        *sum += dy;
-                        *along += dy * (x - mean);
+            vectorised(
+                #[inline(always)]
+                || {
+                    let dy = &dy[first * channels..][..x.len()];
+                    let (mut sum, mut along) = (vec![T::zero(); wide], vec![T::zero(); wide]);
+                    for (x, dy) in x.chunks(wide).zip(dy.chunks(wide)) {
+                        let sums = sum.iter_mut().zip(&mut along);
+                        for ((sum, along), ((&x, &dy), &mean)) in sums.zip(x.iter().zip(dy).zip(&wide_mean)) {
+                            *sum += dy;
+                            *along += dy * (x - mean);
+                        }
                     }
-                }
-                fold(&sum, &mut out[..channels]);
-                fold(&along, &mut out[channels..]);
-            });
+                    fold(&sum, &mut out[..channels]);
+                    fold(&along, &mut out[channels..]);
+                },
+            );
         });
         for c in 0..channels {
             dbias[c] = <T as Element>::from_f64(sum[c]);
@@ -275,15 +290,18 @@ impl Grad {
         par_rows(dx, wide, |task, dx| {
             let at = task * rows_a_task(wide) * wide;
             let (x, dy) = (&x[at..][..dx.len()], &dy[at..][..dx.len()]);
-            vectorised(|| {
-                for (dx, (x, dy)) in dx.chunks_mut(wide).zip(x.chunks(wide).zip(dy.chunks(wide))) {
-                    let channel = gain.iter().zip(&offset).zip(slope.iter().zip(&wide_mean));
-                    let inputs = x.iter().zip(dy).zip(channel);
-                    for (dx, ((&x, &dy), ((&gain, &offset), (&slope, &mean)))) in dx.iter_mut().zip(inputs) {
-                        *dx = gain * ((dy - offset) - (x - mean) * slope);
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (dx, (x, dy)) in dx.chunks_mut(wide).zip(x.chunks(wide).zip(dy.chunks(wide))) {
+                        let channel = gain.iter().zip(&offset).zip(slope.iter().zip(&wide_mean));
+                        let inputs = x.iter().zip(dy).zip(channel);
+                        for (dx, ((&x, &dy), ((&gain, &offset), (&slope, &mean)))) in dx.iter_mut().zip(inputs) {
+                            *dx = gain * ((dy - offset) - (x - mean) * slope);
+                        }
                     }
-                }
-            });
+                },
+            );
         });
     }
 }

@@ -228,50 +228,89 @@ impl Op for BiasActOp {
     }
 }
 
+#[inline(always)]
+fn sigmoid_slope<T: Real>(x: T) -> T {
+    let s = sigmoid(x);
+    s * (T::one() - s)
+}
+
+#[inline(always)]
+fn sigmoid_bend<T: Real>(x: T) -> T {
+    let s = sigmoid(x);
+    s * (T::one() - s) * (T::one() - T::c(2.0) * s)
+}
+
+#[inline(always)]
+fn tanh_slope<T: Real>(x: T) -> T {
+    let t = tanh(x);
+    T::one() - t * t
+}
+
+#[inline(always)]
+fn tanh_bend<T: Real>(x: T) -> T {
+    let t = tanh(x);
+    T::c(-2.0) * t * (T::one() - t * t)
+}
+
+#[inline(always)]
+fn silu<T: Real>(x: T) -> T {
+    x * sigmoid(x)
+}
+
+#[inline(always)]
+fn silu_slope<T: Real>(x: T) -> T {
+    let s = sigmoid(x);
+    s * (T::one() + x * (T::one() - s))
+}
+
+#[inline(always)]
+fn silu_bend<T: Real>(x: T) -> T {
+    let s = sigmoid(x);
+    s * (T::one() - s) * (T::c(2.0) + x * (T::one() - T::c(2.0) * s))
+}
+
+#[inline(always)]
+fn gelu<T: Real>(x: T) -> T {
+    x * normal_below(x)
+}
+
+#[inline(always)]
+fn gelu_slope<T: Real>(x: T) -> T {
+    normal_below(x) + x * normal_density(x)
+}
+
+#[inline(always)]
+fn gelu_bend<T: Real>(x: T) -> T {
+    normal_density(x) * (T::c(2.0) - x * x)
+}
+
 impl BiasActOp {
     fn compute<T: Real>(&self, args: &mut HostArgs) {
         let (one, zero, alpha) = (T::one(), T::zero(), T::c(self.around.alpha));
-        let sigmoid1 = |x: T| {
-            let s = sigmoid(x);
-            s * (one - s)
-        };
-        // Value, first and second derivative of each, side by side.
+        // Value, first and second derivative of each, side by side. The ReLUs are written so that NaN stays NaN.
         match self.activation {
             Activation::Linear => self.each::<T>(args, |x| x, |_| one, |_| zero),
-            Activation::Relu => {
-                let value = |x| if x > zero { x } else { zero };
-                self.each::<T>(args, value, |x| if x > zero { one } else { zero }, |_| zero);
-            }
-            Activation::LeakyRelu => {
-                let value = |x| if x > zero { x } else { alpha * x };
-                self.each::<T>(args, value, |x| if x > zero { one } else { alpha }, |_| zero);
-            }
-            Activation::Sigmoid => {
-                self.each::<T>(args, sigmoid, sigmoid1, |x| sigmoid1(x) * (one - T::c(2.0) * sigmoid(x)));
-            }
-            Activation::Tanh => {
-                let slope = |x| {
-                    let t = tanh(x);
-                    one - t * t
-                };
-                self.each::<T>(args, tanh, slope, |x| T::c(-2.0) * tanh(x) * slope(x));
-            }
-            Activation::Silu => {
-                let slope = |x: T| {
-                    let s = sigmoid(x);
-                    s * (one + x * (one - s))
-                };
-                let bend = |x: T| {
-                    let s = sigmoid(x);
-                    s * (one - s) * (T::c(2.0) + x * (one - T::c(2.0) * s))
-                };
-                self.each::<T>(args, |x| x * sigmoid(x), slope, bend);
-            }
-            Activation::Gelu => {
-                let slope = |x: T| normal_below(x) + x * normal_density(x);
-                self.each::<T>(args, |x| x * normal_below(x), slope, |x| normal_density(x) * (T::c(2.0) - x * x));
-            }
-            Activation::Softplus => self.each::<T>(args, softplus, sigmoid, sigmoid1),
+            Activation::Relu => self.each::<T>(
+                args,
+                #[inline(always)]
+                |x| if x < zero { zero } else { x },
+                #[inline(always)]
+                |x| if x > zero { one } else { zero },
+                |_| zero,
+            ),
+            Activation::LeakyRelu => self.each::<T>(
+                args,
+                #[inline(always)]
+                |x| x * if x < zero { alpha } else { one },
+                #[inline(always)]
+                |x| if x > zero { one } else { alpha },
+                |_| zero,
+            ),
+            Activation::Sigmoid => self.each::<T>(args, sigmoid, sigmoid_slope, sigmoid_bend),
+            Activation::Tanh => self.each::<T>(args, tanh, tanh_slope, tanh_bend),
+            Activation::Silu => self.each::<T>(args, silu, silu_slope, silu_bend),
+            Activation::Gelu => self.each::<T>(args, gelu, gelu_slope, gelu_bend),
+            Activation::Softplus => self.each::<T>(args, softplus, sigmoid, sigmoid_slope),
         }
     }
 
@@ -286,23 +325,44 @@ impl BiasActOp {
         let gain = T::c(self.around.gain);
         let Some(clamp) = self.around.clamp.map(T::c) else {
             return match self.order {
-                0 => self.rows::<T>(args, |_, x| gain * value(x)),
-                1 => self.rows::<T>(args, |t, x| t * gain * slope(x)),
-                _ => self.rows::<T>(args, |t, x| t * gain * bend(x)),
+                0 => self.rows::<T>(
+                    args,
+                    #[inline(always)]
+                    |_, x| gain * value(x),
+                ),
+                1 => self.rows::<T>(
+                    args,
+                    #[inline(always)]
+                    |t, x| t * gain * slope(x),
+                ),
+                _ => self.rows::<T>(
+                    args,
+                    #[inline(always)]
+                    |t, x| t * gain * bend(x),
+                ),
             };
         };
-        let inside = |x: T| {
-            let y = gain * value(x);
-            y > -clamp && y < clamp
-        };
+        let inside = |y: T| y > -clamp && y < clamp;
         match self.order {
-            0 => self.rows::<T>(args, |_, x| {
-                let y = gain * value(x);
-                let y = if y > clamp { clamp } else { y };
-                if y < -clamp { -clamp } else { y }
-            }),
-            1 => self.rows::<T>(args, |t, x| if inside(x) { t * gain * slope(x) } else { T::zero() }),
-            _ => self.rows::<T>(args, |t, x| if inside(x) { t * gain * bend(x) } else { T::zero() }),
+            0 => self.rows::<T>(
+                args,
+                #[inline(always)]
+                |_, x| {
+                    let y = gain * value(x);
+                    let y = if y > clamp { clamp } else { y };
+                    if y < -clamp { -clamp } else { y }
+                },
+            ),
+            1 => self.rows::<T>(
+                args,
+                #[inline(always)]
+                |t, x| if inside(gain * value(x)) { t * gain * slope(x) } else { T::zero() },
+            ),
+            _ => self.rows::<T>(
+                args,
+                #[inline(always)]
+                |t, x| if inside(gain * value(x)) { t * gain * bend(x) } else { T::zero() },
+            ),
         }
     }
 
@@ -314,7 +374,14 @@ impl BiasActOp {
             let grain = rows_a_task(1);
             return par_rows(args.y::<T>(0), 1, |task, y| {
                 let (t, x) = (&t[task * grain..][..y.len()], &x[task * grain..][..y.len()]);
-                vectorised(|| y.iter_mut().zip(t.iter().zip(x)).for_each(|(y, (&t, &x))| *y = f(t, x)));
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (y, (&t, &x)) in y.iter_mut().zip(t.iter().zip(x)) {
+                            *y = f(t, x);
+                        }
+                    },
+                );
             });
         }
         // Narrow biases are repeated until a row is long enough to vectorise.
@@ -323,13 +390,18 @@ impl BiasActOp {
         let block = rows_a_task(bias.len()) * bias.len();
         par_rows(args.y::<T>(0), bias.len(), |task, y| {
             let (t, x) = (&t[task * block..][..y.len()], &x[task * block..][..y.len()]);
-            vectorised(|| {
-                let rows = y.chunks_mut(bias.len()).zip(t.chunks(bias.len()).zip(x.chunks(bias.len())));
-                for (y, (t, x)) in rows {
-                    let inputs = t.iter().zip(x).zip(&bias);
-                    y.iter_mut().zip(inputs).for_each(|(y, ((&t, &x), &bias))| *y = f(t, x + bias));
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    let rows = y.chunks_mut(bias.len()).zip(t.chunks(bias.len()).zip(x.chunks(bias.len())));
+                    for (y, (t, x)) in rows {
+                        let inputs = t.iter().zip(x).zip(&bias);
+                        for (y, ((&t, &x), &bias)) in y.iter_mut().zip(inputs) {
+                            *y = f(t, x + bias);
+                        }
+                    }
+                },
+            );
         });
     }
 }

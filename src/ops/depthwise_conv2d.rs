@@ -147,7 +147,7 @@ fn weight_gradient<T: Real>(g: &Geometry, (rows, cols): (&Reads, &Reads), x: &[T
             for &(sy, ty) in reads {
                 let x = &x[sy * g.x[1] * g.c..][..g.x[1] * g.c];
                 let sums = &mut sums[ty * g.kernel[1] * g.c..][..g.kernel[1] * g.c];
-                vectorised(|| match g.c {
+                vectorised(#[inline(always)] || match g.c {
                     32.. => correlate_row::<T, 32>(x, dy, cols, g.c, sums),
                     8.. => correlate_row::<T, 8>(x, dy, cols, g.c, sums),
                     _ => correlate_row::<T, 1>(x, dy, cols, g.c, sums),

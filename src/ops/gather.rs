@@ -141,7 +141,14 @@ fn add_up<T: Real>(x: &[T], indices: &[i32], y: &mut [T], width: usize, rows: us
             y.fill(T::zero());
             for &position in &order[ends[row]..ends[row + 1]] {
                 let x = &x[position * width..][..width];
-                vectorised(|| y.iter_mut().zip(x).for_each(|(y, &x)| *y += x));
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (y, &x) in y.iter_mut().zip(x) {
+                            *y += x;
+                        }
+                    },
+                );
             }
         }
     });

@@ -46,12 +46,14 @@ impl Op for LayerNorm {
         let cols = args.x_shape(0).last();
         float_dispatch!(args, T => {
             let (x, weight, bias) = (args.x::<T>(0), args.x::<T>(1), args.x::<T>(2));
-            par_rows(args.y::<T>(0), cols, |task, y| vectorised(|| {
+            par_rows(args.y::<T>(0), cols, |task, y| vectorised(#[inline(always)] || {
                 for (row, y) in y.chunks_exact_mut(cols).enumerate() {
                     let x = &x[(task * rows_a_task(cols) + row) * cols..][..cols];
                     let norm = Norm::of(x, T::c(self.eps));
                     let inputs = x.iter().zip(weight.iter().zip(bias));
-                    y.iter_mut().zip(inputs).for_each(|(y, (&x, (&w, &b)))| *y = norm.apply(x) * w + b);
+                    for (y, (&x, (&w, &b))) in y.iter_mut().zip(inputs) {
+                        *y = norm.apply(x) * w + b;
+                    }
                 }
             }));
         });
@@ -121,25 +123,39 @@ fn gradients<T: Real>(args: &mut HostArgs, eps: T) {
     let (dy, x, weight) = (args.x::<T>(0), args.x::<T>(1), args.x::<T>(2));
     let [dx, dweight, dbias] = args.ys::<T, 3>();
     let count = T::c(cols as f64);
-    let block = |first: usize, dx: &mut [T], sums: &mut [T]| {
-        let (dweight, dbias) = sums.split_at_mut(cols);
-        let mut normed = vec![T::zero(); cols];
-        let mut scaled = vec![T::zero(); cols];
-        for (row, dx) in dx.chunks_exact_mut(cols).enumerate() {
-            let at = (first + row) * cols;
-            let (dy, x) = (&dy[at..at + cols], &x[at..at + cols]);
-            let norm = Norm::of(x, eps);
-            normed.iter_mut().zip(x).for_each(|(n, &x)| *n = norm.apply(x));
-            scaled.iter_mut().zip(dy.iter().zip(weight)).for_each(|(s, (&dy, &w))| *s = dy * w);
-            let mean = sum1(&scaled, |s| s) / count;
-            let along = sum2(&scaled, &normed, |s, n| s * n) / count;
-            let inputs = scaled.iter().zip(&normed);
-            dx.iter_mut().zip(inputs).for_each(|(dx, (&s, &n))| *dx = norm.scale * ((s - mean) - n * along));
-            dweight.iter_mut().zip(dy.iter().zip(&normed)).for_each(|(dw, (&dy, &n))| *dw += dy * n);
-            dbias.iter_mut().zip(dy).for_each(|(db, &dy)| *db += dy);
-        }
-    };
-    let sums = rows_with_sums::<T, 2>(dx, cols, |first, dx, sums| vectorised(|| block(first, dx, sums)));
+    let sums = rows_with_sums::<T, 2>(dx, cols, |first, dx, sums| {
+        vectorised(
+            #[inline(always)]
+            || {
+                let (dweight, dbias) = sums.split_at_mut(cols);
+                let mut normed = vec![T::zero(); cols];
+                let mut scaled = vec![T::zero(); cols];
+                for (row, dx) in dx.chunks_exact_mut(cols).enumerate() {
+                    let at = (first + row) * cols;
+                    let (dy, x) = (&dy[at..at + cols], &x[at..at + cols]);
+                    let norm = Norm::of(x, eps);
+                    for (n, &x) in normed.iter_mut().zip(x) {
+                        *n = norm.apply(x);
+                    }
+                    for (s, (&dy, &w)) in scaled.iter_mut().zip(dy.iter().zip(weight)) {
+                        *s = dy * w;
+                    }
+                    let mean = sum1(&scaled, |s| s) / count;
+                    let along = sum2(&scaled, &normed, |s, n| s * n) / count;
+                    let inputs = scaled.iter().zip(&normed);
+                    for (dx, (&s, &n)) in dx.iter_mut().zip(inputs) {
+                        *dx = norm.scale * ((s - mean) - n * along);
+                    }
+                    for (dw, (&dy, &n)) in dweight.iter_mut().zip(dy.iter().zip(&normed)) {
+                        *dw += dy * n;
+                    }
+                    for (db, &dy) in dbias.iter_mut().zip(dy) {
+                        *db += dy;
+                    }
+                }
+            },
+        )
+    });
     for (out, sum) in [dweight, dbias].into_iter().zip(sums) {
         out.iter_mut().zip(sum).for_each(|(out, sum)| *out = <T as Element>::from_f64(sum));
     }

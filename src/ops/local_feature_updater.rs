@@ -78,11 +78,13 @@ impl Op for Gate {
         let cols = args.x_shape(1).last();
         float_dispatch!(args, T => {
             let (q, k, v) = (args.x::<T>(0), args.x::<T>(1), args.x::<T>(2));
-            par_rows(args.y::<T>(0), cols, |task, y| vectorised(|| {
+            par_rows(args.y::<T>(0), cols, |task, y| vectorised(#[inline(always)] || {
                 for (row, y) in y.chunks_exact_mut(cols).enumerate() {
                     let row = task * rows_a_task(cols) + row;
                     let (q, k, v) = (q[row], &k[row * cols..][..cols], &v[row * cols..][..cols]);
-                    y.iter_mut().zip(k.iter().zip(v)).for_each(|(y, (&k, &v))| *y = sigmoid(q * k) * v);
+                    for (y, (&k, &v)) in y.iter_mut().zip(k.iter().zip(v)) {
+                        *y = sigmoid(q * k) * v;
+                    }
                 }
             }));
         });
@@ -124,21 +126,26 @@ fn gate_gradients<T: Real>(args: &mut HostArgs, cols: usize) {
     let block = rows_a_task(cols);
     let outputs = dq.par_chunks_mut(block).zip(dk.par_chunks_mut(block * cols).zip(dv.par_chunks_mut(block * cols)));
     outputs.enumerate().for_each(|(task, (dq, (dk, dv)))| {
-        vectorised(|| {
-            let rows = dq.iter_mut().zip(dk.chunks_exact_mut(cols).zip(dv.chunks_exact_mut(cols)));
-            for (row, (dq, (dk, dv))) in rows.enumerate() {
-                let row = task * block + row;
-                let at = row * cols;
-                let (q, dy, k, v) = (q[row], &dy[at..at + cols], &k[at..at + cols], &v[at..at + cols]);
-                for ((dk, dv), (&dy, (&k, &v))) in dk.iter_mut().zip(dv).zip(dy.iter().zip(k.iter().zip(v))) {
-                    let open = sigmoid(q * k);
-                    *dv = dy * open;
-                    *dk = dy * v * open * (T::one() - open);
+        vectorised(
+            #[inline(always)]
+            || {
+                let rows = dq.iter_mut().zip(dk.chunks_exact_mut(cols).zip(dv.chunks_exact_mut(cols)));
+                for (row, (dq, (dk, dv))) in rows.enumerate() {
+                    let row = task * block + row;
+                    let at = row * cols;
+                    let (q, dy, k, v) = (q[row], &dy[at..at + cols], &k[at..at + cols], &v[at..at + cols]);
+                    for ((dk, dv), (&dy, (&k, &v))) in dk.iter_mut().zip(dv).zip(dy.iter().zip(k.iter().zip(v))) {
+                        let open = sigmoid(q * k);
+                        *dv = dy * open;
+                        *dk = dy * v * open * (T::one() - open);
+                    }
+                    *dq = sum2(dk, k, |d, k| d * k);
+                    for dk in dk.iter_mut() {
+                        *dk *= q;
+                    }
                 }
-                *dq = sum2(dk, k, |d, k| d * k);
-                dk.iter_mut().for_each(|dk| *dk *= q);
-            }
-        });
+            },
+        );
     });
 }
 

@@ -118,7 +118,7 @@ impl Windows<'_> {
         let [_, w, c] = self.x;
         par_lines(y, self.line(), |i, y| {
             let (x, rows) = (self.image(x, i), self.rows.at(i % self.rows.positions()));
-            vectorised(|| {
+            vectorised(#[inline(always)] || {
                 y.fill(T::neg_infinity());
                 for (j, y) in y.chunks_exact_mut(c).enumerate() {
                     for &(sy, _) in rows {

@@ -41,7 +41,11 @@ impl Op for Softmax {
             let x = args.x::<T>(0);
             par_rows(args.y::<T>(0), cols, |task, y| {
                 y.copy_from_slice(&x[task * rows_a_task(cols) * cols..][..y.len()]);
-                vectorised(|| y.chunks_exact_mut(cols).for_each(softmax_in_place));
+                vectorised(#[inline(always)] || {
+                    for row in y.chunks_exact_mut(cols) {
+                        softmax_in_place(row);
+                    }
+                });
             });
         });
         Ok(())
@@ -62,13 +66,22 @@ pub(crate) fn softmax_in_place<T: Real>(row: &mut [T]) {
     let mut tops = [T::neg_infinity(); 16];
     let chunks = row.chunks_exact(16);
     let tail = chunks.remainder();
-    let larger = |(top, &x): (&mut T, &T)| *top = if x > *top { x } else { *top };
-    chunks.for_each(|chunk| tops.iter_mut().zip(chunk).for_each(larger));
-    tops.iter_mut().zip(tail).for_each(larger);
+    for chunk in chunks {
+        for (top, &x) in tops.iter_mut().zip(chunk) {
+            *top = if x > *top { x } else { *top };
+        }
+    }
+    for (top, &x) in tops.iter_mut().zip(tail) {
+        *top = if x > *top { x } else { *top };
+    }
     let top = tops.into_iter().fold(T::neg_infinity(), |a, b| if b > a { b } else { a });
-    row.iter_mut().for_each(|x| *x = exp(*x - top));
+    for x in row.iter_mut() {
+        *x = exp(*x - top);
+    }
     let scale = sum1(row, |x| x).recip();
-    row.iter_mut().for_each(|x| *x *= scale);
+    for x in row.iter_mut() {
+        *x *= scale;
+    }
 }
 
 /// `dx = y ∘ (dy − Σ dy ∘ y)`; inputs dy, y.
@@ -87,12 +100,14 @@ impl Op for SoftmaxGrad {
         let cols = args.x_shape(1).last();
         float_dispatch!(args, T => {
             let (dy, y) = (args.x::<T>(0), args.x::<T>(1));
-            par_rows(args.y::<T>(0), cols, |task, dx| vectorised(|| {
+            par_rows(args.y::<T>(0), cols, |task, dx| vectorised(#[inline(always)] || {
                 for (row, dx) in dx.chunks_exact_mut(cols).enumerate() {
                     let at = (task * rows_a_task(cols) + row) * cols;
                     let (dy, y) = (&dy[at..at + cols], &y[at..at + cols]);
                     let dot = sum2(dy, y, |dy, y| dy * y);
-                    dx.iter_mut().zip(dy.iter().zip(y)).for_each(|(dx, (&dy, &y))| *dx = y * (dy - dot));
+                    for (dx, (&dy, &y)) in dx.iter_mut().zip(dy.iter().zip(y)) {
+                        *dx = y * (dy - dot);
+                    }
                 }
             }));
         });

@@ -188,14 +188,17 @@ fn step_slices<T: Real>(step: &AdamStep, scale: f64, p: &mut [T], m: &mut [T], v
     let (rate, root) = (T::c(lr / first), T::c(1.0 / second));
     let moments = m.par_chunks_mut(GRAIN).zip(v.par_chunks_mut(GRAIN));
     p.par_chunks_mut(GRAIN).zip(moments).zip(g.par_chunks(GRAIN)).for_each(|((p, (m, v)), g)| {
-        vectorised(|| {
-            for ((p, (m, v)), &g) in p.iter_mut().zip(m.iter_mut().zip(v)).zip(g) {
-                let g = g * scale + *p * decay;
-                *m = beta1 * *m + rest1 * g;
-                *v = beta2 * *v + rest2 * g * g;
-                *p = *p * shrink - rate * *m / ((*v).sqrt() * root + eps);
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for ((p, (m, v)), &g) in p.iter_mut().zip(m.iter_mut().zip(v)).zip(g) {
+                    let g = g * scale + *p * decay;
+                    *m = beta1 * *m + rest1 * g;
+                    *v = beta2 * *v + rest2 * g * g;
+                    *p = *p * shrink - rate * *m / ((*v).sqrt() * root + eps);
+                }
+            },
+        );
     });
     Ok(())
 }

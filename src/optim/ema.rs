@@ -48,7 +48,14 @@ impl InPlace for Lerp {
 fn lerp_slices<T: Real>(target: &mut [T], x: &[T], weight: f64) -> Result<()> {
     let (keep, take) = (<T as Element>::from_f64(1.0 - weight), <T as Element>::from_f64(weight));
     target.par_chunks_mut(GRAIN).zip(x.par_chunks(GRAIN)).for_each(|(target, x)| {
-        vectorised(|| target.iter_mut().zip(x).for_each(|(target, &x)| *target = keep * *target + take * x));
+        vectorised(
+            #[inline(always)]
+            || {
+                for (target, &x) in target.iter_mut().zip(x) {
+                    *target = keep * *target + take * x;
+                }
+            },
+        );
     });
     Ok(())
 }
