@@ -15,7 +15,6 @@ genes = [{genes}]
 [select]
 # Background goes, tissue stays: what the genes follow is in all of the tissue.
 sigma = -0.5
-most_patches = 64
 
 "#;
 
