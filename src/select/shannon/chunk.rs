@@ -40,7 +40,7 @@ pub struct Coder {
     padded: Box<[u8; CHUNK_BYTES + RESIDUALS]>,
     symbols: Vec<Symbol>,
     /// Four interleaved histograms: neighbouring samples often have the same value, and would wait for each other.
-    partial: Vec<[u16; 4]>,
+    partial: Box<Partial>,
     counts: Counts,
     finder: Finder,
     builder: Builder,
@@ -52,7 +52,7 @@ impl Default for Coder {
         Coder {
             padded: Box::new([0; CHUNK_BYTES + RESIDUALS]),
             symbols: vec![0; CHUNK_BYTES],
-            partial: vec![[0; 4]; 256 * CONTEXTS],
+            partial: vec![[0; 4]; 1 << 16].into_boxed_slice().try_into().expect("as many entries as a Partial has"),
             counts: Counts { literals: [[0; 256]; CONTEXTS] },
             finder: Finder::default(),
             builder: Builder::default(),
@@ -88,7 +88,9 @@ impl Coder {
         let symbols = &self.symbols[..n];
         let residuals = self.padded.last_chunk::<RESIDUALS>().expect("the buffer ends in the residuals");
 
-        count(symbols, &mut self.partial, &mut self.counts);
+        self.partial[..SYMBOLS].fill([0; 4]);
+        count(symbols, 1, &mut self.partial);
+        add_up(&self.partial, &mut self.counts);
         self.finder.parse(residuals, symbols, &self.counts);
 
         let mut starts = [0u32; CONTEXTS];
@@ -96,10 +98,7 @@ impl Coder {
         let mut extra_bits = 0;
         for copy in &self.finder.matches {
             let start = usize::from(copy.start);
-            for (&symbol, part) in symbols[start..][..usize::from(copy.length)].iter().zip((0..4).cycle()) {
-                let counts = &mut self.partial[usize::from(symbol)];
-                counts[part] = counts[part].wrapping_sub(1);
-            }
+            count(&symbols[start..][..usize::from(copy.length)], u16::MAX, &mut self.partial);
             starts[context_of(symbols[start])] += 1;
             let (length, distance) = buckets(copy.length, copy.distance);
             lengths[length.symbol as usize] += 1;
@@ -166,24 +165,31 @@ fn buckets(length: u16, distance: u16) -> (Bucket, Bucket) {
     (bucket(u32::from(length) - LEAST_LENGTH as u32), bucket(u32::from(distance) - 1))
 }
 
-/// Histograms of the residuals by context.
-fn count(symbols: &[Symbol], partial: &mut [[u16; 4]], counts: &mut Counts) {
-    partial.fill([0; 4]);
-    let partial: &mut [[u16; 4]; 256 * CONTEXTS] = partial.try_into().expect("one histogram per context");
-    let mut groups = symbols.chunks_exact(4);
-    for group in &mut groups {
-        for part in 0..4 {
-            partial[usize::from(group[part]) % (256 * CONTEXTS)][part] += 1;
-        }
+/// Symbols there are: residuals in contexts.
+const SYMBOLS: usize = 256 * CONTEXTS;
+
+/// Histograms by symbol, with an entry for every 16-bit number so that none needs a bounds check; only the first [`SYMBOLS`] are
+/// used, and the others never become memory.
+type Partial = [[u16; 4]; 1 << 16];
+
+/// Adds `step` for every symbol, modulo 2^16: 1 counts, `u16::MAX` takes back.
+fn count(symbols: &[Symbol], step: u16, partial: &mut Partial) {
+    let (groups, rest) = symbols.as_chunks::<4>();
+    let mut add = |symbol: Symbol, part: usize| {
+        let count = &mut partial[usize::from(symbol)][part];
+        *count = count.wrapping_add(step);
+    };
+    for &[a, b, c, d] in groups {
+        add(a, 0);
+        add(b, 1);
+        add(c, 2);
+        add(d, 3);
     }
-    for &symbol in groups.remainder() {
-        partial[usize::from(symbol) % (256 * CONTEXTS)][0] += 1;
-    }
-    add_up(partial, counts);
+    rest.iter().for_each(|&symbol| add(symbol, 0));
 }
 
 /// The sums of the interleaved histograms; each may have wrapped around, their sums (below 2^16) have not.
-fn add_up(partial: &[[u16; 4]], counts: &mut Counts) {
+fn add_up(partial: &Partial, counts: &mut Counts) {
     for (total, parts) in counts.literals.as_flattened_mut().iter_mut().zip(partial) {
         *total = u32::from(parts.iter().fold(0u16, |sum, &part| sum.wrapping_add(part)));
     }

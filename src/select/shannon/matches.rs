@@ -238,8 +238,7 @@ impl Finder {
             while at < slab_end {
                 // Most positions have no candidate: eight at a time are passed over.
                 if at % 8 == 0 && at + 8 <= slab_end {
-                    let no_run = !breaks[at - slab..at - slab + 8].contains(&0);
-                    if no_run && repeat(at).is_none() && repeat(at + HASH_STEP).is_none() {
+                    if no_zero(&breaks[at - slab..]) && repeat(at).is_none() && repeat(at + HASH_STEP).is_none() {
                         at += 8;
                         continue;
                     }
@@ -259,6 +258,13 @@ impl Finder {
             }
         }
     }
+}
+
+/// Whether none of the first eight bytes is 0.
+fn no_zero(bytes: &[u8]) -> bool {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    let word = bytes.first_chunk().map_or(0, |eight| u64::from_le_bytes(*eight));
+    word.wrapping_sub(ONES) & !word & (ONES << 7) == 0
 }
 
 /// The copy at a position with at least one candidate, if it is worth taking.
