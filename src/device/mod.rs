@@ -1,8 +1,10 @@
 //! Where bytes live and kernels run. Knows nothing of tensors, shapes or gradients.
 
+pub mod convolution;
 pub mod driver;
 pub mod host;
 pub mod math;
+pub mod product;
 pub mod stencil;
 pub mod vector;
 

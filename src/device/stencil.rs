@@ -117,11 +117,14 @@ pub fn dense<T: Real>(
 ) {
     let row = |i: usize, y: &mut [T]| {
         let (x, reads) = (&x[i / rows.positions() * h * w * c..][..h * w * c], rows.at(i % rows.positions()));
-        vectorised(|| match c {
-            32.. => dense_row::<T, 32>(x, [w, c], reads, cols, (taps, columns), y),
-            8.. => dense_row::<T, 8>(x, [w, c], reads, cols, (taps, columns), y),
-            _ => dense_row::<T, 1>(x, [w, c], reads, cols, (taps, columns), y),
-        });
+        vectorised(
+            #[inline(always)]
+            || match c {
+                32.. => dense_row::<T, 32>(x, [w, c], reads, cols, (taps, columns), y),
+                8.. => dense_row::<T, 8>(x, [w, c], reads, cols, (taps, columns), y),
+                _ => dense_row::<T, 1>(x, [w, c], reads, cols, (taps, columns), y),
+            },
+        );
     };
     par_lines(y, cols.positions() * c, row);
 }
@@ -162,19 +165,23 @@ pub fn separable<T: Real>(
     let task = |i: usize, y: &mut [T]| {
         let x = &x[i / rows.positions() * h * w * c..][..h * w * c];
         let mut line = vec![T::zero(); w * c];
-        vectorised(|| {
-            line.fill(T::zero());
-            for &(sy, ty) in rows.at(i % rows.positions()) {
-                let weight = row_taps[ty];
-                line.iter_mut().zip(&x[sy * w * c..]).for_each(|(sum, &x)| *sum += weight * x);
-            }
-            let (along, taps) = ([(0, 0)], (&Uniform(col_taps), 0));
-            match c {
-                32.. => dense_row::<T, 32>(&line, [w, c], &along, cols, taps, y),
-                8.. => dense_row::<T, 8>(&line, [w, c], &along, cols, taps, y),
-                _ => dense_row::<T, 1>(&line, [w, c], &along, cols, taps, y),
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for &(sy, ty) in rows.at(i % rows.positions()) {
+                    let weight = row_taps[ty];
+                    for (sum, &x) in line.iter_mut().zip(&x[sy * w * c..]) {
+                        *sum += weight * x;
+                    }
+                }
+                let (along, taps) = ([(0, 0)], (&Uniform(col_taps), 0));
+                match c {
+                    32.. => dense_row::<T, 32>(&line, [w, c], &along, cols, taps, y),
+                    8.. => dense_row::<T, 8>(&line, [w, c], &along, cols, taps, y),
+                    _ => dense_row::<T, 1>(&line, [w, c], &along, cols, taps, y),
+                }
+            },
+        );
     };
     par_lines(y, cols.positions() * c, task);
 }

@@ -7,13 +7,11 @@
 
 use rayon::prelude::*;
 
-use super::{
-    matmul::{Matrix, MatrixMut, Threads, product, same_float},
-    softmax::softmax_in_place,
-};
+use super::{matmul::same_float, softmax::softmax_in_place};
 use crate::{
     device::{
         host::Real,
+        product::{Matrix, MatrixMut, Threads, product},
         vector::{sum2, vectorised},
     },
     error::{Error, Result},

@@ -27,7 +27,8 @@ impl Pool2d {
     pub(crate) fn extents(&self, op: &'static str, x: Shape) -> Result<([usize; 4], [usize; 2])> {
         let wrong = || Error::shape(op, format!("{x} with {self:?}"));
         let [n, h, w, c] = x.nhwc().ok_or_else(wrong)?;
-        let out = |extent: usize| Some((extent + 2 * self.padding).checked_sub(self.kernel)?.checked_div(self.stride)? + 1);
+        let out =
+            |extent: usize| Some((extent + 2 * self.padding).checked_sub(self.kernel)?.checked_div(self.stride)? + 1);
         match (out(h), out(w)) {
             (Some(oh), Some(ow)) if self.kernel > 0 && 2 * self.padding <= self.kernel => Ok(([n, h, w, c], [oh, ow])),
             _ => Err(wrong()),

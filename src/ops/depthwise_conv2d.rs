@@ -64,7 +64,9 @@ impl Depthwise {
         let (x, kernel, y) = match (self.role, &*b) {
             (Role::Forward, &[r, s, c_b]) if c == c_b => ([h, w], [r, s], None),
             (Role::InputGradient(x), &[r, s, c_b]) if c == c_b => (x, [r, s], Some([h, w])),
-            (Role::WeightGradient(kernel), &[n_b, oh, ow, c_b]) if (n, c) == (n_b, c_b) => ([h, w], kernel, Some([oh, ow])),
+            (Role::WeightGradient(kernel), &[n_b, oh, ow, c_b]) if (n, c) == (n_b, c_b) => {
+                ([h, w], kernel, Some([oh, ow]))
+            }
             _ => return Err(wrong()),
         };
         let out = |axis: usize| {
@@ -147,11 +149,14 @@ fn weight_gradient<T: Real>(g: &Geometry, (rows, cols): (&Reads, &Reads), x: &[T
             for &(sy, ty) in reads {
                 let x = &x[sy * g.x[1] * g.c..][..g.x[1] * g.c];
                 let sums = &mut sums[ty * g.kernel[1] * g.c..][..g.kernel[1] * g.c];
-                vectorised(#[inline(always)] || match g.c {
-                    32.. => correlate_row::<T, 32>(x, dy, cols, g.c, sums),
-                    8.. => correlate_row::<T, 8>(x, dy, cols, g.c, sums),
-                    _ => correlate_row::<T, 1>(x, dy, cols, g.c, sums),
-                });
+                vectorised(
+                    #[inline(always)]
+                    || match g.c {
+                        32.. => correlate_row::<T, 32>(x, dy, cols, g.c, sums),
+                        8.. => correlate_row::<T, 8>(x, dy, cols, g.c, sums),
+                        _ => correlate_row::<T, 1>(x, dy, cols, g.c, sums),
+                    },
+                );
             }
         }
     });
@@ -171,9 +176,13 @@ fn correlate_row<T: Real, const LANES: usize>(x: &[T], dy: &[T], cols: &Reads, c
                 let x = lanes::<T, LANES>(x, sx * c + first);
                 let sums = &mut sums[tx * c + first..tx * c + first + LANES];
                 if skip == 0 {
-                    (0..LANES).for_each(|lane| sums[lane] += x[lane] * dy[lane]);
+                    for lane in 0..LANES {
+                        sums[lane] += x[lane] * dy[lane];
+                    }
                 } else {
-                    (skip..LANES).for_each(|lane| sums[lane] += x[lane] * dy[lane]);
+                    for lane in skip..LANES {
+                        sums[lane] += x[lane] * dy[lane];
+                    }
                 }
             }
         }

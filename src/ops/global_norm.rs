@@ -46,7 +46,15 @@ impl Op for GlobalNorm {
 }
 
 fn squares<T: Real>(x: &[T]) -> f64 {
-    let partials: Vec<T> = x.par_chunks(GRAIN).map(|x| vectorised(#[inline(always)] || sum1(x, |x| x * x))).collect();
+    let partials: Vec<T> = x
+        .par_chunks(GRAIN)
+        .map(|x| {
+            vectorised(
+                #[inline(always)]
+                || sum1(x, |x| x * x),
+            )
+        })
+        .collect();
     partials.into_iter().map(Element::to_f64).sum()
 }
 

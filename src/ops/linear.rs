@@ -1,10 +1,8 @@
 //! `y = x · weightᵀ + bias` over the last axis: the fully connected layer. The bias is added inside the product.
 
-use rayon::prelude::*;
-
-use super::matmul::{Matrix, MatrixMut, Threads, product, same_float};
+use super::matmul::same_float;
 use crate::{
-    device::host::Real,
+    device::product::{Matrix, MatrixMut, Threads, fill_rows, product},
     error::{Error, Result},
     float_dispatch,
     op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
@@ -71,15 +69,6 @@ impl Op for Linear {
 
     fn keep(&self) -> Keep {
         Keep { x: 0b011, y: 0 }
-    }
-}
-
-/// Every row of `y` becomes `row`.
-pub(crate) fn fill_rows<T: Real>(y: &mut [T], row: &[T]) {
-    let rows_a_task = ((16 << 10) / row.len().max(1)).max(1);
-    let fill = |y: &mut [T]| y.chunks_exact_mut(row.len()).for_each(|y| y.copy_from_slice(row));
-    if !row.is_empty() {
-        y.par_chunks_mut(rows_a_task * row.len()).for_each(fill);
     }
 }
 

@@ -118,17 +118,20 @@ impl Windows<'_> {
         let [_, w, c] = self.x;
         par_lines(y, self.line(), |i, y| {
             let (x, rows) = (self.image(x, i), self.rows.at(i % self.rows.positions()));
-            vectorised(#[inline(always)] || {
-                y.fill(T::neg_infinity());
-                for (j, y) in y.chunks_exact_mut(c).enumerate() {
-                    for &(sy, _) in rows {
-                        for &(sx, _) in self.cols.at(j) {
-                            let x = &x[(sy * w + sx) * c..][..c];
-                            y.iter_mut().zip(x).for_each(|(y, &x)| *y = if beats(x, *y) { x } else { *y });
+            vectorised(
+                #[inline(always)]
+                || {
+                    y.fill(T::neg_infinity());
+                    for (j, y) in y.chunks_exact_mut(c).enumerate() {
+                        for &(sy, _) in rows {
+                            for &(sx, _) in self.cols.at(j) {
+                                let x = &x[(sy * w + sx) * c..][..c];
+                                y.iter_mut().zip(x).for_each(|(y, &x)| *y = if beats(x, *y) { x } else { *y });
+                            }
                         }
                     }
-                }
-            });
+                },
+            );
         });
     }
 
