@@ -81,12 +81,12 @@ impl RegressorConfig {
     /// For cohorts of tens of slides: few weights, near-linear at first.
     pub fn small() -> RegressorConfig {
         RegressorConfig {
-            mbconv_blocks: 2,
+            mbconv_blocks: 1,
             fusion_every: 1,
             mbconv_expansion: 2,
             tokens: Tokens::Both,
             vit_width: 32,
-            vit_depth: 2,
+            vit_depth: 1,
             vit_heads: 2,
             vit_mlp_ratio: 2.0,
             dropout: 0.1,

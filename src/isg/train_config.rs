@@ -136,7 +136,7 @@ impl TrainConfig {
             Preset::Paper => paper,
             Preset::Small => TrainConfig {
                 model: RegressorConfig::small(),
-                epochs: 60,
+                epochs: 30,
                 batch_slides: 8,
                 max_patches: 16,
                 learning_rate: 2e-3,
@@ -147,6 +147,8 @@ impl TrainConfig {
                 patience: 0,
                 target_scaling: Scaling::Standard,
                 feature_noise: 0.1,
+                slide_noise: 0.3,
+                members: 3,
                 checkpoint_s: 10,
                 fine_tune: FineTuneConfig { enabled: false, ..paper.fine_tune },
                 ..paper

@@ -203,7 +203,8 @@ fn the_paper_literal_network_computes_the_reference() -> Result<()> {
 fn small_network(genes: usize) -> Result<(Regressor, Params, Device)> {
     let device = Device::cpu_poisoned();
     let mut b = Builder::fresh(3, DType::F64, &device);
-    let model = Regressor::new(&mut b, &RegressorConfig::small(), Dims { width: 6, grid: 3, genes })?;
+    let config = RegressorConfig { mbconv_blocks: 2, vit_depth: 2, ..RegressorConfig::small() };
+    let model = Regressor::new(&mut b, &config, Dims { width: 6, grid: 3, genes })?;
     Ok((model, b.finish()?, device))
 }
 
@@ -287,7 +288,7 @@ fn the_paper_preset_has_the_papers_sizes() -> Result<()> {
 /// A configuration that trains in seconds.
 fn quick(epochs: usize) -> TrainConfig {
     let mut config = TrainConfig::preset(Preset::Small);
-    (config.epochs, config.max_patches, config.checkpoint_s) = (epochs, 6, 0);
+    (config.epochs, config.max_patches, config.checkpoint_s, config.members) = (epochs, 6, 0, 1);
     config
 }
 
