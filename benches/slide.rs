@@ -21,7 +21,9 @@ fn read_level_0(path: &str, threads: usize) -> isg::Result<f64> {
     let tiles: Vec<_> = slide.native_tiles(0)?.collect();
     let bytes: u64 = tiles.iter().map(|t| t.width_px * t.height_px * 3).sum();
     let start = Instant::now();
-    pool.install(|| tiles.into_par_iter().try_for_each(|tile| slide.read_tile(tile).map(|image| drop(black_box(image)))))?;
+    pool.install(|| {
+        tiles.into_par_iter().try_for_each(|tile| slide.read_tile(tile).map(|image| drop(black_box(image))))
+    })?;
     Ok(bytes as f64 / 1e6 / start.elapsed().as_secs_f64())
 }
 

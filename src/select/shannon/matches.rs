@@ -237,11 +237,14 @@ impl Finder {
             };
             while at < slab_end {
                 // Most positions have no candidate: eight at a time are passed over.
-                if at % 8 == 0 && at + 8 <= slab_end {
-                    if no_zero(&breaks[at - slab..]) && repeat(at).is_none() && repeat(at + HASH_STEP).is_none() {
-                        at += 8;
-                        continue;
-                    }
+                if at % 8 == 0
+                    && at + 8 <= slab_end
+                    && no_zero(&breaks[at - slab..])
+                    && repeat(at).is_none()
+                    && repeat(at + HASH_STEP).is_none()
+                {
+                    at += 8;
+                    continue;
                 }
                 let candidate = if at % HASH_STEP == 0 { repeat(at) } else { None };
                 if (candidate.is_some() || breaks[at - slab] == 0)
