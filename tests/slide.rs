@@ -284,8 +284,7 @@ fn write_tiff(image: &RgbImage, form: Form) -> Vec<u8> {
         (width as u64, height as u64),
         form.tile.map(|(w, h)| (w as u64, h as u64)),
         form.rows_per_strip as u64,
-        3,
-        if form.wide { 16 } else { 8 },
+        (3, if form.wide { 16 } else { 8 }),
         if form.deflate { 8 } else { 1 },
         0..builder.data.len(),
         counts,
@@ -376,8 +375,8 @@ fn two_levels(finer_tile_is_there: bool) -> Builder {
     builder.data.push(fine.pixels.clone());
     builder.data.push(vec![9; 64 * 64 * 3]);
     let count = if finer_tile_is_there { 128 * 128 * 3 } else { 0 };
-    builder.directories.push(image_tags((128, 128), Some((128, 128)), 0, 3, 8, 1, 0..1, vec![count]));
-    let mut coarse = image_tags((64, 64), Some((64, 64)), 0, 3, 8, 1, 1..2, vec![0]);
+    builder.directories.push(image_tags((128, 128), Some((128, 128)), 0, (3, 8), 1, 0..1, vec![count]));
+    let mut coarse = image_tags((64, 64), Some((64, 64)), 0, (3, 8), 1, 1..2, vec![0]);
     coarse.push((254, LONG, Value::Numbers(vec![1])));
     builder.directories.push(coarse);
     builder
@@ -400,7 +399,7 @@ fn scale_comes_from_the_file_the_caller_or_nobody() {
     let with = |resolution: Option<[u64; 2]>, unit: u64, description: Option<&str>| {
         let mut builder = Builder::default();
         builder.data.push(vec![0; 16 * 16 * 3]);
-        let mut tags = image_tags((16, 16), Some((16, 16)), 0, 3, 8, 1, 0..1, vec![16 * 16 * 3]);
+        let mut tags = image_tags((16, 16), Some((16, 16)), 0, (3, 8), 1, 0..1, vec![16 * 16 * 3]);
         if let Some(pair) = resolution {
             tags.push((282, 5, Value::Numbers(pair.to_vec())));
             tags.push((283, 5, Value::Numbers(pair.to_vec())));
