@@ -136,7 +136,7 @@ impl TrainConfig {
             Preset::Paper => paper,
             Preset::Small => TrainConfig {
                 model: RegressorConfig::small(),
-                epochs: 30,
+                epochs: 60,
                 batch_slides: 8,
                 max_patches: 16,
                 learning_rate: 2e-3,
@@ -146,9 +146,8 @@ impl TrainConfig {
                 ema_decay: 0.98,
                 patience: 0,
                 target_scaling: Scaling::Standard,
-                feature_noise: 0.1,
-                slide_noise: 0.3,
-                members: 3,
+                feature_noise: 0.05,
+                members: 2,
                 checkpoint_s: 10,
                 fine_tune: FineTuneConfig { enabled: false, ..paper.fine_tune },
                 ..paper
