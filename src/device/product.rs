@@ -1,5 +1,5 @@
 //! The matrix product on the host: a checked wrapper of the `gemm` crate, chosen by the measurements in
-//! [`matmul`](crate::ops::matmul). No element's order of additions depends on the number of threads.
+//! `ops/matmul.rs`. No element's order of additions depends on the number of threads.
 
 use rayon::prelude::*;
 

@@ -195,17 +195,29 @@ impl RunConfig {
         let table: toml::Table = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
         let mut config = RunConfig::from_table(table).map_err(|e| wrong(e.to_string()))?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        config.out = folder.join(&config.out);
-        config.cohort.resolve(folder);
-        for ExtractorConfig { lpips, .. } in [&mut config.extractor.global, &mut config.extractor.local] {
-            lpips.linear = folder.join(&lpips.linear);
+        config.resolve(folder);
+        Ok(config)
+    }
+
+    /// Makes relative paths relative to `base`.
+    fn resolve(&mut self, base: &Path) {
+        self.out = base.join(&self.out);
+        self.cohort.resolve(base);
+        for ExtractorConfig { lpips, .. } in [&mut self.extractor.global, &mut self.extractor.local] {
+            lpips.linear = base.join(&lpips.linear);
             if !["random", "none"].contains(&lpips.weights.as_str()) {
-                lpips.weights = folder.join(&lpips.weights).to_string_lossy().into_owned();
+                lpips.weights = base.join(&lpips.weights).to_string_lossy().into_owned();
             }
         }
-        if let Some(file) = &mut config.splits.file {
-            *file = folder.join(&*file);
+        if let Some(file) = &mut self.splits.file {
+            *file = base.join(&*file);
         }
+    }
+
+    /// The same with absolute paths: it means the same wherever it is kept.
+    pub(super) fn absolute(&self) -> Result<RunConfig> {
+        let mut config = self.clone();
+        config.resolve(&std::env::current_dir().map_err(|e| Error::io(".", e))?);
         Ok(config)
     }
 

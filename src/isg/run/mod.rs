@@ -91,7 +91,7 @@ impl Run {
         if lock.try_lock().is_err() {
             return Err(Error::input(dir, "another process works in this run directory", "wait for it, or stop it"));
         }
-        let text = toml::to_string_pretty(&config).map_err(|e| Error::Usage(e.to_string()))?;
+        let text = toml::to_string_pretty(&config.absolute()?).map_err(|e| Error::Usage(e.to_string()))?;
         atomic::write_bytes(dir.join("config.toml"), text.as_bytes())?;
         let (cohort, excluded) = Cohort::load(&config.cohort, progress)?;
         Ok(Run { config, cohort, excluded, _lock: lock })
@@ -229,7 +229,7 @@ fn splits(run: &Run, selected: &[Selected]) -> Result<(Splits, Vec<String>)> {
     let has_slide = |patient: &SplitPatient| selected.iter().any(|slide| slide.entry.patient == patient.id);
     let patients: Vec<SplitPatient> = run.cohort.split_patients().into_iter().filter(has_slide).collect();
     let (splits, remarks) = Splits::new(&patients, &run.config.splits)?;
-    splits.write(run.path("splits.csv"))?;
+    splits.write(run.path("splits.json"))?;
     Ok((splits, remarks))
 }
 

@@ -56,7 +56,19 @@
 //! [`MAX_PIXEL_BYTES`] plus the stream; every table, word, copy and the last bit are checked, then the checksum.
 //!
 //! # What it achieves
-//! QUALITY_TABLE
+//! Median size relative to other lossless compressors of the same RGB pixels, and rank correlation (Spearman) with them, over
+//! real H&E patches (`tools/peers/shannon_quality.py`); the last column is how far zlib and PNG agree with each other.
+//!
+//! | patches | n | bits/px | / zlib 1 | / zlib 6 | / zlib 9 | / PNG | rho zlib 6 | rho PNG | zlib 6 with PNG |
+//! |---|---|---|---|---|---|---|---|---|---|
+//! | three slides, 1024 px | 17 | 11.80 | 0.658 | 0.656 | 0.656 | 0.945 | 0.990 | 0.998 | 0.988 |
+//! | 512 px | 74 | 12.11 | 0.664 | 0.659 | 0.665 | 0.955 | 0.976 | 0.998 | 0.974 |
+//! | 256 px | 344 | 12.83 | 0.652 | 0.663 | 0.674 | 0.953 | 0.963 | 0.998 | 0.962 |
+//! | tiles with pen and without tissue too, 512 px | 29 | 12.19 | 0.655 | 0.666 | 0.743 | 0.949 | 0.832 | 0.996 | 0.848 |
+//! | the same in 256 px | 98 | 11.66 | 0.637 | 0.662 | 0.680 | 0.950 | 0.879 | 0.999 | 0.886 |
+//!
+//! Where pen marks and empty glass are mixed in, zlib on raw pixels ranks them differently from everything that predicts
+//! pixels first, PNG included: no score can be near both.
 
 pub(crate) mod bits;
 mod chunk;
