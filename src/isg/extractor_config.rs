@@ -129,6 +129,13 @@ pub struct AugmentConfig {
     pub adaptive_length_images: f64,
 }
 
+impl LpipsConfig {
+    /// Whether `weights` names a file.
+    pub fn is_trained(&self) -> bool {
+        !["random", "none"].contains(&self.weights.as_str())
+    }
+}
+
 impl ExtractorConfig {
     /// The paper's setting, S2FGAN's where the paper is silent.
     pub fn paper() -> ExtractorConfig {
@@ -308,6 +315,11 @@ impl ExtractorConfig {
             checkpoint_every_steps: 0,
             checkpoints_kept: 0,
             cache_bytes: 0,
+            lpips: LpipsConfig {
+                // Where the files lie may change with the folder; whether there are any may not.
+                weights: if config.lpips.is_trained() { "trained".into() } else { config.lpips.weights.clone() },
+                linear: PathBuf::new(),
+            },
             ..config.clone()
         };
         comparable(self) == comparable(other)

@@ -205,7 +205,7 @@ impl RunConfig {
         self.cohort.resolve(base);
         for ExtractorConfig { lpips, .. } in [&mut self.extractor.global, &mut self.extractor.local] {
             lpips.linear = base.join(&lpips.linear);
-            if !["random", "none"].contains(&lpips.weights.as_str()) {
+            if lpips.is_trained() {
                 lpips.weights = base.join(&lpips.weights).to_string_lossy().into_owned();
             }
         }
