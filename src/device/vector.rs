@@ -12,7 +12,8 @@ pub const GRAIN: usize = 16 << 10;
 /// operations by itself, so the result has the same bits either way.
 ///
 /// Only what is inlined into `f` is compiled so: mark the closure, and closures it calls, `#[inline(always)]`, and write its
-/// loops as `for`.
+/// loops as `for`. Constants are copied into `f` first (`let c = c;`): behind a captured reference they might be what the
+/// loop writes, and it would stay scalar.
 #[inline(always)]
 pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
@@ -60,12 +61,13 @@ pub fn par_rows<T: Send>(y: &mut [T], cols: usize, f: impl Fn(usize, &mut [T]) +
 }
 
 /// `y[i] = f(x[i])`.
-pub fn map1<T: Real>(x: &[T], y: &mut [T], f: impl Fn(T) -> T + Sync) {
+pub fn map1<T: Real>(x: &[T], y: &mut [T], f: impl Fn(T) -> T + Sync + Copy) {
     par_rows(y, 1, |task, y| {
         let x = &x[task * GRAIN..][..y.len()];
         vectorised(
             #[inline(always)]
             || {
+                let f = f;
                 for (y, &x) in y.iter_mut().zip(x) {
                     *y = f(x);
                 }
@@ -75,12 +77,13 @@ pub fn map1<T: Real>(x: &[T], y: &mut [T], f: impl Fn(T) -> T + Sync) {
 }
 
 /// `y[i] = f(a[i], b[i])`.
-pub fn map2<T: Real>(a: &[T], b: &[T], y: &mut [T], f: impl Fn(T, T) -> T + Sync) {
+pub fn map2<T: Real>(a: &[T], b: &[T], y: &mut [T], f: impl Fn(T, T) -> T + Sync + Copy) {
     par_rows(y, 1, |task, y| {
         let (a, b) = (&a[task * GRAIN..][..y.len()], &b[task * GRAIN..][..y.len()]);
         vectorised(
             #[inline(always)]
             || {
+                let f = f;
                 for (y, (&a, &b)) in y.iter_mut().zip(a.iter().zip(b)) {
                     *y = f(a, b);
                 }

@@ -287,30 +287,34 @@ fn gelu_bend<T: Real>(x: T) -> T {
 impl BiasActOp {
     fn compute<T: Real>(&self, args: &mut HostArgs) {
         let (one, zero, alpha) = (T::one(), T::zero(), T::c(self.around.alpha));
+        // A function passed by name would be called through a shim that is not inlined: a closure that is.
+        macro_rules! inlined {
+            ($($f:ident),*) => { self.each::<T>(args, $(#[inline(always)] |x| $f(x)),*) };
+        }
         // Value, first and second derivative of each, side by side. The ReLUs are written so that NaN stays NaN.
         match self.activation {
-            Activation::Linear => self.each::<T>(args, |x| x, |_| one, |_| zero),
+            Activation::Linear => self.each::<T>(args, |x| x, move |_| one, move |_| zero),
             Activation::Relu => self.each::<T>(
                 args,
                 #[inline(always)]
-                |x| if x < zero { zero } else { x },
+                move |x| if x < zero { zero } else { x },
                 #[inline(always)]
-                |x| if x > zero { one } else { zero },
-                |_| zero,
+                move |x| if x > zero { one } else { zero },
+                move |_| zero,
             ),
             Activation::LeakyRelu => self.each::<T>(
                 args,
                 #[inline(always)]
-                |x| x * if x < zero { alpha } else { one },
+                move |x| x * if x < zero { alpha } else { one },
                 #[inline(always)]
-                |x| if x > zero { one } else { alpha },
-                |_| zero,
+                move |x| if x > zero { one } else { alpha },
+                move |_| zero,
             ),
-            Activation::Sigmoid => self.each::<T>(args, sigmoid, sigmoid_slope, sigmoid_bend),
-            Activation::Tanh => self.each::<T>(args, tanh, tanh_slope, tanh_bend),
-            Activation::Silu => self.each::<T>(args, silu, silu_slope, silu_bend),
-            Activation::Gelu => self.each::<T>(args, gelu, gelu_slope, gelu_bend),
-            Activation::Softplus => self.each::<T>(args, softplus, sigmoid, sigmoid_slope),
+            Activation::Sigmoid => inlined!(sigmoid, sigmoid_slope, sigmoid_bend),
+            Activation::Tanh => inlined!(tanh, tanh_slope, tanh_bend),
+            Activation::Silu => inlined!(silu, silu_slope, silu_bend),
+            Activation::Gelu => inlined!(gelu, gelu_slope, gelu_bend),
+            Activation::Softplus => inlined!(softplus, sigmoid, sigmoid_slope),
         }
     }
 
@@ -318,9 +322,9 @@ impl BiasActOp {
     fn each<T: Real>(
         &self,
         args: &mut HostArgs,
-        value: impl Fn(T) -> T + Sync,
-        slope: impl Fn(T) -> T + Sync,
-        bend: impl Fn(T) -> T + Sync,
+        value: impl Fn(T) -> T + Sync + Copy,
+        slope: impl Fn(T) -> T + Sync + Copy,
+        bend: impl Fn(T) -> T + Sync + Copy,
     ) {
         let gain = T::c(self.around.gain);
         let Some(clamp) = self.around.clamp.map(T::c) else {
@@ -328,26 +332,26 @@ impl BiasActOp {
                 0 => self.rows::<T>(
                     args,
                     #[inline(always)]
-                    |_, x| gain * value(x),
+                    move |_, x| gain * value(x),
                 ),
                 1 => self.rows::<T>(
                     args,
                     #[inline(always)]
-                    |t, x| t * gain * slope(x),
+                    move |t, x| t * gain * slope(x),
                 ),
                 _ => self.rows::<T>(
                     args,
                     #[inline(always)]
-                    |t, x| t * gain * bend(x),
+                    move |t, x| t * gain * bend(x),
                 ),
             };
         };
-        let inside = |y: T| y > -clamp && y < clamp;
+        let inside = move |y: T| y > -clamp && y < clamp;
         match self.order {
             0 => self.rows::<T>(
                 args,
                 #[inline(always)]
-                |_, x| {
+                move |_, x| {
                     let y = gain * value(x);
                     let y = if y > clamp { clamp } else { y };
                     if y < -clamp { -clamp } else { y }
@@ -356,18 +360,19 @@ impl BiasActOp {
             1 => self.rows::<T>(
                 args,
                 #[inline(always)]
-                |t, x| if inside(gain * value(x)) { t * gain * slope(x) } else { T::zero() },
+                move |t, x| if inside(gain * value(x)) { t * gain * slope(x) } else { T::zero() },
             ),
             _ => self.rows::<T>(
                 args,
                 #[inline(always)]
-                |t, x| if inside(gain * value(x)) { t * gain * bend(x) } else { T::zero() },
+                move |t, x| if inside(gain * value(x)) { t * gain * bend(x) } else { T::zero() },
             ),
         }
     }
 
-    /// `y = f(t, x + bias)`; at order 0 `t` is `x` again and ignored.
-    fn rows<T: Real>(&self, args: &mut HostArgs, f: impl Fn(T, T) -> T + Sync) {
+    /// `y = f(t, x + bias)`; at order 0 `t` is `x` again and ignored. `f` owns its constants and is copied to where the loop
+    /// runs: read through a reference they might be what is being written, and the loop would not vectorise.
+    fn rows<T: Real>(&self, args: &mut HostArgs, f: impl Fn(T, T) -> T + Sync + Copy) {
         let at = self.x_at();
         let (t, x) = (args.x::<T>(0), args.x::<T>(at));
         if args.inputs() == at + 1 {
@@ -377,6 +382,7 @@ impl BiasActOp {
                 vectorised(
                     #[inline(always)]
                     || {
+                        let f = f;
                         for (y, (&t, &x)) in y.iter_mut().zip(t.iter().zip(x)) {
                             *y = f(t, x);
                         }
@@ -393,6 +399,7 @@ impl BiasActOp {
             vectorised(
                 #[inline(always)]
                 || {
+                    let f = f;
                     let rows = y.chunks_mut(bias.len()).zip(t.chunks(bias.len()).zip(x.chunks(bias.len())));
                     for (y, (t, x)) in rows {
                         let inputs = t.iter().zip(x).zip(&bias);

@@ -97,15 +97,15 @@ impl Op for Unary {
             match self.f {
                 Function::Affine { scale, shift } => {
                     let (scale, shift) = (T::c(scale), T::c(shift));
-                    map(x, y, |x| scale * x + shift);
+                    map(x, y, move |x| scale * x + shift);
                 }
                 Function::Abs => map(x, y, |x| x.abs()),
                 Function::Sign => map(x, y, |x| if x == 0.0 { x } else { x.signum() }),
                 Function::Square => map(x, y, |x| x * x),
                 Function::Sqrt => map(x, y, |x| x.sqrt()),
                 Function::Rsqrt => map(x, y, |x| x.sqrt().recip()),
-                Function::Exp => map(x, y, math::exp),
-                Function::Log => map(x, y, math::ln),
+                Function::Exp => map(x, y, #[inline(always)] |x| math::exp(x)),
+                Function::Log => map(x, y, #[inline(always)] |x| math::ln(x)),
             }
         });
         Ok(())

@@ -191,6 +191,8 @@ fn step_slices<T: Real>(step: &AdamStep, scale: f64, p: &mut [T], m: &mut [T], v
         vectorised(
             #[inline(always)]
             || {
+                let [scale, decay, shrink, eps, rate, root] = [scale, decay, shrink, eps, rate, root];
+                let [beta1, rest1, beta2, rest2] = [beta1, rest1, beta2, rest2];
                 for ((p, (m, v)), &g) in p.iter_mut().zip(m.iter_mut().zip(v)).zip(g) {
                     let g = g * scale + *p * decay;
                     *m = beta1 * *m + rest1 * g;

@@ -51,6 +51,7 @@ fn lerp_slices<T: Real>(target: &mut [T], x: &[T], weight: f64) -> Result<()> {
         vectorised(
             #[inline(always)]
             || {
+                let (keep, take) = (keep, take);
                 for (target, &x) in target.iter_mut().zip(x) {
                     *target = keep * *target + take * x;
                 }
