@@ -16,6 +16,8 @@ genes = [{genes}]
 # Background goes, tissue stays: what the genes follow is in all of the tissue.
 sigma = -0.5
 
+[extractor]
+steps = 800
 "#;
 
 pub fn run_configuration(genes: &[&str], seed: u64) -> String {
