@@ -29,8 +29,8 @@ fn tiny_cohort(dir: &Path, slides: usize) {
     let text = fs::read_to_string(&config).expect("synth writes isg.toml");
     let tiny = "batch = 4\ncheckpoint_every_steps = 2\n\
                 [train]\nepochs = 4\nmembers = 1\n[train.fine_tune]\nenabled = false\n[splits]\nfolds = 3\n";
-    assert!(text.ends_with("[extractor]\nsteps = 800\n"), "the template ends with the extractor's section: {text}");
-    let text = text.replace("steps = 800", "steps = 6");
+    assert!(text.ends_with("[extractor]\nsteps = 1600\n"), "the template ends with the extractor's section: {text}");
+    let text = text.replace("steps = 1600", "steps = 6");
     fs::write(&config, text + tiny).expect("a writable folder");
 }
 

@@ -11,7 +11,7 @@ use crate::{
 
 /// Enough patients for five folds and an interval that means something; few enough for minutes on two cores.
 const SLIDES: usize = 40;
-/// Half of what the cohort's own configuration asks for: a demonstration ends while one watches.
+/// A quarter of what the cohort's own configuration asks for: a demonstration ends while one watches.
 const EXTRACTOR_STEPS: u64 = 400;
 
 #[derive(clap::Args)]

@@ -17,7 +17,7 @@ genes = [{genes}]
 sigma = -0.5
 
 [extractor]
-steps = 800
+steps = 1600
 "#;
 
 pub fn run_configuration(genes: &[&str], seed: u64) -> String {
