@@ -5,9 +5,10 @@ use std::{cell::Ref, rc::Rc};
 
 use crate::{
     device::{
-        Device, Kind,
-        driver::{DevicePtr, Driver},
+        Device, Kind, Precision,
+        driver::{DeviceBuffer, DevicePtr, Driver, LaunchConfig},
         host::{Element, HostBuffer},
+        kernel::{Kernel, KernelInfo, Params},
     },
     dtype::DType,
     error::{Error, Result},
@@ -158,7 +159,8 @@ macro_rules! element_dispatch {
 
 /// Inputs and outputs in device memory.
 pub struct DeviceArgs<'a> {
-    pub driver: &'a dyn Driver,
+    pub driver: &'a Rc<dyn Driver>,
+    pub precision: Precision,
     pub x: Vec<DeviceView>,
     pub y: Vec<DeviceView>,
 }
@@ -167,6 +169,78 @@ pub struct DeviceArgs<'a> {
 pub struct DeviceView {
     pub spec: Spec,
     pub ptr: DevicePtr,
+}
+
+impl DeviceView {
+    pub fn shape(&self) -> Shape {
+        self.spec.shape
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.spec.dtype
+    }
+
+    pub fn elems(&self) -> usize {
+        self.spec.shape.elems()
+    }
+}
+
+impl DeviceArgs<'_> {
+    /// Queues a kernel on `grid` blocks with `shared_bytes` of dynamic shared memory each. A grid without blocks is nothing
+    /// to do.
+    ///
+    /// Every pointer in `params` must be an input, an output or scratch of these arguments, as large as the kernel takes it to
+    /// be from the sizes beside it: ops derive both from the same shapes.
+    pub fn launch<P: Params>(
+        &self,
+        kernel: &Kernel<P>,
+        dtype: DType,
+        grid: impl Into<Grid>,
+        shared_bytes: usize,
+        params: &P,
+    ) -> Result<()> {
+        let Grid(grid) = grid.into();
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let entry = kernel.info().entry(dtype).ok_or_else(|| {
+            let (stem, name) = (kernel.stem, kernel.name);
+            Error::Device(format!("{}: {stem}_{name} has no kernel for {dtype}; cast to f32 first", self.driver.name()))
+        })?;
+        let entry = self.driver.entry(kernel.stem, &entry)?;
+        let shared_bytes = u32::try_from(shared_bytes).unwrap_or(u32::MAX);
+        let config = LaunchConfig { grid, block: [kernel.threads, 1, 1], shared_bytes };
+        // SAFETY: `P` is the struct this kernel takes (the contract test compares the layouts) and its pointers cover what
+        // the kernel touches, which is the caller's part of the contract above.
+        unsafe { self.driver.launch(entry, config, bytemuck::bytes_of(params)) }
+    }
+
+    /// Device memory for the time of this call: partial sums, packed operands.
+    pub fn scratch(&self, bytes: usize) -> Result<DeviceBuffer> {
+        DeviceBuffer::alloc(self.driver, bytes)
+    }
+}
+
+/// Blocks along x, y and z.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Grid(pub [u32; 3]);
+
+impl From<u32> for Grid {
+    fn from(x: u32) -> Grid {
+        Grid([x, 1, 1])
+    }
+}
+
+impl From<[u32; 2]> for Grid {
+    fn from([x, y]: [u32; 2]) -> Grid {
+        Grid([x, y, 1])
+    }
+}
+
+impl From<[u32; 3]> for Grid {
+    fn from(grid: [u32; 3]) -> Grid {
+        Grid(grid)
+    }
 }
 
 /// Applies an op: checks, allocates, computes, records.
@@ -189,8 +263,8 @@ pub fn apply_on(op: impl Op, x: &[&Tensor], device: &Device) -> Result<Vec<Tenso
                 let y: Vec<Tensor> = (out.iter().zip(storage))
                     .map(|(&spec, storage)| Tensor::from_storage(device, spec, Rc::new(storage)))
                     .collect();
-                let driver = &**driver;
-                op.gpu(&DeviceArgs { driver, x: device_views(x.iter().copied()), y: device_views(&y) })?;
+                let (x, precision) = (device_views(x.iter().copied()), device.precision());
+                op.gpu(&DeviceArgs { driver, precision, x, y: device_views(&y) })?;
                 y
             }
         }
@@ -299,7 +373,8 @@ pub fn update(op: &dyn InPlace, targets: &[&Tensor], x: &[&Tensor]) -> Result<()
             op.cpu(&mut targets, &x)
         }
         Kind::Gpu(driver) => op.gpu(&DeviceArgs {
-            driver: &**driver,
+            driver,
+            precision: device.precision(),
             x: device_views(x.iter().copied()),
             y: device_views(targets.iter().copied()),
         }),
@@ -324,6 +399,8 @@ pub struct OpSpec {
     /// The op's stem: its file name here and under `kernels/`.
     pub name: &'static str,
     pub order: Order,
+    /// Its entries in `kernels/<name>.cu`.
+    pub kernels: &'static [KernelInfo],
     pub cases: fn() -> Vec<Case>,
 }
 

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     device::{
         Device, Kind,
-        driver::DeviceBuffer,
+        driver::{DeviceBuffer, Pattern},
         host::{Element, HostBuffer, HostPool},
     },
     dtype::DType,
@@ -106,13 +106,21 @@ impl Tensor {
     }
 
     pub fn full(value: f64, shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
-        let shape = shape.into();
-        Tensor::from_f64(&vec![value; shape.elems()], shape, dtype, device)
+        let spec = Spec { shape: shape.into(), dtype };
+        if let (Kind::Gpu(driver), Some(pattern)) = (device.kind(), pattern(value, dtype)) {
+            let buffer = DeviceBuffer::alloc(driver, spec.bytes())?;
+            driver.fill(buffer.ptr, pattern, spec.bytes() / pattern.bytes())?;
+            return Ok(Tensor::from_storage(device, spec, Rc::new(Storage::Device(buffer))));
+        }
+        Tensor::from_f64(&vec![value; spec.shape.elems()], spec.shape, dtype, device)
     }
 
     pub fn zeros(shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
         let shape = shape.into();
-        Tensor::from_buffer(HostBuffer::zeros(dtype, shape.elems()), shape, device)
+        match device.kind() {
+            Kind::Cpu => Tensor::from_buffer(HostBuffer::zeros(dtype, shape.elems()), shape, device),
+            Kind::Gpu(_) => Tensor::full(0.0, shape, dtype, device),
+        }
     }
 
     /// All ones or zeros, of this tensor's shape, type and device.
@@ -185,6 +193,18 @@ impl Tensor {
         }
         Tensor::from_buffer(self.to_buffer()?, self.shape(), device)
     }
+}
+
+/// The bits of one element, where a device can repeat them.
+fn pattern(value: f64, dtype: DType) -> Option<Pattern> {
+    Some(match HostBuffer::F64(vec![value]).cast(dtype) {
+        HostBuffer::F32(v) => Pattern::Bits32(v[0].to_bits()),
+        HostBuffer::I32(v) => Pattern::Bits32(v[0].cast_unsigned()),
+        HostBuffer::Bf16(v) => Pattern::Bits16(v[0].to_bits()),
+        HostBuffer::F16(v) => Pattern::Bits16(v[0].to_bits()),
+        HostBuffer::U8(v) => Pattern::Bits8(v[0]),
+        HostBuffer::F64(v) => return (v[0].to_bits() == 0).then_some(Pattern::Bits32(0)),
+    })
 }
 
 impl fmt::Debug for Tensor {

@@ -1,10 +1,66 @@
 //! What a GPU must answer: the calls below the line that separates our launch code from NVIDIA's driver or the emulator.
 
-use crate::error::Result;
+use crate::{
+    dtype::DType,
+    error::{Error, Result},
+};
 
 /// An address in device memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct DevicePtr(pub u64);
+
+impl DevicePtr {
+    /// What kernels take for an optional tensor that is not there.
+    pub const NULL: DevicePtr = DevicePtr(0);
+
+    pub const fn offset_bytes(self, bytes: usize) -> DevicePtr {
+        DevicePtr(self.0 + bytes as u64)
+    }
+}
+
+/// What launch shapes are chosen by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// Compute capability, major and minor.
+    pub capability: (u32, u32),
+    pub multiprocessors: u32,
+    /// The most dynamic shared memory a block may ask for.
+    pub shared_bytes: u32,
+}
+
+/// One value repeated over memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pattern {
+    Bits8(u8),
+    Bits16(u16),
+    Bits32(u32),
+}
+
+impl Pattern {
+    pub const fn bytes(self) -> usize {
+        match self {
+            Pattern::Bits8(_) => 1,
+            Pattern::Bits16(_) => 2,
+            Pattern::Bits32(_) => 4,
+        }
+    }
+}
+
+/// A box of a tensor in device memory, as the Tensor Memory Accelerator copies it. Innermost dimension first.
+#[derive(Clone, Debug)]
+pub struct TensorMap {
+    pub base: DevicePtr,
+    pub dtype: DType,
+    /// Elements along each dimension, 1 to 5 of them.
+    pub extents: Vec<u64>,
+    /// Bytes from one index to the next, of all but the innermost dimension.
+    pub strides_bytes: Vec<u64>,
+    /// Elements of a box along each dimension.
+    pub box_extents: Vec<u32>,
+    /// Bytes within which 16-byte pieces are permuted against bank conflicts: 0, 32, 64 or 128.
+    pub swizzle_bytes: u32,
+}
 
 /// A kernel ready to be launched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,18 +78,26 @@ pub struct LaunchConfig {
 pub trait Driver {
     /// A name people recognise, e.g. `NVIDIA H100 80GB HBM3`.
     fn name(&self) -> &str;
+    fn facts(&self) -> Facts;
     fn alloc(&self, bytes: usize) -> Result<DevicePtr>;
     /// # Safety
     /// `ptr` came from `alloc` of this driver, is freed once, and no queued work still uses it.
     unsafe fn free(&self, ptr: DevicePtr);
     fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()>;
     fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()>;
+    /// Writes `pattern` `count` times.
+    fn fill(&self, to: DevicePtr, pattern: Pattern, count: usize) -> Result<()>;
+    fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()>;
     /// The entry `kernel` of the module `stem`, loaded on first use.
     fn entry(&self, stem: &str, kernel: &str) -> Result<KernelEntry>;
     /// # Safety
     /// `params` is the kernel's one parameter struct; every pointer in it is live and as large as the kernel reads or writes.
     unsafe fn launch(&self, entry: KernelEntry, config: LaunchConfig, params: &[u8]) -> Result<()>;
     fn sync(&self) -> Result<()>;
+    /// The 128 opaque bytes a kernel takes as `CUtensorMap`.
+    fn encode_tensor_map(&self, _: &TensorMap) -> Result<[u8; 128]> {
+        Err(Error::Device(format!("{}: has no tensor memory accelerator", self.name())))
+    }
 }
 
 /// Device memory that frees itself.

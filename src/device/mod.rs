@@ -3,12 +3,13 @@
 pub mod convolution;
 pub mod driver;
 pub mod host;
+pub mod kernel;
 pub mod math;
 pub mod product;
 pub mod stencil;
 pub mod vector;
 
-use std::{fmt, rc::Rc};
+use std::{cell::Cell, fmt, rc::Rc};
 
 use driver::Driver;
 use host::HostPool;
@@ -22,6 +23,17 @@ pub struct Device(Rc<Inner>);
 struct Inner {
     kind: Kind,
     pool: Rc<HostPool>,
+    precision: Cell<Precision>,
+}
+
+/// How a GPU multiplies matrices held in f32. Sums are f32 either way; the CPU ignores it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Precision {
+    /// As exact as f32 arithmetic: three TF32 products for each.
+    #[default]
+    F32,
+    /// Factors rounded to TF32's 10 bits: one tensor-core product for each.
+    Tf32,
 }
 
 pub(crate) enum Kind {
@@ -32,16 +44,21 @@ pub(crate) enum Kind {
 impl Device {
     /// The processor this program runs on; ops use rayon's current thread pool.
     pub fn cpu() -> Device {
-        Device(Rc::new(Inner { kind: Kind::Cpu, pool: Rc::new(HostPool::new(false)) }))
+        Device::new(Kind::Cpu, false)
+    }
+
+    fn new(kind: Kind, poison: bool) -> Device {
+        let pool = Rc::new(HostPool::new(poison));
+        Device(Rc::new(Inner { kind, pool, precision: Cell::default() }))
     }
 
     /// A CPU whose fresh memory is full of NaNs: tests use it to catch outputs that are not fully written.
     pub fn cpu_poisoned() -> Device {
-        Device(Rc::new(Inner { kind: Kind::Cpu, pool: Rc::new(HostPool::new(true)) }))
+        Device::new(Kind::Cpu, true)
     }
 
     pub fn gpu(driver: Rc<dyn Driver>) -> Device {
-        Device(Rc::new(Inner { kind: Kind::Gpu(driver), pool: Rc::new(HostPool::new(false)) }))
+        Device::new(Kind::Gpu(driver), false)
     }
 
     /// The device a command line names: `cpu`, `cuda`, `cuda:N` or `emulator`.
@@ -53,6 +70,15 @@ impl Device {
             ("emulator", _) => Err(missing("this build has no kernels for the emulator to run yet")),
             _ => Err(Error::Usage(format!("--device {name}: unknown; use cpu, cuda, cuda:N or emulator"))),
         }
+    }
+
+    pub fn precision(&self) -> Precision {
+        self.0.precision.get()
+    }
+
+    /// Changes how matrices are multiplied from here on.
+    pub fn set_precision(&self, precision: Precision) {
+        self.0.precision.set(precision);
     }
 
     pub(crate) fn kind(&self) -> &Kind {

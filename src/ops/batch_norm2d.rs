@@ -309,6 +309,7 @@ impl Grad {
 pub const SPEC: OpSpec = OpSpec {
     name: "batch_norm2d",
     order: Order::Once,
+    kernels: &[],
     cases: || {
         let train = |name, shape: [usize; 4], draw| {
             let c = shape[3];

@@ -416,6 +416,7 @@ impl BiasActOp {
 pub const SPEC: OpSpec = OpSpec {
     name: "bias_act",
     order: Order::Any,
+    kernels: &[],
     cases: || {
         let around = BiasAct { alpha: 0.3, gain: 1.4, clamp: None };
         let mut cases: Vec<Case> = Activation::ALL

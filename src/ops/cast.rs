@@ -76,6 +76,7 @@ fn convert<X: Element, Y: Element>(args: &mut HostArgs) {
 pub const SPEC: OpSpec = OpSpec {
     name: "cast",
     order: Order::Any,
+    kernels: &[],
     cases: || {
         vec![Case::new("there_and_back", [normal([3, 7])], |x| {
             // Through f64, so that the judge in f64 loses nothing.

@@ -192,6 +192,7 @@ fn dims(shape: crate::Shape) -> [usize; 4] {
 pub const SPEC: OpSpec = OpSpec {
     name: "conv2d",
     order: Order::Any,
+    kernels: &[],
     cases: || {
         let case = |name, x: [usize; 4], [k, r, s]: [usize; 3], bias: bool, conv: Conv2d| {
             let mut inputs = vec![normal(x), normal([k, r, s, x[3] / conv.groups])];

@@ -32,6 +32,7 @@ impl Tensor {
 pub const SPEC: OpSpec = OpSpec {
     name: "global_feature_updater",
     order: Order::Any,
+    kernels: &[],
     cases: || {
         let case = |name, n: usize, g: usize, d: usize| {
             let inputs = [normal([n, g, g, d]), normal([n, d]), normal([g * g, d]), normal([d, d]), normal([d, d])];

@@ -75,6 +75,7 @@ impl Op for Linear {
 pub const SPEC: OpSpec = OpSpec {
     name: "linear",
     order: Order::Any,
+    kernels: &[],
     cases: || {
         let case = |name, x: &[usize], out: usize, bias: bool| {
             let x = Shape::from(x);

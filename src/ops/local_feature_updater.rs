@@ -152,6 +152,7 @@ fn gate_gradients<T: Real>(args: &mut HostArgs, cols: usize) {
 pub const SPEC: OpSpec = OpSpec {
     name: "local_feature_updater",
     order: Order::Once,
+    kernels: &[],
     cases: || {
         let case = |name, n: usize, g: usize, d: usize| {
             let square = || normal([d, d]);

@@ -146,6 +146,7 @@ fn stride(shape: &Shape, elems: usize) -> usize {
 pub const SPEC: OpSpec = OpSpec {
     name: "matmul",
     order: Order::Any,
+    kernels: &[],
     cases: || {
         let case = |name, a: &[usize], b: &[usize], ta, tb| {
             let inputs = [normal(Shape::from(a)), normal(Shape::from(b))];

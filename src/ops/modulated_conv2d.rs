@@ -166,6 +166,7 @@ fn transpose<T: Real>(w: &[T], [k, taps, c]: [usize; 3], y: &mut [T]) {
 pub const SPEC: OpSpec = OpSpec {
     name: "modulated_conv2d",
     order: Order::Any,
+    kernels: &[],
     cases: || {
         let case = |name, x: [usize; 4], [k, r, s]: [usize; 3], demodulate, [up, down]: [usize; 2]| {
             let inputs = [normal(x), normal([k, r, s, x[3]]), drawn([x[0], x[3]], Draw::Uniform(0.5, 1.5))];

@@ -1,10 +1,16 @@
 //! `y = f(x)`, element by element. Every derivative is written with other ops of this file, so all orders exist.
 
 use crate::{
-    device::{host::Real, math, vector::map1 as map},
+    device::{
+        driver::DevicePtr,
+        host::Real,
+        kernel::{FLOATS, Kernel, blocks},
+        math,
+        vector::map1 as map,
+    },
     error::{Error, Result},
-    float_dispatch,
-    op::{Case, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    float_dispatch, kernel_params,
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -70,6 +76,16 @@ struct Unary {
     f: Function,
 }
 
+kernel_params! {
+    struct UnaryParams { x: DevicePtr, y: DevicePtr, count: u64, scale: f32, shift: f32 }
+}
+
+const THREADS: u32 = 256;
+
+const fn kernel(name: &'static str) -> Kernel<UnaryParams> {
+    Kernel::new("unary", name, THREADS, FLOATS)
+}
+
 impl Op for Unary {
     fn name(&self) -> &'static str {
         match self.f {
@@ -111,6 +127,17 @@ impl Op for Unary {
         Ok(())
     }
 
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let (x, y) = (args.x[0], args.y[0]);
+        let (scale, shift) = match self.f {
+            Function::Affine { scale, shift } => (scale as f32, shift as f32),
+            _ => (1.0, 0.0),
+        };
+        let params = UnaryParams { x: x.ptr, y: y.ptr, count: x.elems() as u64, scale, shift };
+        let per_block = THREADS as usize * 16 / x.dtype().bytes();
+        args.launch(&kernel(self.name()), x.dtype(), blocks(x.elems(), per_block), 0, &params)
+    }
+
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let dy = v.upstream()?;
         Ok(vec![match self.f {
@@ -137,6 +164,16 @@ impl Op for Unary {
 pub const SPEC: OpSpec = OpSpec {
     name: "unary",
     order: Order::Any,
+    kernels: &[
+        kernel("affine").info(),
+        kernel("abs").info(),
+        kernel("sign").info(),
+        kernel("square").info(),
+        kernel("sqrt").info(),
+        kernel("rsqrt").info(),
+        kernel("exp").info(),
+        kernel("log").info(),
+    ],
     cases: || {
         let positive = || drawn([3, 17], Draw::Uniform(0.3, 3.0));
         vec![

@@ -194,6 +194,7 @@ impl Op for Resample {
 pub const SPEC: OpSpec = OpSpec {
     name: "upfirdn2d",
     order: Order::Any,
+    kernels: &[],
     cases: || {
         let low_pass = |name, x: [usize; 4], resample: Upfirdn2d| {
             Case::new(name, [normal(x)], move |x| {

@@ -1,0 +1,129 @@
+//! Kernels as values: which module and entry, how many threads a block has, and the one struct it takes.
+//!
+//! A kernel's parameters are one `#[repr(C)]` struct passed by value, declared twice: in `kernels/S.cu` and, with
+//! [`kernel_params!`](crate::kernel_params), beside the op. The contract test holds the two against each other through the PTX.
+
+use std::marker::PhantomData;
+
+use bytemuck::Pod;
+
+use crate::dtype::DType;
+
+/// One field of a parameter struct.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Field {
+    pub name: &'static str,
+    pub offset_bytes: usize,
+    pub size_bytes: usize,
+}
+
+/// A parameter struct whose layout is known.
+pub trait Params: Pod {
+    const FIELDS: &'static [Field];
+}
+
+/// Declares the parameter structs of kernels, field by field as in the `.cu` file. Padding must be spelled out.
+#[macro_export]
+macro_rules! kernel_params {
+    ($($(#[$doc:meta])* $visibility:vis struct $name:ident { $($field:ident: $type:ty),* $(,)? })*) => {
+        $(
+            $(#[$doc])*
+            #[repr(C)]
+            #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+            $visibility struct $name { $(pub $field: $type),* }
+
+            impl $crate::device::kernel::Params for $name {
+                const FIELDS: &'static [$crate::device::kernel::Field] = &[$($crate::device::kernel::Field {
+                    name: stringify!($field),
+                    offset_bytes: std::mem::offset_of!($name, $field),
+                    size_bytes: size_of::<$type>(),
+                }),*];
+            }
+        )*
+    };
+}
+
+/// A kernel family: one entry `<stem>_<name>_<dtype>` for each of `types`, or `<stem>_<name>` where there are none.
+pub struct Kernel<P> {
+    pub stem: &'static str,
+    pub name: &'static str,
+    /// Threads of a block; the entry's `.maxntid`.
+    pub threads: u32,
+    pub types: &'static [DType],
+    params: PhantomData<fn(P)>,
+}
+
+/// The float types kernels store.
+pub const FLOATS: &[DType] = &[DType::F32, DType::Bf16, DType::F16];
+/// The types that kernels which only move elements take.
+pub const MOVABLE: &[DType] = &[DType::F32, DType::Bf16, DType::F16, DType::U8, DType::I32];
+/// For kernels whose types are not a matter of choice.
+pub const UNTYPED: &[DType] = &[];
+
+impl<P: Params> Kernel<P> {
+    pub const fn new(stem: &'static str, name: &'static str, threads: u32, types: &'static [DType]) -> Kernel<P> {
+        Kernel { stem, name, threads, types, params: PhantomData }
+    }
+
+    /// What the contract test compares with the PTX.
+    pub const fn info(&self) -> KernelInfo {
+        KernelInfo {
+            stem: self.stem,
+            name: self.name,
+            threads: self.threads,
+            types: self.types,
+            fields: P::FIELDS,
+            params_bytes: size_of::<P>(),
+        }
+    }
+}
+
+/// A kernel family without the type of its parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelInfo {
+    pub stem: &'static str,
+    pub name: &'static str,
+    pub threads: u32,
+    pub types: &'static [DType],
+    pub fields: &'static [Field],
+    pub params_bytes: usize,
+}
+
+impl KernelInfo {
+    /// The entry for `dtype`, if there is one.
+    pub fn entry(&self, dtype: DType) -> Option<String> {
+        let (stem, name) = (self.stem, self.name);
+        if self.types.is_empty() {
+            return Some(format!("{stem}_{name}"));
+        }
+        self.types.contains(&dtype).then(|| format!("{stem}_{name}_{dtype}"))
+    }
+
+    /// All its entries.
+    pub fn entries(&self) -> Vec<String> {
+        match self.types {
+            [] => self.entry(DType::F32).into_iter().collect(),
+            types => types.iter().filter_map(|&dtype| self.entry(dtype)).collect(),
+        }
+    }
+}
+
+/// The PTX that `build.rs` embeds.
+mod embedded {
+    include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
+}
+
+/// The PTX text of `kernels/<stem>.cu`.
+pub fn ptx(stem: &str) -> Option<&'static str> {
+    embedded::MODULES.binary_search_by_key(&stem, |(name, _)| name).ok().map(|i| embedded::MODULES[i].1)
+}
+
+/// Every embedded module: stem and text, sorted by stem.
+pub fn modules() -> &'static [(&'static str, &'static str)] {
+    embedded::MODULES
+}
+
+/// Blocks of `per_block` that cover `count`.
+pub fn blocks(count: usize, per_block: usize) -> u32 {
+    u32::try_from(count.div_ceil(per_block)).unwrap_or(u32::MAX)
+}
