@@ -1,10 +1,14 @@
 //! Maintainer's commands: `cargo tool <verb>`.
+//!
+//! This program does not link the library, so that it can mend what keeps the library from building, a stale PTX above all.
+//! Verbs that need the library are programs of their own, started from here.
 
-mod conformance;
 mod licences;
+mod ptx;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -16,15 +20,22 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Compile the kernels to PTX and hold it against its gates.
+    Ptx(ptx::Args),
     /// Check every operation against numeric cases computed by PyTorch in f64.
-    Conformance(conformance::Args),
+    #[command(disable_help_flag = true)]
+    Conformance {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Check that every dependency's licence is one we may ship.
     Licences,
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
-        Verb::Conformance(args) => conformance::run(&args),
+        Verb::Ptx(args) => ptx::run(&args),
+        Verb::Conformance { arguments } => program("isg-conformance", &arguments),
         Verb::Licences => licences::run(),
     };
     match outcome {
@@ -35,4 +46,18 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Builds and runs a program of this workspace.
+fn program(package: &str, arguments: &[OsString]) -> Result<bool> {
+    let status = std::process::Command::new(env!("CARGO"))
+        .args(["run", "--release", "--quiet", "--package", package, "--"])
+        .args(arguments)
+        .status()
+        .with_context(|| format!("cargo run --package {package}"))?;
+    // 2 is a wrong command line, which the program has explained.
+    if status.code() == Some(2) {
+        std::process::exit(2);
+    }
+    Ok(status.success())
 }

@@ -10,16 +10,22 @@ mod ops;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 
 use anyhow::{Context, Result, bail};
+use clap::Parser;
 use isg::{DType, Device, Tape, Tensor, device::host::HostBuffer};
 use serde_json::json;
 
 use case::{CaseFile, Reference};
 
-#[derive(clap::Args)]
-pub struct Args {
+#[derive(clap::Parser)]
+#[command(
+    name = "cargo tool conformance",
+    about = "Check every operation against numeric cases computed by PyTorch in f64"
+)]
+struct Args {
     /// Where to compute.
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -73,7 +79,18 @@ struct Verdict {
     passed: bool,
 }
 
-pub fn run(args: &Args) -> Result<bool> {
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cargo tool conformance: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<bool> {
     let precision = Precision::parse(&args.dtype)?;
     let device = Device::named(&args.device)?;
     let files = case_files(&args.paths)?;
