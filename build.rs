@@ -1,24 +1,87 @@
-//! Embeds the PTX of `kernels/ptx/`. Compiles no CUDA: a machine with only Rust builds every kernel.
+//! Embeds the PTX of `kernels/ptx/`: a machine with only Rust builds every kernel.
+//!
+//! A PTX that is older than its source stops the build with the command that mends it. CUDA is compiled here only when
+//! `ISG_NVCC` names a compiler, for people who tune kernels; then with line information, for profilers and for the
+//! emulator's reports.
 
-use std::{env, fmt::Write, fs, path::PathBuf};
+#[path = "kernels/sources.rs"]
+mod sources;
+
+use std::{
+    env,
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 fn main() {
-    println!("cargo::rerun-if-changed=kernels/ptx");
+    println!("cargo::rerun-if-changed=kernels");
+    println!("cargo::rerun-if-env-changed=ISG_NVCC");
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo names the package's folder"));
-    let folder = root.join("kernels/ptx");
-    let mut stems: Vec<String> = fs::read_dir(&folder)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".ptx").map(str::to_string))
-        .collect();
-    stems.sort();
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo names the output folder"));
+    if let Err(sentence) = embed(&root.join("kernels"), &out) {
+        println!("cargo::error={sentence}");
+    }
+}
+
+fn embed(kernels: &Path, out: &Path) -> Result<(), String> {
+    let nvcc = env::var_os("ISG_NVCC").filter(|nvcc| !nvcc.is_empty()).map(PathBuf::from);
+    let stems = sources::stems(kernels).map_err(|e| format!("{}: {e}", kernels.display()))?;
     let mut code = String::from("pub static MODULES: &[(&str, &str)] = &[\n");
+    let mut stale = Vec::new();
     for stem in &stems {
-        let path = folder.join(format!("{stem}.ptx"));
-        println!("cargo::rerun-if-changed={}", path.display());
+        let path = match &nvcc {
+            Some(nvcc) => compile(nvcc, kernels, stem, out)?,
+            None => kernels.join("ptx").join(format!("{stem}.ptx")),
+        };
+        if nvcc.is_none() && !is_current(kernels, stem, &path)? {
+            stale.push(stem.as_str());
+            continue;
+        }
         writeln!(code, "    ({stem:?}, include_str!({path:?})),").expect("writing to a string");
     }
+    if !stale.is_empty() {
+        let stale = stale.join(" ");
+        return Err(format!("kernels/ptx is older than the sources of {stale}: run `cargo tool ptx {stale}`"));
+    }
     code.push_str("];\n");
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo names the output folder")).join("ptx.rs");
-    fs::write(out, code).expect("the output folder is writable");
+    fs::write(out.join("ptx.rs"), code).map_err(|e| format!("{}: {e}", out.display()))
+}
+
+fn is_current(kernels: &Path, stem: &str, ptx: &Path) -> Result<bool, String> {
+    let wanted =
+        sources::first_line(kernels, stem).map_err(|e| format!("kernels/{stem}.cu or a file it includes: {e}"))?;
+    Ok(fs::read_to_string(ptx).is_ok_and(|text| text.lines().next() == Some(&*wanted)))
+}
+
+/// Compiles with line information into the output folder, unless that is already there. Any nvcc will do: what it writes
+/// stays on this machine.
+fn compile(nvcc: &Path, kernels: &Path, stem: &str, out: &Path) -> Result<PathBuf, String> {
+    let first =
+        sources::first_line(kernels, stem).map_err(|e| format!("kernels/{stem}.cu or a file it includes: {e}"))?;
+    let first = format!("{first} -lineinfo {}", nvcc.display());
+    let path = out.join(format!("{stem}.ptx"));
+    if fs::read_to_string(&path).is_ok_and(|text| text.lines().next() == Some(&*first)) {
+        return Ok(path);
+    }
+    let raw = out.join(format!("{stem}.raw.ptx"));
+    let output = Command::new(nvcc)
+        .current_dir(kernels)
+        .args(sources::flags(stem))
+        .args(["-lineinfo", "-I", "."])
+        .arg(format!("{stem}.cu"))
+        .arg("-o")
+        .arg(&raw)
+        .output()
+        .map_err(|e| format!("ISG_NVCC={}: {e}; unset it to use the PTX of the repository", nvcc.display()))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).lines().take(3).collect::<Vec<_>>().join("; ");
+        return Err(format!("kernels/{stem}.cu does not compile with ISG_NVCC={}: {said}", nvcc.display()));
+    }
+    let text = fs::read_to_string(&raw).map_err(|e| format!("{}: {e}", raw.display()))?;
+    let version = text.lines().find(|line| line.starts_with(".version ")).unwrap_or(".version").to_string();
+    let text = format!("{first}\n{}", text.replacen(&version, ".version 8.0", 1));
+    fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(path)
 }

@@ -76,7 +76,16 @@ fn install(wheels: &[&str], target: &Path) -> Result<()> {
     println!("installing {} into {}", wheels.join(" "), target.display());
     let part = target.with_extension(format!("part{}", std::process::id()));
     let status = Command::new("python3")
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"])
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--root-user-action=ignore",
+            "--target",
+        ])
         .arg(&part)
         .args(wheels)
         .status();
