@@ -5,8 +5,8 @@ use std::{path::Path, sync::OnceLock};
 use isg::{
     image::RgbImage,
     report::{
-        CohortSummary, Curve, Excluded, FoldScore, GeneReport, PatchMark, Point, Reconstruction, ReportData,
-        SelectorCell, SelectorComparison, SelectorRow, Series, SlidePanel, Thumbnail, Timing, render,
+        CohortSummary, Curve, Excluded, FoldScore, GeneReport, PatchCounts, PatchMark, Point, Reconstruction,
+        ReportData, SelectorCell, SelectorComparison, SelectorRow, Series, SlidePanel, Thumbnail, Timing, render,
     },
     synth::{self, SynthOptions, cohort, random::Stream},
 };
@@ -164,7 +164,7 @@ fn make_sample() -> ReportData {
             selectors: vec![row("Shannon", 30.0), row("Otsu", 15.0), row("Canny", 38.0)],
             patches,
         }),
-        cohort: CohortSummary { slides: 60, patients: 51, patches: Some((34_560, 8_123)) },
+        cohort: CohortSummary { slides: 60, patients: 51, patches: Some(PatchCounts { scored: 34_560, kept: 8_123 }) },
         excluded: vec![Excluded {
             slide: "TCGA-SB-0099-01Z-00-DX1.tiff".into(),
             reason: "no scale in the file; give --mpp or a table of scales".into(),
@@ -208,6 +208,7 @@ fn a_whole_report_is_well_formed_and_has_every_section() {
         "timings",
         "settings",
     ];
+    assert!(page.contains("8,123</") && page.contains("of 34,560 patches kept"), "kept of scored, this way round");
     assert_eq!(sections, all);
     let links: Vec<&str> = document
         .descendants()

@@ -7,6 +7,7 @@ use super::{Context, Outcome};
 use crate::{
     error::Result,
     isg::run::{self, Run, RunConfig, Stage, Summary},
+    report::PatchCounts,
 };
 
 #[derive(clap::Args)]
@@ -57,7 +58,7 @@ pub(super) fn execute(config: RunConfig, until: Stage, json: bool, context: &Con
 }
 
 fn print(summary: &Summary, report: &Path) {
-    let (scored, kept) = summary.patches;
+    let PatchCounts { scored, kept } = summary.patches;
     println!("{} slides of {} patients; {kept} of {scored} patches kept", summary.slides, summary.patients);
     if !summary.left_out.is_empty() {
         println!("{} slides left out; left_out.json says why", summary.left_out.len());

@@ -11,6 +11,8 @@ pub mod overlay;
 mod sections;
 pub mod svg;
 
+use serde::{Deserialize, Serialize};
+
 use crate::image::RgbImage;
 pub use overlay::{PatchMark, Thumbnail};
 
@@ -142,8 +144,14 @@ pub struct SelectorCell {
 pub struct CohortSummary {
     pub slides: usize,
     pub patients: usize,
-    /// Patches scored and patches kept.
-    pub patches: Option<(u64, u64)>,
+    pub patches: Option<PatchCounts>,
+}
+
+/// How many patches the selector saw, and how many it kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PatchCounts {
+    pub scored: u64,
+    pub kept: u64,
 }
 
 /// A slide that was left out.

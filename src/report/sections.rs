@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    GeneReport, ReportData, SelectorComparison, SlidePanel, figures,
+    GeneReport, PatchCounts, ReportData, SelectorComparison, SlidePanel, figures,
     html::{duration, escape, fixed, photograph, png_image, probability},
     overlay::range,
 };
@@ -39,7 +39,7 @@ pub(super) fn head(data: &ReportData) -> String {
         tile(data.cohort.slides.to_string(), "slides");
         tile(data.cohort.patients.to_string(), "patients");
     }
-    if let Some((scored, kept)) = data.cohort.patches {
+    if let Some(PatchCounts { scored, kept }) = data.cohort.patches {
         tile(thousands(kept), &format!("of {} patches kept", thousands(scored)));
     }
     let tested: Vec<&GeneReport> = data.genes.iter().filter(|g| g.q_fdr.is_some()).collect();

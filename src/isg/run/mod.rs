@@ -44,6 +44,7 @@ use crate::{
         extractor_training,
     },
     progress::Progress,
+    report::PatchCounts,
 };
 
 pub use config::{RunConfig, Scale};
@@ -128,8 +129,7 @@ impl Run {
 pub struct Summary {
     pub slides: usize,
     pub patients: usize,
-    /// Patches scored and patches kept.
-    pub patches: (usize, usize),
+    pub patches: PatchCounts,
     pub left_out: Vec<LeftOut>,
     pub genes: Vec<GeneSummary>,
     /// Seconds by stage, over all the processes that worked on the run.
@@ -249,10 +249,10 @@ fn summarise(run: &Run, selected: &[Selected], left_out: Vec<LeftOut>, compariso
     Summary {
         slides: selected.len(),
         patients: patients.len(),
-        patches: (
-            selected.iter().map(|slide| slide.patches.len()).sum(),
-            selected.iter().map(|slide| slide.kept().count()).sum(),
-        ),
+        patches: PatchCounts {
+            scored: selected.iter().map(|slide| slide.patches.len() as u64).sum(),
+            kept: selected.iter().map(|slide| slide.kept().count() as u64).sum(),
+        },
         left_out,
         genes: genes.collect(),
         seconds: run.timings(),

@@ -19,8 +19,8 @@ use crate::{
     progress::Progress,
     random::Philox,
     report::{
-        self, CohortSummary, Curve, Excluded, FoldScore, GeneReport, PatchMark, Point, Reconstruction, ReportData,
-        Series, SlidePanel, Thumbnail, Timing,
+        self, CohortSummary, Curve, Excluded, FoldScore, GeneReport, PatchCounts, PatchMark, Point, Reconstruction,
+        ReportData, Series, SlidePanel, Thumbnail, Timing,
     },
 };
 
@@ -76,7 +76,11 @@ pub fn report(view: &View, device: &Device, progress: &dyn Progress) -> Result<S
         slides,
         reconstructions: reconstructions(view, device)?,
         selectors: None,
-        cohort: CohortSummary { slides: view.selected.len(), patients: patients.len(), patches: Some((kept, scored)) },
+        cohort: CohortSummary {
+            slides: view.selected.len(),
+            patients: patients.len(),
+            patches: Some(PatchCounts { scored, kept }),
+        },
         excluded: (view.left_out.iter())
             .map(|out| Excluded { slide: out.slide.clone(), reason: out.reason.clone() })
             .collect(),
