@@ -81,7 +81,9 @@ fn compile(nvcc: &Path, kernels: &Path, stem: &str, out: &Path) -> Result<PathBu
     }
     let text = fs::read_to_string(&raw).map_err(|e| format!("{}: {e}", raw.display()))?;
     let version = text.lines().find(|line| line.starts_with(".version ")).unwrap_or(".version").to_string();
-    let text = format!("{first}\n{}", text.replacen(&version, ".version 8.0", 1));
+    // A hint that 8.0 does not know.
+    let kept: Vec<&str> = text.lines().filter(|line| !line.contains("used_bytes_mask")).collect();
+    let text = format!("{first}\n{}\n", kept.join("\n").replacen(&version, ".version 8.0", 1));
     fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
     Ok(path)
 }

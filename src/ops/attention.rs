@@ -3,7 +3,11 @@
 //! A task takes a block of queries of one head: scores by one matrix product, softmax row by row, values by a second
 //! product; at most 64 Ki scores at a time. The backward op computes the scores again, then dq, dk and dv by four more
 //! products; sums over queries run in order of blocks, so the bits do not depend on the number of threads. Queries and
-//! keys may differ in number.
+//! keys may differ in number. The log of each row's sum of exponentials is a second output: with it the gradient's kernels
+//! form a probability from its score alone. On a GPU heads are at most 128 wide.
+
+mod launch;
+mod packed;
 
 use rayon::prelude::*;
 
@@ -14,9 +18,10 @@ use crate::{
         product::{Matrix, MatrixMut, Threads, product},
         vector::{sum2, vectorised},
     },
+    dtype::DType,
     error::{Error, Result},
     float_dispatch,
-    op::{Case, HostArgs, Op, OpSpec, Order, apply_n, apply1, normal},
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply_n, normal},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -24,14 +29,28 @@ use crate::{
 
 impl Tensor {
     /// `[b, h, l, d]` queries on keys `[b, h, lk, d]` and values `[b, h, lk, e]`: `[b, h, l, e]`. `scale` is usually
-    /// `1/√d`.
+    /// `1/√d` and never 0.
     pub fn attention(&self, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
-        apply1(Attention { scale }, &[self, k, v])
+        let [y, _] = apply_n(Attention { scale: checked(scale)? }, &[self, k, v])?;
+        Ok(y)
     }
 }
 
+fn checked(scale: f64) -> Result<f64> {
+    match scale.is_finite() && scale != 0.0 {
+        true => Ok(scale),
+        false => Err(Error::shape("attention", format!("a finite scale other than 0 wanted, got {scale}"))),
+    }
+}
+
+/// Inputs q, k, v; outputs y and the log-sum-exp of every row.
 struct Attention {
     scale: f64,
+}
+
+/// The type of row statistics beside values of `dtype`.
+fn statistics(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
 /// Queries, keys, width of queries and keys, width of values.
@@ -74,62 +93,72 @@ impl Op for Attention {
         let dtype = same_float("attention", x)?;
         let [q, k, v] = [x[0].shape, x[1].shape, x[2].shape];
         let sizes = Sizes::of(&q, &k, &v).ok_or_else(|| wrong(&q, &k, &v))?;
-        Ok(vec![Spec { shape: q.with(3, sizes.e), dtype }])
+        let lse = Shape::from([q[0], q[1], q[2]]);
+        Ok(vec![Spec { shape: q.with(3, sizes.e), dtype }, Spec { shape: lse, dtype: statistics(dtype) }])
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         let sizes = Sizes::of_args(args, 0)?;
-        float_dispatch!(args, T => forward::<T>(args, sizes, T::c(self.scale)));
+        float_dispatch!(args, T => {
+            let x = [args.x::<T>(0), args.x::<T>(1), args.x::<T>(2)];
+            forward(x, args.ys(), sizes, T::c(self.scale));
+        });
         Ok(())
+    }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        launch::forward(args, self.scale)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let grad = AttentionGrad { scale: self.scale };
-        let [dq, dk, dv] = apply_n(grad, &[v.upstream()?, v.x(0), v.x(1), v.x(2)])?;
+        let [dq, dk, dv] = apply_n(grad, &[v.upstream()?, v.x(0), v.x(1), v.x(2), v.y(0), v.y(1)])?;
         Ok(vec![Some(dq), Some(dk), Some(dv)])
     }
 
     fn keep(&self) -> Keep {
-        Keep::INPUTS
+        Keep::ALL
     }
 }
 
-/// Probabilities `[rows, keys]` of a block of queries that are scaled already.
-fn probabilities<T: Real>(q: &[T], k: &[T], sizes: Sizes, scores: &mut [T]) {
+/// Probabilities `[rows, keys]` of a block of queries that are scaled already, and the log-sum-exp of each row.
+fn probabilities<T: Real>(q: &[T], k: &[T], sizes: Sizes, scores: &mut [T], lse: &mut [T]) {
     let Sizes { keys, d, .. } = sizes;
     let y = MatrixMut { data: &mut *scores, row: keys };
     product([q.len() / d, keys, d], Matrix::rows(q, d), Matrix::transposed(k, d), y, false, Threads::One);
     vectorised(
         #[inline(always)]
         || {
-            for row in scores.chunks_exact_mut(keys) {
-                softmax_in_place(row);
+            for (row, lse) in scores.chunks_exact_mut(keys).zip(lse.iter_mut()) {
+                *lse = softmax_in_place(row);
             }
         },
     );
 }
 
-fn forward<T: Real>(args: &mut HostArgs, sizes: Sizes, scale: T) {
-    let (q, k, v) = (args.x::<T>(0), args.x::<T>(1), args.x::<T>(2));
+/// Heads one after another: q `[heads, queries, d]`, k `[heads, keys, d]`, v `[heads, keys, e]`; y and the log-sum-exp.
+fn forward<T: Real>([q, k, v]: [&[T]; 3], [y, lse]: [&mut [T]; 2], sizes: Sizes, scale: T) {
     let Sizes { queries, keys, d, e } = sizes;
-    let (block, y) = (sizes.block(), args.y::<T>(0));
+    let block = sizes.block();
     if y.is_empty() {
         return;
     }
-    let task = |head: usize, first: usize, y: &mut [T]| {
+    let task = |head: usize, first: usize, y: &mut [T], lse: &mut [T]| {
         let rows = y.len() / e;
         let q: Vec<T> = q[(head * queries + first) * d..][..rows * d].iter().map(|&q| q * scale).collect();
         let mut scores = vec![T::zero(); rows * keys];
-        probabilities(&q, &k[head * keys * d..][..keys * d], sizes, &mut scores);
+        probabilities(&q, &k[head * keys * d..][..keys * d], sizes, &mut scores, lse);
         let (p, v) = (Matrix::rows(&scores[..], keys), Matrix::rows(&v[head * keys * e..][..keys * e], e));
         product([rows, e, keys], p, v, MatrixMut { data: y, row: e }, false, Threads::One);
     };
-    y.par_chunks_mut(queries * e).enumerate().for_each(|(head, y)| {
-        y.par_chunks_mut(block * e).enumerate().for_each(|(i, y)| task(head, i * block, y));
+    let heads = y.par_chunks_mut(queries * e).zip(lse.par_chunks_mut(queries));
+    heads.enumerate().for_each(|(head, (y, lse))| {
+        let blocks = y.par_chunks_mut(block * e).zip(lse.par_chunks_mut(block));
+        blocks.enumerate().for_each(|(i, (y, lse))| task(head, i * block, y, lse));
     });
 }
 
-/// Inputs dy, q, k, v; outputs dq, dk, dv.
+/// Inputs dy, q, k, v, y, log-sum-exp; outputs dq, dk, dv.
 struct AttentionGrad {
     scale: f64,
 }
@@ -140,23 +169,29 @@ impl Op for AttentionGrad {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
-        Ok(x[1..].to_vec())
+        Ok(x[1..4].to_vec())
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         let sizes = Sizes::of_args(args, 1)?;
-        float_dispatch!(args, T => backward::<T>(args, sizes, T::c(self.scale)));
+        float_dispatch!(args, T => {
+            let x = [args.x::<T>(0), args.x::<T>(1), args.x::<T>(2), args.x::<T>(3)];
+            backward(x, args.ys(), sizes, T::c(self.scale));
+        });
         Ok(())
+    }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        launch::backward(args, self.scale)
     }
 }
 
 /// Queries whose contributions to dk and dv are added up by one task.
 const SEGMENT: usize = 512;
 
-fn backward<T: Real>(args: &mut HostArgs, sizes: Sizes, scale: T) {
-    let (dy, q, k, v) = (args.x::<T>(0), args.x::<T>(1), args.x::<T>(2), args.x::<T>(3));
+/// Heads one after another, as in [`forward`]. The log-sum-exp that the kernels read is computed anew here.
+fn backward<T: Real>([dy, q, k, v]: [&[T]; 4], [dq, dk, dv]: [&mut [T]; 3], sizes: Sizes, scale: T) {
     let Sizes { queries, keys, d, e } = sizes;
-    let [dq, dk, dv] = args.ys::<T, 3>();
     dk.fill(T::zero());
     dv.fill(T::zero());
     if dq.is_empty() {
@@ -170,12 +205,13 @@ fn backward<T: Real>(args: &mut HostArgs, sizes: Sizes, scale: T) {
         let (mut dk, mut dv) = (vec![T::zero(); keys * d], vec![T::zero(); keys * e]);
         let block = sizes.block();
         let (mut p, mut ds) = (vec![T::zero(); block * keys], vec![T::zero(); block * keys]);
+        let mut lse = vec![T::zero(); block];
         for (i, dq) in dq.chunks_mut(block * d).enumerate() {
             let (rows, at) = (dq.len() / d, head * queries + first + i * block);
             let (p, ds) = (&mut p[..rows * keys], &mut ds[..rows * keys]);
             let dy = &dy[at * e..][..rows * e];
             let q: Vec<T> = q[at * d..][..rows * d].iter().map(|&q| q * scale).collect();
-            probabilities(&q, k, sizes, p);
+            probabilities(&q, k, sizes, p, &mut lse[..rows]);
             let dv = MatrixMut { data: &mut dv, row: e };
             product([keys, e, rows], Matrix::transposed(&*p, keys), Matrix::rows(dy, e), dv, true, Threads::One);
             let out = MatrixMut { data: &mut *ds, row: keys };
@@ -211,19 +247,27 @@ fn backward<T: Real>(args: &mut HostArgs, sizes: Sizes, scale: T) {
 pub const SPEC: OpSpec = OpSpec {
     name: "attention",
     order: Order::Once,
-    kernels: &[],
+    kernels: launch::KERNELS,
     cases: || {
         let case = |name, [b, h, queries, keys, d]: [usize; 5]| {
             let inputs = [normal([b, h, queries, d]), normal([b, h, keys, d]), normal([b, h, keys, d])];
             Case::new(name, inputs, move |x| Ok(vec![x[0].attention(&x[1], &x[2], (d as f64).powf(-0.5))?]))
         };
-        vec![
+        let mut cases = packed::cases();
+        cases.extend([
             case("self", [2, 3, 17, 17, 8]),
             case("cross", [1, 2, 5, 33, 4]),
             case("one_query", [1, 1, 1, 70, 8]),
             case("one_key", [1, 2, 9, 1, 3]),
             case("several_blocks", [1, 1, 300, 20, 2]),
             case("several_segments", [1, 2, 530, 3, 2]),
-        ]
+            case("past_a_tile", [1, 1, 65, 66, 33]),
+            case("whole_rows", [1, 2, 64, 40, 32]),
+            case("wide_heads", [1, 1, 18, 17, 72]),
+            Case::new("wider_values", [normal([1, 2, 7, 3]), normal([1, 2, 19, 3]), normal([1, 2, 19, 40])], |x| {
+                Ok(vec![x[0].attention(&x[1], &x[2], -0.6)?])
+            }),
+        ]);
+        cases
     },
 };

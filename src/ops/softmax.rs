@@ -60,9 +60,9 @@ impl Op for Softmax {
     }
 }
 
-/// One row. Call it inside [`vectorised`].
+/// One row; returns `log Σ eˣ`. Call it inside [`vectorised`].
 #[inline(always)]
-pub(crate) fn softmax_in_place<T: Real>(row: &mut [T]) {
+pub(crate) fn softmax_in_place<T: Real>(row: &mut [T]) -> T {
     let mut tops = [T::neg_infinity(); 16];
     let chunks = row.chunks_exact(16);
     let tail = chunks.remainder();
@@ -78,10 +78,12 @@ pub(crate) fn softmax_in_place<T: Real>(row: &mut [T]) {
     for x in row.iter_mut() {
         *x = exp(*x - top);
     }
-    let scale = sum1(row, |x| x).recip();
+    let sum = sum1(row, |x| x);
+    let scale = sum.recip();
     for x in row.iter_mut() {
         *x *= scale;
     }
+    top + sum.ln()
 }
 
 /// `dx = y ∘ (dy − Σ dy ∘ y)`; inputs dy, y.

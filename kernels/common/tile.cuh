@@ -1,0 +1,251 @@
+// Matrix tiles in shared memory and the products a warp forms of them with mma.sync.
+//
+// A tile is row-major with its rows TILE_PAD elements further apart than they are wide, so that neither ldmatrix nor the
+// 32-bit fragment loads of TF32 meet a bank twice. A warp owns 16 rows of the left operand; accumulators are the 16x8
+// blocks of mma.sync: lane `4 g + t` holds columns 2t and 2t+1 of rows g and g+8.
+//
+// How factors are multiplied is a type:
+//   Product<bf16>, Product<f16>   mma.m16n8k16, the stored values as they are
+//   Product<f32, false>           mma.m16n8k8 in TF32: factors rounded to 10 bits
+//   Product<f32, true>            three TF32 products of each factor's high and low half: about 2^-21 relative
+#pragma once
+
+#include "element.cuh"
+
+// Elements between the end of a tile's row and the next row: 16 bytes.
+template <typename T>
+inline constexpr int TILE_PAD = 16 / int(sizeof(T));
+
+__device__ __forceinline__ u32 shared_address(const void* p) { return u32(__cvta_generic_to_shared(p)); }
+
+// 16 bytes from global to shared memory, or zeros where `there` is false. Both ends are 16-byte aligned.
+__device__ __forceinline__ void copy_async_16(void* to, const void* from, bool there) {
+    const int bytes = there ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until at most LATER of this thread's groups are still under way.
+template <int LATER>
+__device__ __forceinline__ void copies_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
+}
+
+// Brings `rows` x `cols` of a matrix into a tile of ROWS x COLS; what lies beyond is zero. `whole` says that every row
+// begins on 16 bytes and that `cols` is a whole number of them: then the copy is asynchronous, else element by element.
+template <int ROWS, int COLS, int THREADS, typename T>
+__device__ __forceinline__ void load_tile(T* tile, const T* from, u64 row_stride, int rows, int cols, bool whole) {
+    constexpr int STRIDE = COLS + TILE_PAD<T>;
+    if (whole) {
+        constexpr int W = WIDTH<T>, PACKS = COLS / W;
+#pragma unroll 1
+        for (int i = int(threadIdx.x); i < ROWS * PACKS; i += THREADS) {
+            const int row = i / PACKS, col = i % PACKS * W;
+            const bool there = row < rows && col < cols;
+            copy_async_16(tile + row * STRIDE + col, there ? from + row * row_stride + col : from, there);
+        }
+    } else {
+#pragma unroll 1
+        for (int i = int(threadIdx.x); i < ROWS * COLS; i += THREADS) {
+            const int row = i / COLS, col = i % COLS;
+            const bool there = row < rows && col < cols;
+            tile[row * STRIDE + col] = there ? from[row * row_stride + col] : from_float<T>(0.0f);
+        }
+    }
+}
+
+__device__ __forceinline__ void ldmatrix(u32 (&r)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+__device__ __forceinline__ void ldmatrix_transposed(u32 (&r)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+__device__ __forceinline__ u32 pack2(bf16, float low, float high) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const u32*>(&pair);
+}
+__device__ __forceinline__ u32 pack2(f16, float low, float high) {
+    const __half2 pair = __floats2half2_rn(low, high);
+    return *reinterpret_cast<const u32*>(&pair);
+}
+
+__device__ __forceinline__ void mma_16bit(bf16, float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ void mma_16bit(f16, float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ void mma_tf32(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+__device__ __forceinline__ u32 to_tf32(float x) {
+    u32 y;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+    return y;
+}
+
+// 16-bit factors.
+template <typename T_, bool EXACT = false>
+struct Product {
+    using T = T_;
+    static constexpr int K = 16;  // inner elements of one product
+    struct A {
+        u32 at[4];
+    };
+    struct B {
+        u32 at[4];  // two blocks of 8 columns
+    };
+
+    // 16 x K of a tile.
+    static __device__ __forceinline__ A load_a(const T* tile, int stride) {
+        const int lane = threadIdx.x % 32;
+        A a;
+        ldmatrix(a.at, tile + (lane % 16) * stride + lane / 16 * 8);
+        return a;
+    }
+    // K x 16, column n being row n of the tile.
+    static __device__ __forceinline__ B load_b_rows(const T* tile, int stride) {
+        const int lane = threadIdx.x % 32;
+        B b;
+        ldmatrix(b.at, tile + (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 8);
+        return b;
+    }
+    // K x 16 as it lies in the tile.
+    static __device__ __forceinline__ B load_b_cols(const T* tile, int stride) {
+        const int lane = threadIdx.x % 32;
+        B b;
+        ldmatrix_transposed(b.at, tile + (lane % 16) * stride + lane / 16 * 8);
+        return b;
+    }
+    // 16 x K from the accumulators of K columns that begin at block `k`.
+    template <int BLOCKS>
+    static __device__ __forceinline__ A from_accumulators(const float (&c)[BLOCKS][4], int k) {
+        const float(&left)[4] = c[2 * k];
+        const float(&right)[4] = c[2 * k + 1];
+        return {{pack2(T{}, left[0], left[1]), pack2(T{}, left[2], left[3]), pack2(T{}, right[0], right[1]),
+                 pack2(T{}, right[2], right[3])}};
+    }
+    // c += a b for both blocks of columns.
+    static __device__ __forceinline__ void add(float (&c0)[4], float (&c1)[4], const A& a, const B& b) {
+        mma_16bit(T{}, c0, a.at, b.at[0], b.at[1]);
+        mma_16bit(T{}, c1, a.at, b.at[2], b.at[3]);
+    }
+};
+
+// f32 factors in TF32. The order of the inner elements is free as long as both operands agree: column t of a fragment of
+// accumulators stands for 2t and column t + 4 for 2t + 1, which are what the lane holds.
+template <bool EXACT>
+struct Product<f32, EXACT> {
+    using T = f32;
+    static constexpr int K = 8;
+    struct A {
+        u32 high[4], low[4];
+    };
+    struct B {
+        u32 high[2][2], low[2][2];
+    };
+
+    static __device__ __forceinline__ void split(u32& high, u32& low, float x) {
+        high = to_tf32(x);
+        low = EXACT ? to_tf32(x - __uint_as_float(high)) : 0u;
+    }
+    static __device__ __forceinline__ A load_a(const f32* tile, int stride) {
+        const int lane = threadIdx.x % 32;
+        const f32* at = tile + lane / 4 * stride + lane % 4;
+        A a;
+        split(a.high[0], a.low[0], at[0]);
+        split(a.high[1], a.low[1], at[8 * stride]);
+        split(a.high[2], a.low[2], at[4]);
+        split(a.high[3], a.low[3], at[8 * stride + 4]);
+        return a;
+    }
+    static __device__ __forceinline__ B load_b_rows(const f32* tile, int stride) {
+        const int lane = threadIdx.x % 32;
+        B b;
+#pragma unroll
+        for (int block = 0; block < 2; ++block) {
+            const f32* at = tile + (block * 8 + lane / 4) * stride + lane % 4;
+            split(b.high[block][0], b.low[block][0], at[0]);
+            split(b.high[block][1], b.low[block][1], at[4]);
+        }
+        return b;
+    }
+    // Rows 2t and 2t + 1: for left operands from accumulators.
+    static __device__ __forceinline__ B load_b_cols(const f32* tile, int stride) {
+        const int lane = threadIdx.x % 32;
+        B b;
+#pragma unroll
+        for (int block = 0; block < 2; ++block) {
+            const f32* at = tile + lane % 4 * 2 * stride + block * 8 + lane / 4;
+            split(b.high[block][0], b.low[block][0], at[0]);
+            split(b.high[block][1], b.low[block][1], at[stride]);
+        }
+        return b;
+    }
+    template <int BLOCKS>
+    static __device__ __forceinline__ A from_accumulators(const float (&c)[BLOCKS][4], int k) {
+        A a;
+        split(a.high[0], a.low[0], c[k][0]);
+        split(a.high[1], a.low[1], c[k][2]);
+        split(a.high[2], a.low[2], c[k][1]);
+        split(a.high[3], a.low[3], c[k][3]);
+        return a;
+    }
+    static __device__ __forceinline__ void add(float (&c0)[4], float (&c1)[4], const A& a, const B& b) {
+        if constexpr (EXACT) {
+            mma_tf32(c0, a.low, b.high[0]);
+            mma_tf32(c1, a.low, b.high[1]);
+            mma_tf32(c0, a.high, b.low[0]);
+            mma_tf32(c1, a.high, b.low[1]);
+        }
+        mma_tf32(c0, a.high, b.high[0]);
+        mma_tf32(c1, a.high, b.high[1]);
+    }
+};
+
+// c = left · rightᵀ for 16 rows of `left` and 8 BLOCKS rows of `right`, over DEPTH columns of both tiles.
+template <typename M, int DEPTH, int BLOCKS>
+__device__ __forceinline__ void product_of_rows(float (&c)[BLOCKS][4], const typename M::T* left, const typename M::T* right) {
+    constexpr int STRIDE = DEPTH + TILE_PAD<typename M::T>;
+#pragma unroll
+    for (int n = 0; n < BLOCKS; ++n) c[n][0] = c[n][1] = c[n][2] = c[n][3] = 0.0f;
+#pragma unroll 2
+    for (int k = 0; k < DEPTH; k += M::K) {
+        const typename M::A a = M::load_a(left + k, STRIDE);
+#pragma unroll
+        for (int n = 0; n < BLOCKS; n += 2) {
+            M::add(c[n], c[n + 1], a, M::load_b_rows(right + n * 8 * STRIDE + k, STRIDE));
+        }
+    }
+}
+
+// c += left · right, `left` being 16 x 8 INNER accumulators and `right` a tile of 8 INNER rows and 8 BLOCKS columns.
+template <typename M, int INNER, int BLOCKS>
+__device__ __forceinline__ void product_of_accumulators(float (&c)[BLOCKS][4], const float (&left)[INNER][4],
+                                                        const typename M::T* right) {
+    constexpr int STRIDE = BLOCKS * 8 + TILE_PAD<typename M::T>;
+#pragma unroll
+    for (int k = 0; k < INNER * 8 / M::K; ++k) {
+        const typename M::A a = M::from_accumulators(left, k);
+#pragma unroll
+        for (int n = 0; n < BLOCKS; n += 2) {
+            M::add(c[n], c[n + 1], a, M::load_b_cols(right + k * M::K * STRIDE + n * 8, STRIDE));
+        }
+    }
+}
