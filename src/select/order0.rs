@@ -1,6 +1,6 @@
 //! Codec `order0`: the entropy of the predicted residuals, the cheapest score that still knows texture from flatness.
 //!
-//! The image is cut and predicted exactly as for `lz` (chunks of at most 16384 pixels, Paeth's predictor per channel).
+//! The image is cut and predicted exactly as for `lz` (chunks of at most 16384 pixels, the median edge detector per channel).
 //! A chunk with `N` samples in a channel, of which `c_r` have residual `r`, counts `N log2 N - sum over r of c_r log2 c_r`
 //! bits in that channel; the score is the sum over channels and chunks, rounded up to whole bits. Logarithms are the integer
 //! ones of `shannon::log2` (1/65536 bit), so the score is an integer sum and the same on every machine and in

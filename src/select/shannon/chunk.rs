@@ -3,7 +3,7 @@
 use super::{
     bits::{Count, Reader, Sink, Writer},
     huffman::{self, Builder, Decoder, MAX_SYMBOLS, code_lengths, put_lengths, take_lengths},
-    matches::{BUCKETS, Bucket, Counts, Finder, LEAST_LENGTH, RESIDUALS, bucket, bucket_start},
+    matches::{BUCKETS, Bucket, Counts, Finder, LEAD, LEAST_PX, Match, Padded, RESIDUALS, bucket, bucket_start},
     predict::{self, CHUNK_BYTES, CONTEXTS, ChunkArea, Symbol, context_of, residual_of},
 };
 use crate::image::RgbImage;
@@ -36,8 +36,7 @@ impl Tables {
 
 /// Everything needed to count or write the bits of one chunk; reused from chunk to chunk.
 pub struct Coder {
-    /// [`CHUNK_BYTES`] zeros, which nothing overwrites, then the residuals.
-    padded: Box<[u8; CHUNK_BYTES + RESIDUALS]>,
+    padded: Box<Padded>,
     symbols: Vec<Symbol>,
     /// Four interleaved histograms: neighbouring samples often have the same value, and would wait for each other.
     partial: Box<Partial>,
@@ -50,7 +49,7 @@ pub struct Coder {
 impl Default for Coder {
     fn default() -> Coder {
         Coder {
-            padded: Box::new([0; CHUNK_BYTES + RESIDUALS]),
+            padded: Box::new([0; LEAD + RESIDUALS]),
             symbols: vec![0; CHUNK_BYTES],
             partial: vec![[0; 4]; 1 << 16].into_boxed_slice().try_into().expect("as many entries as a Partial has"),
             counts: Counts { literals: [[0; 256]; CONTEXTS] },
@@ -83,24 +82,23 @@ impl Coder {
     /// Predicts, finds the copies and builds the tables; returns the length of the coded chunk in bits.
     fn analyse(&mut self, image: &RgbImage, area: ChunkArea) -> u64 {
         let (n, stride) = (area.bytes(), 3 * area.width_px);
-        predict::residuals(image, area, &mut self.padded[CHUNK_BYTES..][..n]);
-        predict::symbols(&self.padded[CHUNK_BYTES - stride..CHUNK_BYTES + n], area.width_px, &mut self.symbols[..n]);
+        predict::residuals(image, area, &mut self.padded[LEAD..][..n]);
+        predict::symbols(&self.padded[LEAD - stride..LEAD + n], area.width_px, &mut self.symbols[..n]);
         let symbols = &self.symbols[..n];
-        let residuals = self.padded.last_chunk::<RESIDUALS>().expect("the buffer ends in the residuals");
 
         self.partial[..SYMBOLS].fill([0; 4]);
         count(symbols, 1, &mut self.partial);
         add_up(&self.partial, &mut self.counts);
-        self.finder.parse(residuals, symbols, &self.counts);
+        self.finder.parse(&self.padded, symbols, &self.counts);
 
         let mut starts = [0u32; CONTEXTS];
         let (mut lengths, mut distances) = ([0u32; BUCKETS], [0u32; BUCKETS]);
         let mut extra_bits = 0;
         for copy in &self.finder.matches {
-            let start = usize::from(copy.start);
-            count(&symbols[start..][..usize::from(copy.length)], u16::MAX, &mut self.partial);
-            starts[context_of(symbols[start])] += 1;
-            let (length, distance) = buckets(copy.length, copy.distance);
+            let samples = &symbols[copy.samples()];
+            count(samples, u16::MAX, &mut self.partial);
+            starts[context_of(samples[0])] += 1;
+            let (length, distance) = buckets(*copy);
             lengths[length.symbol as usize] += 1;
             distances[distance.symbol as usize] += 1;
             extra_bits += u64::from(length.extra_bits + distance.extra_bits);
@@ -143,10 +141,10 @@ impl Coder {
         };
         let mut at = 0;
         for copy in &self.finder.matches {
-            let start = usize::from(copy.start);
-            symbols[at..start].iter().for_each(|&s| put(&mut out, context_of(s), residual_of(s)));
-            put(&mut out, context_of(symbols[start]), MATCH);
-            let (length, distance) = buckets(copy.length, copy.distance);
+            let samples = copy.samples();
+            symbols[at..samples.start].iter().for_each(|&s| put(&mut out, context_of(s), residual_of(s)));
+            put(&mut out, context_of(symbols[samples.start]), MATCH);
+            let (length, distance) = buckets(*copy);
             for (part, words, lengths) in
                 [(length, &length_words, &self.tables.lengths), (distance, &distance_words, &self.tables.distances)]
             {
@@ -154,15 +152,15 @@ impl Coder {
                 out.put(u32::from(words[symbol]), u32::from(lengths[symbol]));
                 out.put(part.extra, part.extra_bits);
             }
-            at = start + usize::from(copy.length);
+            at = samples.end;
         }
         symbols[at..].iter().for_each(|&s| put(&mut out, context_of(s), residual_of(s)));
         out.finish()
     }
 }
 
-fn buckets(length: u16, distance: u16) -> (Bucket, Bucket) {
-    (bucket(u32::from(length) - LEAST_LENGTH as u32), bucket(u32::from(distance) - 1))
+fn buckets(copy: Match) -> (Bucket, Bucket) {
+    (bucket(u32::from(copy.length_px) - LEAST_PX as u32), bucket(u32::from(copy.distance_px) - 1))
 }
 
 /// Symbols there are: residuals in contexts.
@@ -239,8 +237,11 @@ pub fn decode(payload: &[u8], area: ChunkArea, pixels: &mut [u8]) -> Result<(), 
             at += 1;
             continue;
         }
-        let length = take_bucket(&mut reader, &length_table)? + LEAST_LENGTH;
-        let distance = take_bucket(&mut reader, &distance_table)? + 1;
+        if !(at - stride).is_multiple_of(3) {
+            return Err("a copy starts within a pixel");
+        }
+        let length = 3 * (take_bucket(&mut reader, &length_table)? + LEAST_PX);
+        let distance = 3 * (take_bucket(&mut reader, &distance_table)? + 1);
         if distance > at - stride {
             return Err("a copy starts before its chunk");
         }

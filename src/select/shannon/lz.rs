@@ -11,7 +11,7 @@ use super::{
 use crate::{error::Error, image::RgbImage};
 
 pub const MAGIC: [u8; 4] = *b"ISLZ";
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Magic, version, width, height, checksum.
 pub const HEADER_BYTES: usize = 17;
 /// Bytes of a chunk's entry in the table of sizes.

@@ -1,39 +1,48 @@
-//! Repeats inside a chunk: which earlier position a sample may copy from, and which copies are taken.
+//! Repeats inside a chunk: which earlier pixel a pixel may copy from, and which copies are taken.
 //!
-//! Every rule is a function of the chunk's residuals alone, so that all positions can be examined at once:
+//! A pixel here is its three residuals. Every rule is a function of the chunk's residuals alone, so that all pixels can be examined
+//! at once:
 //!
-//! * **Candidates** of position `i`: `i - 1` (a run), and, if `i` is a multiple of 4, the position its hash points to. The hash of a position is that of
-//!   its next 8 residuals (`(low * 0x9e3779b1 + high * 0x85ebca77) mod 2^32 >> 20` of two little-endian words); a hash points to the greatest position with this hash in the slabs of [`SLAB`]
-//!   positions before the slab of `i`, or to 0. "Greatest" does not depend on the order in which positions are entered.
-//! * **Length**: as far as the residuals agree, to the end of the chunk, at least [`LEAST_LENGTH`]. Of two candidates the longer
-//!   one counts, the run if they are equally long.
+//! * **Candidates** of pixel `i`: `i - 1` (a run), and, if `i` is even, the pixel its hash points to. The hash of a pixel is that of
+//!   the 8 residuals from its first on (`(low * 0x9e3779b1 + high * 0x85ebca77) mod 2^32 >> 20` of two little-endian words); a hash
+//!   points to the greatest pixel with this hash in the slabs of [`SLAB_PX`] pixels before the slab of `i`, or to 0. "Greatest" does
+//!   not depend on the order in which pixels are entered. Pixels that fewer than three follow have neither hash nor
+//!   candidates.
+//! * **Length**: as many whole pixels as agree, to the end of the chunk, at least [`LEAST_PX`]. Of two candidates the longer one
+//!   counts, the run if they are equally long.
 //! * **Worth**: a copy is worth taking if coding its samples one by one would cost more than the copy. Both costs are estimates
 //!   in 1/256 bit from the counts of all residuals of the chunk in their contexts, before any copy is taken.
-//! * **Parse**: from position 0 on, the first worthwhile copy is taken and the next one is looked for behind it (greedy), so the
-//!   step from a position depends on that position only.
+//! * **Parse**: from pixel 0 on, the first worthwhile copy is taken and the next one is looked for behind it (greedy), so the
+//!   step from a pixel depends on that pixel only.
 
 use super::{
     log2::log2_q16,
-    predict::{self, CONTEXTS, Symbol},
-    simd::vectorised,
+    predict::{self, CHUNK_BYTES, CHUNK_PIXELS, CONTEXTS, Symbol},
 };
 
 /// The shortest copy.
-pub const LEAST_LENGTH: usize = 12;
-/// Residuals a hash is made of.
-const HASHED_BYTES: usize = 8;
-/// Positions that enter the table of hashes together.
-pub const SLAB: usize = 1024;
+pub const LEAST_PX: usize = 4;
+const LEAST_BYTES: usize = 3 * LEAST_PX;
+/// Pixels that enter the table of hashes together.
+pub const SLAB_PX: usize = 512;
 const HASH_BITS: u32 = 12;
-/// Every so many positions may copy from where their hash points; every position is pointed to.
-const HASH_STEP: usize = 4;
+/// Every so many pixels may copy from where their hash points; every pixel is pointed to.
+const HASH_STEP: usize = 2;
 
-/// One copy: `length` residuals at `start` equal those `distance` before them.
+/// One copy: `length_px` pixels at pixel `start_px` equal those `distance_px` before them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Match {
-    pub start: u16,
-    pub length: u16,
-    pub distance: u16,
+    pub start_px: u16,
+    pub length_px: u16,
+    pub distance_px: u16,
+}
+
+impl Match {
+    /// The samples that are copied.
+    pub fn samples(self) -> std::ops::Range<usize> {
+        let start = 3 * usize::from(self.start_px);
+        start..start + 3 * usize::from(self.length_px)
+    }
 }
 
 /// The symbol of a length or distance (less its least value): two symbols per octave, and the extra bits that follow.
@@ -44,8 +53,8 @@ pub struct Bucket {
     pub extra: u32,
 }
 
-/// How many symbols [`bucket`] has for values below 2^16.
-pub const BUCKETS: usize = 32;
+/// How many symbols [`bucket`] has for values below 2^14.
+pub const BUCKETS: usize = 28;
 
 pub fn bucket(value: u32) -> Bucket {
     if value < 2 {
@@ -65,24 +74,6 @@ pub fn bucket_start(symbol: u32) -> (u32, u32) {
     ((2 + symbol % 2) << extra_bits, extra_bits)
 }
 
-vectorised! {
-    /// Hashes of `hashes.len()` consecutive positions; `residuals` starts at the first and has 7 more than positions.
-    fn hash_slab(residuals: &[u8], hashes: &mut [u16]) {
-        let n = hashes.len();
-        let byte = |offset: usize| &residuals[offset..][..n];
-        let (b0, b1, b2, b3) = (byte(0), byte(1), byte(2), byte(3));
-        let (b4, b5, b6, b7) = (byte(4), byte(5), byte(6), byte(7));
-        for i in 0..n {
-            let word = |a: u8, b: u8, c: u8, d: u8| {
-                u32::from(a) | u32::from(b) << 8 | u32::from(c) << 16 | u32::from(d) << 24
-            };
-            let (low, high) = (word(b0[i], b1[i], b2[i], b3[i]), word(b4[i], b5[i], b6[i], b7[i]));
-            let mixed = low.wrapping_mul(0x9e37_79b1).wrapping_add(high.wrapping_mul(0x85eb_ca77));
-            hashes[i] = (mixed >> (32 - HASH_BITS)) as u16;
-        }
-    }
-}
-
 /// 256 x log2(1 + k / 256), rounded down.
 const LOG2_MANTISSA: [u8; 256] = {
     let mut table = [0; 256];
@@ -93,30 +84,6 @@ const LOG2_MANTISSA: [u8; 256] = {
     }
     table
 };
-
-vectorised! {
-    /// Marks with 0 the positions where a run of at least [`LEAST_LENGTH`] continues the residual before. `residuals` starts at the
-    /// residual before the first position and has [`LEAST_LENGTH`] more than positions; `breaks` is as long as it, of which the
-    /// last ones are left over from the work.
-    fn mark_runs(residuals: &[u8], breaks: &mut [u8]) {
-        // Differences over spans of 1, 2, 4, 8 and at last 8 + 4 = LEAST_LENGTH residuals.
-        let n = residuals.len() - 1;
-        let (before, after, breaks) = (&residuals[..n], &residuals[1..][..n], &mut breaks[..n]);
-        for i in 0..n {
-            breaks[i] = before[i] ^ after[i];
-        }
-        for i in 0..n - 1 {
-            breaks[i] |= breaks[i + 1];
-        }
-        for i in 0..n - 3 {
-            breaks[i] |= breaks[i + 2];
-        }
-        // The last step needs spans of 4 beside those of 8.
-        for i in 0..n - 11 {
-            breaks[i] |= breaks[i + 4] | breaks[i + 8];
-        }
-    }
-}
 
 /// log2 of `count` >= 1 in 1/256 bit, from its eight bits after the leading one.
 fn log2_q8(count: u32) -> u32 {
@@ -151,21 +118,35 @@ impl Costs<'_> {
             .max(LEAST_LITERAL_COST)
     }
 
-    fn copy(&self, length: usize, distance: u16) -> u32 {
-        let extra_bits = bucket((length - LEAST_LENGTH) as u32).extra_bits + bucket(u32::from(distance) - 1).extra_bits;
-        256 * extra_bits + if distance == 1 { RUN_COST } else { MATCH_COST }
+    fn copy(&self, length_px: usize, distance_px: usize) -> u32 {
+        let extra_bits = bucket((length_px - LEAST_PX) as u32).extra_bits + bucket(distance_px as u32 - 1).extra_bits;
+        256 * extra_bits + if distance_px == 1 { RUN_COST } else { MATCH_COST }
     }
 }
 
-/// A chunk's residuals, followed by enough room to read eight of them at any 16-bit position without a bounds check.
-pub type Residuals = [u8; RESIDUALS];
-pub const RESIDUALS: usize = (1 << 16) + LEAST_LENGTH;
+/// A chunk's residuals, followed by enough room to read eight of them at any pixel without a bounds check.
+type Residuals = [u8; RESIDUALS];
+pub const RESIDUALS: usize = 3 * PIXELS + 16;
+/// Pixels that a 14-bit number can name.
+const PIXELS: usize = 1 << 14;
+const _: () = assert!(CHUNK_PIXELS <= PIXELS);
+/// Zeros before the residuals: what is taken to lie above the first row of the widest chunk.
+pub const LEAD: usize = CHUNK_BYTES;
+/// Zeros, which nothing overwrites, then the residuals.
+pub type Padded = [u8; LEAD + RESIDUALS];
+
+/// Bits of a set of samples: 64 to a word, and a word for the one that looks ahead.
+const WORDS: usize = CHUNK_BYTES / 64 + 1;
 
 /// Work space of [`Finder::parse`], reused between chunks.
 pub struct Finder {
+    /// The pixel that each hash points to.
     heads: Box<[u16; 1 << HASH_BITS]>,
-    hashes: Box<[u16; SLAB]>,
-    breaks: Box<[u8; SLAB + LEAST_LENGTH]>,
+    /// The candidate of each even pixel whose bit in `repeats` is set.
+    candidates: Box<[u16; PIXELS / HASH_STEP]>,
+    /// Bits of the first samples of pixels that continue a run, and of those with an agreeing candidate.
+    runs: Box<[u64; WORDS]>,
+    repeats: Box<[u64; WORDS]>,
     pub matches: Vec<Match>,
 }
 
@@ -173,119 +154,180 @@ impl Default for Finder {
     fn default() -> Finder {
         Finder {
             heads: Box::new([0; 1 << HASH_BITS]),
-            hashes: Box::new([0; SLAB]),
-            breaks: Box::new([0; SLAB + LEAST_LENGTH]),
+            candidates: Box::new([0; PIXELS / HASH_STEP]),
+            runs: Box::new([0; WORDS]),
+            repeats: Box::new([0; WORDS]),
             matches: Vec::new(),
         }
     }
 }
 
-/// Eight residuals, `ahead` (at most `LEAST_LENGTH - 8`) behind a position.
+/// Eight residuals `ahead` (at most 16) behind a pixel's first.
 #[inline(always)]
-fn load(residuals: &Residuals, at: u16, ahead: usize) -> u64 {
-    let bytes = residuals[usize::from(at) + ahead..].first_chunk().expect("the buffer is longer than any position");
+fn load(residuals: &Residuals, pixel: usize, ahead: usize) -> u64 {
+    let bytes = residuals[3 * (pixel % PIXELS) + ahead..].first_chunk().expect("the buffer is longer than any pixel");
     u64::from_le_bytes(*bytes)
 }
 
-/// Whether [`LEAST_LENGTH`] residuals agree at two positions.
 #[inline(always)]
-fn agrees(residuals: &Residuals, at: u16, candidate: u16) -> bool {
-    const LAST: usize = LEAST_LENGTH - 8;
-    load(residuals, at, 0) == load(residuals, candidate, 0)
-        && load(residuals, at, LAST) == load(residuals, candidate, LAST)
+fn hash(word: u64) -> usize {
+    let (low, high) = (word as u32, (word >> 32) as u32);
+    (low.wrapping_mul(0x9e37_79b1).wrapping_add(high.wrapping_mul(0x85eb_ca77)) >> (32 - HASH_BITS)) as usize
 }
 
-/// How many of the chunk's `n` residuals agree at two positions, the first of which is the later one.
-fn agreement(residuals: &Residuals, n: usize, at: u16, candidate: u16) -> usize {
-    let most = n - usize::from(at);
+/// How many of the chunk's `n` samples agree from two pixels on, the first of which is the later one; in whole pixels.
+fn agreement_px(residuals: &Residuals, n: usize, pixel: usize, candidate: usize) -> usize {
+    let most = n - 3 * pixel;
+    let (mut here, mut there) = (residuals[3 * pixel..].chunks_exact(8), residuals[3 * candidate..].chunks_exact(8));
     let mut length = 0;
-    while length < most {
-        let different = load(residuals, at + length as u16, 0) ^ load(residuals, candidate + length as u16, 0);
+    while length < most
+        && let (Some(a), Some(b)) = (here.next(), there.next())
+    {
+        let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("chunks of eight"));
+        let different = word(a) ^ word(b);
         if different != 0 {
-            return most.min(length + different.trailing_zeros() as usize / 8);
+            return most.min(length + different.trailing_zeros() as usize / 8) / 3;
         }
         length += 8;
     }
-    most
+    most / 3
+}
+
+/// Bit `i` of the result is set where `a[i] == b[i]`; 64 bytes of each.
+#[inline(always)]
+fn equal_bits(a: &[u8; 64], b: &[u8; 64]) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{__m128i, _mm_cmpeq_epi8, _mm_movemask_epi8};
+        let mut bits = 0;
+        for (i, (a, b)) in a.as_chunks::<16>().0.iter().zip(b.as_chunks::<16>().0).enumerate() {
+            let (a, b): (__m128i, __m128i) = (bytemuck::cast(*a), bytemuck::cast(*b));
+            // SAFETY: SSE2, which both need, is part of every x86-64 machine.
+            let equal = unsafe { _mm_movemask_epi8(_mm_cmpeq_epi8(a, b)) };
+            bits |= u64::from(equal as u16) << (16 * i);
+        }
+        bits
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        a.iter().zip(b).enumerate().fold(0, |bits, (i, (a, b))| bits | u64::from(a == b) << i)
+    }
+}
+
+/// The first samples of pixels among the 64 samples of word `w`.
+const fn pixel_bits(w: usize) -> u64 {
+    const EVERY_THIRD: u64 = 0x9249_2492_4924_9249;
+    EVERY_THIRD << ((3 - w % 3) % 3)
 }
 
 impl Finder {
-    /// Fills `self.matches` with the copies taken among the first `symbols.len()` residuals, in order.
-    pub fn parse(&mut self, residuals: &Residuals, symbols: &[Symbol], counts: &Counts) {
+    /// Fills `self.matches` with the copies taken in a chunk of `symbols.len()` samples, in order. `padded` is the chunk's residuals
+    /// behind [`LEAD`] zeros.
+    pub fn parse(&mut self, padded: &Padded, symbols: &[Symbol], counts: &Counts) {
         self.matches.clear();
         let n = symbols.len();
-        if n <= LEAST_LENGTH {
+        if n <= LEAST_BYTES {
             return;
         }
-        let heads = &mut *self.heads;
-        heads.fill(0);
+        let residuals = padded.last_chunk().expect("the buffer ends in the residuals");
+        self.mark_runs(padded, n);
+        self.mark_repeats(residuals, n);
         let costs = Costs { counts, totals: counts.literals.map(|context| context.iter().sum()) };
-        // Positions with enough residuals behind them.
-        let positions = n - LEAST_LENGTH + 1;
-        let mut at = 1;
-        for slab in (0..positions).step_by(SLAB) {
-            let slab_end = (slab + SLAB).min(positions);
-            let hashes = &mut self.hashes[..slab_end - slab];
-            hash_slab(&residuals[slab..slab_end + HASHED_BYTES - 1], hashes);
-            // Position 0 has nothing before it.
-            let first = slab.max(1);
-            mark_runs(&residuals[first - 1..slab_end + LEAST_LENGTH - 1], &mut self.breaks[first - slab..]);
-            let breaks = &self.breaks[..slab_end - slab];
-            let repeat = |at: usize| {
-                let candidate = heads[usize::from(hashes[at - slab]) % (1 << HASH_BITS)];
-                agrees(residuals, at as u16, candidate).then_some(candidate)
-            };
-            while at < slab_end {
-                // Most positions have no candidate: eight at a time are passed over.
-                if at % 8 == 0
-                    && at + 8 <= slab_end
-                    && no_zero(&breaks[at - slab..])
-                    && repeat(at).is_none()
-                    && repeat(at + HASH_STEP).is_none()
-                {
-                    at += 8;
-                    continue;
-                }
-                let candidate = if at % HASH_STEP == 0 { repeat(at) } else { None };
-                if (candidate.is_some() || breaks[at - slab] == 0)
-                    && let Some(copy) = best(residuals, symbols, &costs, at as u16, candidate)
+        let (mut at, mut w) = (0, 0);
+        while w < n.div_ceil(64) {
+            let mut bits = self.runs[w] | self.repeats[w];
+            while bits != 0 {
+                let bit = bits.trailing_zeros();
+                bits &= bits - 1;
+                let pixel = (64 * w + bit as usize) / 3;
+                if pixel >= at
+                    && let Some(copy) = self.best(residuals, symbols, &costs, pixel, 1 << bit)
                 {
                     self.matches.push(copy);
-                    at += usize::from(copy.length);
-                    continue;
+                    at = pixel + usize::from(copy.length_px);
+                    if 3 * at >= 64 * (w + 1) {
+                        break;
+                    }
                 }
-                at += 1;
             }
-            for (&hash, position) in hashes.iter().zip(slab as u16..) {
-                heads[usize::from(hash) % (1 << HASH_BITS)] = position;
+            w = (w + 1).max(3 * at / 64);
+        }
+    }
+
+    /// Marks the pixels from which on [`LEAST_PX`] pixels each equal the one before them.
+    fn mark_runs(&mut self, padded: &Padded, n: usize) {
+        let words = n.div_ceil(64);
+        let (before, here) = (&padded[LEAD - 3..], &padded[LEAD..]);
+        for (word, (before, here)) in
+            self.runs.iter_mut().zip(before.as_chunks().0.iter().zip(here.as_chunks().0)).take(words)
+        {
+            *word = equal_bits(before, here);
+        }
+        // Nothing precedes the first pixel, nothing follows the last.
+        self.runs[0] &= !7;
+        self.runs[words] = 0;
+        if !n.is_multiple_of(64) {
+            self.runs[words - 1] &= (1 << (n % 64)) - 1;
+        }
+        for w in 0..words {
+            let mut bits = u128::from(self.runs[w]) | u128::from(self.runs[w + 1]) << 64;
+            // Spans of 2, 4 and then 12 equal samples.
+            bits &= bits >> 1;
+            bits &= bits >> 2;
+            bits &= bits >> 4 & bits >> 8;
+            self.runs[w] = bits as u64 & pixel_bits(w);
+        }
+    }
+
+    /// Marks the even pixels whose candidate agrees for [`LEAST_PX`] pixels, and notes the candidates.
+    fn mark_repeats(&mut self, residuals: &Residuals, n: usize) {
+        self.heads.fill(0);
+        self.repeats[..n.div_ceil(64)].fill(0);
+        let pixels = n / 3 - LEAST_PX + 1;
+        for slab in (0..pixels).step_by(SLAB_PX) {
+            let slab_end = (slab + SLAB_PX).min(pixels);
+            // Pixel 0 has nothing before it.
+            for pixel in (slab.max(HASH_STEP)..slab_end).step_by(HASH_STEP) {
+                let here = load(residuals, pixel, 0);
+                let candidate = self.heads[hash(here)];
+                let there = usize::from(candidate);
+                if here == load(residuals, there, 0)
+                    && load(residuals, pixel, LEAST_BYTES - 8) == load(residuals, there, LEAST_BYTES - 8)
+                {
+                    self.candidates[pixel % PIXELS / HASH_STEP] = candidate;
+                    self.repeats[3 * pixel / 64] |= 1 << (3 * pixel % 64);
+                }
+            }
+            for pixel in slab..slab_end {
+                self.heads[hash(load(residuals, pixel, 0))] = pixel as u16;
             }
         }
     }
-}
 
-/// Whether none of the first eight bytes is 0.
-fn no_zero(bytes: &[u8]) -> bool {
-    const ONES: u64 = u64::from_le_bytes([1; 8]);
-    let word = bytes.first_chunk().map_or(0, |eight| u64::from_le_bytes(*eight));
-    word.wrapping_sub(ONES) & !word & (ONES << 7) == 0
-}
-
-/// The copy at a position with at least one candidate, if it is worth taking.
-fn best(residuals: &Residuals, symbols: &[Symbol], costs: &Costs, at: u16, candidate: Option<u16>) -> Option<Match> {
-    let run = agreement(residuals, symbols.len(), at, at - 1);
-    let (length, distance) = match candidate.map(|c| (agreement(residuals, symbols.len(), at, c), at - c)) {
-        Some((length, distance)) if length > run => (length, distance),
-        _ => (run, 1),
-    };
-    let price = costs.copy(length, distance);
-    let mut worth = 0;
-    for &symbol in &symbols[usize::from(at)..][..length] {
-        worth += costs.literal(symbol);
-        if worth > price {
-            return Some(Match { start: at, length: length as u16, distance });
+    /// The copy at a pixel with at least one candidate, if it is worth taking. `bit` is the pixel's in the words of bits.
+    fn best(&self, residuals: &Residuals, symbols: &[Symbol], costs: &Costs, pixel: usize, bit: u64) -> Option<Match> {
+        let w = 3 * pixel / 64;
+        let agreement = |candidate: usize| agreement_px(residuals, symbols.len(), pixel, candidate);
+        let run = if self.runs[w] & bit == 0 { 0 } else { agreement(pixel - 1) };
+        let (mut length_px, mut distance_px) = (run, 1);
+        if self.repeats[w] & bit != 0 {
+            let candidate = usize::from(self.candidates[pixel / HASH_STEP]);
+            let repeat = agreement(candidate);
+            if repeat > run {
+                (length_px, distance_px) = (repeat, pixel - candidate);
+            }
         }
+        let price = costs.copy(length_px, distance_px);
+        let copy = Match { start_px: pixel as u16, length_px: length_px as u16, distance_px: distance_px as u16 };
+        let mut worth = 0;
+        for &symbol in &symbols[copy.samples()] {
+            worth += costs.literal(symbol);
+            if worth > price {
+                return Some(copy);
+            }
+        }
+        None
     }
-    None
 }
 
 #[cfg(test)]
@@ -294,7 +336,7 @@ mod tests {
 
     #[test]
     fn buckets_are_undone() {
-        for value in 0..49152 {
+        for value in 0..1 << 14 {
             let Bucket { symbol, extra_bits, extra } = bucket(value);
             assert!((symbol as usize) < BUCKETS);
             assert_eq!(bucket_start(symbol), (value - extra, extra_bits));
@@ -312,33 +354,90 @@ mod tests {
         }
     }
 
-    fn parse(residuals: &[u8]) -> Vec<Match> {
+    #[test]
+    fn bits_of_pixels_are_every_third() {
+        for sample in 0..640 {
+            assert_eq!(pixel_bits(sample / 64) >> (sample % 64) & 1 == 1, sample % 3 == 0, "{sample}");
+        }
+    }
+
+    fn counted(residuals: &[u8]) -> (Box<Padded>, Vec<Symbol>, Counts) {
         let symbols: Vec<Symbol> = residuals.iter().map(|r| Symbol::from(*r)).collect();
         let mut counts = Counts { literals: [[0; 256]; CONTEXTS] };
         residuals.iter().for_each(|r| counts.literals[0][usize::from(*r)] += 1);
-        let mut buffer = [0; RESIDUALS];
-        buffer[..residuals.len()].copy_from_slice(residuals);
+        let mut padded = Box::new([0; LEAD + RESIDUALS]);
+        padded[LEAD..][..residuals.len()].copy_from_slice(residuals);
+        (padded, symbols, counts)
+    }
+
+    fn parse(residuals: &[u8]) -> Vec<Match> {
+        let (padded, symbols, counts) = counted(residuals);
         let mut finder = Finder::default();
-        finder.parse(&buffer, &symbols, &counts);
+        finder.parse(&padded, &symbols, &counts);
         finder.matches
+    }
+
+    fn noise(n: usize, mut state: u32) -> Vec<u8> {
+        let mut next = || {
+            state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+            (state >> 24) as u8
+        };
+        (0..n).map(|_| next()).collect()
     }
 
     #[test]
     fn a_constant_chunk_is_one_run() {
-        assert_eq!(parse(&[7; 49152]), [Match { start: 1, length: 49151, distance: 1 }]);
-        assert_eq!(parse(&[7; LEAST_LENGTH]), []);
+        assert_eq!(parse(&[7; 49152]), [Match { start_px: 1, length_px: 16383, distance_px: 1 }]);
+        assert_eq!(parse(&[7; LEAST_BYTES]), []);
     }
 
     #[test]
     fn a_repeat_of_an_earlier_slab_is_found() {
-        let mut state = 9u32;
-        let mut residuals: Vec<u8> = (0..3000)
-            .map(|_| {
-                state = state.wrapping_mul(1664525).wrapping_add(1013904223);
-                (state >> 24) as u8
-            })
-            .collect();
-        residuals.extend_from_within(100..600);
-        assert_eq!(parse(&residuals), [Match { start: 3000, length: 500, distance: 2900 }]);
+        let mut residuals = noise(3000, 9);
+        residuals.extend_from_within(99..600);
+        assert_eq!(parse(&residuals), [Match { start_px: 1000, length_px: 167, distance_px: 967 }]);
+    }
+
+    /// The rules as the page states them, one pixel after another.
+    #[test]
+    fn copies_are_those_of_the_rules() {
+        for (seed, values) in [(1, 2), (2, 3), (3, 5), (4, 250)] {
+            let mut residuals: Vec<u8> = noise(9000, seed).iter().map(|r| r % values).collect();
+            residuals.extend_from_within(300..4000);
+            residuals.truncate(residuals.len() / 3 * 3);
+            let (padded, symbols, counts) = counted(&residuals);
+            let (n, pixels) = (residuals.len(), residuals.len() / 3);
+            let costs = Costs { counts: &counts, totals: counts.literals.map(|context| context.iter().sum()) };
+            let word = |pixel: usize| u64::from_le_bytes(residuals[3 * pixel..][..8].try_into().unwrap());
+            let agree = |a: usize, b: usize| {
+                (0..pixels - a)
+                    .take_while(|k| (0..3).all(|c| residuals[3 * (a + k) + c] == residuals[3 * (b + k) + c]))
+                    .count()
+            };
+            let mut wanted = Vec::new();
+            let mut at = 1;
+            while at + LEAST_PX <= pixels {
+                let mut best = (agree(at, at - 1), 1);
+                if at % HASH_STEP == 0 {
+                    let slab = at / SLAB_PX * SLAB_PX;
+                    let candidate = (0..slab).rev().find(|p| hash(word(*p)) == hash(word(at))).unwrap_or(0);
+                    let repeat = agree(at, candidate);
+                    if repeat >= LEAST_PX && repeat > best.0 {
+                        best = (repeat, at - candidate);
+                    }
+                }
+                let worth: u32 = symbols[3 * at..][..3 * best.0].iter().map(|s| costs.literal(*s)).sum();
+                if best.0 >= LEAST_PX && worth > costs.copy(best.0, best.1) {
+                    wanted.push(Match { start_px: at as u16, length_px: best.0 as u16, distance_px: best.1 as u16 });
+                    at += best.0;
+                } else {
+                    at += 1;
+                }
+            }
+            let mut finder = Finder::default();
+            finder.parse(&padded, &symbols, &counts);
+            assert!(!wanted.is_empty() && n > 0);
+            assert_eq!(finder.matches, wanted, "{values} values");
+        }
     }
 }

@@ -62,15 +62,12 @@ impl ChunkGrid {
     }
 }
 
-/// Paeth's predictor, as PNG has it: of left, up and up-left the one nearest to left + up - up-left, ties in this order.
+/// The median edge detector of LOCO-I: where up-left is not between left and up, there is an edge, and the one of them
+/// farther from it is taken; elsewhere the plane left + up - up-left. Every step fits a byte.
 #[inline(always)]
-fn paeth(left: u8, up: u8, up_left: u8) -> u8 {
-    // How far left and up are from the plane; up-left is as far as both together where they lie on the same side of it.
-    let (from_left, from_up) = (up.abs_diff(up_left), left.abs_diff(up_left));
-    let same_side = (up >= up_left) == (left >= up_left);
-    let from_corner = if same_side { from_left.saturating_add(from_up) } else { from_left.abs_diff(from_up) };
-    let other = if from_up <= from_corner { up } else { up_left };
-    if from_left <= from_up && from_left <= from_corner { left } else { other }
+fn median_edge(left: u8, up: u8, up_left: u8) -> u8 {
+    let (least, most) = (left.min(up), left.max(up));
+    most.wrapping_sub(up_left.clamp(least, most) - least)
 }
 
 /// Signed residual to unsigned: 0, -1, 1, -2, 2 ... become 0, 1, 2, 3, 4 ...
@@ -91,7 +88,7 @@ vectorised! {
         let (x, left, residuals) = (&samples[3..], &samples[..n], &mut residuals[3..][..n]);
         let (up, up_left) = (&above[3..][..n], &above[..n]);
         for i in 0..n {
-            residuals[i] = fold(x[i].wrapping_sub(paeth(left[i], up[i], up_left[i])));
+            residuals[i] = fold(x[i].wrapping_sub(median_edge(left[i], up[i], up_left[i])));
         }
     }
 }
@@ -108,7 +105,7 @@ vectorised! {
 }
 
 /// Folded residuals of a chunk, rows from the top, interleaved channels. The first pixel is predicted as 0, the first row
-/// from the left, the first column from above, everything else by the Paeth predictor, all within the chunk and the
+/// from the left, the first column from above, everything else by the median edge detector, all within the chunk and the
 /// channel, modulo 256.
 pub fn residuals(image: &RgbImage, area: ChunkArea, residuals: &mut [u8]) {
     let stride = 3 * area.width_px;
@@ -135,7 +132,7 @@ pub fn restore(residuals: &[u8], area: ChunkArea, pixels: &mut [u8]) {
             (true, true) => 0,
             (false, true) => pixels[i - 3],
             (true, false) => pixels[i - stride],
-            (false, false) => paeth(pixels[i - 3], pixels[i - stride], pixels[i - stride - 3]),
+            (false, false) => median_edge(pixels[i - 3], pixels[i - stride], pixels[i - stride - 3]),
         };
         pixels[i] = predicted.wrapping_add(unfold(residuals[i]));
     }
@@ -228,14 +225,14 @@ mod tests {
     }
 
     #[test]
-    fn the_predictor_takes_the_nearest_neighbour() {
+    fn the_predictor_is_the_median_of_its_neighbours_and_their_plane() {
         for left in (0..=255u8).step_by(5) {
             for up in (0..=255u8).step_by(3) {
                 for up_left in (0..=255u8).step_by(5) {
                     let plane = i32::from(left) + i32::from(up) - i32::from(up_left);
-                    let distance = |v: u8| (plane - i32::from(v)).abs();
-                    let nearest = [left, up, up_left].into_iter().min_by_key(|v| distance(*v)).unwrap();
-                    assert_eq!(paeth(left, up, up_left), nearest, "{left} {up} {up_left}");
+                    let mut three = [i32::from(left), i32::from(up), plane];
+                    three.sort_unstable();
+                    assert_eq!(i32::from(median_edge(left, up, up_left)), three[1], "{left} {up} {up_left}");
                 }
             }
         }
