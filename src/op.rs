@@ -9,6 +9,7 @@ use crate::{
         driver::{DeviceBuffer, DevicePtr, Driver, LaunchConfig},
         host::{Element, HostBuffer},
         kernel::{Kernel, KernelInfo, Params},
+        nvtx,
     },
     dtype::DType,
     error::{Error, Result},
@@ -253,6 +254,10 @@ pub fn apply(op: impl Op, x: &[&Tensor]) -> Result<Vec<Tensor>> {
 pub fn apply_on(op: impl Op, x: &[&Tensor], device: &Device) -> Result<Vec<Tensor>> {
     let specs: Vec<Spec> = x.iter().map(|t| t.spec()).collect();
     let out = op.infer(&specs)?;
+    let _range = nvtx::range_with(|| {
+        let list: Vec<String> = specs.iter().map(|spec| format!("{}{}", spec.dtype, spec.shape)).collect();
+        (format!("{} {}", op.name(), list.join(" ")), out.iter().map(|spec| spec.shape.elems() as u64).sum())
+    });
     let y: Vec<Tensor> = if op.is_view() {
         vec![Tensor::from_storage(device, out[0], x[0].storage().clone())]
     } else {

@@ -7,7 +7,7 @@ use crate::{
 
 /// An address in device memory.
 #[repr(transparent)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct DevicePtr(pub u64);
 
 impl DevicePtr {
@@ -94,10 +94,80 @@ pub trait Driver {
     /// `params` is the kernel's one parameter struct; every pointer in it is live and as large as the kernel reads or writes.
     unsafe fn launch(&self, entry: KernelEntry, config: LaunchConfig, params: &[u8]) -> Result<()>;
     fn sync(&self) -> Result<()>;
+    /// From here on launches, fills and copies are recorded and not run.
+    fn begin_capture(&self) -> Result<()> {
+        Err(Error::Device(format!("{}: cannot record its launches", self.name())))
+    }
+    /// What was recorded since `begin_capture`.
+    fn end_capture(&self) -> Result<Box<dyn Recording>> {
+        Err(Error::Device(format!("{}: nothing is being recorded", self.name())))
+    }
+    /// What launches did since the last call, sorted by kernel; empty where launches are not counted.
+    fn take_counters(&self) -> Vec<KernelCounters> {
+        Vec::new()
+    }
+    fn memory(&self) -> Memory;
+    /// Tells an attached profiler to collect from here on, or to stop.
+    fn set_profiled(&self, _: bool) -> Result<()> {
+        Ok(())
+    }
+    /// How long the device takes for `work`, between its beginning and its end on the stream.
+    fn time_ms(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        self.sync()?;
+        let start = std::time::Instant::now();
+        work()?;
+        self.sync()?;
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    }
+    /// What the device's compiler made of a kernel, where it has one.
+    fn attributes(&self, _: KernelEntry) -> Result<Option<Attributes>> {
+        Ok(None)
+    }
     /// The 128 opaque bytes a kernel takes as `CUtensorMap`.
     fn encode_tensor_map(&self, _: &TensorMap) -> Result<[u8; 128]> {
         Err(Error::Device(format!("{}: has no tensor memory accelerator", self.name())))
     }
+}
+
+/// Launches, fills and copies recorded once, to be run as often as wanted. Owns the memory that was allocated or freed
+/// while it was recorded.
+pub trait Recording {
+    /// Queues all of it once more. Its results are where they were the first time.
+    fn replay(&self) -> Result<()>;
+    /// Launches, fills and copies in it.
+    fn steps(&self) -> usize;
+}
+
+/// What all launches of one kernel did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KernelCounters {
+    pub kernel: String,
+    pub launches: u64,
+    /// Each counter's name and total.
+    pub counts: Vec<(&'static str, u64)>,
+}
+
+/// What a kernel uses on the device it was compiled for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attributes {
+    pub registers: u32,
+    /// Per thread: local arrays, and registers that did not fit.
+    pub local_bytes: u32,
+    /// Static, per block.
+    pub shared_bytes: u32,
+    pub most_threads: u32,
+}
+
+/// Device memory at one moment, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Memory {
+    /// Owned by tensors.
+    pub used_bytes: u64,
+    /// The most that was used at once.
+    pub peak_bytes: u64,
+    /// Taken from the device, used or kept for reuse.
+    pub held_bytes: u64,
+    pub total_bytes: u64,
 }
 
 /// Device memory that frees itself.

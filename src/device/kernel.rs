@@ -3,11 +3,18 @@
 //! A kernel's parameters are one `#[repr(C)]` struct passed by value, declared twice: in `kernels/S.cu` and, with
 //! [`kernel_params!`](crate::kernel_params), beside the op. The contract test holds the two against each other through the PTX.
 
-use std::marker::PhantomData;
+use std::{
+    collections::HashMap,
+    marker::PhantomData,
+    sync::{LazyLock, Mutex, PoisonError},
+};
 
 use bytemuck::Pod;
 
-use crate::dtype::DType;
+use crate::{
+    dtype::DType,
+    error::{Error, Result},
+};
 
 /// One field of a parameter struct.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,8 +121,34 @@ mod embedded {
 }
 
 /// The PTX text of `kernels/<stem>.cu`.
+///
+/// For people tuning kernels: where `ISG_PTX` names a folder, `<stem>.ptx` is read from there instead, once.
 pub fn ptx(stem: &str) -> Option<&'static str> {
-    embedded::MODULES.binary_search_by_key(&stem, |(name, _)| name).ok().map(|i| embedded::MODULES[i].1)
+    replaced(stem).or_else(|| {
+        embedded::MODULES.binary_search_by_key(&stem, |(name, _)| name).ok().map(|i| embedded::MODULES[i].1)
+    })
+}
+
+fn replaced(stem: &str) -> Option<&'static str> {
+    static TEXTS: LazyLock<Mutex<HashMap<String, &'static str>>> = LazyLock::new(Mutex::default);
+    let folder = std::env::var_os("ISG_PTX").filter(|folder| !folder.is_empty())?;
+    let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(text) = texts.get(stem) {
+        return Some(text);
+    }
+    let text = std::fs::read_to_string(std::path::Path::new(&folder).join(format!("{stem}.ptx"))).ok()?;
+    // Kept for the program's life, like the embedded ones; there are as many as there are kernel files.
+    let text: &'static str = Box::leak(text.into_boxed_str());
+    texts.insert(stem.to_string(), text);
+    Some(text)
+}
+
+/// As [`ptx`], for a GPU of this compute capability: Hopper's own kernels are for 9.0 alone.
+pub fn text_for(stem: &str, capability: (u32, u32), device: &str) -> Result<&'static str> {
+    if stem.ends_with("_sm90") && capability != (9, 0) {
+        return Err(Error::Device(format!("{device}: kernels/{stem}.cu is for compute capability 9.0 alone")));
+    }
+    ptx(stem).ok_or_else(|| Error::Device(format!("{device}: this build holds no kernels/{stem}.cu")))
 }
 
 /// Every embedded module: stem and text, sorted by stem.

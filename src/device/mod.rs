@@ -1,17 +1,22 @@
 //! Where bytes live and kernels run. Knows nothing of tensors, shapes or gradients.
 
 pub mod convolution;
+pub mod cuda;
 pub mod driver;
+pub mod graph;
 pub mod host;
 pub mod kernel;
 pub mod math;
+pub mod nvtx;
+pub mod pool;
 pub mod product;
 pub mod stencil;
 pub mod vector;
 
 use std::{cell::Cell, fmt, rc::Rc};
 
-use driver::Driver;
+use cuda::Cuda;
+use driver::{Driver, KernelCounters, Memory};
 use host::HostPool;
 
 use crate::error::{Error, Result};
@@ -63,12 +68,48 @@ impl Device {
 
     /// The device a command line names: `cpu`, `cuda`, `cuda:N` or `emulator`.
     pub fn named(name: &str) -> Result<Device> {
-        let missing = |what: &str| Error::Device(format!("{name}: {what}; use --device cpu"));
         match name.split_once(':').unwrap_or((name, "0")) {
             ("cpu", _) => Ok(Device::cpu()),
-            ("cuda", index) if index.parse::<u32>().is_ok() => Err(missing("this build has no CUDA kernels yet")),
-            ("emulator", _) => Err(missing("this build has no kernels for the emulator to run yet")),
+            ("cuda", index) => match index.parse() {
+                Ok(index) => Ok(Device::gpu(Cuda::open(index)?)),
+                Err(_) => Err(Error::Usage(format!("--device {name}: the GPU's number is not a number"))),
+            },
+            ("emulator", _) => {
+                Err(Error::Device("emulator: this build has no emulator yet; use --device cpu".to_string()))
+            }
             _ => Err(Error::Usage(format!("--device {name}: unknown; use cpu, cuda, cuda:N or emulator"))),
+        }
+    }
+
+    /// Waits until everything queued is done.
+    pub fn sync(&self) -> Result<()> {
+        match self.kind() {
+            Kind::Cpu => Ok(()),
+            Kind::Gpu(driver) => driver.sync(),
+        }
+    }
+
+    /// What kernels did since the last call, where the device counts it: the emulator does.
+    pub fn take_counters(&self) -> Vec<KernelCounters> {
+        match self.kind() {
+            Kind::Cpu => Vec::new(),
+            Kind::Gpu(driver) => driver.take_counters(),
+        }
+    }
+
+    /// Memory of the device, where it has its own.
+    pub fn memory(&self) -> Option<Memory> {
+        match self.kind() {
+            Kind::Cpu => None,
+            Kind::Gpu(driver) => Some(driver.memory()),
+        }
+    }
+
+    /// Tells an attached profiler to collect from here on, or to stop.
+    pub fn set_profiled(&self, profiled: bool) -> Result<()> {
+        match self.kind() {
+            Kind::Cpu => Ok(()),
+            Kind::Gpu(driver) => driver.set_profiled(profiled),
         }
     }
 

@@ -50,6 +50,7 @@ pub struct Prepared {
 #[derive(Clone, Copy)]
 struct Precision {
     dtype: DType,
+    tf32: bool,
     outputs: f64,
     gradients: f64,
 }
@@ -61,10 +62,10 @@ impl Precision {
             "f32" => (DType::F32, 2e-5, 1e-4),
             "f16" => (DType::F16, 5e-3, 2e-2),
             "bf16" => (DType::Bf16, 3e-2, 8e-2),
-            "tf32" => bail!("tf32 is a mode of tensor cores; the cpu device multiplies in full f32"),
+            "tf32" => (DType::F32, 3e-3, 1e-2),
             _ => bail!("unknown dtype `{name}`; use f64, f32, tf32, bf16 or f16"),
         };
-        Ok(Precision { dtype, outputs, gradients })
+        Ok(Precision { dtype, tf32: name == "tf32", outputs, gradients })
     }
 
     fn is_narrow(self) -> bool {
@@ -93,6 +94,12 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<bool> {
     let precision = Precision::parse(&args.dtype)?;
     let device = Device::named(&args.device)?;
+    if precision.tf32 {
+        if args.device == "cpu" {
+            bail!("tf32 is a mode of tensor cores; the cpu device multiplies in full f32");
+        }
+        device.set_precision(isg::device::Precision::Tf32);
+    }
     let files = case_files(&args.paths)?;
     let (mut passed, mut failed) = (0, 0);
     for file in &files {

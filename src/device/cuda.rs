@@ -1,0 +1,837 @@
+//! The [`Driver`] that is NVIDIA's: one GPU through the driver API, loaded when asked for. The only file that names cudarc.
+//!
+//! Nothing of a toolkit is needed to build or to run; a driver of R525 or newer is. Work goes to one explicit stream, copies
+//! between host and device go through pinned staging memory on a second one, ordered against the first by events. PTX is
+//! compiled by the driver when a kernel is first used (it caches the result on disk), and what its compiler says is part of
+//! the error. Memory comes from a caching [`Pool`]; recorded steps become CUDA graphs.
+//!
+//! `ISG_CUDA_SYNC=1` waits after every launch, so that a fault names its kernel.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    ffi::{CString, c_char, c_int, c_void},
+    ptr::null_mut,
+    rc::Rc,
+};
+
+use cudarc::driver::sys;
+
+use super::{
+    driver::{Attributes, DevicePtr, Driver, Facts, KernelEntry, LaunchConfig, Memory, Pattern, Recording, TensorMap},
+    kernel,
+    pool::{Failure, Pool, Source},
+};
+use crate::{
+    dtype::DType,
+    error::{Error, Result},
+};
+
+/// The CUDA that the shipped PTX and the calls below ask for, as the driver counts: 12.0.
+const OLDEST: i32 = 12000;
+/// Everything used below, so that an old or broken library is one sentence and not a panic at the first call.
+const SYMBOLS: &[&str] = &[
+    "cuInit",
+    "cuDriverGetVersion",
+    "cuDeviceGet",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDeviceGetAttribute",
+    "cuDevicePrimaryCtxRetain",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuCtxSetCurrent",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamSynchronize",
+    "cuStreamWaitEvent",
+    "cuEventCreate",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuEventElapsedTime",
+    "cuEventDestroy_v2",
+    "cuMemAlloc_v2",
+    "cuMemFree_v2",
+    "cuMemGetInfo_v2",
+    "cuMemHostAlloc",
+    "cuMemFreeHost",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyDtoDAsync_v2",
+    "cuMemsetD8Async",
+    "cuMemsetD16Async",
+    "cuMemsetD32Async",
+    "cuModuleLoadDataEx",
+    "cuModuleGetFunction",
+    "cuModuleUnload",
+    "cuFuncGetAttribute",
+    "cuFuncSetAttribute",
+    "cuLaunchKernel",
+    "cuStreamBeginCapture_v2",
+    "cuStreamEndCapture",
+    "cuGraphGetNodes",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuGraphExecDestroy",
+    "cuGraphDestroy",
+    "cuTensorMapEncodeTiled",
+    "cuProfilerStart",
+    "cuProfilerStop",
+];
+/// Where containers and some distributions mount the driver outside the loader's path.
+const UNUSUAL_FOLDERS: &[&str] = &[
+    "/usr/local/nvidia/lib64",
+    "/usr/lib/wsl/lib",
+    "/run/opengl-driver/lib",
+    "/usr/lib64",
+    "/usr/lib/x86_64-linux-gnu",
+];
+
+/// Staging memory: pieces of this size, this many.
+const PIECE_BYTES: usize = 4 << 20;
+const PIECES: usize = 4;
+
+/// What a driver's refusal means and what to do about it. Codes are the driver's published ones.
+fn sentence(code: u32) -> &'static str {
+    match code {
+        1 => "the driver calls a value invalid",
+        2 => "out of memory",
+        34 => "libcuda is a toolkit's stub, not a driver: take the folder `stubs` off LD_LIBRARY_PATH",
+        100 => "no NVIDIA GPU is visible: see what nvidia-smi lists and what CUDA_VISIBLE_DEVICES hides",
+        101 => "no GPU of that number",
+        200 => "the driver calls the kernel's image invalid",
+        209 => "the kernels are for another compute capability than this GPU's",
+        218 => "the driver's compiler refuses the PTX",
+        221 => "the driver's compiler is missing: install or mount libnvidia-ptxjitcompiler.so.1 beside libcuda.so.1",
+        222 => "the driver is older than the PTX: install R525 or newer",
+        500 => "a symbol is missing",
+        700 => "a kernel touched memory it does not own; run it with --device emulator to see where, and start again",
+        701 => "a launch asks for more registers, threads or shared memory than the GPU has",
+        702 => "a kernel ran too long for a GPU that also drives a display",
+        710 => "a kernel stopped itself by an assertion; start again",
+        715 => "a kernel holds an instruction this GPU does not have",
+        716 => "a kernel touched a misaligned address; run it with --device emulator to see where, and start again",
+        719 => "a kernel failed; run it with --device emulator to see why, and start again",
+        802 => "the GPUs' fabric is not ready: start nvidia-fabricmanager",
+        803 => "libcuda and the kernel module are of different releases: reboot, or reinstall the driver",
+        804 => "libcuda is a compatibility package that this GPU or driver does not take",
+        900..=908 => "the step does something that cannot be recorded",
+        999 => "the driver does not know why; see dmesg",
+        _ => "the driver refuses",
+    }
+}
+
+fn check(result: sys::CUresult, doing: &str) -> Result<()> {
+    match result as u32 {
+        0 => Ok(()),
+        code => Err(Error::Device(format!("cuda: {doing}: {} (error {code})", sentence(code)))),
+    }
+}
+
+/// Loads the library and answers why it cannot be used, or the version it supports.
+fn probe() -> Result<i32> {
+    let failed = |what: String| Error::Device(format!("cuda: {what}"));
+    // SAFETY: opens libraries by name; a driver's initialisers are harmless.
+    let mut present = unsafe { sys::is_culib_present() };
+    for folder in UNUSUAL_FOLDERS {
+        if present {
+            break;
+        }
+        let path = std::path::Path::new(folder).join("libcuda.so.1");
+        // SAFETY: as above. Kept open, so that the loader finds it by its name from now on.
+        if path.exists() && unsafe { libloading::Library::new(&path) }.map(std::mem::forget).is_ok() {
+            // SAFETY: as above.
+            present = unsafe { sys::is_culib_present() };
+        }
+    }
+    if !present {
+        return Err(failed(
+            "no NVIDIA driver: libcuda.so.1 is not found; install the driver, or name its folder in LD_LIBRARY_PATH"
+                .into(),
+        ));
+    }
+    // SAFETY: the library is present, so this opens it and cannot panic.
+    let library = unsafe { sys::culib() };
+    let is_missing = |symbol: &&&str| {
+        // SAFETY: only the address is looked at.
+        unsafe { library.get::<*const c_void>(symbol.as_bytes()) }.is_err()
+    };
+    if let Some(symbol) = SYMBOLS.iter().find(is_missing) {
+        return Err(failed(format!(
+            "libcuda lacks {symbol}: the driver is broken or older than R525; install a newer one"
+        )));
+    }
+    // SAFETY: the symbol is there.
+    check(unsafe { sys::cuInit(0) }, "starting the driver")?;
+    let mut version = 0;
+    // SAFETY: the symbol is there and `version` outlives the call.
+    check(unsafe { sys::cuDriverGetVersion(&mut version) }, "asking the driver's version")?;
+    if version < OLDEST {
+        return Err(failed(format!(
+            "the driver is too old: it knows CUDA {}.{}, 12.0 is needed; install R525 or newer",
+            version / 1000,
+            version % 1000 / 10
+        )));
+    }
+    Ok(version)
+}
+
+/// One NVIDIA GPU.
+pub struct Cuda(Rc<Context>);
+
+struct Context {
+    name: String,
+    facts: Facts,
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    /// Whether context and stream are ours to give back.
+    owned: bool,
+    stream: sys::CUstream,
+    copies: Copies,
+    pool: RefCell<Pool>,
+    modules: RefCell<HashMap<String, sys::CUmodule>>,
+    entries: RefCell<Vec<(sys::CUfunction, String)>>,
+    by_name: RefCell<HashMap<(String, String), KernelEntry>>,
+    recording: Cell<Option<u64>>,
+    wait_always: bool,
+}
+
+/// The copy stream, its staging memory, and the events that order it against the main stream.
+struct Copies {
+    stream: sys::CUstream,
+    pieces: RefCell<Vec<Piece>>,
+    next: Cell<usize>,
+    /// Recorded on the main stream where the copy stream waits for it.
+    main_done: sys::CUevent,
+    /// Recorded on the copy stream where the main stream waits for it.
+    copied: sys::CUevent,
+}
+
+/// Pinned memory and the event after which it is free again.
+#[derive(Clone, Copy)]
+struct Piece {
+    memory: *mut u8,
+    done: sys::CUevent,
+}
+
+impl Cuda {
+    /// The GPU of that number.
+    pub fn open(index: u32) -> Result<Rc<Cuda>> {
+        probe()?;
+        let mut count = 0;
+        // SAFETY: `probe` has found every function used here and below; results go to locals that outlive the calls.
+        check(unsafe { sys::cuDeviceGetCount(&mut count) }, "counting GPUs")?;
+        if count == 0 {
+            return Err(Error::Device(format!("cuda: {}", sentence(100))));
+        }
+        let ordinal = c_int::try_from(index).ok().filter(|index| *index < count);
+        let ordinal = ordinal
+            .ok_or_else(|| Error::Device(format!("cuda:{index}: there are {count} GPUs here, numbered from 0")))?;
+        let mut device = 0;
+        let mut context = null_mut();
+        // SAFETY: as above.
+        unsafe {
+            check(sys::cuDeviceGet(&mut device, ordinal), "opening the GPU")?;
+            check(sys::cuDevicePrimaryCtxRetain(&mut context, device), "opening a context on the GPU")?;
+        }
+        Cuda::on(device, context, None)
+    }
+
+    /// Runs on a context and stream that another library made, and gives neither back.
+    ///
+    /// # Safety
+    /// `context` is a live `CUcontext` of GPU number `index` and `stream` a live `CUstream` of it; both outlive this device
+    /// and all its tensors, and the stream is not the one of a recording.
+    pub unsafe fn adopt(index: u32, context: *mut c_void, stream: *mut c_void) -> Result<Rc<Cuda>> {
+        probe()?;
+        let mut device = 0;
+        // SAFETY: `probe` has found the function; the result goes to a local.
+        check(
+            unsafe { sys::cuDeviceGet(&mut device, c_int::try_from(index).unwrap_or(c_int::MAX)) },
+            "opening the GPU",
+        )?;
+        Cuda::on(device, context.cast(), Some(stream.cast()))
+    }
+
+    fn on(device: sys::CUdevice, context: sys::CUcontext, stream: Option<sys::CUstream>) -> Result<Rc<Cuda>> {
+        use sys::CUdevice_attribute as Attribute;
+        let attribute = |which: Attribute| {
+            let mut value = 0;
+            // SAFETY: as in `open`.
+            check(unsafe { sys::cuDeviceGetAttribute(&mut value, which, device) }, "asking what the GPU is")
+                .map(|()| value as u32)
+        };
+        let capability = (
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        );
+        let facts = Facts {
+            capability,
+            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        };
+        let mut name = [0 as c_char; 256];
+        // SAFETY: the buffer is as long as said.
+        check(unsafe { sys::cuDeviceGetName(name.as_mut_ptr(), 256, device) }, "asking the GPU's name")?;
+        let name: Vec<u8> = name.iter().take_while(|c| **c != 0).map(|c| *c as u8).collect();
+        let name = String::from_utf8_lossy(&name).into_owned();
+        if capability < (8, 0) {
+            let (major, minor) = capability;
+            return Err(Error::Device(format!(
+                "cuda: {name} has compute capability {major}.{minor}; the kernels need 8.0 (Ampere) or newer"
+            )));
+        }
+        let owned = stream.is_none();
+        // SAFETY: the context is live: retained by `open`, or promised by `adopt`'s caller.
+        check(unsafe { sys::cuCtxSetCurrent(context) }, "entering the context")?;
+        let stream = stream.map_or_else(new_stream, Ok)?;
+        let copies = Copies {
+            stream: new_stream()?,
+            pieces: RefCell::default(),
+            next: Cell::new(0),
+            main_done: new_event(false)?,
+            copied: new_event(false)?,
+        };
+        Ok(Rc::new(Cuda(Rc::new(Context {
+            name,
+            facts,
+            device,
+            context,
+            owned,
+            stream,
+            copies,
+            pool: RefCell::default(),
+            modules: RefCell::default(),
+            entries: RefCell::default(),
+            by_name: RefCell::default(),
+            recording: Cell::new(None),
+            wait_always: std::env::var_os("ISG_CUDA_SYNC").is_some_and(|value| value == "1"),
+        }))))
+    }
+
+    /// The `CUcontext` and `CUstream` everything here uses, for libraries that join in.
+    pub fn raw(&self) -> (*mut c_void, *mut c_void) {
+        (self.0.context.cast(), self.0.stream.cast())
+    }
+
+    /// Entries compiled so far, with what the driver's compiler made of them.
+    pub fn compiled(&self) -> Result<Vec<(String, Attributes)>> {
+        let entries = self.0.entries.borrow();
+        entries.iter().map(|(function, name)| Ok((name.clone(), attributes(*function)?))).collect()
+    }
+}
+
+fn new_stream() -> Result<sys::CUstream> {
+    let mut stream = null_mut();
+    // SAFETY: a context is current and the result goes to a local. Flag 1: does not wait for the legacy default stream.
+    check(unsafe { sys::cuStreamCreate(&mut stream, 1) }, "making a stream").map(|()| stream)
+}
+
+fn new_event(timed: bool) -> Result<sys::CUevent> {
+    let mut event = null_mut();
+    // SAFETY: as above. Flag 2: no timestamps, cheaper.
+    check(unsafe { sys::cuEventCreate(&mut event, if timed { 0 } else { 2 }) }, "making an event").map(|()| event)
+}
+
+fn attributes(function: sys::CUfunction) -> Result<Attributes> {
+    use sys::CUfunction_attribute as Attribute;
+    let ask = |which: Attribute| {
+        let mut value = 0;
+        // SAFETY: the function is of a loaded module and the result goes to a local.
+        check(unsafe { sys::cuFuncGetAttribute(&mut value, which, function) }, "asking about a kernel")
+            .map(|()| value as u32)
+    };
+    Ok(Attributes {
+        registers: ask(Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS)?,
+        local_bytes: ask(Attribute::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)?,
+        shared_bytes: ask(Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?,
+        most_threads: ask(Attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?,
+    })
+}
+
+/// The driver as the pool's source.
+struct Raw<'a>(&'a Context);
+
+impl Source for Raw<'_> {
+    type Error = Error;
+
+    fn take(&mut self, bytes: u64) -> Result<Option<u64>> {
+        let mut address = 0;
+        // SAFETY: the context is current and the result goes to a local.
+        match unsafe { sys::cuMemAlloc_v2(&mut address, bytes as usize) } {
+            result if result as u32 == 2 => Ok(None),
+            result => check(result, "taking memory").map(|()| Some(address)),
+        }
+    }
+
+    fn give_back(&mut self, address: u64) {
+        // SAFETY: from `take`, given back once, and the pool has waited for the work that used it. A failure here can only
+        // repeat one that a launch has reported already.
+        let _ = unsafe { sys::cuMemFree_v2(address) };
+    }
+
+    fn wait(&mut self) {
+        // SAFETY: both streams are live. As above for failures.
+        let _ = unsafe { (sys::cuStreamSynchronize(self.0.stream), sys::cuStreamSynchronize(self.0.copies.stream)) };
+    }
+
+    fn room(&self) -> (u64, u64) {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: results go to locals; on failure they stay zero.
+        let _ = unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) };
+        (free as u64, total as u64)
+    }
+}
+
+impl Context {
+    /// Makes the context this thread's own. Cheap where it is already.
+    fn enter(&self) -> Result<()> {
+        // SAFETY: the context is live as long as `self`.
+        check(unsafe { sys::cuCtxSetCurrent(self.context) }, "entering the context")
+    }
+
+    fn refuse_in_capture(&self, what: &str) -> Result<()> {
+        if self.recording.get().is_some() {
+            return Err(Error::Device(format!("cuda: a recorded step cannot {what}; do it before or after")));
+        }
+        Ok(())
+    }
+
+    /// The next piece of staging memory, free to be used.
+    fn piece(&self) -> Result<Piece> {
+        let mut pieces = self.copies.pieces.borrow_mut();
+        if pieces.len() < PIECES {
+            let mut memory = null_mut();
+            // SAFETY: a context is current and the result goes to a local.
+            check(unsafe { sys::cuMemHostAlloc(&mut memory, PIECE_BYTES, 0) }, "taking pinned host memory")?;
+            pieces.push(Piece { memory: memory.cast(), done: new_event(false)? });
+            return Ok(pieces[pieces.len() - 1]);
+        }
+        let next = self.copies.next.get();
+        self.copies.next.set((next + 1) % PIECES);
+        // SAFETY: the event is live; it was recorded by the piece's last use.
+        check(unsafe { sys::cuEventSynchronize(pieces[next].done) }, "copying")?;
+        Ok(pieces[next])
+    }
+
+    /// Copies queued from here on see what the main stream has done so far.
+    fn copies_after_main(&self) -> Result<()> {
+        // SAFETY: event and streams are live.
+        unsafe {
+            check(sys::cuEventRecord(self.copies.main_done, self.stream), "copying")?;
+            check(sys::cuStreamWaitEvent(self.copies.stream, self.copies.main_done, 0), "copying")
+        }
+    }
+
+    /// Work queued on the main stream from here on sees what was copied so far.
+    fn main_after_copies(&self) -> Result<()> {
+        // SAFETY: event and streams are live.
+        unsafe {
+            check(sys::cuEventRecord(self.copies.copied, self.copies.stream), "copying")?;
+            check(sys::cuStreamWaitEvent(self.stream, self.copies.copied, 0), "copying")
+        }
+    }
+
+    fn module(&self, stem: &str) -> Result<sys::CUmodule> {
+        if let Some(module) = self.modules.borrow().get(stem) {
+            return Ok(*module);
+        }
+        let text = kernel::text_for(stem, self.facts.capability, &self.name)?;
+        let module = compile(stem, text)?;
+        self.modules.borrow_mut().insert(stem.to_string(), module);
+        Ok(module)
+    }
+}
+
+/// Has the driver compile a PTX text; its compiler's complaints are the error.
+fn compile(stem: &str, text: &str) -> Result<sys::CUmodule> {
+    use sys::CUjit_option as Option;
+    const LOG_BYTES: usize = 16 << 10;
+    let failed = |what: String| Error::Device(format!("cuda: kernels/{stem}.cu: {what}"));
+    let text = CString::new(text).map_err(|_| failed("its PTX holds a zero byte".into()))?;
+    let mut log = vec![0u8; LOG_BYTES];
+    let mut options = [
+        Option::CU_JIT_ERROR_LOG_BUFFER,
+        Option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+        Option::CU_JIT_GENERATE_LINE_INFO,
+    ];
+    let mut values = [log.as_mut_ptr().cast::<c_void>(), LOG_BYTES as *mut c_void, 1usize as *mut c_void];
+    let mut module = null_mut();
+    // SAFETY: the text is zero-terminated, the log is as long as said, options and values are three each, and all outlive
+    // the call.
+    let result = unsafe {
+        sys::cuModuleLoadDataEx(&mut module, text.as_ptr().cast(), 3, options.as_mut_ptr(), values.as_mut_ptr())
+    };
+    match result as u32 {
+        0 => Ok(module),
+        code => {
+            let end = log.iter().position(|byte| *byte == 0).unwrap_or(LOG_BYTES);
+            let log = String::from_utf8_lossy(&log[..end]);
+            let log = log.trim();
+            let colon = if log.is_empty() { "" } else { ": " };
+            Err(failed(format!("{} (error {code}){colon}{log}", sentence(code))))
+        }
+    }
+}
+
+impl Driver for Cuda {
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    fn facts(&self) -> Facts {
+        self.0.facts
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<DevicePtr> {
+        self.0.enter()?;
+        let address = self.0.pool.borrow_mut().alloc(bytes as u64, &mut Raw(&self.0));
+        address.map(DevicePtr).map_err(|failure| match failure {
+            Failure::Full(full) => Error::Device(format!("cuda: {full}")),
+            Failure::Source(error) => error,
+        })
+    }
+
+    unsafe fn free(&self, ptr: DevicePtr) {
+        let known = self.0.pool.borrow_mut().free(ptr.0);
+        debug_assert!(known, "memory is freed once, to the device it came from");
+    }
+
+    fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
+        let context = &*self.0;
+        context.refuse_in_capture("copy from the host")?;
+        context.enter()?;
+        context.copies_after_main()?;
+        for (i, chunk) in from.chunks(PIECE_BYTES).enumerate() {
+            let piece = context.piece()?;
+            let at = to.offset_bytes(i * PIECE_BYTES);
+            // SAFETY: the piece is PIECE_BYTES long and no copy uses it; `to` is as long as `from`, by the caller; the event
+            // is recorded behind the copy, so the piece is not reused before it is done.
+            unsafe {
+                std::ptr::copy_nonoverlapping(chunk.as_ptr(), piece.memory, chunk.len());
+                let stream = context.copies.stream;
+                check(sys::cuMemcpyHtoDAsync_v2(at.0, piece.memory.cast(), chunk.len(), stream), "copying to the GPU")?;
+                check(sys::cuEventRecord(piece.done, stream), "copying to the GPU")?;
+            }
+        }
+        context.main_after_copies()
+    }
+
+    fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
+        let context = &*self.0;
+        context.refuse_in_capture("copy to the host")?;
+        context.enter()?;
+        context.copies_after_main()?;
+        let arrive = |(piece, chunk): (Piece, &mut [u8])| {
+            // SAFETY: the event was recorded behind the copy into this piece, which holds the chunk's bytes once it is done.
+            unsafe {
+                check(sys::cuEventSynchronize(piece.done), "copying from the GPU")?;
+                std::ptr::copy_nonoverlapping(piece.memory, chunk.as_mut_ptr(), chunk.len());
+            }
+            Ok(())
+        };
+        // One piece arrives while the next is on its way.
+        let mut under_way: Option<(Piece, &mut [u8])> = None;
+        for (i, chunk) in to.chunks_mut(PIECE_BYTES).enumerate() {
+            let piece = context.piece()?;
+            let at = from.offset_bytes(i * PIECE_BYTES);
+            // SAFETY: as in `upload`, the other way round.
+            unsafe {
+                let stream = context.copies.stream;
+                let copy = sys::cuMemcpyDtoHAsync_v2(piece.memory.cast(), at.0, chunk.len(), stream);
+                check(copy, "copying from the GPU")?;
+                check(sys::cuEventRecord(piece.done, stream), "copying from the GPU")?;
+            }
+            if let Some(before) = under_way.replace((piece, chunk)) {
+                arrive(before)?;
+            }
+        }
+        under_way.map_or(Ok(()), arrive)
+    }
+
+    fn fill(&self, to: DevicePtr, pattern: Pattern, count: usize) -> Result<()> {
+        self.0.enter()?;
+        let stream = self.0.stream;
+        // SAFETY: `to` is from `alloc` and as long as `count` patterns, by the caller.
+        let result = unsafe {
+            match pattern {
+                _ if count == 0 => return Ok(()),
+                Pattern::Bits8(v) => sys::cuMemsetD8Async(to.0, v, count, stream),
+                Pattern::Bits16(v) => sys::cuMemsetD16Async(to.0, v, count, stream),
+                Pattern::Bits32(v) => sys::cuMemsetD32Async(to.0, v, count, stream),
+            }
+        };
+        check(result, "filling memory")
+    }
+
+    fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
+        self.0.enter()?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: both ranges are from `alloc` and as long as `bytes`, by the caller.
+        check(unsafe { sys::cuMemcpyDtoDAsync_v2(to.0, from.0, bytes, self.0.stream) }, "copying on the GPU")
+    }
+
+    fn entry(&self, stem: &str, kernel: &str) -> Result<KernelEntry> {
+        let context = &*self.0;
+        let key = (stem.to_string(), kernel.to_string());
+        if let Some(entry) = context.by_name.borrow().get(&key) {
+            return Ok(*entry);
+        }
+        context.enter()?;
+        let module = context.module(stem)?;
+        let name = CString::new(kernel).map_err(|_| Error::Device(format!("cuda: {kernel:?} names no kernel")))?;
+        let mut function = null_mut();
+        // SAFETY: the module is loaded, the name zero-terminated.
+        let found = unsafe { sys::cuModuleGetFunction(&mut function, module, name.as_ptr()) };
+        check(found, &format!("kernels/{stem}.cu has no entry {kernel}"))?;
+        let dynamic = context.facts.shared_bytes.saturating_sub(attributes(function)?.shared_bytes);
+        let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function is live.
+        check(unsafe { sys::cuFuncSetAttribute(function, most, dynamic as c_int) }, "allowing shared memory")?;
+        let mut entries = context.entries.borrow_mut();
+        let entry = KernelEntry(entries.len() as u64);
+        entries.push((function, kernel.to_string()));
+        context.by_name.borrow_mut().insert(key, entry);
+        Ok(entry)
+    }
+
+    unsafe fn launch(&self, entry: KernelEntry, config: LaunchConfig, params: &[u8]) -> Result<()> {
+        let context = &*self.0;
+        context.enter()?;
+        let entries = context.entries.borrow();
+        let (function, name) = &entries[entry.0 as usize];
+        let LaunchConfig { grid, block, shared_bytes } = config;
+        let mut arguments = [params.as_ptr().cast_mut().cast::<c_void>()];
+        // SAFETY: the function is live; `params` is its one parameter, by the caller, and is copied by the call.
+        let queued = unsafe {
+            sys::cuLaunchKernel(
+                *function,
+                grid[0],
+                grid[1],
+                grid[2],
+                block[0],
+                block[1],
+                block[2],
+                shared_bytes,
+                context.stream,
+                arguments.as_mut_ptr(),
+                null_mut(),
+            )
+        };
+        check(queued, &format!("{name} on {grid:?} blocks of {block:?} threads with {shared_bytes} shared bytes"))?;
+        if context.wait_always && context.recording.get().is_none() {
+            // SAFETY: the stream is live.
+            check(unsafe { sys::cuStreamSynchronize(context.stream) }, &format!("{name} on {grid:?} blocks"))?;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.0.refuse_in_capture("wait for itself")?;
+        self.0.enter()?;
+        // SAFETY: the stream is live, and waits for the copy stream where it uses what was copied.
+        check(unsafe { sys::cuStreamSynchronize(self.0.stream) }, "waiting for the GPU")
+    }
+
+    fn begin_capture(&self) -> Result<()> {
+        let context = &*self.0;
+        context.refuse_in_capture("record another")?;
+        context.enter()?;
+        // Relaxed: where the pool has no block of a size, asking the driver for one is no part of the graph and is allowed.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the stream is live and not recording.
+        check(unsafe { sys::cuStreamBeginCapture_v2(context.stream, mode) }, "recording")?;
+        context.recording.set(Some(context.pool.borrow_mut().begin_recording()));
+        Ok(())
+    }
+
+    fn end_capture(&self) -> Result<Box<dyn Recording>> {
+        let context = &*self.0;
+        let Some(number) = context.recording.take() else {
+            return Err(Error::Device("cuda: nothing is being recorded".to_string()));
+        };
+        context.pool.borrow_mut().end_recording();
+        let forget = |error| {
+            context.pool.borrow_mut().forget_recording(number);
+            error
+        };
+        let mut graph = null_mut();
+        // SAFETY: the stream is recording; the result goes to a local.
+        check(unsafe { sys::cuStreamEndCapture(context.stream, &mut graph) }, "recording").map_err(forget)?;
+        let (mut steps, mut exec) = (0, null_mut());
+        // SAFETY: the graph is live until destroyed here; the executable form does not need it.
+        let made = unsafe {
+            let made = check(sys::cuGraphGetNodes(graph, null_mut(), &mut steps), "recording").and_then(|()| {
+                check(sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0), "preparing what was recorded")
+            });
+            let _ = sys::cuGraphDestroy(graph);
+            made
+        };
+        made.map_err(forget)?;
+        Ok(Box::new(CudaGraph { exec, steps, number, context: self.0.clone() }))
+    }
+
+    fn memory(&self) -> Memory {
+        let (used_bytes, peak_bytes, held_bytes) = self.0.pool.borrow().usage();
+        let (_, total_bytes) = Raw(&self.0).room();
+        Memory { used_bytes, peak_bytes, held_bytes, total_bytes }
+    }
+
+    fn set_profiled(&self, profiled: bool) -> Result<()> {
+        self.sync()?;
+        // SAFETY: a context is current.
+        let result = unsafe { if profiled { sys::cuProfilerStart() } else { sys::cuProfilerStop() } };
+        check(result, "talking to the profiler")
+    }
+
+    fn time_ms(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        self.0.enter()?;
+        let (begin, end) = (new_event(true)?, new_event(true)?);
+        let mut elapsed = 0.0;
+        // SAFETY: the events are live until destroyed here, the stream as long as `self`.
+        unsafe {
+            let timed = check(sys::cuEventRecord(begin, self.0.stream), "timing")
+                .and_then(|()| work())
+                .and_then(|()| check(sys::cuEventRecord(end, self.0.stream), "timing"))
+                .and_then(|()| check(sys::cuEventSynchronize(end), "timing"))
+                .and_then(|()| check(sys::cuEventElapsedTime(&mut elapsed, begin, end), "timing"));
+            let _ = (sys::cuEventDestroy_v2(begin), sys::cuEventDestroy_v2(end));
+            timed?;
+        }
+        Ok(f64::from(elapsed))
+    }
+
+    fn attributes(&self, entry: KernelEntry) -> Result<Option<Attributes>> {
+        self.0.enter()?;
+        attributes(self.0.entries.borrow()[entry.0 as usize].0).map(Some)
+    }
+
+    fn encode_tensor_map(&self, map: &TensorMap) -> Result<[u8; 128]> {
+        use sys::{CUtensorMapDataType as Type, CUtensorMapSwizzle as Swizzle};
+        if self.0.facts.capability < (9, 0) {
+            return Err(Error::Device(format!("{}: has no tensor memory accelerator", self.0.name)));
+        }
+        let dtype = match map.dtype {
+            DType::F64 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT64,
+            DType::F32 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+            DType::Bf16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            DType::F16 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+            DType::U8 => Type::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+            DType::I32 => Type::CU_TENSOR_MAP_DATA_TYPE_INT32,
+        };
+        let swizzle = match map.swizzle_bytes {
+            0 => Swizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+            32 => Swizzle::CU_TENSOR_MAP_SWIZZLE_32B,
+            64 => Swizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+            128 => Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            other => return Err(Error::Device(format!("cuda: a tensor map has no swizzle of {other} bytes"))),
+        };
+        let rank = map.extents.len();
+        if !(1..=5).contains(&rank) || map.strides_bytes.len() + 1 != rank || map.box_extents.len() != rank {
+            return Err(Error::Device(format!("cuda: a tensor map of {rank} extents does not hang together")));
+        }
+        let mut encoded = sys::CUtensorMap { opaque: [0; 16] };
+        let ones = [1u32; 5];
+        // SAFETY: extents, box and element strides have `rank` entries, strides one less; all outlive the call.
+        let result = unsafe {
+            sys::cuTensorMapEncodeTiled(
+                &mut encoded,
+                dtype,
+                rank as u32,
+                map.base.0 as *mut c_void,
+                map.extents.as_ptr(),
+                map.strides_bytes.as_ptr(),
+                map.box_extents.as_ptr(),
+                ones.as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                swizzle,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        };
+        check(result, &format!("encoding a tensor map of extents {:?}", map.extents))?;
+        let mut bytes = [0; 128];
+        bytes.copy_from_slice(bytemuck::cast_slice(&encoded.opaque));
+        Ok(bytes)
+    }
+}
+
+struct CudaGraph {
+    exec: sys::CUgraphExec,
+    steps: usize,
+    number: u64,
+    context: Rc<Context>,
+}
+
+impl Recording for CudaGraph {
+    fn replay(&self) -> Result<()> {
+        self.context.refuse_in_capture("replay another")?;
+        self.context.enter()?;
+        // SAFETY: the graph is live, and its memory is its own until it is dropped.
+        check(unsafe { sys::cuGraphLaunch(self.exec, self.context.stream) }, "replaying a recorded step")
+    }
+
+    fn steps(&self) -> usize {
+        self.steps
+    }
+}
+
+impl Drop for CudaGraph {
+    fn drop(&mut self) {
+        // SAFETY: made in `end_capture`, destroyed once; replays under way go on to their end.
+        let _ = unsafe { sys::cuGraphExecDestroy(self.exec) };
+        self.context.pool.borrow_mut().forget_recording(self.number);
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if self.enter().is_err() {
+            return;
+        }
+        let mut raw = Raw(self);
+        raw.wait();
+        let pool = std::mem::take(&mut *self.pool.borrow_mut());
+        pool.into_addresses().for_each(|address| Raw(self).give_back(address));
+        // SAFETY: all of these are ours, live, and used by nothing any more: tensors and graphs hold this context.
+        unsafe {
+            for module in self.modules.get_mut().drain() {
+                let _ = sys::cuModuleUnload(module.1);
+            }
+            for piece in self.copies.pieces.get_mut().drain(..) {
+                let _ = (sys::cuMemFreeHost(piece.memory.cast()), sys::cuEventDestroy_v2(piece.done));
+            }
+            let _ = (sys::cuEventDestroy_v2(self.copies.main_done), sys::cuEventDestroy_v2(self.copies.copied));
+            let _ = sys::cuStreamDestroy_v2(self.copies.stream);
+            if self.owned {
+                let _ = sys::cuStreamDestroy_v2(self.stream);
+                let _ = sys::cuDevicePrimaryCtxRelease_v2(self.device);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_a_driver_says_so_and_does_not_panic() {
+        match Cuda::open(0) {
+            Ok(cuda) => assert!(!cuda.name().is_empty()),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(error.starts_with("device cuda: "), "{error}");
+                assert!(error.contains("driver") || error.contains("GPU") || error.contains("libcuda"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        for (code, word) in [(34, "stub"), (100, "nvidia-smi"), (221, "ptxjitcompiler"), (222, "R525")] {
+            assert!(sentence(code).contains(word), "{code}");
+        }
+    }
+}
