@@ -9,7 +9,7 @@ use std::{
 use crate::{
     device::{
         Device, Kind,
-        driver::{DeviceBuffer, Pattern},
+        driver::{DeviceBuffer, DevicePtr, Pattern},
         host::{Element, HostBuffer, HostPool},
     },
     dtype::DType,
@@ -184,6 +184,35 @@ impl Tensor {
             [value] => Ok(value),
             _ => Err(Error::shape("item", format!("one element wanted, the tensor is {}", self.shape()))),
         }
+    }
+
+    /// Where the values are in a GPU's memory, for libraries that queue work on the same stream; none on the CPU. Valid as
+    /// long as the tensor lives.
+    pub fn device_address(&self) -> Option<DevicePtr> {
+        match &*self.0.storage {
+            Storage::Host { .. } => None,
+            Storage::Device(memory) => Some(memory.ptr),
+        }
+    }
+
+    /// A tensor with a copy of what is at `from`, made on the device in stream order.
+    ///
+    /// # Safety
+    /// `from` is memory of this very GPU, as large as the shape and type need, written by work that is done or queued on
+    /// the device's stream, and not freed before the copy.
+    pub unsafe fn copy_of_device_memory(
+        from: DevicePtr,
+        shape: impl Into<Shape>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let spec = Spec { shape: shape.into(), dtype };
+        let Kind::Gpu(driver) = device.kind() else {
+            return Err(Error::Usage("device memory can be copied to a tensor of a GPU only".into()));
+        };
+        let buffer = DeviceBuffer::alloc(driver, spec.bytes())?;
+        driver.copy(from, buffer.ptr, spec.bytes())?;
+        Ok(Tensor::from_storage(device, spec, Rc::new(Storage::Device(buffer))))
     }
 
     /// The same values on another device.
