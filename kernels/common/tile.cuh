@@ -34,9 +34,9 @@ __device__ __forceinline__ void copies_wait() {
 
 // Brings `rows` x `cols` of a matrix into a tile of ROWS x COLS; what lies beyond is zero. `whole` says that every row
 // begins on 16 bytes and that `cols` is a whole number of them: then the copy is asynchronous, else element by element.
-template <int ROWS, int COLS, int THREADS, typename T>
+template <int ROWS, int COLS, int THREADS, int PAD = 0, typename T>
 __device__ __forceinline__ void load_tile(T* tile, const T* from, u64 row_stride, int rows, int cols, bool whole) {
-    constexpr int STRIDE = COLS + TILE_PAD<T>;
+    constexpr int STRIDE = COLS + (PAD ? PAD : TILE_PAD<T>);
     if (whole) {
         constexpr int W = WIDTH<T>, PACKS = COLS / W;
 #pragma unroll 1
@@ -53,6 +53,35 @@ __device__ __forceinline__ void load_tile(T* tile, const T* from, u64 row_stride
             tile[row * STRIDE + col] = there ? from[row * row_stride + col] : from_float<T>(0.0f);
         }
     }
+}
+
+// The reverse: what of a tile lies within `rows` x `cols` of a matrix.
+template <int ROWS, int COLS, int THREADS, int PAD = 0, typename T>
+__device__ __forceinline__ void store_tile(T* to, const T* tile, u64 row_stride, int rows, int cols, bool whole) {
+    constexpr int STRIDE = COLS + (PAD ? PAD : TILE_PAD<T>);
+    if (whole) {
+        constexpr int W = WIDTH<T>, PACKS = COLS / W;
+#pragma unroll 1
+        for (int i = int(threadIdx.x); i < ROWS * PACKS; i += THREADS) {
+            const int row = i / PACKS, col = i % PACKS * W;
+            if (row < rows && col < cols) store_pack<T, W>(to + row * row_stride + col, load_pack<T, W>(tile + row * STRIDE + col));
+        }
+    } else {
+#pragma unroll 1
+        for (int i = int(threadIdx.x); i < ROWS * COLS; i += THREADS) {
+            const int row = i / COLS, col = i % COLS;
+            if (row < rows && col < cols) to[row * row_stride + col] = tile[row * STRIDE + col];
+        }
+    }
+}
+
+// The two neighbouring columns a lane holds of a row of accumulators, as one access.
+template <typename T>
+__device__ __forceinline__ void put_pair(T* at, float first, float second) {
+    Pack<T, 2> pack;
+    pack.at[0] = from_float<T>(first);
+    pack.at[1] = from_float<T>(second);
+    store_pack<T, 2>(at, pack);
 }
 
 __device__ __forceinline__ void ldmatrix(u32 (&r)[4], const void* row) {
@@ -126,7 +155,10 @@ struct Product {
         ldmatrix(b.at, tile + (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 8);
         return b;
     }
-    // K x 16 as it lies in the tile.
+    // K x 16 as it lies in the tile, for left operands from tiles or from accumulators.
+    static __device__ __forceinline__ B load_b_cols_of_accumulators(const T* tile, int stride) {
+        return load_b_cols(tile, stride);
+    }
     static __device__ __forceinline__ B load_b_cols(const T* tile, int stride) {
         const int lane = threadIdx.x % 32;
         B b;
@@ -186,15 +218,21 @@ struct Product<f32, EXACT> {
         }
         return b;
     }
-    // Rows 2t and 2t + 1: for left operands from accumulators.
+    // Rows t and t + 4. Meets no bank twice where rows are 8 words apart modulo 32.
     static __device__ __forceinline__ B load_b_cols(const f32* tile, int stride) {
-        const int lane = threadIdx.x % 32;
+        return load_rows(tile + threadIdx.x % 4 * stride, 4 * stride);
+    }
+    // Rows 2t and 2t + 1.
+    static __device__ __forceinline__ B load_b_cols_of_accumulators(const f32* tile, int stride) {
+        return load_rows(tile + threadIdx.x % 4 * 2 * stride, stride);
+    }
+    static __device__ __forceinline__ B load_rows(const f32* row, int to_next) {
         B b;
 #pragma unroll
         for (int block = 0; block < 2; ++block) {
-            const f32* at = tile + lane % 4 * 2 * stride + block * 8 + lane / 4;
+            const f32* at = row + block * 8 + threadIdx.x % 32 / 4;
             split(b.high[block][0], b.low[block][0], at[0]);
-            split(b.high[block][1], b.low[block][1], at[stride]);
+            split(b.high[block][1], b.low[block][1], at[to_next]);
         }
         return b;
     }
@@ -245,7 +283,7 @@ __device__ __forceinline__ void product_of_accumulators(float (&c)[BLOCKS][4], c
         const typename M::A a = M::from_accumulators(left, k);
 #pragma unroll
         for (int n = 0; n < BLOCKS; n += 2) {
-            M::add(c[n], c[n + 1], a, M::load_b_cols(right + k * M::K * STRIDE + n * 8, STRIDE));
+            M::add(c[n], c[n + 1], a, M::load_b_cols_of_accumulators(right + k * M::K * STRIDE + n * 8, STRIDE));
         }
     }
 }

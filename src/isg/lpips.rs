@@ -128,17 +128,13 @@ impl Lpips {
         let mut total: Option<Tensor> = None;
         let features = self.features(x0)?.into_iter().zip(self.features(x1)?);
         for ((a, b), layer) in features.zip(&self.layers) {
-            let difference = unit_length(&a)?.sub(&unit_length(&b)?)?;
-            let weighted = difference.square()?.mul(&layer.linear)?;
-            let [n, h, w, c] = weighted.shape().nhwc().expect("convolutions give images");
-            let mean = weighted.reshape([n, h * w * c])?.sum(&[1])?.scale(1.0 / (h * w) as f64)?;
+            let distance = a.lpips_distance(&b, &layer.linear)?;
             total = Some(match total {
-                Some(total) => total.add(&mean)?,
-                None => mean,
+                Some(total) => total.add(&distance)?,
+                None => distance,
             });
         }
-        let total = total.expect("there are five layers");
-        total.reshape([total.shape().elems()])
+        Ok(total.expect("there are five layers"))
     }
 
     fn features(&self, images: &Tensor) -> Result<Vec<Tensor>> {
@@ -162,13 +158,6 @@ impl Lpips {
         }
         Ok(out)
     }
-}
-
-/// `x / (‖x‖ + 1e-10)` over channels. The tiny addend under the root changes no value; it gives a pixel without any
-/// activation the gradient zero, where the root's own would be 0/0.
-fn unit_length(x: &Tensor) -> Result<Tensor> {
-    let channels = x.shape().rank() - 1;
-    x.div(&x.square()?.sum(&[channels])?.shift(1e-30)?.sqrt()?.shift(1e-10)?)
 }
 
 /// `[k, c, r, s] -> [k, r, s, c]`.

@@ -2,21 +2,27 @@
 //! guides the update of its cube of local features.
 //!
 //! With cube `R` (`[n, g, g, d]`, `g = p/q`) and global vectors `f` (`[n, d]`): `Q = Reshape(f W_qᵀ)`, `K = R W_k`,
-//! `V = R W_v` (eq. 3), `A = sigmoid(Q ∘ K)` (eq. 4), `R' = (A ∘ V) W_r` (eq. 5). The gate `A ∘ V` is one fused op, and so
-//! is its gradient; the products are the library's.
+//! `V = R W_v` (eq. 3), `A = sigmoid(Q ∘ K)` (eq. 4), `R' = (A ∘ V) W_r` (eq. 5). Both projections and the gate `A ∘ V` are
+//! one op, whose keys and values exist only inside it: its gradient projects again rather than keep two more tensors as
+//! large as the cube.
 
 use rayon::prelude::*;
 
 use super::matmul::same_float;
 use crate::{
     device::{
+        Precision,
+        driver::DevicePtr,
         host::Real,
+        kernel::{FLOATS, Kernel, blocks},
         math::sigmoid,
+        product::{Matrix, MatrixMut, Threads, product},
         vector::{par_rows, rows_a_task, sum2, vectorised},
     },
+    dtype::DType,
     error::{Error, Result},
-    float_dispatch,
-    op::{Case, HostArgs, Op, OpSpec, Order, apply_n, apply1, normal},
+    float_dispatch, kernel_params,
+    op::{Case, DeviceArgs, DeviceView, HostArgs, Op, OpSpec, Order, apply_n, apply1, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -33,14 +39,14 @@ impl Tensor {
         w_v: &Tensor,
         w_r: &Tensor,
     ) -> Result<Tensor> {
-        let [q, k] = scores(self, f, w_q, w_k)?;
-        let v = self.matmul(w_v, false, false)?;
-        apply1(Gate, &[&q, &k, &v])?.matmul(w_r, false, false)
+        cube(self)?;
+        let q = f.linear(w_q, None)?;
+        apply1(Gate, &[&q, self, w_k, w_v])?.matmul(w_r, false, false)
     }
 
     /// The score map `A` of equation 4, `[n, g, g, d]`: how much of each local feature the global vector lets through.
     pub fn local_score_map(&self, f: &Tensor, w_q: &Tensor, w_k: &Tensor) -> Result<Tensor> {
-        let [q, k] = scores(self, f, w_q, w_k)?;
+        let (q, k) = (f.linear(w_q, None)?, self.matmul(w_k, false, false)?);
         let [n, g, h, _] = cube(self)?;
         q.reshape([n, g, h, 1])?.mul(&k)?.sigmoid()
     }
@@ -52,12 +58,7 @@ pub(super) fn cube(r: &Tensor) -> Result<[usize; 4]> {
     r.shape().nhwc().ok_or_else(wrong)
 }
 
-/// `Q`, a number a position, and `K`.
-fn scores(r: &Tensor, f: &Tensor, w_q: &Tensor, w_k: &Tensor) -> Result<[Tensor; 2]> {
-    Ok([f.linear(w_q, None)?, r.matmul(w_k, false, false)?])
-}
-
-/// `y = sigmoid(q · k) ∘ v`; q has one number a row of k and v.
+/// `y = sigmoid(q ∘ (r w_k)) ∘ (r w_v)`; q has one number a row of r.
 struct Gate;
 
 impl Op for Gate {
@@ -67,17 +68,20 @@ impl Op for Gate {
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
         same_float("local_gate", x)?;
-        let (q, k, v) = (x[0].shape, x[1].shape, x[2].shape);
-        if k != v || q.elems() != k.rows() || k.rank() == 0 || k.last() == 0 {
-            return Err(Error::shape("local_gate", format!("queries {q}, keys {k}, values {v}")));
+        let [q, r, w_k, w_v] = [0, 1, 2, 3].map(|i| x[i].shape);
+        let d = r.last();
+        if r.rank() == 0 || d == 0 || q.elems() != r.rows() || [w_k, w_v].iter().any(|w| **w != [d, d]) {
+            let message = format!("queries {q}, features {r}, keys by {w_k}, values by {w_v}");
+            return Err(Error::shape("local_gate", message));
         }
-        Ok(vec![x[2]])
+        Ok(vec![x[1]])
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         let cols = args.x_shape(1).last();
         float_dispatch!(args, T => {
-            let (q, k, v) = (args.x::<T>(0), args.x::<T>(1), args.x::<T>(2));
+            let q = args.x::<T>(0);
+            let [k, v] = project::<T>([args.x(1), args.x(2), args.x(3)], cols);
             par_rows(args.y::<T>(0), cols, |task, y| vectorised(#[inline(always)] || {
                 for (row, y) in y.chunks_exact_mut(cols).enumerate() {
                     let row = task * rows_a_task(cols) + row;
@@ -91,9 +95,20 @@ impl Op for Gate {
         Ok(())
     }
 
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let [q, r, w_k, w_v] = [args.x[0], args.x[1], args.x[2], args.x[3]];
+        let params = GateParams { y: args.y[0].ptr, ..gate_params(&q, &r, &w_k, &w_v) };
+        args.launch(&passes(args, r.dtype())[0], r.dtype(), tiles(&params), 0, &params)
+    }
+
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
-        let [dq, dk, dv] = apply_n(GateGrad, &[v.upstream()?, v.x(0), v.x(1), v.x(2)])?;
-        Ok(vec![Some(dq), Some(dk), Some(dv)])
+        let (r, w_k, w_v) = (v.x(1), v.x(2), v.x(3));
+        let [dq, dk, dv] = apply_n(GateGrad, &[v.upstream()?, v.x(0), r, w_k, w_v])?;
+        let dr = v.when(1, || dk.matmul(w_k, false, true)?.add(&dv.matmul(w_v, false, true)?))?;
+        let rows = r.as_rows()?;
+        let dw_k = v.when(2, || rows.matmul(&dk.as_rows()?, true, false))?;
+        let dw_v = v.when(3, || rows.matmul(&dv.as_rows()?, true, false))?;
+        Ok(vec![Some(dq), dr, dw_k, dw_v])
     }
 
     fn keep(&self) -> Keep {
@@ -101,7 +116,17 @@ impl Op for Gate {
     }
 }
 
-/// Inputs dy, q, k, v; outputs dq, dk, dv.
+/// Keys and values of the rows of r.
+fn project<T: Real>([r, w_k, w_v]: [&[T]; 3], cols: usize) -> [Vec<T>; 2] {
+    [w_k, w_v].map(|w| {
+        let mut y = vec![T::zero(); r.len()];
+        let (rows, out) = (r.len() / cols, MatrixMut { data: &mut y, row: cols });
+        product([rows, cols, cols], Matrix::rows(r, cols), Matrix::rows(w, cols), out, false, Threads::All);
+        y
+    })
+}
+
+/// Inputs dy, q, r, w_k, w_v; outputs dq and the gradients of the keys and of the values.
 struct GateGrad;
 
 impl Op for GateGrad {
@@ -110,7 +135,7 @@ impl Op for GateGrad {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
-        Ok(x[1..].to_vec())
+        Ok(vec![x[1], x[2], x[2]])
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
@@ -118,10 +143,22 @@ impl Op for GateGrad {
         float_dispatch!(args, T => gate_gradients::<T>(args, cols));
         Ok(())
     }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let [dy, q, r, w_k, w_v] = [0, 1, 2, 3, 4].map(|i| args.x[i]);
+        let [dq, dk, dv] = [0, 1, 2].map(|i| args.y[i].ptr);
+        let params = gate_params(&q, &r, &w_k, &w_v);
+        let parts = args.scratch((params.rows as usize * params.tiles as usize * 4).max(4))?;
+        let params = GateParams { dy: dy.ptr, dk, dv, parts: parts.ptr, ..params };
+        args.launch(&passes(args, r.dtype())[1], r.dtype(), tiles(&params), 0, &params)?;
+        let sum = SumParams { parts: parts.ptr, dq, rows: params.rows, tiles: params.tiles.into() };
+        args.launch(&SUM_Q, r.dtype(), blocks(q.elems(), SUM_THREADS as usize), 0, &sum)
+    }
 }
 
 fn gate_gradients<T: Real>(args: &mut HostArgs, cols: usize) {
-    let (dy, q, k, v) = (args.x::<T>(0), args.x::<T>(1), args.x::<T>(2), args.x::<T>(3));
+    let (dy, q) = (args.x::<T>(0), args.x::<T>(1));
+    let [k, v] = project::<T>([args.x(2), args.x(3), args.x(4)], cols);
     let [dq, dk, dv] = args.ys::<T, 3>();
     let block = rows_a_task(cols);
     let outputs = dq.par_chunks_mut(block).zip(dk.par_chunks_mut(block * cols).zip(dv.par_chunks_mut(block * cols)));
@@ -149,16 +186,83 @@ fn gate_gradients<T: Real>(args: &mut HostArgs, cols: usize) {
     });
 }
 
+kernel_params! {
+    struct GateParams {
+        q: DevicePtr,
+        r: DevicePtr,
+        w_k: DevicePtr,
+        w_v: DevicePtr,
+        y: DevicePtr,
+        dy: DevicePtr,
+        dk: DevicePtr,
+        dv: DevicePtr,
+        parts: DevicePtr,
+        rows: u64,
+        d: u32,
+        whole: u32,
+        tiles: u32,
+        unused: u32,
+    }
+
+    struct SumParams { parts: DevicePtr, dq: DevicePtr, rows: u64, tiles: u64 }
+}
+
+const THREADS: u32 = 128;
+const SUM_THREADS: u32 = 256;
+/// Rows and columns of a block.
+const TILE: usize = 64;
+
+const fn kernel(name: &'static str, types: &'static [DType]) -> Kernel<GateParams> {
+    Kernel::new("local_feature_updater", name, THREADS, types)
+}
+
+/// Forward and gradient.
+const EXACT: [Kernel<GateParams>; 2] = [kernel("fwd", FLOATS), kernel("bwd", FLOATS)];
+const TF32: [Kernel<GateParams>; 2] = [kernel("fwd_tf32", &[DType::F32]), kernel("bwd_tf32", &[DType::F32])];
+const SUM_Q: Kernel<SumParams> = Kernel::new("local_feature_updater", "sum_q", SUM_THREADS, FLOATS);
+
+fn passes(args: &DeviceArgs, dtype: DType) -> &'static [Kernel<GateParams>; 2] {
+    if dtype == DType::F32 && args.precision == Precision::Tf32 { &TF32 } else { &EXACT }
+}
+
+/// All that forward and gradient share.
+fn gate_params(q: &DeviceView, r: &DeviceView, w_k: &DeviceView, w_v: &DeviceView) -> GateParams {
+    let d = r.shape().last();
+    let null = DevicePtr::NULL;
+    GateParams {
+        q: q.ptr,
+        r: r.ptr,
+        w_k: w_k.ptr,
+        w_v: w_v.ptr,
+        y: null,
+        dy: null,
+        dk: null,
+        dv: null,
+        parts: null,
+        rows: r.shape().rows() as u64,
+        d: u32::try_from(d).unwrap_or(u32::MAX),
+        whole: (d * r.dtype().bytes()).is_multiple_of(16).into(),
+        tiles: blocks(d, TILE),
+        unused: 0,
+    }
+}
+
+/// One block for each tile of rows and columns.
+fn tiles(params: &GateParams) -> u32 {
+    let tiles = params.rows.div_ceil(TILE as u64) * u64::from(params.tiles);
+    u32::try_from(tiles).unwrap_or(u32::MAX)
+}
+
 pub const SPEC: OpSpec = OpSpec {
     name: "local_feature_updater",
     order: Order::Once,
-    kernels: &[],
+    kernels: &[EXACT[0].info(), EXACT[1].info(), TF32[0].info(), TF32[1].info(), SUM_Q.info()],
     cases: || {
         let case = |name, n: usize, g: usize, d: usize| {
             let square = || normal([d, d]);
             let inputs = [normal([n, g, g, d]), normal([n, d]), normal([g * g, d]), square(), square(), square()];
             Case::new(name, inputs, |x| Ok(vec![x[0].local_feature_updater(&x[1], &x[2], &x[3], &x[4], &x[5])?]))
         };
-        vec![case("grid", 2, 4, 5), case("one_position", 3, 1, 18)]
+        vec![case("grid", 2, 4, 5), case("one_position", 3, 1, 18), case("past_a_tile", 5, 4, 66)]
     },
 };

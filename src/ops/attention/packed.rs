@@ -8,6 +8,7 @@ use crate::{
     error::{Error, Result},
     float_dispatch,
     op::{Case, DeviceArgs, HostArgs, Op, apply_n, apply1, normal},
+    ops::segment_mean::runs,
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -43,15 +44,6 @@ fn extents(op: &'static str, qkv: Spec, offsets: Spec, heads: usize) -> Result<[
     Ok([rows, three / 3])
 }
 
-/// First row and length of each sequence.
-fn sequences(offsets: &[i32], rows: usize) -> Result<Vec<[usize; 2]>> {
-    let ascending = offsets.is_sorted() && offsets.first() == Some(&0);
-    if !ascending || offsets.last().map(|&last| last as usize) != Some(rows) {
-        return Err(Error::shape("packed_attention", format!("offsets {offsets:?} for {rows} rows")));
-    }
-    Ok(offsets.windows(2).map(|pair| [pair[0] as usize, (pair[1] - pair[0]) as usize]).collect())
-}
-
 /// `part` of every head, row by row: `[length, parts · heads · d] -> [heads, length, d]`.
 fn gather<T: Real>(packed: &[T], part: usize, heads: usize, d: usize, row: usize) -> Vec<T> {
     let rows = move |head: usize| packed.chunks_exact(row).flat_map(move |r| &r[(part * heads + head) * d..][..d]);
@@ -82,7 +74,7 @@ impl Op for PackedAttention {
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         let (rows, width, heads) = (args.x_shape(0).rows(), args.x_shape(0).last() / 3, self.heads);
         let d = width / heads;
-        let sequences = sequences(args.x::<i32>(1), rows)?;
+        let sequences = runs(self.name(), args.x::<i32>(1), rows)?;
         float_dispatch!(args, T => {
             let qkv = args.x::<T>(0);
             let [y, lse] = args.ys::<T, 2>();
@@ -136,7 +128,7 @@ impl Op for PackedAttentionGrad {
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         let (rows, width, heads) = (args.x_shape(1).rows(), args.x_shape(1).last() / 3, self.heads);
         let d = width / heads;
-        let sequences = sequences(args.x::<i32>(2), rows)?;
+        let sequences = runs(self.name(), args.x::<i32>(2), rows)?;
         float_dispatch!(args, T => {
             let (dy, qkv) = (args.x::<T>(0), args.x::<T>(1));
             let dqkv = args.y::<T>(0);
