@@ -6,6 +6,7 @@ mod isg;
 mod ops;
 mod optim;
 mod report;
+mod selectors;
 mod shannon;
 mod shapes;
 mod slide;

@@ -1,32 +1,43 @@
-//! `isg score`: bits of texture in every patch of slides or images, and which patches are kept.
+//! `isg score`: how much texture every patch of slides or images has, and which patches are kept.
 
-use std::{io::Write, path::PathBuf};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use serde_json::json;
 
 use super::{Context, Outcome};
 use crate::{
+    device::Device,
     error::{Error, Result},
     io::atomic,
     select::{
-        Codec, ScoreOptions, Threshold, jpeg,
-        score::{DEFAULT_PATCH_PX, SlideScores, mark_group, score_slide},
+        PatchScore, ScoreOptions, Scorer, Selector, Threshold, dexined, jpeg,
+        otsu::OtsuOver,
+        score::{DEFAULT_PATCH_PX, PatchGrid, SlideScores, mark_group, score_slide_with},
         score_map,
+        selector::Settings,
     },
     slide::Slide,
 };
 
 #[derive(clap::Args)]
 #[command(
-    about = "Bits of texture in every patch, and which patches are kept",
-    long_about = "Scores patches by the length of their compressed form (Shannon selection) and marks those kept.\n\n\
+    about = "Texture of every patch, and which patches are kept",
+    long_about = "Scores patches by the length of their compressed form (Shannon selection), or by another selector, and marks \
+        those kept.\n\n\
         Patches are whole squares from the top left corner, without overlap; an image smaller than a patch is one patch, \
-        scored at its real size. Prints CSV: slide,x,y,patch_px,bits,bits_per_px,kept. A file that cannot be read is \
-        reported and the others are scored; the exit status is then 3.",
+        scored at its real size. Prints CSV: slide,x,y,patch_px,bits,bits_per_px,kept; for selectors other than shannon \
+        slide,x,y,patch_px,score,kept. A file that cannot be read is reported and the others are scored; the exit status is then 3.",
     after_help = "Examples:\n  isg score slide.svs --out scores.csv\n  isg score slide.svs --map scores.png --top 200\n  \
-        isg score tiles/*.png --patch-px 512 --sigma 0 --over cohort\n  isg score slide.svs --codec jpeg --bits 1.6e6"
+        isg score tiles/*.png --patch-px 512 --sigma 0 --over cohort\n  isg score slide.svs --codec jpeg --bits 1.6e6\n  \
+        isg score slide.svs --selector otsu --min 0.5\n  isg score tile.png --selector canny --response edges.png\n\n\
+        Selectors, and what their scores are: shannon, bits per pixel; otsu, share of tissue; gradient, grey levels per \
+        pixel; canny, share of edge pixels; dog and log, energy of the difference and the Laplacian of Gaussian in squared grey \
+        levels; dexined, mean edge probability of that network."
 )]
-#[command(group(clap::ArgGroup::new("threshold").args(["sigma", "bits", "bpp", "top"])))]
+#[command(group(clap::ArgGroup::new("threshold").args(["sigma", "bits", "bpp", "min", "top"])))]
 pub struct Args {
     /// Slides, or PNG and JPEG images.
     #[arg(required = true, value_name = "FILE")]
@@ -34,22 +45,30 @@ pub struct Args {
     /// Side of a patch in pixels of the level.
     #[arg(long, value_name = "PX", default_value_t = DEFAULT_PATCH_PX)]
     patch_px: usize,
+    /// What patches are scored by: shannon, otsu, gradient, canny, dog, log or dexined.
+    #[arg(long, value_name = "NAME", default_value = "shannon")]
+    selector: String,
     /// What bits are counted with: lz, order0 or jpeg.
     #[arg(long, value_name = "CODEC", default_value = "lz")]
     codec: String,
     /// Quality of `--codec jpeg`, 1 to 100.
     #[arg(long, value_name = "Q", default_value_t = jpeg::DEFAULT_QUALITY)]
     quality: u8,
-    /// Keep patches of at least the mean plus K standard deviations of bits per pixel [default: 1].
+    #[command(flatten)]
+    parameters: Parameters,
+    /// Keep patches of at least the mean plus K standard deviations of the score [default: 1; for otsu --min 0.5].
     #[arg(long, value_name = "K", allow_negative_numbers = true)]
     sigma: Option<f64>,
-    /// Keep patches of at least so many bits.
+    /// Keep patches of at least so many bits; shannon.
     #[arg(long, value_name = "B")]
     bits: Option<f64>,
-    /// Keep patches of at least so many bits per pixel.
+    /// Keep patches of at least so many bits per pixel; shannon.
     #[arg(long, value_name = "B")]
     bpp: Option<f64>,
-    /// Keep the N patches with the most bits per pixel.
+    /// Keep patches of at least this score.
+    #[arg(long, value_name = "SCORE")]
+    min: Option<f64>,
+    /// Keep the N patches with the highest scores.
     #[arg(long, value_name = "N")]
     top: Option<usize>,
     /// What `--sigma` and `--top` look at together: the patches of each slide, or of all files as one cohort.
@@ -68,9 +87,40 @@ pub struct Args {
     /// Write the thumbnail with the scores over it; for one slide.
     #[arg(long, value_name = "FILE.png")]
     map: Option<PathBuf>,
+    /// Write what the selector sees in the first patch of one file: PNG, 255 where it finds most, or the numbers as NumPy's .npy.
+    #[arg(long, value_name = "FILE.png|FILE.npy")]
+    response: Option<PathBuf>,
     /// Print JSON instead of CSV.
     #[arg(long)]
     json: bool,
+}
+
+/// Parameters of the selectors.
+#[derive(clap::Args)]
+struct Parameters {
+    /// What otsu takes its threshold from.
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = OtsuOver::Slide)]
+    otsu_over: OtsuOver,
+    /// canny: edges touch a pixel stronger than the higher of the two thresholds and are stronger than the lower one.
+    #[arg(long, value_name = "T", default_value_t = 100.0)]
+    canny_low: f64,
+    #[arg(long, value_name = "T", default_value_t = 200.0)]
+    canny_high: f64,
+    /// canny: side of the Sobel kernels, 3, 5 or 7.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    canny_aperture: usize,
+    /// canny: strength is the gradient's length instead of |dx| + |dy|.
+    #[arg(long)]
+    canny_l2: bool,
+    /// dog, log: standard deviation of the (narrower) Gaussian [default: 1 for dog, 2 for log].
+    #[arg(long, value_name = "PX")]
+    blur: Option<f64>,
+    /// dexined: the network's weights, .pth or .safetensors.
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// dexined: patches are made no larger than this before the network sees them.
+    #[arg(long, value_name = "PX", default_value_t = dexined::DEFAULT_LONGEST_PX)]
+    network_px: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -80,21 +130,41 @@ enum Group {
 }
 
 impl Args {
+    fn selector(&self) -> Result<Selector> {
+        let given = &self.parameters;
+        let mut settings = Settings { codec: self.codec.clone(), jpeg_quality: self.quality, ..Settings::default() };
+        settings.otsu.over = given.otsu_over;
+        settings.canny.low = given.canny_low;
+        settings.canny.high = given.canny_high;
+        settings.canny.aperture = given.canny_aperture;
+        settings.canny.l2 = given.canny_l2;
+        settings.dog.sigma_px = given.blur.unwrap_or(settings.dog.sigma_px);
+        settings.log.sigma_px = given.blur.unwrap_or(settings.log.sigma_px);
+        settings.dexined.weights = given.weights.clone().unwrap_or_default();
+        settings.dexined.longest_px = given.network_px;
+        if self.selector == "dexined" && given.weights.is_none() {
+            let Err(Error::Usage(message)) = Selector::named("dexined", &settings) else {
+                unreachable!("no file named")
+            };
+            return Err(Error::Usage(format!("{message} with --weights")));
+        }
+        Selector::named(&self.selector, &settings)
+    }
+
     fn options(&self) -> Result<ScoreOptions> {
-        let threshold = match (self.sigma, self.bits, self.bpp, self.top) {
+        let selector = self.selector()?;
+        if self.bpp.is_some() && selector.name() != "shannon" {
+            return Err(Error::Usage(format!("{} counts no bits; give --min instead of --bpp", selector.name())));
+        }
+        let threshold = match (self.sigma, self.bits, self.bpp.or(self.min), self.top) {
             (_, Some(bits), _, _) => Threshold::Bits(bits),
-            (_, _, Some(bits), _) => Threshold::BitsPerPx(bits),
+            (_, _, Some(least), _) => Threshold::Min(least),
             (_, _, _, Some(n)) => Threshold::Top(n),
             (Some(deviations), ..) => Threshold::Sigma(deviations),
-            _ => Threshold::default(),
+            _ => selector.default_threshold(),
         };
-        let options = ScoreOptions {
-            patch_px: self.patch_px,
-            codec: Codec::named(&self.codec, self.quality)?,
-            level: self.level,
-            threshold,
-            prefilter: self.prefilter,
-        };
+        let options =
+            ScoreOptions { patch_px: self.patch_px, selector, level: self.level, threshold, prefilter: self.prefilter };
         options.check()?;
         Ok(options)
     }
@@ -105,16 +175,28 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
     if args.map.is_some() && args.files.len() > 1 {
         return Err(Error::Usage("--map draws one slide; give one file, or leave it out".to_string()));
     }
+    if args.response.is_some() && args.files.len() > 1 {
+        return Err(Error::Usage("--response is of one file; give one, or leave it out".to_string()));
+    }
+    // Only a network computes on a device yet; the other selectors are the processor's.
+    let device = match options.selector {
+        Selector::Dexined(_) => context.device()?,
+        _ => Device::cpu(),
+    };
+    let scorer = Scorer::new(&options.selector, &device)?;
     let (mut scored, mut failed) = (Vec::new(), Vec::new());
     for file in &args.files {
         let scores = Slide::open(file).and_then(|slide| {
-            let scores = score_slide(&slide, &options, &context.progress)?;
+            let scores = score_slide_with(&slide, &options, &scorer, &context.progress)?;
             Ok((slide, scores))
         });
         match scores {
             Ok((slide, scores)) => {
                 if let Some(path) = &args.map {
                     score_map::draw(&slide, options.level, options.patch_px, &scores.patches)?.write_png(path)?;
+                }
+                if let (Some(path), Some(first)) = (&args.response, scores.patches.first()) {
+                    write_response(path, &slide, first, &options, &scorer, scores.tissue_threshold)?;
                 }
                 scored.push((file, scores));
             }
@@ -131,7 +213,7 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
     }
     let rows: Vec<(String, &SlideScores)> = files.iter().map(|f| f.display().to_string()).zip(&slides).collect();
 
-    let csv = csv(&rows, options.patch_px)?;
+    let csv = csv(&rows, &options)?;
     match &args.out {
         _ if rows.is_empty() => {}
         Some(path) => atomic::write_bytes(path, &csv)?,
@@ -172,40 +254,75 @@ fn print(bytes: &[u8]) -> Result<()> {
     }
 }
 
-fn csv(rows: &[(String, &SlideScores)], patch_px: usize) -> Result<Vec<u8>> {
+fn csv(rows: &[(String, &SlideScores)], options: &ScoreOptions) -> Result<Vec<u8>> {
     let broken = |e: csv::Error| Error::Usage(format!("the scores cannot be written as CSV: {e}"));
     let mut table = csv::Writer::from_writer(Vec::new());
-    table.write_record(["slide", "x", "y", "patch_px", "bits", "bits_per_px", "kept"]).map_err(broken)?;
+    let counts_bits = matches!(options.selector, Selector::Shannon(_));
+    let score: &[&str] = if counts_bits { &["bits", "bits_per_px"] } else { &["score"] };
+    let header = ["slide", "x", "y", "patch_px"].iter().chain(score).chain(&["kept"]);
+    table.write_record(header).map_err(broken)?;
     for (name, scores) in rows {
         for patch in &scores.patches {
-            let numbers = [patch.x, patch.y, patch_px as u64, patch.bits].map(|n| n.to_string());
-            let last = [format!("{:.6}", patch.bits_per_px), u8::from(patch.kept).to_string()];
-            let record = std::iter::once(name.as_str()).chain(numbers.iter().chain(&last).map(String::as_str));
-            table.write_record(record).map_err(broken)?;
+            let place = [patch.x, patch.y, options.patch_px as u64].map(|n| n.to_string());
+            let score = match patch.bits {
+                Some(bits) => vec![bits.to_string(), format!("{:.6}", patch.score)],
+                None => vec![format!("{:.9}", patch.score)],
+            };
+            let kept = u8::from(patch.kept).to_string();
+            let numbers = place.iter().chain(&score).chain(std::iter::once(&kept)).map(String::as_str);
+            table.write_record(std::iter::once(name.as_str()).chain(numbers)).map_err(broken)?;
         }
     }
     table.into_inner().map_err(|e| Error::Usage(format!("the scores cannot be written as CSV: {e}")))
 }
 
 fn json_of(rows: &[(String, &SlideScores)], options: &ScoreOptions) -> serde_json::Value {
-    use crate::select::Selector;
+    let patch = |p: &PatchScore| match p.bits {
+        Some(bits) => json!({"x": p.x, "y": p.y, "bits": bits, "bits_per_px": p.score, "kept": p.kept}),
+        None => json!({"x": p.x, "y": p.y, "score": p.score, "kept": p.kept}),
+    };
     let slides: Vec<_> = rows
         .iter()
         .map(|(name, scores)| {
-            let patches: Vec<_> = scores
-                .patches
-                .iter()
-                .map(|p| json!({"x": p.x, "y": p.y, "bits": p.bits, "bits_per_px": p.bits_per_px, "kept": p.kept}))
-                .collect();
+            let patches: Vec<_> = scores.patches.iter().map(patch).collect();
             let kept = scores.patches.iter().filter(|p| p.kept).count();
-            json!({"slide": name, "kept": kept, "left_out": scores.left_out_bits_per_px.len(), "patches": patches})
+            let left_out = scores.left_out_bits_per_px.len();
+            let mut slide = json!({"slide": name, "kept": kept, "left_out": left_out, "patches": patches});
+            if let Some(threshold) = scores.tissue_threshold {
+                slide["tissue_threshold"] = threshold.into();
+            }
+            slide
         })
         .collect();
-    json!({
-        "codec": options.codec.name(),
+    let mut all = json!({
+        "selector": options.selector.name(),
+        "score": options.selector.unit(),
         "threshold": options.threshold.to_string(),
         "patch_px": options.patch_px,
         "level": options.level,
         "slides": slides,
-    })
+    });
+    if let Selector::Shannon(codec) = options.selector {
+        all["codec"] = codec.name().into();
+    }
+    all
+}
+
+/// What the selector sees in one patch, as a picture or as numbers.
+fn write_response(
+    path: &Path,
+    slide: &Slide,
+    patch: &PatchScore,
+    options: &ScoreOptions,
+    scorer: &Scorer,
+    tissue: Option<u8>,
+) -> Result<()> {
+    let level = &slide.levels()[options.level];
+    let grid = PatchGrid::new(level.width_px, level.height_px, options.patch_px);
+    let image = slide.read_region(options.level, patch.x as i64, patch.y as i64, grid.width_px, grid.height_px)?;
+    let response = scorer.response(&image, tissue)?;
+    if path.extension().is_some_and(|e| e == "npy") {
+        return atomic::write_bytes(path, &response.to_npy());
+    }
+    response.picture(response.largest()).write_png(path)
 }

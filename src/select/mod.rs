@@ -1,32 +1,41 @@
 //! Patch selectors (paper 3.1): which patches of a slide carry texture.
 //!
 //! A [`Selector`] gives one image one number, higher for more texture. The paper's choice, and the default, is the length of
-//! a compressed form of the patch ([`Codec`], see [`shannon`]); [`threshold`] turns numbers into a choice, [`score`]
-//! does it for all patches of a slide.
+//! a compressed form of the patch ([`Codec`], see [`shannon`]); the others are those it is compared with (paper 4.2). [`threshold`]
+//! turns numbers into a choice, [`score`] does it for all patches of a slide.
+//!
+//! | selector | score | semantics after | agreement, `tools/peers/selectors.py` |
+//! |---|---|---|---|
+//! | [`shannon`] | bits per pixel of a compressed form | | |
+//! | [`otsu`] | share of tissue | scikit-image `threshold_otsu` | thresholds equal |
+//! | [`gradient`] | mean Sobel gradient | scikit-image `sobel` | AGREEMENT_GRADIENT |
+//! | [`canny`] | share of edge pixels | OpenCV `Canny` | maps equal, L1 and L2, apertures 3, 5, 7 |
+//! | [`dog`](gaussian) | energy of the difference of Gaussians | scipy `gaussian_filter` | AGREEMENT_DOG |
+//! | [`log`](gaussian) | energy of the Laplacian of Gaussian | scipy `gaussian_laplace` | AGREEMENT_LOG |
+//! | [`dexined`] | mean edge probability | the authors' PyTorch model | AGREEMENT_DEXINED |
 
+pub mod canny;
+pub mod dexined;
+pub mod gaussian;
+pub mod gradient;
+pub mod grey;
 pub mod jpeg;
 pub mod order0;
+pub mod otsu;
 pub mod score;
 pub mod score_map;
+pub mod selector;
 pub mod shannon;
 pub mod threshold;
 
 pub use score::{PatchScore, ScoreOptions, SlideScores, score_slide};
+pub use selector::{Scorer, Selector};
 pub use threshold::Threshold;
 
 use crate::{
     error::{Error, Result},
     image::RgbImage,
 };
-
-/// Gives an image one number: how much texture it has.
-pub trait Selector: Send + Sync {
-    /// As the command line and tables call it.
-    fn name(&self) -> &'static str;
-
-    /// Higher for more texture; finite. Images of different sizes need not be comparable.
-    fn score(&self, image: &RgbImage) -> f64;
-}
 
 /// What the bits of a patch are counted with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -63,18 +72,12 @@ impl Codec {
             Codec::Jpeg { quality } => jpeg::bits(image, quality),
         }
     }
-}
 
-impl Selector for Codec {
-    fn name(&self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Codec::Lz => "lz",
             Codec::Order0 => "order0",
             Codec::Jpeg { .. } => "jpeg",
         }
-    }
-
-    fn score(&self, image: &RgbImage) -> f64 {
-        self.bits(image) as f64
     }
 }

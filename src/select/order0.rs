@@ -40,6 +40,29 @@ pub fn bits(image: &RgbImage) -> u64 {
     total.div_ceil(1 << 16)
 }
 
+/// What each pixel costs under the statistics of its chunk, in bits, summed over channels: where the score comes from.
+pub fn costs(image: &RgbImage) -> Vec<f32> {
+    let mut costs = vec![0.0; image.width_px * image.height_px];
+    if costs.is_empty() {
+        return costs;
+    }
+    let grid = ChunkGrid::new(image.width_px, image.height_px);
+    let mut residuals = vec![0; CHUNK_BYTES];
+    for index in 0..grid.len() {
+        let area = grid.area(index);
+        let residuals = &mut residuals[..area.bytes()];
+        predict::residuals(image, area, residuals);
+        let pixels = (area.bytes() / 3) as f32;
+        let cost =
+            channel_counts(residuals).map(|counts| counts.map(|count| (pixels / f32::from(count.max(1))).log2()));
+        for (i, residuals) in residuals.chunks_exact(3).enumerate() {
+            let (x, y) = (area.x_px + i % area.width_px, area.y_px + i / area.width_px);
+            costs[y * image.width_px + x] = (0..3).map(|c| cost[c][usize::from(residuals[c])]).sum();
+        }
+    }
+    costs
+}
+
 /// Histograms of the three channels. Two are kept per channel, for even and odd pixels, so that equal neighbours do not
 /// wait for each other.
 fn channel_counts(residuals: &[u8]) -> [[u16; 256]; 3] {
@@ -59,6 +82,15 @@ fn channel_counts(residuals: &[u8]) -> [[u16; 256]; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn costs_add_up_to_the_score() {
+        let mut image = RgbImage::filled(200, 150, [200, 90, 160]);
+        (0..30_000).for_each(|i| image.pixels[3 * i + i % 3] = ((i * 2654435761) >> 7) as u8 & 63);
+        let total: f64 = costs(&image).iter().map(|&bits| f64::from(bits)).sum();
+        assert!((total / bits(&image) as f64 - 1.0).abs() < 1e-3, "{total} {}", bits(&image));
+        assert!(costs(&RgbImage::filled(0, 3, [0; 3])).is_empty());
+    }
 
     #[test]
     fn known_entropies() {

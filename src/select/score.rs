@@ -18,9 +18,11 @@ use rayon::prelude::*;
 
 use super::{
     Codec,
-    threshold::{Threshold, least_bits_per_px},
+    selector::{Scorer, Selector, Work},
+    threshold::{Threshold, least_score},
 };
 use crate::{
+    device::Device,
     error::{Error, Result},
     image::RgbImage,
     progress::Progress,
@@ -37,16 +39,18 @@ const MAX_PATCH_PX: usize = 16384;
 pub struct PatchScore {
     pub x: u64,
     pub y: u64,
-    pub bits: u64,
-    pub bits_per_px: f64,
+    /// What Shannon selection counts; other selectors count none.
+    pub bits: Option<u64>,
+    /// What patches are compared by: bits per pixel for Shannon selection.
+    pub score: f64,
     pub kept: bool,
 }
 
 /// How a slide is scored.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct ScoreOptions {
     pub patch_px: usize,
-    pub codec: Codec,
+    pub selector: Selector,
     pub level: usize,
     pub threshold: Threshold,
     /// Share of the patches, 0 to 1, that are decoded at all, by the compressed size of their tiles.
@@ -57,7 +61,7 @@ impl Default for ScoreOptions {
     fn default() -> ScoreOptions {
         ScoreOptions {
             patch_px: DEFAULT_PATCH_PX,
-            codec: Codec::default(),
+            selector: Selector::default(),
             level: 0,
             threshold: Threshold::default(),
             prefilter: None,
@@ -78,7 +82,14 @@ impl ScoreOptions {
         if self.prefilter.is_some_and(|share| !(share > 0.0 && share <= 1.0)) {
             return Err(Error::Usage("the pre-filter's share must be above 0 and at most 1".to_string()));
         }
-        self.threshold.check().map(|_| ())
+        if self.prefilter.is_some() && !matches!(self.selector, Selector::Shannon(_)) {
+            let name = self.selector.name();
+            return Err(Error::Usage(format!(
+                "the pre-filter goes by compressed bytes, which say nothing of {name}; leave it out, or select by shannon"
+            )));
+        }
+        self.selector.check()?;
+        self.selector.accepts(self.threshold).map(drop)
     }
 }
 
@@ -89,6 +100,8 @@ pub struct SlideScores {
     pub patches: Vec<PatchScore>,
     /// Estimates for the patches that the pre-filter left out.
     pub left_out_bits_per_px: Vec<f64>,
+    /// The grey level between tissue and glass that Otsu's selector found for the slide.
+    pub tissue_threshold: Option<u8>,
 }
 
 impl SlideScores {
@@ -103,10 +116,10 @@ pub fn mark_group(slides: &mut [SlideScores], threshold: Threshold) -> usize {
     let threshold = match threshold {
         Threshold::Sigma(deviations) => {
             let values = slides.iter().flat_map(|slide| {
-                let scored = slide.patches.iter().map(|patch| patch.bits_per_px);
+                let scored = slide.patches.iter().map(|patch| patch.score);
                 scored.chain(slide.left_out_bits_per_px.iter().copied())
             });
-            Threshold::BitsPerPx(least_bits_per_px(values, deviations))
+            Threshold::Min(least_score(values, deviations))
         }
         other => other,
     };
@@ -151,6 +164,16 @@ impl PatchGrid {
 /// # Errors
 /// Options that cannot be, a level that the slide does not have, a tile that cannot be decoded, or the user's interruption.
 pub fn score_slide(slide: &Slide, options: &ScoreOptions, progress: &dyn Progress) -> Result<SlideScores> {
+    score_slide_with(slide, options, &Scorer::new(&options.selector, &Device::cpu())?, progress)
+}
+
+/// As [`score_slide`], with a selector that is loaded already, for many slides.
+pub fn score_slide_with(
+    slide: &Slide,
+    options: &ScoreOptions,
+    scorer: &Scorer,
+    progress: &dyn Progress,
+) -> Result<SlideScores> {
     options.check()?;
     let Some(level) = slide.levels().get(options.level) else {
         let have = slide.levels().len();
@@ -176,8 +199,14 @@ pub fn score_slide(slide: &Slide, options: &ScoreOptions, progress: &dyn Progres
     };
     let read = |x: u64, y: u64| slide.read_region(options.level, x as i64, y as i64, grid.width_px, grid.height_px);
     let name = slide.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let patches = score_patches(&name, &grid, &candidates, options.codec, read, progress)?;
-    let mut scores = SlideScores { patches, left_out_bits_per_px: Vec::new() };
+    let tissue_threshold = scorer.slide_threshold(slide)?;
+    let measured = score_patches(&name, &grid, &candidates, &scorer.work(tissue_threshold), read, progress)?;
+    let row = |(&index, value): (&usize, f64)| {
+        let (x, y) = grid.corner(index);
+        scorer.selector().patch_score([x, y], value, grid.width_px * grid.height_px)
+    };
+    let patches = candidates.iter().zip(measured).map(row).collect();
+    let mut scores = SlideScores { patches, left_out_bits_per_px: Vec::new(), tissue_threshold };
     if let Some(compressed) = compressed {
         scores.left_out_bits_per_px = estimates(&compressed, &candidates, &scores.patches);
     }
@@ -185,39 +214,54 @@ pub fn score_slide(slide: &Slide, options: &ScoreOptions, progress: &dyn Progres
     Ok(scores)
 }
 
-/// Scores the given patches of a grid, in order, reading each through `read`.
+/// Measures the given patches of a grid, in order, reading each through `read`.
 fn score_patches(
     name: &str,
     grid: &PatchGrid,
     patches: &[usize],
-    codec: Codec,
+    work: &Work,
     read: impl Fn(u64, u64) -> Result<RgbImage> + Sync,
     progress: &dyn Progress,
-) -> Result<Vec<PatchScore>> {
-    let score = |&index: &usize| -> Result<PatchScore> {
+) -> Result<Vec<f64>> {
+    let image = |&index: &usize| {
         let (x, y) = grid.corner(index);
-        let image = read(x, y)?;
-        let bits = codec.bits(&image);
-        progress.advance(1);
-        Ok(PatchScore { x, y, bits, bits_per_px: bits as f64 / (grid.width_px * grid.height_px) as f64, kept: false })
+        read(x, y)
+    };
+    let measure = |batch: &[usize]| -> Result<Vec<f64>> {
+        match work {
+            Work::Each(score) => {
+                let one = |index: &usize| {
+                    let value = score(&image(index)?);
+                    progress.advance(1);
+                    Ok(value)
+                };
+                batch.par_iter().map(one).collect()
+            }
+            Work::InTurn(score) => {
+                let images: Vec<RgbImage> = batch.par_iter().map(image).collect::<Result<_>>()?;
+                let one = |image: &RgbImage| {
+                    progress.check()?;
+                    let value = score(image)?;
+                    progress.advance(1);
+                    Ok(value)
+                };
+                images.iter().map(one).collect()
+            }
+        }
     };
     progress.begin(&format!("score {name}"), patches.len() as u64, "patches");
     // A thread that waits for the tiles of its patch may start another one meanwhile; a batch bounds how many.
     let batch = 4 * rayon::current_num_threads();
-    let mut scores = Vec::with_capacity(patches.len());
+    let mut values = Vec::with_capacity(patches.len());
     let mut result = Ok(());
     for batch in patches.chunks(batch) {
-        result = progress.check();
-        if result.is_ok() {
-            let scored: Result<Vec<PatchScore>> = batch.par_iter().map(score).collect();
-            result = scored.map(|scored| scores.extend(scored));
-        }
+        result = progress.check().and_then(|()| measure(batch)).map(|measured| values.extend(measured));
         if result.is_err() {
             break;
         }
     }
     progress.end();
-    result.map(|()| scores)
+    result.map(|()| values)
 }
 
 /// Compressed bits per pixel of every patch from the sizes of the tiles it touches, in proportion to the area it covers of
@@ -266,7 +310,7 @@ fn largest(values: &[f64], share: f64) -> Vec<usize> {
 /// What the patches that are not candidates would have scored, in proportion to their compressed size.
 fn estimates(compressed: &[f64], candidates: &[usize], scored: &[PatchScore]) -> Vec<f64> {
     let seen: f64 = candidates.iter().map(|&index| compressed[index]).sum();
-    let found: f64 = scored.iter().map(|patch| patch.bits_per_px).sum();
+    let found: f64 = scored.iter().map(|patch| patch.score).sum();
     let factor = if seen > 0.0 { found / seen } else { 0.0 };
     let mut chosen = candidates.iter().peekable();
     let left_out = (0..compressed.len()).filter(|index| chosen.next_if_eq(&index).is_none());
@@ -275,9 +319,9 @@ fn estimates(compressed: &[f64], candidates: &[usize], scored: &[PatchScore]) ->
 
 /// Scores one image as one patch, whatever its size.
 pub fn score_image(image: &RgbImage, codec: Codec) -> PatchScore {
-    let bits = codec.bits(image);
-    let pixels = (image.width_px * image.height_px).max(1);
-    PatchScore { x: 0, y: 0, bits, bits_per_px: bits as f64 / pixels as f64, kept: true }
+    let selector = Selector::Shannon(codec);
+    let score = selector.patch_score([0, 0], codec.bits(image) as f64, image.width_px * image.height_px);
+    PatchScore { kept: true, ..score }
 }
 
 #[cfg(test)]
@@ -300,11 +344,15 @@ mod tests {
         let grid = PatchGrid::new(40, 30, 10);
         let read = |x: u64, y: u64| Ok(RgbImage::filled(10, 10, [x as u8, y as u8, 0]));
         let wanted: Vec<usize> = (0..grid.len()).collect();
-        let scores = score_patches("slide", &grid, &wanted, Codec::Lz, read, &Silent).unwrap();
-        assert_eq!(scores.len(), 12);
-        assert!(scores.iter().zip(0..).all(|(s, i)| (s.x, s.y) == (i % 4 * 10, i / 4 * 10) && s.bits > 0));
+        let colour = |image: &RgbImage| f64::from(image.pixels[0]) + 100.0 * f64::from(image.pixels[1]);
+        for work in [Work::Each(Box::new(colour)), Work::InTurn(Box::new(|image| Ok(colour(image))))] {
+            let values = score_patches("slide", &grid, &wanted, &work, read, &Silent).unwrap();
+            assert_eq!(values.len(), 12);
+            assert!(values.iter().zip(0..).all(|(v, i)| *v == f64::from(i % 4 * 10 + 100 * (i / 4 * 10))));
+        }
+        let work = Work::Each(Box::new(colour));
         let broken = |x: u64, y: u64| if y == 20 { Err(Error::Usage("broken".into())) } else { read(x, y) };
-        assert!(score_patches("slide", &grid, &wanted, Codec::Lz, broken, &Silent).is_err());
+        assert!(score_patches("slide", &grid, &wanted, &work, broken, &Silent).is_err());
     }
 
     #[test]
@@ -312,7 +360,7 @@ mod tests {
         let compressed = [1.0, 4.0, 2.0, 8.0];
         let candidates = largest(&compressed, 0.5);
         assert_eq!(candidates, [1, 3]);
-        let patch = |bits_per_px| PatchScore { x: 0, y: 0, bits: 1, bits_per_px, kept: false };
+        let patch = |score| PatchScore { x: 0, y: 0, bits: Some(1), score, kept: false };
         assert_eq!(estimates(&compressed, &candidates, &[patch(8.0), patch(16.0)]), [2.0, 4.0]);
         assert_eq!(largest(&compressed, 0.01), [3]);
     }
@@ -322,9 +370,9 @@ mod tests {
         let slide = |values: &[f64]| SlideScores {
             patches: values
                 .iter()
-                .map(|&v| PatchScore { x: 0, y: 0, bits: v as u64, bits_per_px: v, kept: true })
+                .map(|&v| PatchScore { x: 0, y: 0, bits: Some(v as u64), score: v, kept: true })
                 .collect(),
-            left_out_bits_per_px: Vec::new(),
+            ..SlideScores::default()
         };
         let kept = |slide: &SlideScores| slide.patches.iter().map(|p| p.kept).collect::<Vec<_>>();
         let mut slides = [slide(&[1.0, 1.0, 2.0]), slide(&[10.0, 9.0])];

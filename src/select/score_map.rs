@@ -1,4 +1,4 @@
-//! A picture of a slide's scores: its thumbnail, each patch tinted from blue (few bits) over yellow to red (many), the kept
+//! A picture of a slide's scores: its thumbnail, each patch tinted from blue (low) over yellow to red (high), the kept
 //! ones framed in black.
 
 use super::score::{PatchGrid, PatchScore};
@@ -17,14 +17,13 @@ pub fn draw(slide: &Slide, level: usize, patch_px: usize, patches: &[PatchScore]
     let mut map = slide.thumbnail(MAP_SIDE_PX)?;
     let Some(level) = slide.levels().get(level) else { return Ok(map) };
     let grid = PatchGrid::new(level.width_px, level.height_px, patch_px);
-    let (low, high) = patches
-        .iter()
-        .fold((f64::MAX, f64::MIN), |(low, high), patch| (low.min(patch.bits_per_px), high.max(patch.bits_per_px)));
+    let (low, high) =
+        patches.iter().fold((f64::MAX, f64::MIN), |(low, high), patch| (low.min(patch.score), high.max(patch.score)));
     let (map_width, map_height) = (map.width_px as u64, map.height_px as u64);
     let column = |x: u64| (x * map_width / level.width_px.max(1)).min(map_width) as usize;
     let row = |y: u64| (y * map_height / level.height_px.max(1)).min(map_height) as usize;
     for patch in patches {
-        let strength = if high > low { (patch.bits_per_px - low) / (high - low) } else { 0.5 };
+        let strength = if high > low { (patch.score - low) / (high - low) } else { 0.5 };
         let tint = colour(strength);
         let (left, right) = (column(patch.x), column(patch.x + grid.width_px as u64));
         let (top, bottom) = (row(patch.y), row(patch.y + grid.height_px as u64));

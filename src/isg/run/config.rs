@@ -12,7 +12,8 @@
 //! [select]
 //! patch_px = 1024             # p
 //! local_px = 128              # q
-//! sigma = 1.0                 # or bits, bits_per_px, top
+//! selector = "shannon"        # or otsu, gradient, canny, dog, log, dexined
+//! sigma = 1.0                 # or bits, bits_per_px (shannon), min, top
 //! [extractor]                 # both pairs; [extractor.global] and [extractor.local] are laid over it
 //! steps = 20000
 //! [train]
@@ -29,7 +30,14 @@ use crate::{
     cohort::{CohortConfig, SplitConfig},
     error::{Error, Result},
     isg::{extractor_config::ExtractorConfig, train_config::TrainConfig},
-    select::{self, Codec, Threshold},
+    select::{
+        self, Selector, Threshold,
+        canny::Canny,
+        dexined::DexinedOptions,
+        gaussian::{Dog, Log},
+        otsu::Otsu,
+        selector::Settings,
+    },
 };
 
 /// A whole run, resolved: what `config.toml` in the run directory holds.
@@ -70,7 +78,9 @@ impl Preset {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SelectConfig {
-    /// `lz`, `order0` or `jpeg`.
+    /// `shannon`, `otsu`, `gradient`, `canny`, `dog`, `log` or `dexined`.
+    pub selector: String,
+    /// For `shannon`: `lz`, `order0` or `jpeg`.
     pub codec: String,
     /// For `jpeg`.
     pub jpeg_quality: u8,
@@ -80,18 +90,26 @@ pub struct SelectConfig {
     pub local_px: usize,
     /// Mean and deviation of `sigma` are those of the whole cohort, not of each slide.
     pub over_cohort: bool,
-    /// Kept by one of these; the default is `sigma = 1`.
+    /// Kept by one of these; the default is `sigma = 1`, for `otsu` `min = 0.5`. `bits` and `bits_per_px` are for `shannon`.
     pub sigma: Option<f64>,
     pub bits: Option<f64>,
     pub bits_per_px: Option<f64>,
+    pub min: Option<f64>,
     pub top: Option<usize>,
-    /// At most this many patches of a slide go on, those with the most bits. 0 sets no limit.
+    /// At most this many patches of a slide go on, those with the highest scores. 0 sets no limit.
     pub most_patches: usize,
+    /// Parameters of the selectors that have some.
+    pub otsu: Otsu,
+    pub canny: Canny,
+    pub dog: Dog,
+    pub log: Log,
+    pub dexined: DexinedOptions,
 }
 
 impl Default for SelectConfig {
     fn default() -> SelectConfig {
         SelectConfig {
+            selector: "shannon".into(),
             codec: "lz".into(),
             jpeg_quality: select::jpeg::DEFAULT_QUALITY,
             patch_px: 1024,
@@ -100,8 +118,14 @@ impl Default for SelectConfig {
             sigma: None,
             bits: None,
             bits_per_px: None,
+            min: None,
             top: None,
             most_patches: 1000,
+            otsu: Otsu::default(),
+            canny: Canny::default(),
+            dog: Dog::default(),
+            log: Log::default(),
+            dexined: DexinedOptions::default(),
         }
     }
 }
@@ -111,18 +135,36 @@ impl SelectConfig {
         let given = [
             self.sigma.map(Threshold::Sigma),
             self.bits.map(Threshold::Bits),
-            self.bits_per_px.map(Threshold::BitsPerPx),
+            self.bits_per_px.map(Threshold::Min),
+            self.min.map(Threshold::Min),
             self.top.map(Threshold::Top),
         ];
+        let selector = self.selector()?;
+        if self.bits_per_px.is_some() && selector.name() != "shannon" {
+            return Err(Error::Usage(format!("select: {} counts no bits; give min instead", selector.name())));
+        }
         match given.iter().flatten().copied().collect::<Vec<_>>()[..] {
-            [] => Ok(Threshold::Sigma(1.0)),
-            [one] => one.check(),
-            _ => Err(Error::Usage("select: give one of sigma, bits, bits_per_px and top".into())),
+            [] => Ok(selector.default_threshold()),
+            [one] => selector.accepts(one),
+            _ => Err(Error::Usage("select: give one of sigma, bits, bits_per_px, min and top".into())),
         }
     }
 
-    pub fn codec(&self) -> Result<Codec> {
-        Codec::named(&self.codec, self.jpeg_quality)
+    pub fn selector(&self) -> Result<Selector> {
+        Selector::named(&self.selector, &self.settings())
+    }
+
+    /// Parameters of every selector.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            codec: self.codec.clone(),
+            jpeg_quality: self.jpeg_quality,
+            otsu: self.otsu,
+            canny: self.canny,
+            dog: self.dog,
+            log: self.log,
+            dexined: self.dexined.clone(),
+        }
     }
 
     /// Fine patches along a side of a coarse one: the paper's p/q.
@@ -209,6 +251,9 @@ impl RunConfig {
                 lpips.weights = base.join(&lpips.weights).to_string_lossy().into_owned();
             }
         }
+        if !self.select.dexined.weights.as_os_str().is_empty() {
+            self.select.dexined.weights = base.join(&self.select.dexined.weights);
+        }
         if let Some(file) = &mut self.splits.file {
             *file = base.join(&*file);
         }
@@ -261,7 +306,6 @@ impl RunConfig {
             )));
         }
         self.select.threshold()?;
-        self.select.codec()?;
         let Pair { global, local } = &self.extractor;
         global.validate()?;
         local.validate()?;

@@ -50,7 +50,7 @@ impl Encoders {
             fine_px: select.local_px as u32,
             mpp,
             extractor: format!("{} {}", self.global.hash(), self.local.hash()),
-            selector: format!("shannon:{} {}", select.codec, select.jpeg_quality),
+            selector: select.selector()?.key(),
             threshold: format!("{}{over}{limit}", select.threshold()?),
             local_precision: LocalPrecision::F16,
         })
@@ -71,7 +71,7 @@ impl Encoders {
             global: Vec::new(),
             local: Vec::new(),
             coords: kept.iter().map(|patch| [patch.x as i64, patch.y as i64]).collect(),
-            scores: kept.iter().map(|patch| patch.bits as f64).collect(),
+            scores: kept.iter().map(|patch| patch.bits.map_or(patch.score, |bits| bits as f64)).collect(),
         };
         std::thread::scope(|scope| {
             let (send, receive) = mpsc::sync_channel::<Result<Vec<RgbImage>>>(1);

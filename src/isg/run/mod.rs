@@ -153,7 +153,7 @@ pub struct GeneSummary {
 /// `device_name` is as `--device` takes it: folds train on threads that make their own devices.
 pub fn execute(run: &Run, until: Stage, device_name: &str, progress: &dyn Progress) -> Result<Option<Summary>> {
     let device = Device::named(device_name)?;
-    let (mut selected, mut left_out) = run.timed(Stage::Scan, || scan::scan(run, progress))?;
+    let (mut selected, mut left_out) = run.timed(Stage::Scan, || scan::scan(run, &device, progress))?;
     let excluded = run.excluded.iter().filter(|e| e.kind == ExcludedKind::Slide);
     left_out.splice(0..0, excluded.map(|e| LeftOut { slide: e.name.clone(), reason: e.reason.clone() }));
     write_json(&run.path("left_out.json"), &left_out)?;

@@ -110,7 +110,7 @@ fn panel(view: &View, predictor: &Predictor, index: usize) -> Result<SlidePanel>
         x_px: patch.x,
         y_px: patch.y,
         side_px,
-        score: patch.bits_per_px,
+        score: patch.score,
         kept: patch.kept,
         attention: if patch.kept { attention.next() } else { None },
     });
@@ -132,7 +132,7 @@ fn panel(view: &View, predictor: &Predictor, index: usize) -> Result<SlidePanel>
         name: bag.slide.clone(),
         thumbnail: Thumbnail { image: slide.thumbnail(THUMBNAIL_PX)?, slide_px: selected.size_px },
         patches: patches.collect(),
-        score_label: "bits per pixel".to_string(),
+        score_label: view.run.config.select.selector()?.unit().to_string(),
         facts,
     })
 }

@@ -8,13 +8,14 @@ use crate::{
     error::{Error, Result},
     isg::{bags::HostFeatures, predictor::Predictor},
     progress::Progress,
-    select::{self, ScoreOptions},
+    select::{ScoreOptions, Scorer, score::score_slide_with},
     slide::{Slide, SlideOptions},
 };
 
 /// A run's networks, ready for slides.
 pub struct SlidePredictor {
     config: RunConfig,
+    scorer: Scorer,
     encoders: Encoders,
     predictor: Predictor,
 }
@@ -37,6 +38,7 @@ impl SlidePredictor {
         let mut config = RunConfig::read(&path)?;
         config.out = dir.to_path_buf();
         Ok(SlidePredictor {
+            scorer: Scorer::new(&config.select.selector()?, device)?,
             encoders: Encoders::load(&config.out, device)?,
             predictor: Predictor::load(&config.out.join("model"), device)?,
             config,
@@ -52,15 +54,19 @@ impl SlidePredictor {
         let slide = Slide::open_with(path, &SlideOptions { mpp, ..SlideOptions::default() })?;
         let select = &self.config.select;
         let threshold = scan::threshold_for_new_slides(&self.config)?;
-        let options =
-            ScoreOptions { patch_px: select.patch_px, codec: select.codec()?, threshold, ..ScoreOptions::default() };
+        let options = ScoreOptions {
+            patch_px: select.patch_px,
+            selector: select.selector()?,
+            threshold,
+            ..ScoreOptions::default()
+        };
         let side = select.patch_px as u64;
         let (width, height) = (slide.levels()[0].width_px, slide.levels()[0].height_px);
         if width < side || height < side {
             let problem = format!("its {width} x {height} px hold no whole patch of {side} px");
             return Err(Error::input(path, problem, "give a larger slide"));
         }
-        let mut patches = select::score_slide(&slide, &options, progress)?.patches;
+        let mut patches = score_slide_with(&slide, &options, &self.scorer, progress)?.patches;
         let scored = patches.len();
         scan::limit(&mut patches, select.most_patches);
         patches.retain(|patch| patch.kept);
