@@ -4,7 +4,7 @@
 //! a compressed form of the patch ([`Codec`], see [`shannon`]); the others are those it is compared with (paper 4.2). [`threshold`]
 //! turns numbers into a choice, [`score`] does it for all patches of a slide.
 //!
-//! | selector | score | semantics after | agreement, `tools/peers/selectors.py` |
+//! | selector | score | semantics after | agreement, `tools/peers/selector_peers.py` |
 //! |---|---|---|---|
 //! | [`shannon`] | bits per pixel of a compressed form | | |
 //! | [`otsu`] | share of tissue | scikit-image `threshold_otsu` | thresholds equal |
