@@ -3,6 +3,8 @@
 //! This program does not link the library, so that it can mend what keeps the library from building, a stale PTX above all.
 //! Verbs that need the library are programs of their own, started from here.
 
+mod bench_report;
+mod bundle;
 mod licences;
 mod ptx;
 
@@ -28,6 +30,10 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Render README's table of kernels from benches/log.
+    BenchReport(bench_report::Args),
+    /// Pack programs, tests and benches for a GPU node that has a driver and nothing else.
+    Bundle(bundle::Args),
     /// Check that every dependency's licence is one we may ship.
     Licences,
 }
@@ -36,6 +42,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Ptx(args) => ptx::run(&args),
         Verb::Conformance { arguments } => program("isg-conformance", &arguments),
+        Verb::BenchReport(args) => bench_report::run(&args),
+        Verb::Bundle(args) => bundle::run(&args),
         Verb::Licences => licences::run(),
     };
     match outcome {
