@@ -4,6 +4,7 @@
 //! cargo bench --bench kernels -- --device cuda [--only TEXT] [--dtype f32,tf32,bf16,f16] [--log FILE.jsonl]
 //! cargo bench --bench kernels -- --list          the workloads as JSON, for tools/peers/gpu_ops.py
 //! cargo bench --bench kernels -- --device emulator --only layer_norm      counters instead of times
+//! cargo bench --bench kernels -- --device cuda --only conv2d --profile    one run of each between marks for a profiler
 //! ```
 //!
 //! Ten runs are recorded into one graph, so that launches cost what they cost in training; the time is the median of thirty
@@ -15,7 +16,7 @@ use std::{io::Write as _, time::Instant};
 
 use isg::{
     DType, Device, Result, Shape, Tape, Tensor,
-    device::Precision,
+    device::{Precision, nvtx},
     ops::{
         bias_act::{Activation, BiasAct},
         conv2d::Conv2d,
@@ -261,6 +262,21 @@ fn measure(workload: &Workload, mode: Mode, device: &Device) -> Result<Vec<Value
     Ok(rows)
 }
 
+/// A forward run and a step, launched one by one as the ranges around them say, while the profiler collects.
+fn profile(workload: &Workload, mode: Mode, device: &Device) -> Result<()> {
+    device.set_precision(mode.precision);
+    let x = operands(workload, mode, 0, device)?;
+    let dy = normal((workload.run)(&x)?.shape(), mode, 99, device)?;
+    drop(step(&workload.run, &x, &dy)?);
+    device.set_profiled(true)?;
+    {
+        let _range = nvtx::range(&format!("{} {}", workload.name, mode.name));
+        drop((workload.run)(&x)?);
+        drop(step(&workload.run, &x, &dy)?);
+    }
+    device.set_profiled(false)
+}
+
 /// What one forward run does, where the device counts.
 fn count(workload: &Workload, mode: Mode, device: &Device) -> Result<()> {
     device.set_precision(mode.precision);
@@ -308,8 +324,12 @@ fn run() -> Result<()> {
     );
     for workload in &chosen {
         for mode in MODES.into_iter().filter(|mode| modes.split(',').any(|m| m == mode.name)) {
-            if device.to_string() == "emulator" {
+            if device.to_string().starts_with("emulator") {
                 count(workload, mode, &device)?;
+                continue;
+            }
+            if std::env::args().any(|a| a == "--profile") {
+                profile(workload, mode, &device)?;
                 continue;
             }
             for row in measure(workload, mode, &device)? {

@@ -9,7 +9,7 @@ use isg::{
 };
 
 /// Accepted relative error of outputs and of gradients, by element type.
-fn accepted(dtype: DType) -> (f64, f64) {
+pub(crate) fn accepted(dtype: DType) -> (f64, f64) {
     match dtype {
         DType::F64 => (1e-12, 1e-11),
         DType::F32 => (2e-5, 1e-4),
@@ -18,7 +18,7 @@ fn accepted(dtype: DType) -> (f64, f64) {
     }
 }
 
-fn draw(case: &Case, dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
+pub(crate) fn draw(case: &Case, dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
     let one = |(i, input): (usize, &isg::op::Input)| {
         let random = Philox::named(i as u64, case.name);
         let count = input.shape.elems();
@@ -65,11 +65,11 @@ fn borrowed(seeds: &[(Tensor, Tensor)]) -> Vec<(&Tensor, Tensor)> {
     seeds.iter().map(|(y, r)| (y, r.clone())).collect()
 }
 
-fn values(tensors: &[Tensor]) -> Result<Vec<Vec<f64>>> {
+pub(crate) fn values(tensors: &[Tensor]) -> Result<Vec<Vec<f64>>> {
     tensors.iter().map(|t| t.to_vec::<f64>()).collect()
 }
 
-fn outputs(case: &Case, x: &[Tensor]) -> Result<Vec<Vec<f64>>> {
+pub(crate) fn outputs(case: &Case, x: &[Tensor]) -> Result<Vec<Vec<f64>>> {
     values(&(case.run)(x)?)
 }
 
@@ -78,7 +78,7 @@ fn watched<'a>(case: &Case, x: &'a [Tensor]) -> Vec<&'a Tensor> {
 }
 
 /// First-order gradients, as plain numbers.
-fn gradients(case: &Case, x: &[Tensor]) -> Result<Vec<Tensor>> {
+pub(crate) fn gradients(case: &Case, x: &[Tensor]) -> Result<Vec<Tensor>> {
     let wrt = watched(case, x);
     let tape = Tape::start();
     tape.watch(wrt.iter().copied());
@@ -98,7 +98,7 @@ fn projected_gradient(case: &Case, x: &[Tensor], tape: &Tape) -> Result<Tensor> 
     Ok(total)
 }
 
-fn second_gradients(case: &Case, x: &[Tensor]) -> Result<Vec<Vec<f64>>> {
+pub(crate) fn second_gradients(case: &Case, x: &[Tensor]) -> Result<Vec<Vec<f64>>> {
     let wrt = watched(case, x);
     let tape = Tape::start();
     tape.watch(wrt.iter().copied());
@@ -129,7 +129,7 @@ fn every_case(mut check: impl FnMut(&OpSpec, &Case) -> Result<Vec<String>>) {
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }
 
-fn compare(what: &str, ours: &[Vec<f64>], reference: &[Vec<f64>], limit: f64, floor: f64) -> Vec<String> {
+pub(crate) fn compare(what: &str, ours: &[Vec<f64>], reference: &[Vec<f64>], limit: f64, floor: f64) -> Vec<String> {
     let pairs = ours.iter().zip(reference).enumerate();
     let bad = pairs.filter_map(|(i, (a, b))| {
         let error = relative(a, b, floor);

@@ -3,7 +3,10 @@
 use serde_json::json;
 
 use super::{Context, Outcome};
-use crate::{Device, Result};
+use crate::{
+    Device, Result,
+    device::{cuda::Cuda, driver::Driver, kernel, nvtx},
+};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  isg doctor\n  isg doctor --json")]
@@ -13,13 +16,10 @@ pub struct Args {
     json: bool,
 }
 
+type Finding = (&'static str, Result<String, String>);
+
 pub fn run(args: &Args, _: &Context) -> Result<Outcome> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let findings = [
-        ("cpu", Ok(format!("{cores} cores, {}", vector_width()))),
-        ("cuda", Device::named("cuda").map(|d| d.to_string()).map_err(|e| e.to_string())),
-        ("emulator", Device::named("emulator").map(|d| d.to_string()).map_err(|e| e.to_string())),
-    ];
+    let findings = [cpu(), kernels(), cuda(), emulator(), profiler()];
     if args.json {
         let rows: Vec<_> = findings
             .iter()
@@ -34,12 +34,67 @@ pub fn run(args: &Args, _: &Context) -> Result<Outcome> {
         for (name, found) in findings {
             match found {
                 Ok(what) => println!("  ok       {name}: {what}"),
-                Err(why) => println!("  missing  {why}",),
+                Err(why) => println!("  missing  {name}: {why}"),
             }
-            let _ = name;
         }
     }
     Ok(Outcome::Done)
+}
+
+fn cpu() -> Finding {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    ("cpu", Ok(format!("{cores} cores, {}", vector_width())))
+}
+
+fn kernels() -> Finding {
+    let modules = kernel::modules();
+    let entries: usize = modules.iter().map(|(_, text)| text.matches(".visible .entry ").count()).sum();
+    let bytes: usize = modules.iter().map(|(_, text)| text.len()).sum();
+    let files = modules.len();
+    (
+        "kernels",
+        Ok(format!("{entries} in {files} files, {} kB of PTX for compute capability 8.0 and newer", bytes / 1000)),
+    )
+}
+
+/// Opens the GPU and has its driver compile a kernel: whatever is missing for that is the answer.
+fn cuda() -> Finding {
+    let sentence = |error: crate::Error| match error {
+        crate::Error::Device(why) => why.strip_prefix("cuda: ").unwrap_or(&why).to_string(),
+        other => other.to_string(),
+    };
+    let opened = Cuda::open(0).and_then(|cuda| {
+        let version = cuda.cuda_version()?;
+        if let Some((stem, entry)) = kernel::modules().iter().find_map(|(stem, text)| Some((*stem, first_entry(text)?)))
+        {
+            cuda.entry(stem, entry)?;
+        }
+        let (major, minor) = cuda.facts().capability;
+        let gib = cuda.memory().total_bytes as f64 / (1u64 << 30) as f64;
+        let name = cuda.name();
+        Ok(format!(
+            "{name}, compute capability {major}.{minor}, {gib:.0} GiB, driver for CUDA {version}, kernels compile"
+        ))
+    });
+    ("cuda", opened.map_err(sentence))
+}
+
+fn first_entry(ptx: &str) -> Option<&str> {
+    ptx.split_once(".visible .entry ")?.1.split('(').next()
+}
+
+fn emulator() -> Finding {
+    let tried =
+        Device::named("emulator").map(|device| format!("{device}: runs the same kernels here, every access checked"));
+    ("emulator", tried.map_err(|error| error.to_string()))
+}
+
+fn profiler() -> Finding {
+    let attached = match nvtx::is_attached() {
+        true => "one is attached and gets named ranges",
+        false => "none is attached; started under nsys or ncu, ranges are named after ops",
+    };
+    ("profiler", Ok(attached.to_string()))
 }
 
 fn vector_width() -> &'static str {

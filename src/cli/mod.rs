@@ -102,21 +102,27 @@ pub struct Context {
 impl Context {
     /// The device asked for, or the best there is with one line that says which.
     pub fn device(&self) -> Result<Device> {
-        match &self.device {
-            Some(name) => Device::named(name),
-            None => {
-                if !self.quiet {
-                    eprintln!("computing on the cpu: this build drives no GPU");
-                }
-                Ok(Device::cpu())
-            }
-        }
+        self.opened().map(|(device, _)| device)
     }
 
     /// As a name, for worker threads that make their own.
     pub fn device_name(&self) -> Result<String> {
-        self.device()?;
-        Ok(self.device.clone().unwrap_or_else(|| "cpu".to_string()))
+        self.opened().map(|(_, name)| name)
+    }
+
+    fn opened(&self) -> Result<(Device, String)> {
+        if let Some(name) = &self.device {
+            return Ok((Device::named(name)?, name.clone()));
+        }
+        let (device, name, why) = match Device::named("cuda") {
+            Ok(device) => (device, "cuda", String::new()),
+            Err(Error::Device(why)) => (Device::cpu(), "cpu", why.replacen("cuda", "", 1)),
+            Err(error) => return Err(error),
+        };
+        if !self.quiet {
+            eprintln!("computing on {device}{why}");
+        }
+        Ok((device, name.to_string()))
     }
 }
 

@@ -313,6 +313,14 @@ impl Cuda {
         (self.0.context.cast(), self.0.stream.cast())
     }
 
+    /// The newest CUDA the driver knows, as people write it.
+    pub fn cuda_version(&self) -> Result<String> {
+        let mut version = 0;
+        // SAFETY: the driver is loaded and the result goes to a local.
+        check(unsafe { sys::cuDriverGetVersion(&mut version) }, "asking the driver's version")?;
+        Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
+    }
+
     /// Entries compiled so far, with what the driver's compiler made of them.
     pub fn compiled(&self) -> Result<Vec<(String, Attributes)>> {
         let entries = self.0.entries.borrow();

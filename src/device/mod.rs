@@ -105,6 +105,18 @@ impl Device {
         }
     }
 
+    /// How long `work` takes, by the device's own clock where it has one.
+    pub fn time_ms(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        match self.kind() {
+            Kind::Cpu => {
+                let start = std::time::Instant::now();
+                work()?;
+                Ok(start.elapsed().as_secs_f64() * 1e3)
+            }
+            Kind::Gpu(driver) => driver.time_ms(work),
+        }
+    }
+
     /// Tells an attached profiler to collect from here on, or to stop.
     pub fn set_profiled(&self, profiled: bool) -> Result<()> {
         match self.kind() {

@@ -35,7 +35,7 @@ mkdir -p "$(dirname "$log")"
 export ISG_DEVICE="$device"
 
 doctor() { ./isg doctor; }
-tests() { ./isg-tests "${@}"; }
+tests() { ./isg-tests --test-threads=1 gpu:: contract:: "${@}"; }
 conformance() {
     [ -d cases ] || { echo "this bundle holds no cases"; return; }
     for dtype in f32 tf32 bf16 f16; do ./isg-conformance --device "$device" --dtype "$dtype" cases; done
@@ -51,10 +51,12 @@ bench() {
 profile() {
     if command -v nsys >/dev/null; then
         nsys profile -o log/nsys --force-overwrite true --cuda-graph-trace=node --trace=cuda,nvtx \
-            ./isg-bench-kernels --device "$device" --only "${2:-matmul_2048}"
+            --capture-range=cudaProfilerApi --capture-range-end=stop-shutdown \
+            ./isg-bench-kernels --device "$device" --dtype bf16 --profile --only "${2:-matmul_2048}"
     fi
     if command -v ncu >/dev/null; then
-        ncu -o log/ncu -f --set full --import-source yes ./isg-bench-kernels --device "$device" --only "${2:-matmul_2048}"
+        ncu -o log/ncu -f --set full --import-source yes --profile-from-start off \
+            ./isg-bench-kernels --device "$device" --dtype bf16 --profile --only "${2:-matmul_2048}"
     fi
 }
 case "$what" in

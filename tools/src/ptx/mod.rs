@@ -46,6 +46,9 @@ pub struct Args {
     /// Check only that no PTX is older than its source; needs no compiler.
     #[arg(long, conflicts_with_all = ["check", "accept", "force"])]
     stale: bool,
+    /// Only find or install the compiler.
+    #[arg(long, conflicts_with_all = ["check", "accept", "force", "stale"])]
+    fetch: bool,
 }
 
 /// What became of one file.
@@ -56,6 +59,10 @@ struct Outcome {
 
 pub fn run(args: &Args) -> Result<bool> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("tools/ lies in the repository")?;
+    if args.fetch {
+        println!("{}", Toolchain::find(root)?.nvcc.display());
+        return Ok(true);
+    }
     let kernels = root.join("kernels");
     let every = sources::stems(&kernels).with_context(|| format!("{}: not readable", kernels.display()))?;
     for stem in &args.stems {
