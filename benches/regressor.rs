@@ -11,6 +11,7 @@ use isg::{
     nn::{
         builder::{Builder, Params},
         norm::RunningStats,
+        vit::Sequences,
     },
     optim::{Adam, AdamConfig},
     random::Philox,
@@ -23,7 +24,7 @@ struct Step {
     cubes: Tensor,
     globals: Tensor,
     targets: Tensor,
-    lengths: Vec<usize>,
+    slides: Sequences,
     dropout: f64,
     number: u32,
 }
@@ -44,7 +45,7 @@ impl Step {
             cubes: normal("cubes", &[slides * patches, grid, grid, width])?,
             globals: normal("globals", &[slides * patches, width])?,
             targets: normal("targets", &[slides, genes])?,
-            lengths: vec![patches; slides],
+            slides: Sequences::new(&vec![patches; slides], &device)?,
             dropout: config.dropout,
             number: 0,
             params,
@@ -63,7 +64,7 @@ impl Step {
         let tape = Tape::start();
         tape.watch(self.params.trainable());
         let mode = Mode::Train { drop: &mut drop, stats: &mut stats };
-        let y = self.model.forward(&self.cubes, &self.globals, &self.lengths, mode)?;
+        let y = self.model.forward(&self.cubes, &self.globals, &self.slides, mode)?;
         let loss = y.mse_loss(&self.targets)?;
         let value = loss.item()?;
         let grads = tape.backward(&loss)?;

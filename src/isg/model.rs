@@ -18,7 +18,10 @@ use crate::{
         bags::{FeatureScale, PatchFeatures, READ_PATCHES},
         regressor::{Dims, Explanation, Mode, Regressor, RegressorConfig},
     },
-    nn::builder::{Builder, Params},
+    nn::{
+        builder::{Builder, Params},
+        vit::Sequences,
+    },
     tensor::Tensor,
 };
 
@@ -193,7 +196,8 @@ impl Model {
             [all] => all.clone(),
             _ => Tensor::concat(&parts.iter().collect::<Vec<_>>(), 0)?,
         };
-        self.regressor.predict(&tokens, &[n], &mut Mode::Evaluate)?.to_vec::<f64>()
+        let slide = Sequences::new(&[n], tokens.device())?;
+        self.regressor.predict(&tokens, &slide, &mut Mode::Evaluate)?.to_vec::<f64>()
     }
 
     /// One slide's prediction with what led to it, predictions and contributions on the targets' own scale.

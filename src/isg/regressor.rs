@@ -15,7 +15,7 @@ use crate::{
         linear::Linear,
         mbconv::{MbConv, MbConvConfig},
         norm::{LAYER_EPS, LayerNorm, NormKind, RunningStats},
-        vit::{VitBlock, VitConfig},
+        vit::{Sequences, VitBlock, VitConfig},
     },
     tensor::Tensor,
 };
@@ -207,10 +207,10 @@ impl Regressor {
     }
 
     /// Expression `[slides, genes]` of slides whose patches lie one after another: cubes `[n, g, g, d]`, global vectors
-    /// `[n, d]`, `lengths` patches per slide.
-    pub fn forward(&self, cubes: &Tensor, globals: &Tensor, lengths: &[usize], mut mode: Mode) -> Result<Tensor> {
+    /// `[n, d]`.
+    pub fn forward(&self, cubes: &Tensor, globals: &Tensor, slides: &Sequences, mut mode: Mode) -> Result<Tensor> {
         let tokens = self.tokens(cubes, globals, &mut mode)?;
-        self.predict(&tokens, lengths, &mut mode)
+        self.predict(&tokens, slides, &mut mode)
     }
 
     /// The first half: patches to tokens `[n, vit_width]`. One patch never sees another (but for batch statistics), so
@@ -233,12 +233,13 @@ impl Regressor {
     }
 
     /// The second half: tokens of all slides, one slide after another, to expression `[slides, genes]`.
-    pub fn predict(&self, tokens: &Tensor, lengths: &[usize], mode: &mut Mode) -> Result<Tensor> {
+    pub fn predict(&self, tokens: &Tensor, slides: &Sequences, mode: &mut Mode) -> Result<Tensor> {
+        slides.check("regressor", tokens.shape().rows())?;
         let mut x = tokens.clone();
         for block in &self.vit {
-            x = block.forward(&x, lengths, &mut |y| dropped(y, mode))?;
+            x = block.forward(&x, slides, &mut |y| dropped(y, mode))?;
         }
-        let means = segment_means(&self.norm.forward(&x)?, lengths)?;
+        let means = self.norm.forward(&x)?.segment_mean(slides.offsets())?;
         self.head.forward(&means)
     }
 
@@ -300,25 +301,5 @@ fn dropped(x: Tensor, mode: &mut Mode) -> Result<Tensor> {
     match mode {
         Mode::Evaluate => Ok(x),
         Mode::Train { drop, .. } => drop(x),
-    }
-}
-
-/// Mean over each run of `lengths` rows: `[rows, c] -> [runs, c]`.
-fn segment_means(x: &Tensor, lengths: &[usize]) -> Result<Tensor> {
-    let [rows, c] = [x.shape().rows(), x.shape().last()];
-    if lengths.iter().sum::<usize>() != rows || lengths.contains(&0) {
-        return Err(Error::shape("regressor", format!("slides of {lengths:?} patches in {rows} rows")));
-    }
-    let mut parts = Vec::new();
-    let mut begin = 0;
-    for group in lengths.chunk_by(|a, b| a == b) {
-        let (length, slides) = (group[0], group.len());
-        let part = if length * slides == rows { x.clone() } else { x.slice(0, begin, length * slides)? };
-        parts.push(part.reshape([slides, length, c])?.mean(&[1])?.reshape([slides, c])?);
-        begin += length * slides;
-    }
-    match &parts[..] {
-        [all] => Ok(all.clone()),
-        _ => Tensor::concat(&parts.iter().collect::<Vec<_>>(), 0),
     }
 }

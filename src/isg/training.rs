@@ -27,7 +27,7 @@ use crate::{
         regressor::{Dims, Mode},
         train_config::TrainConfig,
     },
-    nn::{builder::Params, norm::RunningStats},
+    nn::{builder::Params, norm::RunningStats, vit::Sequences},
     optim::{Adam, AdamConfig, Ema, Schedule},
     progress::Progress,
     random::{Philox, fnv1a},
@@ -319,7 +319,7 @@ impl<'a> Training<'a> {
         let tape = Tape::start();
         tape.watch(self.model.params.trainable());
         let mode = Mode::Train { drop: &mut drop, stats: &mut stats };
-        let predicted = self.model.regressor.forward(&batch.cubes, &batch.globals, &batch.lengths, mode)?;
+        let predicted = self.model.regressor.forward(&batch.cubes, &batch.globals, &batch.slides, mode)?;
         let loss = predicted.sub(&batch.targets)?.square()?.mul(&batch.weights)?.sum_all()?;
         let value = loss.item()?;
         if !value.is_finite() {
@@ -387,7 +387,7 @@ impl<'a> Training<'a> {
             globals: Tensor::from_vec(globals, [n, d], device)?,
             targets: Tensor::from_f64(&targets, [slides.len(), genes], dtype, device)?,
             weights: Tensor::from_f64(&weights, [slides.len(), genes], dtype, device)?,
-            lengths,
+            slides: Sequences::new(&lengths, device)?,
         })
     }
 
@@ -457,7 +457,7 @@ impl<'a> Training<'a> {
 struct Batch {
     cubes: Tensor,
     globals: Tensor,
-    lengths: Vec<usize>,
+    slides: Sequences,
     targets: Tensor,
     /// What each squared error counts: zero where nothing was measured, summing to one.
     weights: Tensor,

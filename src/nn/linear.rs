@@ -28,6 +28,11 @@ impl Linear {
         b.param("weight", [outputs, inputs], Init::Normal(gain / (inputs.max(1) as f64).sqrt()))
     }
 
+    /// `[out, in]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
     /// `[.., in] -> [.., out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         x.linear(&self.weight, self.bias.as_ref())

@@ -94,10 +94,10 @@ impl MbConv {
             y = norm.forward(&expand.forward(&y)?, training, "bn0", &mut stats)?.silu()?;
         }
         y = y.depthwise_conv2d(&self.depthwise, self.stride, self.padding)?;
-        y = self.depthwise_norm.forward(&y, training, "bn1", &mut stats)?.silu()?;
-        let gate = self.excite.forward(&self.reduce.forward(&y.global_avg_pool()?)?.silu()?)?.sigmoid()?;
-        y = y.mul(&gate.reshape([gate.shape().rows(), 1, 1, gate.shape().last()])?)?;
-        y = self.project_norm.forward(&self.project.forward(&y)?, training, "bn2", &mut stats)?;
+        let [hidden, squeezed] = self.depthwise_norm.forward(&y, training, "bn1", &mut stats)?.silu_pool()?;
+        let gate = self.excite.forward(&self.reduce.forward(&squeezed)?.silu()?)?.sigmoid()?;
+        y = hidden.excited_linear(&gate, self.project.weight())?;
+        y = self.project_norm.forward(&y, training, "bn2", &mut stats)?;
         Ok((if self.residual { x.add(&y)? } else { y }, stats))
     }
 }

@@ -5,6 +5,7 @@
 //! all of them at once; attention stays within a sequence.
 
 use crate::{
+    device::Device,
     error::{Error, Result},
     nn::{
         builder::Builder,
@@ -14,6 +15,47 @@ use crate::{
     },
     tensor::Tensor,
 };
+
+/// Sequences that lie one after another in one matrix, in the device's memory, so that a captured step can be replayed with
+/// others of the same number and total.
+pub struct Sequences {
+    lengths: Vec<usize>,
+    /// First rows, and the number of rows at last.
+    offsets: Tensor,
+}
+
+impl Sequences {
+    pub fn new(lengths: &[usize], device: &Device) -> Result<Sequences> {
+        if lengths.is_empty() || lengths.contains(&0) {
+            return Err(Error::shape("vit", format!("sequences of at least one token wanted, got {lengths:?}")));
+        }
+        let mut offsets = vec![0];
+        for &length in lengths {
+            let last = offsets[offsets.len() - 1];
+            let next = i32::try_from(length).ok().and_then(|length| length.checked_add(last));
+            offsets.push(next.ok_or_else(|| Error::shape("vit", format!("{lengths:?} tokens are more than 2³¹")))?);
+        }
+        let count = offsets.len();
+        Ok(Sequences { lengths: lengths.to_vec(), offsets: Tensor::from_vec(offsets, [count], device)? })
+    }
+
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    /// i32 `[sequences + 1]`: the first row of each, and the number of rows at last.
+    pub fn offsets(&self) -> &Tensor {
+        &self.offsets
+    }
+
+    /// Refuses a matrix of another number of rows.
+    pub fn check(&self, op: &'static str, rows: usize) -> Result<()> {
+        match self.lengths.iter().sum::<usize>() == rows {
+            true => Ok(()),
+            false => Err(Error::shape(op, format!("sequences of {:?} tokens in {rows} rows", self.lengths))),
+        }
+    }
+}
 
 /// Sizes of one block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,16 +95,17 @@ impl VitBlock {
         })
     }
 
-    /// `x` `[rows, width]`: sequences of the given lengths, one after another. `drop` is applied to what each half adds to
-    /// the residual path.
+    /// `x` `[rows, width]`: the sequences, one after another. `drop` is applied to what each half adds to the residual path.
     pub fn forward(
         &self,
         x: &Tensor,
-        lengths: &[usize],
+        sequences: &Sequences,
         drop: &mut dyn FnMut(Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
+        sequences.check("vit", x.shape().rows())?;
         let qkv = self.qkv.forward(&self.ln1.forward(x)?)?;
-        let x = x.add(&drop(self.proj.forward(&self.attend(&qkv, lengths)?)?)?)?;
+        let attended = qkv.packed_attention(sequences.offsets(), self.heads, self.scale(x.shape().last()))?;
+        let x = x.add(&drop(self.proj.forward(&attended)?)?)?;
         let hidden = self.fc1.forward(&self.ln2.forward(&x)?)?.gelu()?;
         x.add(&drop(self.fc2.forward(&hidden)?)?)
     }
@@ -70,50 +113,17 @@ impl VitBlock {
     /// As [`VitBlock::forward`] for one sequence, without dropout, and its attention averaged over the heads
     /// `[queries, keys]`, for pictures.
     pub fn forward_with_attention(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
-        let length = x.shape().rows();
+        let (length, width) = (x.shape().rows(), x.shape().last());
+        let (h, d) = (self.heads, width / self.heads);
         let qkv = self.qkv.forward(&self.ln1.forward(x)?)?;
-        let [q, k, _] = self.split(&qkv, 1, length)?;
-        let scale = self.scale(x.shape().last());
-        let map = q.matmul(&k, false, true)?.scale(scale)?.softmax()?.mean(&[1])?.reshape([length, length])?;
-        Ok((self.forward(x, &[length], &mut Ok)?, map))
+        let parts = qkv.reshape([length, 3, h, d])?.permute(&[1, 2, 0, 3])?;
+        let part = |i: usize| parts.slice(0, i, 1)?.reshape([h, length, d]);
+        let scores = part(0)?.matmul(&part(1)?, false, true)?.scale(self.scale(width))?;
+        let map = scores.softmax()?.mean(&[0])?.reshape([length, length])?;
+        Ok((self.forward(x, &Sequences::new(&[length], x.device())?, &mut Ok)?, map))
     }
 
     fn scale(&self, width: usize) -> f64 {
         ((width / self.heads) as f64).sqrt().recip()
-    }
-
-    /// `[rows, 3 width]` of `b` sequences of `length` tokens to queries, keys, values `[b, heads, length, width / heads]`.
-    fn split(&self, qkv: &Tensor, b: usize, length: usize) -> Result<[Tensor; 3]> {
-        let width = qkv.shape().last() / 3;
-        let (h, d) = (self.heads, width / self.heads);
-        let parts = qkv.reshape([b, length, 3, h, d])?.permute(&[2, 0, 3, 1, 4])?;
-        let part = |i: usize| parts.slice(0, i, 1)?.reshape([b, h, length, d]);
-        Ok([part(0)?, part(1)?, part(2)?])
-    }
-
-    /// Attention within each sequence: `[rows, 3 width] -> [rows, width]`.
-    fn attend(&self, qkv: &Tensor, lengths: &[usize]) -> Result<Tensor> {
-        let (rows, width) = (qkv.shape().rows(), qkv.shape().last() / 3);
-        if lengths.iter().sum::<usize>() != rows || lengths.contains(&0) {
-            return Err(Error::shape("vit", format!("sequences of {lengths:?} tokens in {rows} rows")));
-        }
-        let one = |qkv: &Tensor, b: usize, length: usize| {
-            let [q, k, v] = self.split(qkv, b, length)?;
-            let y = q.attention(&k, &v, self.scale(width))?;
-            y.permute(&[0, 2, 1, 3])?.reshape([b * length, width])
-        };
-        // Neighbours of one length go through attention together; equal patch counts make that all of them.
-        let mut parts = Vec::new();
-        let mut begin = 0;
-        for group in lengths.chunk_by(|a, b| a == b) {
-            let tokens = group[0] * group.len();
-            let part = if tokens == rows { qkv.clone() } else { qkv.slice(0, begin, tokens)? };
-            parts.push(one(&part, group.len(), group[0])?);
-            begin += tokens;
-        }
-        match &parts[..] {
-            [all] => Ok(all.clone()),
-            _ => Tensor::concat(&parts.iter().collect::<Vec<_>>(), 0),
-        }
     }
 }

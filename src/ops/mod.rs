@@ -47,6 +47,7 @@ ops! {
     segment_mean,
     slice,
     softmax,
+    squeeze_excite,
     sum,
     unary,
     upfirdn2d,

@@ -25,7 +25,7 @@ use isg::{
         builder::{Builder, Params},
         mbconv::{MbConv, MbConvConfig},
         norm::{NormKind, RunningStats},
-        vit::{VitBlock, VitConfig},
+        vit::{Sequences, VitBlock, VitConfig},
     },
     progress::{Progress, Silent},
 };
@@ -161,7 +161,8 @@ fn vit_block_computes_the_reference() -> Result<()> {
         let params = builder.finish()?;
         let tape = Tape::start();
         tape.watch(params.trainable().into_iter().chain([&x]));
-        let y = block.forward(&x.reshape([b * length, width])?, &vec![length; b], &mut Ok)?.reshape(x.shape())?;
+        let sequences = Sequences::new(&vec![length; b], x.device())?;
+        let y = block.forward(&x.reshape([b * length, width])?, &sequences, &mut Ok)?.reshape(x.shape())?;
         case.compare(&[("x", &x)], &params, tape, &[("y", &y)]);
     }
     Ok(())
@@ -192,7 +193,8 @@ fn the_paper_literal_network_computes_the_reference() -> Result<()> {
         let params = b.finish()?;
         let tape = Tape::start();
         tape.watch(params.trainable().into_iter().chain([&cubes, &globals]));
-        let y = model.forward(&cubes, &globals, &[n], Mode::Evaluate)?.reshape([head[0]])?;
+        let slide = Sequences::new(&[n], cubes.device())?;
+        let y = model.forward(&cubes, &globals, &slide, Mode::Evaluate)?.reshape([head[0]])?;
         case.compare(&[("R", &cubes), ("f", &globals)], &params, tape, &[("y", &y)]);
     }
     Ok(())
@@ -219,11 +221,13 @@ fn a_slide_is_predicted_alike_alone_and_among_others() -> Result<()> {
     let (model, _, device) = small_network(2)?;
     let lengths = [4usize, 4, 1, 7];
     let (cubes, globals) = (drawn([16, 3, 3, 6], "cubes", &device)?, drawn([16, 6], "globals", &device)?);
-    let together = model.forward(&cubes, &globals, &lengths, Mode::Evaluate)?.to_vec::<f64>()?;
+    let slides = Sequences::new(&lengths, &device)?;
+    let together = model.forward(&cubes, &globals, &slides, Mode::Evaluate)?.to_vec::<f64>()?;
     let mut begin = 0;
     for (slide, &n) in lengths.iter().enumerate() {
         let (cubes, globals) = (cubes.slice(0, begin, n)?, globals.slice(0, begin, n)?);
-        let alone = model.forward(&cubes, &globals, &[n], Mode::Evaluate)?.to_vec::<f64>()?;
+        let alone = Sequences::new(&[n], &device)?;
+        let alone = model.forward(&cubes, &globals, &alone, Mode::Evaluate)?.to_vec::<f64>()?;
         for gene in 0..2 {
             assert!((alone[gene] - together[2 * slide + gene]).abs() < 1e-12);
         }
@@ -236,7 +240,8 @@ fn a_slide_is_predicted_alike_alone_and_among_others() -> Result<()> {
 fn contributions_average_to_the_prediction_and_attention_sums_to_one() -> Result<()> {
     let (model, _, device) = small_network(3)?;
     let (cubes, globals) = (drawn([5, 3, 3, 6], "cubes", &device)?, drawn([5, 6], "globals", &device)?);
-    let wanted = model.forward(&cubes, &globals, &[5], Mode::Evaluate)?.to_vec::<f64>()?;
+    let slide = Sequences::new(&[5], &device)?;
+    let wanted = model.forward(&cubes, &globals, &slide, Mode::Evaluate)?.to_vec::<f64>()?;
     let e = model.explain(&cubes, &globals)?;
     assert_eq!((e.contribution.len(), e.attention.len()), (15, 5));
     assert!(wanted.iter().zip(&e.prediction).all(|(w, p)| (w - p).abs() < 1e-12));
@@ -257,7 +262,8 @@ fn every_parameter_learns_when_training() -> Result<()> {
     tape.watch(params.trainable());
     let mut stats = RunningStats::default();
     let mode = Mode::Train { drop: &mut Ok, stats: &mut stats };
-    let loss = model.forward(&cubes, &globals, &[3, 4], mode)?.square()?.sum_all()?;
+    let slides = Sequences::new(&[3, 4], &device)?;
+    let loss = model.forward(&cubes, &globals, &slides, mode)?.square()?.sum_all()?;
     let grads = tape.backward(&loss)?;
     for (name, tensor) in params.named_trainable() {
         let gradient = grads.get(tensor).map(|g| g.to_vec::<f64>()).transpose()?.unwrap_or_default();

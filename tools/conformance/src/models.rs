@@ -14,7 +14,7 @@ use isg::{
         Builder, Params,
         mbconv::{MbConv, MbConvConfig},
         norm::NormKind,
-        vit::{VitBlock, VitConfig},
+        vit::{Sequences, VitBlock, VitConfig},
     },
     ops::{
         bias_act::{Activation, BiasAct},
@@ -172,7 +172,8 @@ impl Model<'_> {
         let x = self.input("x")?;
         let run = move || {
             let rows = x.reshape([batch * length, width])?;
-            let y = block.forward(&rows, &vec![length; batch], &mut |t| Ok(t))?.reshape(shape)?;
+            let sequences = Sequences::new(&vec![length; batch], x.device())?;
+            let y = block.forward(&rows, &sequences, &mut |t| Ok(t))?.reshape(shape)?;
             Ok(Outputs::from([("y".to_string(), y)]))
         };
         Ok(Prepared { leaves, run: Box::new(run) })
@@ -206,7 +207,8 @@ impl Model<'_> {
         let leaves = self.leaves(&builder.finish()?, &inputs)?;
         let (cubes, globals) = (self.input("R")?, self.input("f")?);
         let run = move || {
-            let y = regressor.forward(&cubes, &globals, &[n], Mode::Evaluate)?.reshape([genes])?;
+            let slide = Sequences::new(&[n], cubes.device())?;
+            let y = regressor.forward(&cubes, &globals, &slide, Mode::Evaluate)?.reshape([genes])?;
             Ok(Outputs::from([("y".to_string(), y)]))
         };
         Ok(Prepared { leaves, run: Box::new(run) })
