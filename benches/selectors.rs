@@ -21,7 +21,8 @@ fn tissue() -> RgbImage {
     let tile = Slide::open(golden.join("tcga-cr-7395-01a-01-ts1_L0_x1536_y1280_512.png"))
         .and_then(|slide| slide.read_region(0, 0, 0, 512, 512));
     for (y, x) in (0..side_px).flat_map(|y| (0..side_px).map(move |x| (y, x))) {
-        let drawn = || [180.0, 120.0, 170.0].map(|base| (base + 60.0 * (x as f64 / 5.0).sin() * (y as f64 / 7.0).cos()) as u8);
+        let drawn =
+            || [180.0, 120.0, 170.0].map(|base| (base + 60.0 * (x as f64 / 5.0).sin() * (y as f64 / 7.0).cos()) as u8);
         image.put(x, y, tile.as_ref().map_or_else(|_| drawn(), |tile| tile.pixel(x % 512, y % 512)));
     }
     image

@@ -142,8 +142,8 @@ fn strength(dx: &[i16], dy: &[i16], l2: bool, out: &mut [i32]) {
     );
 }
 
-/// tan 22.5° in 15 fractional bits.
-const TAN_22: i32 = 13573;
+/// tan 22.5° in 15 fractional bits. With derivatives of at most 12240 (the 5 x 5 kernels') all products below fit into 32 bits.
+pub const TAN_22: i32 = 13573;
 
 /// Writes which pixels of a row are candidates and which edges; the latter also go to `strong`, as places of the whole map.
 /// Strengths have a column more on each side.
@@ -155,32 +155,34 @@ fn thin(
     first: usize,
     strong: &mut Vec<usize>,
 ) {
-    for (x, out) in out.iter_mut().enumerate() {
-        // Columns of the strengths: the pixel itself is at `at`.
-        let at = x + 1;
-        let strength = here[at];
-        *out = NONE;
-        if strength <= low {
-            continue;
-        }
-        let (dx, dy) = (i32::from(dx[x]), i32::from(dy[x]));
-        let (across, down) = (dx.abs(), i64::from(dy.abs()) << 15);
-        let tan_22 = i64::from(across) * i64::from(TAN_22);
-        let peak = if down < tan_22 {
-            strength > here[at - 1] && strength >= here[at + 1]
-        } else if down > tan_22 + (i64::from(across) << 16) {
-            strength > above[at] && strength >= below[at]
-        } else if (dx ^ dy) < 0 {
-            strength > above[at + 1] && strength > below[at - 1]
-        } else {
-            strength > above[at - 1] && strength > below[at + 1]
-        };
-        if peak {
-            *out = CANDIDATE;
-            if strength > high {
-                *out = EDGE;
-                strong.push(first + x);
+    let width = out.len();
+    vectorised(
+        #[inline(always)]
+        || {
+            let (above, here, below) = (&above[..width + 2], &here[..width + 2], &below[..width + 2]);
+            let (dx, dy) = (&dx[..width], &dy[..width]);
+            for x in 0..width {
+                // The pixel itself is in column x + 1 of the strengths. Every sector is computed and one chosen: no branch.
+                let strength = here[x + 1];
+                let (dx, dy) = (i32::from(dx[x]), i32::from(dy[x]));
+                let (across, down) = (dx.abs(), dy.abs() << 15);
+                let tan_22 = across * TAN_22;
+                let level = (strength > here[x]) & (strength >= here[x + 2]);
+                let upright = (strength > above[x + 1]) & (strength >= below[x + 1]);
+                let rising = (strength > above[x + 2]) & (strength > below[x]);
+                let falling = (strength > above[x]) & (strength > below[x + 2]);
+                let slanted = if (dx ^ dy) < 0 { rising } else { falling };
+                let steep = if down > tan_22 + (across << 16) { upright } else { slanted };
+                let peak = if down < tan_22 { level } else { steep };
+                let state = if strength > high { EDGE } else { CANDIDATE };
+                out[x] = if peak & (strength > low) { state } else { NONE };
             }
+        },
+    );
+    for (block, states) in out.chunks(64).enumerate() {
+        if states.iter().fold(0, |all, state| all | state) & EDGE != 0 {
+            let edges = states.iter().enumerate().filter(|(_, state)| **state == EDGE);
+            strong.extend(edges.map(|(i, _)| first + 64 * block + i));
         }
     }
 }

@@ -157,17 +157,19 @@ impl BandPass {
         let whole = width.next_multiple_of(LANES);
         // Rows as floats, each made once: those that a kernel reaches are in the ring at one time.
         let slots = height.min(2 * radius + 2);
-        let mut ring = vec![0.0f32; slots * whole];
+        // Rows lie an odd number of vectors apart: at a power of two they would all fall into the same lines of the cache.
+        let pitch = (whole / LANES | 1) * LANES;
+        let mut ring = vec![0.0f32; slots * pitch];
         let mut loaded = 0;
         let mut columns = [(); 2].map(|()| vec![0.0f32; whole + 2 * radius]);
         let mut out = vec![0.0f32; whole];
         for y in 0..height {
             while loaded < height.min(y + radius + 1) {
-                let row = &mut ring[loaded % slots * whole..][..width];
+                let row = &mut ring[loaded % slots * pitch..][..width];
                 row.iter_mut().zip(grey.row(loaded)).for_each(|(to, &from)| *to = f32::from(from));
                 loaded += 1;
             }
-            let row = |at: isize| &ring[mirrored(at, height) % slots * whole..][..whole];
+            let row = |at: isize| &ring[mirrored(at, height) % slots * pitch..][..whole];
             self.sum_columns(|k| [row(y as isize - k as isize), row((y + k) as isize)], &mut columns, whole);
             for padded in &mut columns {
                 for i in 0..radius {
