@@ -64,6 +64,14 @@ fn slides_and_devices_know_nothing_of_tensors() {
 }
 
 #[test]
+fn one_file_talks_to_nvidias_driver() {
+    let naming = offenders(&sources(&["src"], &["rs"]), |name, text| {
+        name != "src/device/cuda.rs" && text.contains(concat!("cudarc", "::"))
+    });
+    assert!(naming.is_empty(), "names cudarc: {naming:?}");
+}
+
+#[test]
 fn dependencies_point_one_way() {
     // A folder may use only what stands below it.
     let layers: &[(&str, &[&str])] = &[

@@ -21,104 +21,16 @@ use super::{
     driver::{Attributes, DevicePtr, Driver, Facts, KernelEntry, LaunchConfig, Memory, Pattern, Recording, TensorMap},
     kernel,
     pool::{Failure, Pool, Source},
+    refusals::{OLDEST, SYMBOLS, UNUSUAL_FOLDERS, sentence},
 };
 use crate::{
     dtype::DType,
     error::{Error, Result},
 };
 
-/// The CUDA that the shipped PTX and the calls below ask for, as the driver counts: 12.0.
-const OLDEST: i32 = 12000;
-/// Everything used below, so that an old or broken library is one sentence and not a panic at the first call.
-const SYMBOLS: &[&str] = &[
-    "cuInit",
-    "cuDriverGetVersion",
-    "cuDeviceGet",
-    "cuDeviceGetCount",
-    "cuDeviceGetName",
-    "cuDeviceGetAttribute",
-    "cuDevicePrimaryCtxRetain",
-    "cuDevicePrimaryCtxRelease_v2",
-    "cuCtxSetCurrent",
-    "cuStreamCreate",
-    "cuStreamDestroy_v2",
-    "cuStreamSynchronize",
-    "cuStreamWaitEvent",
-    "cuEventCreate",
-    "cuEventRecord",
-    "cuEventSynchronize",
-    "cuEventElapsedTime",
-    "cuEventDestroy_v2",
-    "cuMemAlloc_v2",
-    "cuMemFree_v2",
-    "cuMemGetInfo_v2",
-    "cuMemHostAlloc",
-    "cuMemFreeHost",
-    "cuMemcpyHtoDAsync_v2",
-    "cuMemcpyDtoHAsync_v2",
-    "cuMemcpyDtoDAsync_v2",
-    "cuMemsetD8Async",
-    "cuMemsetD16Async",
-    "cuMemsetD32Async",
-    "cuModuleLoadDataEx",
-    "cuModuleGetFunction",
-    "cuModuleUnload",
-    "cuFuncGetAttribute",
-    "cuFuncSetAttribute",
-    "cuLaunchKernel",
-    "cuStreamBeginCapture_v2",
-    "cuStreamEndCapture",
-    "cuGraphGetNodes",
-    "cuGraphInstantiateWithFlags",
-    "cuGraphLaunch",
-    "cuGraphExecDestroy",
-    "cuGraphDestroy",
-    "cuTensorMapEncodeTiled",
-    "cuProfilerStart",
-    "cuProfilerStop",
-];
-/// Where containers and some distributions mount the driver outside the loader's path.
-const UNUSUAL_FOLDERS: &[&str] = &[
-    "/usr/local/nvidia/lib64",
-    "/usr/lib/wsl/lib",
-    "/run/opengl-driver/lib",
-    "/usr/lib64",
-    "/usr/lib/x86_64-linux-gnu",
-];
-
 /// Staging memory: pieces of this size, this many.
 const PIECE_BYTES: usize = 4 << 20;
 const PIECES: usize = 4;
-
-/// What a driver's refusal means and what to do about it. Codes are the driver's published ones.
-fn sentence(code: u32) -> &'static str {
-    match code {
-        1 => "the driver calls a value invalid",
-        2 => "out of memory",
-        34 => "libcuda is a toolkit's stub, not a driver: take the folder `stubs` off LD_LIBRARY_PATH",
-        100 => "no NVIDIA GPU is visible: see what nvidia-smi lists and what CUDA_VISIBLE_DEVICES hides",
-        101 => "no GPU of that number",
-        200 => "the driver calls the kernel's image invalid",
-        209 => "the kernels are for another compute capability than this GPU's",
-        218 => "the driver's compiler refuses the PTX",
-        221 => "the driver's compiler is missing: install or mount libnvidia-ptxjitcompiler.so.1 beside libcuda.so.1",
-        222 => "the driver is older than the PTX: install R525 or newer",
-        500 => "a symbol is missing",
-        700 => "a kernel touched memory it does not own; run it with --device emulator to see where, and start again",
-        701 => "a launch asks for more registers, threads or shared memory than the GPU has",
-        702 => "a kernel ran too long for a GPU that also drives a display",
-        710 => "a kernel stopped itself by an assertion; start again",
-        715 => "a kernel holds an instruction this GPU does not have",
-        716 => "a kernel touched a misaligned address; run it with --device emulator to see where, and start again",
-        719 => "a kernel failed; run it with --device emulator to see why, and start again",
-        802 => "the GPUs' fabric is not ready: start nvidia-fabricmanager",
-        803 => "libcuda and the kernel module are of different releases: reboot, or reinstall the driver",
-        804 => "libcuda is a compatibility package that this GPU or driver does not take",
-        900..=908 => "the step does something that cannot be recorded",
-        999 => "the driver does not know why; see dmesg",
-        _ => "the driver refuses",
-    }
-}
 
 fn check(result: sys::CUresult, doing: &str) -> Result<()> {
     match result as u32 {
@@ -191,8 +103,17 @@ struct Context {
     modules: RefCell<HashMap<String, sys::CUmodule>>,
     entries: RefCell<Vec<(sys::CUfunction, String)>>,
     by_name: RefCell<HashMap<(String, String), KernelEntry>>,
-    recording: Cell<Option<u64>>,
+    recording: Cell<Option<Recorded>>,
     wait_always: bool,
+}
+
+/// A recording under way.
+#[derive(Clone, Copy)]
+struct Recorded {
+    /// The pool's number for it.
+    number: u64,
+    /// Counts replays, in device memory.
+    clock: DevicePtr,
 }
 
 /// The copy stream, its staging memory, and the events that order it against the main stream.
@@ -650,16 +571,29 @@ impl Driver for Cuda {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the stream is live and not recording.
         check(unsafe { sys::cuStreamBeginCapture_v2(context.stream, mode) }, "recording")?;
-        context.recording.set(Some(context.pool.borrow_mut().begin_recording()));
-        Ok(())
+        let number = context.pool.borrow_mut().begin_recording();
+        context.recording.set(Some(Recorded { number, clock: DevicePtr::NULL }));
+        match self.alloc(size_of::<u32>()) {
+            Ok(clock) => {
+                context.recording.set(Some(Recorded { number, clock }));
+                Ok(())
+            }
+            // Ends the recording, then says why there was none.
+            Err(error) => self.end_capture().and(Err(error)),
+        }
     }
 
     fn end_capture(&self) -> Result<Box<dyn Recording>> {
         let context = &*self.0;
-        let Some(number) = context.recording.take() else {
+        let Some(Recorded { number, clock }) = context.recording.take() else {
             return Err(Error::Device("cuda: nothing is being recorded".to_string()));
         };
-        context.pool.borrow_mut().end_recording();
+        {
+            let mut pool = context.pool.borrow_mut();
+            // Kept for this recording alone until it is gone.
+            pool.free(clock.0);
+            pool.end_recording();
+        }
         let forget = |error| {
             context.pool.borrow_mut().forget_recording(number);
             error
@@ -677,7 +611,12 @@ impl Driver for Cuda {
             made
         };
         made.map_err(forget)?;
-        Ok(Box::new(CudaGraph { exec, steps, number, context: self.0.clone() }))
+        let replays = Cell::new(0);
+        Ok(Box::new(CudaGraph { exec, steps, number, clock, replays, context: self.0.clone() }))
+    }
+
+    fn clock(&self) -> DevicePtr {
+        self.0.recording.get().map_or(DevicePtr::NULL, |recorded| recorded.clock)
     }
 
     fn memory(&self) -> Memory {
@@ -769,6 +708,8 @@ struct CudaGraph {
     exec: sys::CUgraphExec,
     steps: usize,
     number: u64,
+    clock: DevicePtr,
+    replays: Cell<u32>,
     context: Rc<Context>,
 }
 
@@ -776,6 +717,10 @@ impl Recording for CudaGraph {
     fn replay(&self) -> Result<()> {
         self.context.refuse_in_capture("replay another")?;
         self.context.enter()?;
+        let replay = self.replays.get();
+        self.replays.set(replay.wrapping_add(1));
+        // SAFETY: the word is the recording's own, and the stream orders this behind the replay before.
+        check(unsafe { sys::cuMemsetD32Async(self.clock.0, replay, 1, self.context.stream) }, "counting a replay")?;
         // SAFETY: the graph is live, and its memory is its own until it is dropped.
         check(unsafe { sys::cuGraphLaunch(self.exec, self.context.stream) }, "replaying a recorded step")
     }
@@ -833,13 +778,6 @@ mod tests {
                 assert!(error.starts_with("device cuda: "), "{error}");
                 assert!(error.contains("driver") || error.contains("GPU") || error.contains("libcuda"), "{error}");
             }
-        }
-    }
-
-    #[test]
-    fn refusals_say_what_to_do() {
-        for (code, word) in [(34, "stub"), (100, "nvidia-smi"), (221, "ptxjitcompiler"), (222, "R525")] {
-            assert!(sentence(code).contains(word), "{code}");
         }
     }
 }

@@ -102,6 +102,11 @@ pub trait Driver {
     fn end_capture(&self) -> Result<Box<dyn Recording>> {
         Err(Error::Device(format!("{}: nothing is being recorded", self.name())))
     }
+    /// While recording, the address of a u32 that counts the recording's replays from 0, else null. Kernels that draw random
+    /// numbers add it to their step, so that every replay draws others.
+    fn clock(&self) -> DevicePtr {
+        DevicePtr::NULL
+    }
     /// What launches did since the last call, sorted by kernel; empty where launches are not counted.
     fn take_counters(&self) -> Vec<KernelCounters> {
         Vec::new()

@@ -10,6 +10,7 @@ pub mod math;
 pub mod nvtx;
 pub mod pool;
 pub mod product;
+pub mod refusals;
 pub mod stencil;
 pub mod vector;
 
