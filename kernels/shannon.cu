@@ -1,6 +1,21 @@
-// Shannon scores: the length in bits of each image's `lz` stream, and the stream itself. The format is src/select/shannon.
+// Shannon scores: the length in bits of each image's `lz` stream, and the stream itself. The format and its rules are the
+// page of src/select/shannon; every number here is an integer and equals the CPU's.
 //
-// HEADER_PLACEHOLDER
+// Shapes    pixels u8 [n, h, w, 3]; score: bits u64 [n]; encode: payloads u8 [n, chunks, 49152] and their sizes u32 [n, chunks].
+// Launch    one block of 512 threads a chunk of at most 16384 pixels, chunks of all images in one grid.
+//           Shared memory 91 KiB: two blocks a multiprocessor of an H100 (228 KiB), one of an A100. encode: 126 KiB, one block.
+// Phases    1 predict   each thread walks down a column, the line above in registers; residuals to shared memory
+//           2 mark      slabs of 512 pixels: hash and look up, barrier, enter with atomicMax, barrier
+//           3 count     histogram of symbols, two copies by lane; costs from counts
+//           4 worth     every pixel's copy at once: sure by its run alone, else its few samples are priced; candidates shared
+//                       out among the lanes of a warp so that no lane waits
+//           5 parse     16 warps parse 1024 pixels each as if nothing reached into them, then again from where the segment
+//                       before really ends, until nothing changes
+//           6 take      counts of copies; covered samples leave the histogram
+//           7 tables    one warp a Huffman table: leaves ranked in parallel, joined by one lane; description by ballots
+// Bytes     reads 3 a pixel from memory, writes 8 an image: integer work, so instructions and shared memory decide.
+// Numerics  none: integers, and atomics on integers whose order cannot matter.
+// Tail      chunks of any size and alignment; words past the last sample are zero and masked.
 #include "common/chunk.cuh"
 #include "common/huffman.cuh"
 
@@ -39,7 +54,6 @@ struct State {
     u32 repeat[WORDS];                  // even pixels that agree with their candidate
     u32 worth[WORDS];                   // pixels with a copy worth taking; then the pixels that copies cover
     u32 taken[WORDS];                   // first pixels of copies
-    u32 totals[CONTEXTS];
     u32 length_counts[BUCKETS], distance_counts[BUCKETS];
     u32 exits[WARPS + 1];               // where the parse leaves the segments before this one
     u32 table_bits[TABLES];
@@ -54,6 +68,8 @@ struct EncoderState {
     u16 words[TABLES][260];
     u32 warp_bits[WARPS];
 };
+
+static_assert(sizeof(State) == 93244 && sizeof(EncoderState) == 129348, "as src/ops/shannon.rs asks for");
 
 struct Copy {
     u32 length_px, distance_px;
@@ -486,7 +502,7 @@ struct EncodeParams {
     u32 unused;
 };
 
-extern "C" __global__ void __launch_bounds__(512) shannon_encode(const __grid_constant__ EncodeParams p) {
+extern "C" __global__ void __launch_bounds__(512, 1) shannon_encode(const __grid_constant__ EncodeParams p) {
     extern __shared__ __align__(16) u8 shared[];
     EncoderState& e = *reinterpret_cast<EncoderState*>(shared);
     State& s = e.state;

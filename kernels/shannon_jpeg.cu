@@ -1,7 +1,13 @@
-// HEADER_PLACEHOLDER
+// JPEG scores: bits of the entropy-coded blocks of a baseline 4:2:0 JPEG. The rules are the page of src/select/jpeg.rs.
+//
+// Shapes    pixels u8 [n, h, w, 3]; bits u64 [n].
+// Launch    192 threads: one 8 x 8 block each, the six of 32 neighbouring 16 x 16 units; a warp has blocks of one kind.
+//           Lane 0's unit belongs to the thread block before: its DC values are compared with, its bits not added.
+// Work      a block of 64 samples stays in registers: 1024 multiplications by constants, 64 by reciprocals, 63 steps of
+//           run lengths. Chroma lanes read four pixels a sample, which the L1 cache has.
+// Numerics  integers: the CPU's 16-bit colours, 1/8192 cosines and rounded divisions.
+// Tail      edges repeat, as in the CPU's units.
 #include "common/chunk.cuh"
-
-namespace {
 
 constexpr u32 KINDS = 6;       // blocks of a unit: four of Y, Cb, Cr
 constexpr u32 FRESH = 31;      // units a thread block adds; lane 0 has the unit before them
@@ -96,8 +102,6 @@ __device__ __forceinline__ void unrolled(Body body) {
         unrolled<N, I + 1>(body);
     }
 }
-
-}  // namespace
 
 struct JpegParams {
     const u8* pixels;

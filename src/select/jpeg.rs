@@ -157,6 +157,14 @@ const DCT_COLUMNS: [[i32; 8]; 8] = {
     columns
 };
 
+/// How much of Annex K's tables a quality takes, in percent, as the Independent JPEG Group has it.
+pub fn table_percent(quality: u8) -> u32 {
+    match u32::from(quality.clamp(1, 100)) {
+        quality @ ..50 => 5000 / quality,
+        quality => 200 - 2 * quality,
+    }
+}
+
 /// A quantiser in natural order: reciprocals for coefficients in 1/8.
 struct Quantiser {
     divisor: [i32; 64],
@@ -166,8 +174,7 @@ struct Quantiser {
 
 impl Quantiser {
     fn new(component: usize, quality: u8) -> Quantiser {
-        let quality = u32::from(quality.clamp(1, 100));
-        let scale = if quality < 50 { 5000 / quality } else { 200 - 2 * quality };
+        let scale = table_percent(quality);
         let mut divisor = [0; 64];
         for (&at, &table) in ZIGZAG.iter().zip(&QUANTISATION[component]) {
             divisor[usize::from(at)] = 8 * ((u32::from(table) * scale + 50) / 100).clamp(1, 255) as i32;
@@ -221,6 +228,16 @@ pub fn bits(image: &RgbImage, quality: u8) -> u64 {
     if image.width_px == 0 || image.height_px == 0 {
         return 0;
     }
+    file_bits(coded_bits(image, quality))
+}
+
+/// Bits of a file with so many bits of entropy-coded blocks.
+pub fn file_bits(coded_bits: u64) -> u64 {
+    8 * (MARKER_BYTES + coded_bits.div_ceil(8))
+}
+
+/// Bits of the entropy-coded blocks.
+pub fn coded_bits(image: &RgbImage, quality: u8) -> u64 {
     let quantisers = [Quantiser::new(0, quality), Quantiser::new(1, quality)];
     let ac_bits = &*AC_BITS;
     let mut dc = [0; 3];
@@ -238,7 +255,7 @@ pub fn bits(image: &RgbImage, quality: u8) -> u64 {
             code(&unit.cr, 2);
         }
     }
-    8 * (MARKER_BYTES + total.div_ceil(8))
+    total
 }
 
 /// 16 x 16 pixels as four blocks of Y and one each of Cb and Cr, all less 128.

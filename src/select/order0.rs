@@ -21,6 +21,16 @@ static N_LOG2_N: LazyLock<Vec<u64>> =
 
 /// Bits of an image under the entropy of its residuals.
 pub fn bits(image: &RgbImage) -> u64 {
+    whole_bits(entropy_q16(image))
+}
+
+/// Rounds a sum in 1/65536 bit up to whole bits.
+pub fn whole_bits(entropy_q16: u64) -> u64 {
+    entropy_q16.div_ceil(1 << 16)
+}
+
+/// The same in 1/65536 bit.
+pub fn entropy_q16(image: &RgbImage) -> u64 {
     if image.width_px == 0 || image.height_px == 0 {
         return 0;
     }
@@ -37,7 +47,7 @@ pub fn bits(image: &RgbImage) -> u64 {
             total -= counts.iter().map(|&count| n_log2_n[usize::from(count)]).sum::<u64>();
         }
     }
-    total.div_ceil(1 << 16)
+    total
 }
 
 /// What each pixel costs under the statistics of its chunk, in bits, summed over channels: where the score comes from.

@@ -40,22 +40,37 @@ pub fn bits(image: &RgbImage) -> u64 {
 /// # Errors
 /// The image has no pixels, or more than [`MAX_PIXEL_BYTES`] of them.
 pub fn encode(image: &RgbImage) -> Result<Vec<u8>, Corrupt> {
-    let (Ok(width_px), Ok(height_px)) = (u32::try_from(image.width_px), u32::try_from(image.height_px)) else {
-        return Err(Corrupt("the image is too large"));
-    };
-    pixel_bytes(width_px, height_px)?;
+    check_size(image)?;
+    let chunks = payloads(image);
+    Ok(assemble(image, chunks.iter().map(Vec::as_slice)))
+}
+
+/// Refuses images that have no stream.
+pub(crate) fn check_size(image: &RgbImage) -> Result<(), Corrupt> {
+    match (u32::try_from(image.width_px), u32::try_from(image.height_px)) {
+        (Ok(width_px), Ok(height_px)) => pixel_bytes(width_px, height_px).map(|_| ()),
+        _ => Err(Corrupt("the image is too large")),
+    }
+}
+
+/// The payloads of an image's chunks, in the order of the stream.
+pub(crate) fn payloads(image: &RgbImage) -> Vec<Vec<u8>> {
     let grid = ChunkGrid::new(image.width_px, image.height_px);
-    let chunks: Vec<Vec<u8>> =
-        (0..grid.len()).into_par_iter().map_init(Coder::default, |c, i| c.payload(image, grid.area(i))).collect();
-    let mut stream = Vec::with_capacity(HEADER_BYTES + chunks.iter().map(|c| SIZE_BYTES + c.len()).sum::<usize>());
+    (0..grid.len()).into_par_iter().map_init(Coder::default, |c, i| c.payload(image, grid.area(i))).collect()
+}
+
+/// The stream of an image whose size has been checked, from the payloads of its chunks, wherever they were made.
+pub(crate) fn assemble<'a>(image: &RgbImage, chunks: impl Iterator<Item = &'a [u8]> + Clone) -> Vec<u8> {
+    let payload_bytes: usize = chunks.clone().map(|chunk| SIZE_BYTES + chunk.len()).sum();
+    let mut stream = Vec::with_capacity(HEADER_BYTES + payload_bytes);
     stream.extend_from_slice(&MAGIC);
     stream.push(VERSION);
-    stream.extend_from_slice(&width_px.to_le_bytes());
-    stream.extend_from_slice(&height_px.to_le_bytes());
+    stream.extend_from_slice(&(image.width_px as u32).to_le_bytes());
+    stream.extend_from_slice(&(image.height_px as u32).to_le_bytes());
     stream.extend_from_slice(&checksum(&image.pixels).to_le_bytes());
-    chunks.iter().for_each(|chunk| stream.extend_from_slice(&(chunk.len() as u16).to_le_bytes()));
-    chunks.iter().for_each(|chunk| stream.extend_from_slice(chunk));
-    Ok(stream)
+    chunks.clone().for_each(|chunk| stream.extend_from_slice(&(chunk.len() as u16).to_le_bytes()));
+    chunks.for_each(|chunk| stream.extend_from_slice(chunk));
+    stream
 }
 
 /// The image of a stream.

@@ -81,3 +81,4 @@ pub(crate) mod predict;
 mod simd;
 
 pub use lz::{Corrupt, HEADER_BYTES, MAGIC, MAX_PIXEL_BYTES, VERSION, bits, decode, encode, read};
+pub(crate) use lz::{assemble, check_size, payloads};
