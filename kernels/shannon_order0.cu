@@ -4,7 +4,7 @@
 // Launch    one block of 256 threads a chunk of at most 16384 pixels; 6 KiB of shared memory.
 // Phases    each thread walks down a column of 16 samples: one 128-bit load a line, the line above in registers, one
 //           shared atomic a sample into one of two histograms by lane; then n log2 n of 768 counts.
-// Tried     a histogram for each warp: 48 KiB to clear and add up a chunk, more than the conflicts it saves.
+// Not done  a histogram for each warp: 24 KiB to clear and add up for 48 KiB of samples, more than the conflicts it saves.
 // Numerics  log2 by sixteen squarings of a 1.31 number, as the CPU's table is made; sums are integers.
 // Tail      lines that are not whole 16-byte vectors take the walk byte by byte.
 #include "common/chunk.cuh"
