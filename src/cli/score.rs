@@ -178,9 +178,9 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
     if args.response.is_some() && args.files.len() > 1 {
         return Err(Error::Usage("--response is of one file; give one, or leave it out".to_string()));
     }
-    // Only a network computes on a device yet; the other selectors are the processor's.
+    // Networks and codecs compute on any device; the other selectors are the processor's.
     let device = match options.selector {
-        Selector::Dexined(_) => context.device()?,
+        Selector::Dexined(_) | Selector::Shannon(_) => context.device()?,
         _ => Device::cpu(),
     };
     let scorer = Scorer::new(&options.selector, &device)?;

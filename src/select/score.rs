@@ -18,7 +18,7 @@ use rayon::prelude::*;
 
 use super::{
     Codec,
-    selector::{Scorer, Selector, Work},
+    selector::{Pending, Scorer, Selector, Work},
     threshold::{Threshold, least_score},
 };
 use crate::{
@@ -227,8 +227,23 @@ fn score_patches(
         let (x, y) = grid.corner(index);
         read(x, y)
     };
-    let measure = |batch: &[usize]| -> Result<Vec<f64>> {
+    // A device counts one batch while the threads decode the next.
+    let mut pending: Option<(Pending, usize)> = None;
+    let finish = |pending: &mut Option<(Pending, usize)>| -> Result<Vec<f64>> {
+        let Some((wait, patches)) = pending.take() else { return Ok(Vec::new()) };
+        let values = wait()?;
+        progress.advance(patches as u64);
+        Ok(values)
+    };
+    let mut measure = |batch: &[usize]| -> Result<Vec<f64>> {
         match work {
+            Work::Queued(start) => {
+                let images: Vec<RgbImage> = batch.par_iter().map(image).collect::<Result<_>>()?;
+                let started = start(&images)?;
+                let before = finish(&mut pending)?;
+                pending = Some((started, batch.len()));
+                Ok(before)
+            }
             Work::Each(score) => {
                 let one = |index: &usize| {
                     let value = score(&image(index)?);
@@ -259,6 +274,9 @@ fn score_patches(
         if result.is_err() {
             break;
         }
+    }
+    if result.is_ok() {
+        result = finish(&mut pending).map(|measured| values.extend(measured));
     }
     progress.end();
     result.map(|()| values)

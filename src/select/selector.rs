@@ -16,6 +16,7 @@ use crate::{
     device::Device,
     error::{Error, Result},
     image::RgbImage,
+    ops::shannon,
     slide::Slide,
 };
 
@@ -245,6 +246,7 @@ pub struct Scorer {
 
 enum Kind {
     Codec(Codec),
+    CodecOn(Codec, Device),
     Otsu(OtsuOver),
     Gradient,
     Canny(Canny),
@@ -257,18 +259,26 @@ pub type Each<'a> = Box<dyn Fn(&RgbImage) -> f64 + Sync + 'a>;
 /// A score that uses all threads itself, and may fail.
 pub type InTurn<'a> = Box<dyn Fn(&RgbImage) -> Result<f64> + 'a>;
 
-/// How patches are scored: each alone on any thread, or one after the other by something that uses all threads itself.
+/// Scores that a device is busy with; the call waits for them.
+pub type Pending = Box<dyn FnOnce() -> Result<Vec<f64>>>;
+/// Scores of patches of one size by a device that works while its caller does other things.
+pub type Queued<'a> = Box<dyn Fn(&[RgbImage]) -> Result<Pending> + 'a>;
+
+/// How patches are scored: each alone on any thread, one after the other by something that uses all threads itself, or
+/// several at once by something that needs no thread.
 pub enum Work<'a> {
     Each(Each<'a>),
     InTurn(InTurn<'a>),
+    Queued(Queued<'a>),
 }
 
 impl Scorer {
-    /// Loads what the selector needs; networks compute on `device`.
+    /// Loads what the selector needs; networks and, where it is a GPU, codecs compute on `device`.
     pub fn new(selector: &Selector, device: &Device) -> Result<Scorer> {
         selector.check()?;
         let kind = match selector {
-            Selector::Shannon(codec) => Kind::Codec(*codec),
+            Selector::Shannon(codec) if device.is_same(&Device::cpu()) => Kind::Codec(*codec),
+            Selector::Shannon(codec) => Kind::CodecOn(*codec, device.clone()),
             Selector::Otsu(otsu) => Kind::Otsu(otsu.over),
             Selector::Gradient => Kind::Gradient,
             Selector::Canny(canny) => Kind::Canny(*canny),
@@ -295,6 +305,7 @@ impl Scorer {
     pub fn work(&self, tissue: Option<u8>) -> Work<'_> {
         match &self.kind {
             Kind::Codec(codec) => Work::Each(Box::new(|image| codec.bits(image) as f64)),
+            Kind::CodecOn(codec, device) => Work::Queued(Box::new(|images| queue(*codec, images, device))),
             Kind::Otsu(_) => Work::Each(Box::new(move |image| {
                 let grey = GreyImage::of(image);
                 otsu::tissue_fraction(&grey, tissue.unwrap_or_else(|| otsu::threshold(&grey)))
@@ -311,6 +322,7 @@ impl Scorer {
         match self.work(tissue) {
             Work::Each(score) => Ok(score(image)),
             Work::InTurn(score) => score(image),
+            Work::Queued(start) => Ok(start(std::slice::from_ref(image))?()?[0]),
         }
     }
 
@@ -321,7 +333,7 @@ impl Scorer {
         let (width_px, height_px) = (image.width_px, image.height_px);
         let whole = |values| Response { width_px, height_px, values };
         Ok(match &self.kind {
-            Kind::Codec(_) => whole(order0::costs(image)),
+            Kind::Codec(_) | Kind::CodecOn(..) => whole(order0::costs(image)),
             Kind::Network(network) => {
                 let (width_px, height_px, values) = network.probabilities(image)?;
                 Response { width_px, height_px, values }
@@ -342,6 +354,22 @@ impl Scorer {
             }
         })
     }
+}
+
+/// Starts counting bits on a device: the numbers of [`Codec::bits`].
+fn queue(codec: Codec, images: &[RgbImage], device: &Device) -> Result<Pending> {
+    let pixels = shannon::batch(images, device)?;
+    let scores = match codec {
+        Codec::Lz => pixels.shannon_bits()?,
+        Codec::Order0 => pixels.shannon_order0()?,
+        Codec::Jpeg { quality } => pixels.shannon_jpeg(quality)?,
+    };
+    let bits = move |score: u64| match codec {
+        Codec::Lz => score,
+        Codec::Order0 => order0::whole_bits(score),
+        Codec::Jpeg { .. } => jpeg::file_bits(score),
+    };
+    Ok(Box::new(move || Ok(scores.to_scores()?.into_iter().map(|score| bits(score) as f64).collect())))
 }
 
 /// The slide in grey, whole where it is small enough.
