@@ -146,7 +146,13 @@ __device__ void count(State& s, const Residuals& residuals, u32 samples) {
     for (u32 i = threadIdx.x; i < CONTEXTS * LITERALS; i += THREADS) s.counts[i] = s.odd_counts[i] = 0;
     __syncthreads();
     u32* counts = threadIdx.x % 2 ? s.odd_counts : s.counts;
-    for (u32 i = threadIdx.x; i < samples; i += THREADS) atomicAdd(&counts[literal(residuals.symbol(i))], 1);
+    for (u32 i = 4 * threadIdx.x; i < samples; i += 4 * THREADS) {
+        u32 symbols[4];
+        residuals.symbols(i, symbols);
+#pragma unroll
+        for (u32 k = 0; k < 4; k++)
+            if (i + k < samples) atomicAdd(&counts[literal(symbols[k])], 1);
+    }
     __syncthreads();
     for (u32 i = threadIdx.x; i < CONTEXTS * LITERALS; i += THREADS) s.counts[i] += s.odd_counts[i];
     __syncthreads();
@@ -352,8 +358,10 @@ __device__ bool take_copies(State& s, const Residuals& residuals, u32 pixels, u3
     }
     if (lane_id() == 0 && extra_bits > 0) atomicAdd(&s.bits, extra_bits);
     __syncthreads();
-    for (u32 i = threadIdx.x; i < 3 * pixels; i += THREADS)
-        if (bit_of(s.worth, i / 3)) atomicSub(&s.counts[literal(residuals.symbol(i))], 1);
+    for (u32 covered = threadIdx.x; covered < pixels; covered += THREADS) {
+        if (!bit_of(s.worth, covered)) continue;
+        for (u32 c = 0; c < 3; c++) atomicSub(&s.counts[literal(residuals.symbol(3 * covered + c))], 1);
+    }
     return true;
 }
 

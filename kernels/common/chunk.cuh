@@ -82,6 +82,7 @@ __device__ inline void predict_chunk(const ChunkArea& area, Put put) {
                 if (x > 0) up_left[c] = line[i64(c) - 3 - i64(area.pitch)];
             }
         }
+#pragma unroll 4
         for (u32 y = first; y < last; y++, line += area.pitch) {
             u32 pixel = y * area.width + x;
 #pragma unroll
@@ -127,6 +128,31 @@ struct Residuals {
 
     // Residual in its context: context << 8 | residual.
     __device__ __forceinline__ u32 symbol(u32 sample) const { return context(sample) << 8 | bytes[sample]; }
+
+    // Symbols of four samples from `sample`, a multiple of 4, on; those behind the chunk are anything.
+    __device__ __forceinline__ void symbols(u32 sample, u32 (&out)[4]) const {
+        if (sample < up) {
+            for (u32 i = 0; i < 4; i++) out[i] = symbol(sample + i);
+            return;
+        }
+        // Sizes of even and of odd bytes apart: three add up to more than a byte holds.
+        u32 even = 0, odd = 0;
+        u32 backs[3] = {3, up, up_right};
+#pragma unroll
+        for (u32 i = 0; i < 3; i++) {
+            u32 word[1];
+            words(sample - backs[i], word);
+            u32 size = (word[0] >> 1 & 0x7f7f7f7f) + (word[0] & 0x01010101);
+            even += size & 0x00ff00ff;
+            odd += size >> 8 & 0x00ff00ff;
+        }
+        u32 here = *reinterpret_cast<const u32*>(bytes + sample);
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+            u32 activity = (i % 2 ? odd : even) >> (i / 2 * 16) & 0xffff;
+            out[i] = u32(contexts[min(activity, MOST_ACTIVITY)]) << 8 | (here >> (8 * i) & 255);
+        }
+    }
 
     // Words 0 ... N - 1 of the samples from `sample` on, which need not be aligned.
     template <u32 N>
