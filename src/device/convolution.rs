@@ -78,11 +78,11 @@ impl Geometry {
         [self.k, self.r, self.s, self.c_group()]
     }
 
-    fn c_group(&self) -> usize {
+    pub fn c_group(&self) -> usize {
         self.c / self.conv.groups
     }
 
-    fn k_group(&self) -> usize {
+    pub fn k_group(&self) -> usize {
         self.k / self.conv.groups
     }
 }

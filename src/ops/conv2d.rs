@@ -8,13 +8,15 @@
 //!
 //! On the CPU they are matrix products: see [`convolution`](crate::device::convolution).
 
+mod launch;
+
 use super::matmul::same_float;
 pub use crate::device::convolution::Conv2d;
 use crate::{
     device::convolution::{Geometry, forward, input_gradient, weight_gradient},
     error::{Error, Result},
     float_dispatch,
-    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -84,6 +86,11 @@ impl Op for Forward {
         Ok(())
     }
 
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let g = Geometry::new("conv2d", self.conv, dims(args.x[0].shape()), dims(args.x[1].shape()))?;
+        launch::forward(args, &g)
+    }
+
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let (dy, conv) = (v.upstream()?, self.conv);
         let ([_, h, w, _], [_, r, s, _]) = (dims(v.x_spec(0).shape), dims(v.x_spec(1).shape));
@@ -115,6 +122,11 @@ impl Op for InputGradient {
         let g = self.geometry(dims(args.x_shape(0)), dims(args.x_shape(1)))?;
         float_dispatch!(args, T => input_gradient::<T>(&g, args.x(0), args.x(1), args.y(0)));
         Ok(())
+    }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let g = self.geometry(dims(args.x[0].shape()), dims(args.x[1].shape()))?;
+        launch::input_gradient(args, &g)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -159,6 +171,11 @@ impl Op for WeightGradient {
         Ok(())
     }
 
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let g = self.geometry(dims(args.x[0].shape()), dims(args.x[1].shape()))?;
+        launch::weight_gradient(args, &g)
+    }
+
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let (upstream, conv) = (v.upstream()?, self.conv);
         let [_, h, w, _] = dims(v.x_spec(0).shape);
@@ -192,7 +209,7 @@ fn dims(shape: crate::Shape) -> [usize; 4] {
 pub const SPEC: OpSpec = OpSpec {
     name: "conv2d",
     order: Order::Any,
-    kernels: &[],
+    kernels: launch::KERNELS,
     cases: || {
         let case = |name, x: [usize; 4], [k, r, s]: [usize; 3], bias: bool, conv: Conv2d| {
             let mut inputs = vec![normal(x), normal([k, r, s, x[3] / conv.groups])];
@@ -219,6 +236,10 @@ pub const SPEC: OpSpec = OpSpec {
             case("groups", [2, 5, 5, 6], [4, 3, 3], true, Conv2d { groups: 2, padding: 1, ..plain }),
             case("large_kernel", [1, 13, 12, 3], [4, 11, 11], true, Conv2d { stride: 4, padding: 2, ..plain }),
             case("one_pixel", [1, 1, 1, 5], [3, 3, 3], true, Conv2d { padding: 1, ..plain }),
+            case("past_a_tile", [1, 9, 9, 40], [72, 3, 3], true, Conv2d { padding: 1, ..plain }),
+            case("even_channels", [1, 5, 4, 6], [10, 3, 3], false, Conv2d { padding: 1, ..plain }),
+            case("many_pixels", [1, 37, 31, 1], [2, 2, 2], false, plain),
+            case("strided_dilated_groups", [1, 9, 8, 16], [16, 3, 3], true, Conv2d { stride: 2, dilation: 3, padding: 3, groups: 2 }),
             case("one_channel", [1, 4, 6, 1], [1, 2, 3], false, plain),
             Case::new("input_gradient", [normal([2, 4, 4, 5]), normal([5, 3, 3, 3])], move |x| {
                 let conv = Conv2d { stride: 2, padding: 1, ..plain };

@@ -7,14 +7,19 @@
 
 use crate::{
     device::{
+        driver::{DevicePtr, Facts},
         host::Real,
+        kernel::{FLOATS, Kernel, KernelInfo, blocks},
         stencil::{PerChannel, Reads, dense, lanes, sum_over_rows},
         vector::vectorised,
     },
     error::{Error, Result},
-    float_dispatch,
-    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
-    ops::matmul::same_float,
+    float_dispatch, kernel_params,
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    ops::matmul::{
+        launch::{add_splits, extent, merge, vector},
+        same_float,
+    },
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -86,6 +91,163 @@ impl Depthwise {
     }
 }
 
+kernel_params! {
+    struct StencilParams {
+        x: DevicePtr,
+        w: DevicePtr,
+        y: DevicePtr,
+        n: u32,
+        h: u32,
+        width: u32,
+        c: u32,
+        r: u32,
+        s: u32,
+        oh: u32,
+        ow: u32,
+        stride: u32,
+        up: u32,
+        padding_h: i32,
+        padding_w: i32,
+        turned: u32,
+        vector: u32,
+        strips: u32,
+        unused: u32,
+    }
+
+    struct WeightGradientParams {
+        x: DevicePtr,
+        dy: DevicePtr,
+        partials: DevicePtr,
+        n: u32,
+        h: u32,
+        width: u32,
+        c: u32,
+        r: u32,
+        s: u32,
+        oh: u32,
+        ow: u32,
+        stride: u32,
+        padding: i32,
+        vector: u32,
+        rows_each: u32,
+        lanes: u32,
+        unused: u32,
+    }
+}
+
+const THREADS: u32 = 256;
+const FORWARD: Kernel<StencilParams> = Kernel::new("depthwise_conv2d", "fwd", THREADS, FLOATS);
+const INPUT_GRADIENT: Kernel<StencilParams> = Kernel::new("depthwise_conv2d", "bwd_x", THREADS, FLOATS);
+const WEIGHT_GRADIENT: Kernel<WeightGradientParams> = Kernel::new("depthwise_conv2d", "bwd_weight", THREADS, FLOATS);
+const KERNELS: &[KernelInfo] =
+    &[FORWARD.info(), INPUT_GRADIENT.info(), WEIGHT_GRADIENT.info(), merge("depthwise_conv2d").info()];
+
+/// How the weight gradient is shared out: rows of `y` in a share, vectors of channels in a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Shares {
+    count: usize,
+    rows_each: usize,
+    lanes: usize,
+}
+
+impl Shares {
+    /// For `rows` rows of `y` and `vectors` vectors of channels, `layers` blocks on top of each other anyway.
+    fn new(rows: usize, vectors: usize, layers: usize, facts: &Facts) -> Shares {
+        let lanes = vectors.next_power_of_two().min(32);
+        let parts = THREADS as usize / lanes;
+        let wanted = (4 * facts.multiprocessors as usize).div_ceil(vectors.div_ceil(lanes) * layers);
+        let count = wanted.min(rows.div_ceil(parts)).clamp(1, 256);
+        let rows_each = rows.div_ceil(count).max(1);
+        Shares { count: rows.div_ceil(rows_each).max(1), rows_each, lanes }
+    }
+}
+
+impl Depthwise {
+    /// The map from `read` to `written`, moving by `stride` over the image enlarged `up` times; `turned` is the kernel of an
+    /// input gradient, whose padding is what the forward map's leaves of its reach.
+    fn launch_stencil(
+        &self,
+        args: &DeviceArgs,
+        kernel: &Kernel<StencilParams>,
+        g: &Geometry,
+        (read, written): ([usize; 2], [usize; 2]),
+        [stride, up]: [usize; 2],
+        turned: Option<[usize; 2]>,
+    ) -> Result<()> {
+        let int = |value| extent(self.name(), value);
+        let dtype = args.y[0].dtype();
+        let channels = vector(g.c, dtype) as usize;
+        let channels = if channels * dtype.bytes() == 16 { channels } else { 1 };
+        let per_thread = if [stride, up] == [1, 1] && channels > 1 && g.kernel[1] == 5 { 2 } else { 4 };
+        let strips = written[1].div_ceil(per_thread);
+        let padding = |axis: usize| match turned {
+            Some(kernel) => kernel[axis] as i64 - 1 - self.padding as i64,
+            None => self.padding as i64,
+        };
+        let params = StencilParams {
+            x: args.x[0].ptr,
+            w: args.x[1].ptr,
+            y: args.y[0].ptr,
+            n: int(g.n)?,
+            h: int(read[0])?,
+            width: int(read[1])?,
+            c: int(g.c)?,
+            r: int(g.kernel[0])?,
+            s: int(g.kernel[1])?,
+            oh: int(written[0])?,
+            ow: int(written[1])?,
+            stride: int(stride)?,
+            up: int(up)?,
+            padding_h: padding(0) as i32,
+            padding_w: padding(1) as i32,
+            turned: turned.is_some() as u32,
+            vector: channels as u32,
+            strips: int(strips)?,
+            unused: 0,
+        };
+        let threads = g.n * written[0] * strips * (g.c / channels);
+        args.launch(kernel, dtype, blocks(threads, THREADS as usize), 0, &params)
+    }
+
+    /// Each share of the rows by itself, then their sum.
+    fn launch_weight_gradient(&self, args: &DeviceArgs, g: &Geometry) -> Result<()> {
+        let int = |value| extent(self.name(), value);
+        let dtype = args.y[0].dtype();
+        let channels = vector(g.c, dtype) as usize;
+        let channels = if channels * dtype.bytes() == 16 { channels } else { 1 };
+        let layers = match g.kernel {
+            [r, 3] => r,
+            [r, 5] if channels > 1 => r,
+            [r, s] => r * s,
+        };
+        let vectors = g.c / channels;
+        let shares = Shares::new(g.n * g.y[0], vectors, layers, &args.driver.facts());
+        let partials = args.scratch(shares.count * args.y[0].elems() * 4)?;
+        let params = WeightGradientParams {
+            x: args.x[0].ptr,
+            dy: args.x[1].ptr,
+            partials: partials.ptr,
+            n: int(g.n)?,
+            h: int(g.x[0])?,
+            width: int(g.x[1])?,
+            c: int(g.c)?,
+            r: int(g.kernel[0])?,
+            s: int(g.kernel[1])?,
+            oh: int(g.y[0])?,
+            ow: int(g.y[1])?,
+            stride: int(self.stride)?,
+            padding: int(self.padding)? as i32,
+            vector: channels as u32,
+            rows_each: int(shares.rows_each)?,
+            lanes: shares.lanes as u32,
+            unused: 0,
+        };
+        let grid = [int(shares.count)?, int(vectors.div_ceil(shares.lanes))?, int(layers)?];
+        args.launch(&WEIGHT_GRADIENT, dtype, grid, 0, &params)?;
+        add_splits(args, "depthwise_conv2d", partials.ptr, int(shares.count)?, None)
+    }
+}
+
 impl Op for Depthwise {
     fn name(&self) -> &'static str {
         match self.role {
@@ -121,6 +283,20 @@ impl Op for Depthwise {
             }
         });
         Ok(())
+    }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let g = self.geometry(args.x[0].shape(), args.x[1].shape())?;
+        if args.y[0].elems() == 0 {
+            return Ok(());
+        }
+        match self.role {
+            Role::Forward => self.launch_stencil(args, &FORWARD, &g, (g.x, g.y), [self.stride, 1], None),
+            Role::InputGradient(_) => {
+                self.launch_stencil(args, &INPUT_GRADIENT, &g, (g.y, g.x), [1, self.stride], Some(g.kernel))
+            }
+            Role::WeightGradient(_) => self.launch_weight_gradient(args, &g),
+        }
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -192,7 +368,7 @@ fn correlate_row<T: Real, const LANES: usize>(x: &[T], dy: &[T], cols: &Reads, c
 pub const SPEC: OpSpec = OpSpec {
     name: "depthwise_conv2d",
     order: Order::Any,
-    kernels: &[],
+    kernels: KERNELS,
     cases: || {
         let case = |name, x: [usize; 4], [r, s]: [usize; 2], stride, padding| {
             Case::new(name, [normal(x), normal([r, s, x[3]])], move |x| {
@@ -205,6 +381,10 @@ pub const SPEC: OpSpec = OpSpec {
             case("valid_even", [1, 4, 6, 2], [2, 4], 1, 0),
             case("stride_past_the_kernel", [1, 8, 7, 2], [2, 2], 3, 0),
             case("many_channels", [1, 3, 4, 37], [3, 3], 1, 1),
+            case("whole_vectors_3x3", [2, 4, 7, 16], [3, 3], 1, 1),
+            case("whole_vectors_5x5", [1, 6, 5, 8], [5, 5], 1, 2),
+            case("whole_vectors_strided", [1, 7, 6, 40], [3, 3], 2, 1),
+            case("uneven_kernel", [1, 6, 7, 8], [2, 3], 1, 1),
             case("one_pixel", [2, 1, 1, 8], [3, 3], 1, 1),
         ]
     },

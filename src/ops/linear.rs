@@ -1,11 +1,17 @@
 //! `y = x · weightᵀ + bias` over the last axis: the fully connected layer. The bias is added inside the product.
 
-use super::matmul::same_float;
+use super::matmul::{
+    launch::{FEW_ROWS, Family, LARGE_THREADS, Problem, ProductParams, family, merge},
+    same_float,
+};
 use crate::{
-    device::product::{Matrix, MatrixMut, Threads, fill_rows, product},
+    device::{
+        kernel::{FLOATS, Kernel, KernelInfo},
+        product::{Matrix, MatrixMut, Threads, fill_rows, product},
+    },
     error::{Error, Result},
     float_dispatch,
-    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -22,6 +28,13 @@ impl Tensor {
 }
 
 struct Linear;
+
+pub(crate) const FORWARD: Family<ProductParams> = family!("linear", "fwd", Inner, Inner);
+const FEW: Kernel<ProductParams> = Kernel::new("linear", "fwd_few_rows", LARGE_THREADS, FLOATS);
+const KERNELS: &[KernelInfo] = &{
+    let [a, b, c, d] = FORWARD.infos();
+    [a, b, c, d, FEW.info(), merge("linear").info()]
+};
 
 impl Op for Linear {
     fn name(&self) -> &'static str {
@@ -56,6 +69,19 @@ impl Op for Linear {
         Ok(())
     }
 
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let (rows, inner, out) = (args.x[0].shape().rows(), args.x[0].shape().last(), args.y[0].shape().last());
+        let problem = Problem {
+            op: "linear",
+            stem: "linear",
+            extents: [rows, out, inner],
+            batch: 1,
+            between: [0, 0],
+            bias: args.x.get(2),
+        };
+        if rows <= FEW_ROWS { problem.launch_few_rows(args, &FEW) } else { problem.launch(args, &FORWARD) }
+    }
+
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let dy = v.upstream()?;
         let dx = v.when(0, || dy.matmul(v.x(1), false, false))?;
@@ -75,7 +101,7 @@ impl Op for Linear {
 pub const SPEC: OpSpec = OpSpec {
     name: "linear",
     order: Order::Any,
-    kernels: &[],
+    kernels: KERNELS,
     cases: || {
         let case = |name, x: &[usize], out: usize, bias: bool| {
             let x = Shape::from(x);
@@ -89,6 +115,8 @@ pub const SPEC: OpSpec = OpSpec {
             case("tokens", &[2, 7, 19], 31, true),
             case("image", &[2, 3, 4, 5], 6, true),
             case("one_row", &[1, 70], 65, true),
+            case("past_a_tile", &[67, 40], 72, true),
+            case("long_sum", &[5, 1090], 6, true),
             case("one_in_one_out", &[13, 1], 1, true),
         ]
     },

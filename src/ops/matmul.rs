@@ -21,13 +21,19 @@
 //! scale as well. `gemm` is weak where one operand is very long or has a handful of rows: weight gradients are therefore
 //! cut into blocks of pixels.
 
+pub(crate) mod launch;
+
 use rayon::prelude::*;
 
+use self::launch::{FEW_ROWS, Family, LARGE_THREADS, Problem, ProductParams, family, merge};
 use crate::{
-    device::product::{Matrix, MatrixMut, PARALLEL_MACS, Threads, product},
+    device::{
+        kernel::{FLOATS, Kernel, KernelInfo},
+        product::{Matrix, MatrixMut, PARALLEL_MACS, Threads, product},
+    },
     error::{Error, Result},
     float_dispatch,
-    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::{MAX_RANK, Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -52,6 +58,18 @@ struct MatMul {
     transpose_a: bool,
     transpose_b: bool,
 }
+
+pub(crate) const NN: Family<ProductParams> = family!("matmul", "fwd_nn", Inner, Outer);
+pub(crate) const NT: Family<ProductParams> = family!("matmul", "fwd_nt", Inner, Inner);
+pub(crate) const TN: Family<ProductParams> = family!("matmul", "fwd_tn", Outer, Outer);
+const TT: Family<ProductParams> = family!("matmul", "fwd_tt", Outer, Inner);
+const FEW: Kernel<ProductParams> = Kernel::new("matmul", "fwd_few_rows", LARGE_THREADS, FLOATS);
+
+const KERNELS: &[KernelInfo] = &{
+    let ([a, b, c, d], [e, f, g, h]) = (NN.infos(), NT.infos());
+    let ([i, j, k, l], [m, n, o, p]) = (TN.infos(), TT.infos());
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, FEW.info(), merge("matmul").info()]
+};
 
 /// Leading extents, rows and columns of a matrix stored plainly or transposed.
 fn split(shape: &Shape, transpose: bool) -> Option<(&[usize], usize, usize)> {
@@ -111,6 +129,30 @@ impl Op for MatMul {
         Ok(())
     }
 
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let (a_shape, b_shape, y_shape) = (args.x[0].shape(), args.x[1].shape(), args.y[0].shape());
+        let (m, n) = (y_shape[y_shape.rank() - 2], y_shape.last());
+        let k = a_shape[a_shape.rank() - if self.transpose_a { 2 } else { 1 }];
+        if m * n == 0 {
+            return Ok(());
+        }
+        let problem = Problem {
+            op: "matmul",
+            stem: "matmul",
+            extents: [m, n, k],
+            batch: y_shape.elems() / (m * n),
+            between: [stride(&a_shape, m * k), stride(&b_shape, k * n)],
+            bias: None,
+        };
+        match (self.transpose_a, self.transpose_b) {
+            (false, true) if m <= FEW_ROWS => problem.launch_few_rows(args, &FEW),
+            (false, false) => problem.launch(args, &NN),
+            (false, true) => problem.launch(args, &NT),
+            (true, false) => problem.launch(args, &TN),
+            (true, true) => problem.launch(args, &TT),
+        }
+    }
+
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let (dy, (ta, tb)) = (v.upstream()?, (self.transpose_a, self.transpose_b));
         let da = v.when(0, || {
@@ -146,7 +188,7 @@ fn stride(shape: &Shape, elems: usize) -> usize {
 pub const SPEC: OpSpec = OpSpec {
     name: "matmul",
     order: Order::Any,
-    kernels: &[],
+    kernels: KERNELS,
     cases: || {
         let case = |name, a: &[usize], b: &[usize], ta, tb| {
             let inputs = [normal(Shape::from(a)), normal(Shape::from(b))];
@@ -163,6 +205,11 @@ pub const SPEC: OpSpec = OpSpec {
             case("row_times_column", &[1, 70], &[70, 1], false, false),
             case("outer", &[19, 1], &[1, 18], false, false),
             case("past_a_tile", &[65, 129], &[129, 49], false, false),
+            case("past_a_tile_transposed", &[131, 66], &[70, 131], true, true),
+            case("whole_lines", &[72, 40], &[40, 80], false, false),
+            case("even_lines", &[34, 66], &[34, 10], true, false),
+            case("long_sum", &[1100, 5], &[1100, 9], true, false),
+            case("few_rows", &[2, 3, 72], &[2, 11, 72], false, true),
         ]
     },
 };

@@ -13,13 +13,19 @@
 
 use super::{
     conv2d::Conv2d,
+    matmul::launch::extent,
     upfirdn2d::{Filter, Upfirdn2d},
 };
 use crate::{
-    device::{host::Real, vector::par_rows},
+    device::{
+        driver::DevicePtr,
+        host::Real,
+        kernel::{FLOATS, Kernel},
+        vector::par_rows,
+    },
     error::{Error, Result},
-    float_dispatch,
-    op::{Case, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    float_dispatch, kernel_params,
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -117,6 +123,12 @@ impl Tensor {
 /// a convolution of the zero-inserted image does. Its own inverse, hence its own adjoint.
 struct TransposeKernel;
 
+kernel_params! {
+    struct TurnParams { weight: DevicePtr, y: DevicePtr, k: u32, taps: u32, c: u32, unused: u32 }
+}
+
+const TURN: Kernel<TurnParams> = Kernel::new("modulated_conv2d", "turn_kernel", 256, FLOATS);
+
 impl Op for TransposeKernel {
     fn name(&self) -> &'static str {
         "transpose_kernel"
@@ -133,6 +145,21 @@ impl Op for TransposeKernel {
         let Some([c, r, s, k]) = args.y_shape(0).nhwc() else { return Ok(()) };
         float_dispatch!(args, T => transpose::<T>(args.x(0), [k, r * s, c], args.y(0)));
         Ok(())
+    }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let Some([c, r, s, k]) = args.y[0].shape().nhwc() else { return Ok(()) };
+        let int = |value| extent(self.name(), value);
+        let params = TurnParams {
+            weight: args.x[0].ptr,
+            y: args.y[0].ptr,
+            k: int(k)?,
+            taps: int(r * s)?,
+            c: int(c)?,
+            unused: 0,
+        };
+        let grid = [int(c.div_ceil(32))?, int(k.div_ceil(32))?, int(r * s)?];
+        args.launch(&TURN, args.y[0].dtype(), grid, 0, &params)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -166,7 +193,7 @@ fn transpose<T: Real>(w: &[T], [k, taps, c]: [usize; 3], y: &mut [T]) {
 pub const SPEC: OpSpec = OpSpec {
     name: "modulated_conv2d",
     order: Order::Any,
-    kernels: &[],
+    kernels: &[TURN.info()],
     cases: || {
         let case = |name, x: [usize; 4], [k, r, s]: [usize; 3], demodulate, [up, down]: [usize; 2]| {
             let inputs = [normal(x), normal([k, r, s, x[3]]), drawn([x[0], x[3]], Draw::Uniform(0.5, 1.5))];

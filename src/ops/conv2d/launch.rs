@@ -1,0 +1,199 @@
+//! Launches of `kernels/conv2d.cu`.
+
+use crate::{
+    device::{
+        convolution::Geometry,
+        driver::DevicePtr,
+        kernel::{Kernel, KernelInfo},
+    },
+    error::Result,
+    kernel_params,
+    op::DeviceArgs,
+    ops::{
+        linear,
+        matmul::{
+            self,
+            launch::{Divisor, Family, Plan, Problem, add_splits, extent, family, merge, vector},
+        },
+    },
+};
+
+kernel_params! {
+    pub(crate) struct ConvParams {
+        a: DevicePtr,
+        b: DevicePtr,
+        bias: DevicePtr,
+        y: DevicePtr,
+        partials: DevicePtr,
+        count: u64,
+        n: u32,
+        h: u32,
+        w: u32,
+        c: u32,
+        k: u32,
+        r: u32,
+        s: u32,
+        oh: u32,
+        ow: u32,
+        stride: u32,
+        padding: u32,
+        dilation: u32,
+        groups: u32,
+        tiles_m: u32,
+        tiles_n: u32,
+        inner_each: u32,
+        a_vector: u32,
+        b_vector: u32,
+        y_vector: u32,
+        channels: Divisor,
+        out_w: Divisor,
+        out_h: Divisor,
+    }
+}
+
+const FORWARD: Family<ConvParams> = family!("conv2d", "fwd", Inner, Inner);
+const INPUT_GRADIENT: Family<ConvParams> = family!("conv2d", "bwd_x", Inner, Outer);
+const WEIGHT_GRADIENT: Family<ConvParams> = family!("conv2d", "bwd_weight", Outer, Outer);
+
+pub(super) const KERNELS: &[KernelInfo] = &{
+    let ([a, b, c, d], [e, f, g, h]) = (FORWARD.infos(), INPUT_GRADIENT.infos());
+    let [i, j, k, l] = WEIGHT_GRADIENT.infos();
+    [a, b, c, d, e, f, g, h, i, j, k, l, merge("conv2d").info()]
+};
+
+/// Bytes of a tile's row windows, which lie before its operands.
+const WINDOW_BYTES: usize = 16;
+
+/// One of the three maps as products: their extents, how many there are beside each other, and how operands are copied.
+struct Products {
+    op: &'static str,
+    /// `m n k` of the largest.
+    extents: [usize; 3],
+    count: usize,
+    /// Contiguous elements of `a`, `b` and `y` that always belong together.
+    runs: [usize; 3],
+    /// Channels the inner index or the column is divided by.
+    channels: usize,
+}
+
+fn launch(args: &DeviceArgs, g: &Geometry, family: &Family<ConvParams>, products: &Products) -> Result<()> {
+    let Products { op, extents, count, runs, channels } = *products;
+    let y = &args.y[0];
+    if y.elems() == 0 {
+        return Ok(());
+    }
+    let dtype = y.dtype();
+    let plan = Plan::new(extents, count, dtype, [family.a, family.b], &args.driver.facts());
+    let bias = args.x.get(2);
+    let int = |value| extent(op, value);
+    int(g.n * g.h.max(g.oh) * g.w.max(g.ow))?;
+    int(extents[2])?;
+    let mut params = ConvParams {
+        a: args.x[0].ptr,
+        b: args.x[1].ptr,
+        bias: bias.map_or(DevicePtr::NULL, |bias| bias.ptr),
+        y: y.ptr,
+        partials: DevicePtr::NULL,
+        count: y.elems() as u64,
+        n: int(g.n)?,
+        h: int(g.h)?,
+        w: int(g.w)?,
+        c: int(g.c)?,
+        k: int(g.k)?,
+        r: int(g.r)?,
+        s: int(g.s)?,
+        oh: int(g.oh)?,
+        ow: int(g.ow)?,
+        stride: int(g.conv.stride)?,
+        padding: int(g.conv.padding)?,
+        dilation: int(g.conv.dilation)?,
+        groups: int(g.conv.groups)?,
+        tiles_m: plan.tiles_m,
+        tiles_n: plan.tiles_n,
+        inner_each: plan.inner_each,
+        a_vector: vector(runs[0], dtype),
+        b_vector: vector(runs[1], dtype),
+        y_vector: if runs[2] % 4 == 0 { 4 } else { 1 },
+        channels: Divisor::new(int(channels)?),
+        out_w: Divisor::new(int(g.ow)?),
+        out_h: Divisor::new(int(g.oh)?),
+    };
+    let kernel: &Kernel<ConvParams> = family.kernel(&plan, dtype, args.precision);
+    let (grid, shared) = (plan.grid(op, count)?, plan.shared_bytes + if plan.large { 128 } else { 64 } * WINDOW_BYTES);
+    if plan.splits == 1 {
+        return args.launch(kernel, dtype, grid, shared, &params);
+    }
+    let partials = args.scratch(plan.splits as usize * y.elems() * 4)?;
+    params.partials = partials.ptr;
+    args.launch(kernel, dtype, grid, shared, &params)?;
+    add_splits(args, "conv2d", partials.ptr, plan.splits, bias)
+}
+
+/// A convolution that meets every pixel once is a product of matrices.
+fn is_plain(g: &Geometry) -> bool {
+    let conv = g.conv;
+    [g.r, g.s, conv.stride, conv.groups] == [1; 4] && conv.padding == 0
+}
+
+fn pixels(g: &Geometry) -> usize {
+    g.n * g.oh * g.ow
+}
+
+fn plain<'a>(op: &'static str, stem: &'static str, extents: [usize; 3]) -> Problem<'a> {
+    Problem { op, stem, extents, batch: 1, between: [0, 0], bias: None }
+}
+
+/// `(x, weight, bias?) -> y`
+pub(super) fn forward(args: &DeviceArgs, g: &Geometry) -> Result<()> {
+    if is_plain(g) {
+        let problem = Problem { bias: args.x.get(2), ..plain("conv2d", "linear", [pixels(g), g.k, g.c]) };
+        return problem.launch(args, &linear::FORWARD);
+    }
+    let (c, k, depth) = (g.c_group(), g.k_group(), g.r * g.s * g.c_group());
+    let products = Products {
+        op: "conv2d",
+        extents: [pixels(g), k, depth],
+        count: g.conv.groups,
+        runs: [c, depth, k],
+        channels: c,
+    };
+    launch(args, g, &FORWARD, &products)
+}
+
+/// `(dy, weight) -> dx`
+pub(super) fn input_gradient(args: &DeviceArgs, g: &Geometry) -> Result<()> {
+    const OP: &str = "conv2d_input_gradient";
+    if is_plain(g) {
+        return plain(OP, "matmul", [pixels(g), g.c, g.k]).launch(args, &matmul::NN);
+    }
+    let (c, k, stride) = (g.c_group(), g.k_group(), g.conv.stride);
+    // Of the class of pixels that is never smaller than another, and the taps such a class meets at most.
+    let shared = common_divisor(stride, g.conv.dilation);
+    let most = |taps: usize| taps.div_ceil(stride / shared);
+    let products = Products {
+        op: OP,
+        extents: [g.n * g.h.div_ceil(stride) * g.w.div_ceil(stride), c, most(g.r) * most(g.s) * k],
+        count: g.conv.groups * stride * stride,
+        runs: [k, c, c],
+        channels: k,
+    };
+    launch(args, g, &INPUT_GRADIENT, &products)
+}
+
+/// `(x, dy) -> dweight`
+pub(super) fn weight_gradient(args: &DeviceArgs, g: &Geometry) -> Result<()> {
+    const OP: &str = "conv2d_weight_gradient";
+    let (c, k, columns) = (g.c_group(), g.k_group(), g.r * g.s * g.c_group());
+    let products = Products {
+        op: OP,
+        extents: [k, columns, pixels(g)],
+        count: g.conv.groups,
+        runs: [c, k, columns],
+        channels: c,
+    };
+    launch(args, g, &WEIGHT_GRADIENT, &products)
+}
+
+fn common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { common_divisor(b, a % b) }
+}
