@@ -356,6 +356,7 @@ pub fn update(op: &dyn InPlace, targets: &[&Tensor], x: &[&Tensor]) -> Result<()
     if tape::alive() {
         return Err(Error::TapeAlive { op: op.name(), device: device.to_string() });
     }
+    let _range = nvtx::range(op.name());
     match device.kind() {
         Kind::Cpu => {
             let aliased = || Error::shape(op.name(), "a target is given twice, or also as an input");

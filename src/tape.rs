@@ -14,6 +14,7 @@ use std::{
 };
 
 use crate::{
+    device::nvtx,
     error::{Error, Result},
     op::Op,
     shape::Spec,
@@ -211,6 +212,7 @@ impl Tape {
 
     /// As [`Tape::backward`], with the gradients arriving at several results given.
     pub fn backward_from(self, seeds: &[(&Tensor, Tensor)]) -> Result<Grads> {
+        let _range = nvtx::range("backward");
         let Log { mut entries, watched, .. } = self.log.take();
         drop(self); // the sweep itself is not recorded
         let on_path = reachable(&entries, &watched);

@@ -20,30 +20,37 @@ const VERSION: u16 = 3;
 // Numbers of the protocol: export tables, modules of functions, and functions in the module of domains.
 const TABLE_CALLBACKS: u32 = 1;
 const TABLE_VERSION: u32 = 3;
+const MODULE_CORE: u32 = 1;
 const MODULE_CORE2: u32 = 5;
 const DOMAIN_RANGE_PUSH: usize = 4;
 const DOMAIN_RANGE_POP: usize = 5;
 const DOMAIN_CREATE: usize = 12;
-const CORE2_FUNCTIONS: usize = 16;
+/// Of either module.
+const FUNCTIONS: usize = 16;
 
+type Slots = [AtomicPtr<c_void>; FUNCTIONS];
 /// The functions a profiler may fill in. Slot 0 is reserved.
-static CORE2: [AtomicPtr<c_void>; CORE2_FUNCTIONS] = [const { AtomicPtr::new(std::ptr::null_mut()) }; CORE2_FUNCTIONS];
+static CORE2: Slots = [const { AtomicPtr::new(std::ptr::null_mut()) }; FUNCTIONS];
+/// Functions without a domain: offered, since profilers expect them, and never called.
+static CORE: Slots = [const { AtomicPtr::new(std::ptr::null_mut()) }; FUNCTIONS];
 
 /// Addresses of the slots, in the form the protocol hands over: a null-terminated table of pointers to function pointers.
-struct SlotTable([*const AtomicPtr<c_void>; CORE2_FUNCTIONS + 1]);
+struct SlotTable([*const AtomicPtr<c_void>; FUNCTIONS + 1]);
 // SAFETY: the pointers are to a static of atomics, alive and shared for the whole program.
 unsafe impl Send for SlotTable {}
 // SAFETY: as above; the table itself is never written.
 unsafe impl Sync for SlotTable {}
-static SLOTS: SlotTable = {
-    let mut slots = [std::ptr::null(); CORE2_FUNCTIONS + 1];
+const fn table(of: &'static Slots) -> SlotTable {
+    let mut slots = [std::ptr::null(); FUNCTIONS + 1];
     let mut i = 1;
-    while i < CORE2_FUNCTIONS {
-        slots[i] = &raw const CORE2[i];
+    while i < FUNCTIONS {
+        slots[i] = &raw const of[i];
         i += 1;
     }
     SlotTable(slots)
-};
+}
+static CORE2_TABLE: SlotTable = table(&CORE2);
+static CORE_TABLE: SlotTable = table(&CORE);
 
 #[repr(C)]
 struct Callbacks {
@@ -85,16 +92,18 @@ extern "C" fn module_functions(
     table: *mut *const *const AtomicPtr<c_void>,
     functions: *mut c_uint,
 ) -> c_int {
-    if module != MODULE_CORE2 {
-        return 0;
-    }
+    let slots = match module {
+        MODULE_CORE2 => &CORE2_TABLE,
+        MODULE_CORE => &CORE_TABLE,
+        _ => return 0,
+    };
     // SAFETY: the profiler passes places for both results, or null for one it does not want.
     unsafe {
         if !table.is_null() {
-            *table = SLOTS.0.as_ptr();
+            *table = slots.0.as_ptr();
         }
         if !functions.is_null() {
-            *functions = CORE2_FUNCTIONS as c_uint;
+            *functions = FUNCTIONS as c_uint;
         }
     }
     1
@@ -239,8 +248,8 @@ mod tests {
         let slots = unsafe { std::slice::from_raw_parts(table, 17) };
         assert!(slots[0].is_null() && slots[16].is_null() && slots[1..16].iter().all(|slot| !slot.is_null()));
         assert_eq!(slots[DOMAIN_RANGE_PUSH], &raw const CORE2[DOMAIN_RANGE_PUSH]);
-        // SAFETY: as above; the other modules are refused.
-        assert_eq!(unsafe { ((*callbacks).module)(1, &mut table, &mut functions) }, 0);
+        // SAFETY: as above; modules nothing here uses are refused.
+        assert_eq!(unsafe { ((*callbacks).module)(2, &mut table, &mut functions) }, 0);
         assert!(export_table(2).is_null());
     }
 

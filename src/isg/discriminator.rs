@@ -5,6 +5,7 @@
 //! is a switch, off by default.
 
 use crate::{
+    device::nvtx,
     error::Result,
     isg::extractor_config::DiscriminatorConfig,
     nn::{
@@ -49,6 +50,7 @@ impl Discriminator {
 
     /// `[n, h, w, 3]` to logits `[n, 1]`.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        let _range = nvtx::range("discriminator");
         let mut x = self.from_rgb.forward(images)?;
         for block in &self.blocks {
             x = block.forward(&x)?;

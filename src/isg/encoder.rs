@@ -7,6 +7,7 @@
 //! generator. Images `[n, h, w, 3]` in [-1, 1], code `[n, d]`.
 
 use crate::{
+    device::nvtx,
     error::Result,
     isg::extractor_config::EncoderConfig,
     nn::{
@@ -58,6 +59,7 @@ impl Encoder {
 
     /// `[n, h, w, 3]` in [-1, 1] to `[n, d]`.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        let _range = nvtx::range("encoder");
         let mut x = self.from_rgb.forward(images)?;
         let mut sum: Option<Tensor> = None;
         for stage in &self.stages {

@@ -6,6 +6,7 @@
 //! switches, on by default; off is the paper to the letter.
 
 use crate::{
+    device::nvtx,
     error::Result,
     nn::{
         builder::{Builder, Init},
@@ -80,6 +81,7 @@ impl Fusion {
 
     /// Cube `[n, g, g, d]` and vector `[n, d]` to their updates, both computed from the values before.
     pub fn forward(&self, cube: &Tensor, global: &Tensor) -> Result<(Tensor, Tensor)> {
+        let _range = nvtx::range("fusion");
         let (r, f) = self.normalised(cube, global)?;
         let local = r.local_feature_updater(&f, &self.w_q, &self.w_k, &self.w_v, &self.w_r)?;
         let renewed = r.global_feature_updater(&f, &self.w_z, &self.w_p, &self.w_f)?;

@@ -3,6 +3,7 @@
 //! 4x4 has one), all driven by the one code; every resolution adds its red, green and blue to the enlarged picture so far.
 
 use crate::{
+    device::nvtx,
     error::Result,
     nn::{
         builder::{Builder, Init},
@@ -49,6 +50,7 @@ impl Generator {
 
     /// `[n, d]` to images `[n, h, w, 3]`, about [-1, 1] but not clamped.
     pub fn forward(&self, code: &Tensor) -> Result<Tensor> {
+        let _range = nvtx::range("generator");
         let (n, c) = (code.shape()[0], self.constant.shape().last());
         let mut x = self.first.forward(&self.constant.broadcast_to([n, 4, 4, c])?, code)?;
         let mut picture = self.first_rgb.forward(&x, code)?;

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    device::nvtx,
     error::{Error, Result},
     isg::fusion::{Fusion, FusionConfig, FusionMaps},
     nn::{
@@ -209,6 +210,7 @@ impl Regressor {
     /// Expression `[slides, genes]` of slides whose patches lie one after another: cubes `[n, g, g, d]`, global vectors
     /// `[n, d]`.
     pub fn forward(&self, cubes: &Tensor, globals: &Tensor, slides: &Sequences, mut mode: Mode) -> Result<Tensor> {
+        let _range = nvtx::range("regressor");
         let tokens = self.tokens(cubes, globals, &mut mode)?;
         self.predict(&tokens, slides, &mut mode)
     }

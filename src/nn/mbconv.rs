@@ -3,6 +3,7 @@
 //! where the shape allows. With batch normalisation it computes what torchvision's `MBConv` computes.
 
 use crate::{
+    device::nvtx,
     error::{Error, Result},
     nn::{
         builder::{Builder, Init},
@@ -88,6 +89,7 @@ impl MbConv {
     /// `[n, h, w, inputs] -> [n, h', w', outputs]`, and in training the running statistics it moved (`bn0.running_mean`
     /// and so on; none without batch normalisation).
     pub fn forward(&self, x: &Tensor, training: bool) -> Result<(Tensor, RunningStats)> {
+        let _range = nvtx::range("mbconv");
         let mut stats = RunningStats::default();
         let mut y = x.clone();
         if let Some((expand, norm)) = &self.expand {

@@ -4,6 +4,7 @@
 use std::f64::consts::FRAC_1_SQRT_2;
 
 use crate::{
+    device::nvtx,
     error::Result,
     nn::{
         builder::Builder,
@@ -31,6 +32,7 @@ impl ResidualBlock {
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let _range = nvtx::range("residual");
         let y = self.second.forward(&self.first.forward(x)?)?;
         y.add(&self.shortcut.forward(x)?)?.scale(FRAC_1_SQRT_2)
     }

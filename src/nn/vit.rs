@@ -6,6 +6,7 @@
 
 use crate::{
     device::Device,
+    device::nvtx,
     error::{Error, Result},
     nn::{
         builder::Builder,
@@ -102,6 +103,7 @@ impl VitBlock {
         sequences: &Sequences,
         drop: &mut dyn FnMut(Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
+        let _range = nvtx::range("vit_block");
         sequences.check("vit", x.shape().rows())?;
         let qkv = self.qkv.forward(&self.ln1.forward(x)?)?;
         let attended = qkv.packed_attention(sequences.offsets(), self.heads, self.scale(x.shape().last()))?;
