@@ -215,6 +215,23 @@ impl Tensor {
         Ok(Tensor::from_storage(device, spec, Rc::new(Storage::Device(buffer))))
     }
 
+    /// Other values in the same memory: what a recorded step reads at its next replay. Refused while a tape lives, which may
+    /// still need the old ones.
+    pub fn overwrite(&self, values: HostBuffer) -> Result<()> {
+        if crate::tape::alive() {
+            return Err(Error::TapeAlive { op: "overwrite", device: self.device().to_string() });
+        }
+        if values.len() != self.shape().elems() || values.dtype() != self.dtype() {
+            let given = format!("{} values of {} for {}:{}", values.len(), values.dtype(), self.shape(), self.dtype());
+            return Err(Error::shape("overwrite", given));
+        }
+        match &*self.0.storage {
+            Storage::Host { buffer, .. } => *buffer.borrow_mut() = values,
+            Storage::Device(memory) => memory.driver().upload(memory.ptr, values.bytes())?,
+        }
+        Ok(())
+    }
+
     /// The same values on another device.
     pub fn to_device(&self, device: &Device) -> Result<Tensor> {
         if self.device().is_same(device) {

@@ -6,6 +6,7 @@ pub mod driver;
 pub mod graph;
 pub mod host;
 pub mod kernel;
+pub mod list;
 pub mod math;
 pub mod nvtx;
 pub mod pool;

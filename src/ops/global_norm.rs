@@ -4,13 +4,16 @@ use rayon::prelude::*;
 
 use crate::{
     device::{
+        driver::DevicePtr,
         host::{Element, Real},
+        kernel::{FLOATS, Kernel, UNTYPED},
+        list::{LIST, Shares, THREADS, addresses},
         vector::{GRAIN, sum1, vectorised},
     },
     dtype::DType,
     error::{Error, Result},
-    float_dispatch,
-    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    float_dispatch, kernel_params,
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::Spec,
     tensor::Tensor,
 };
@@ -43,7 +46,44 @@ impl Op for GlobalNorm {
         });
         Ok(())
     }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let lists: Vec<Shares> = args.x.chunks(LIST).map(|x| Shares::of(&x.iter().map(|x| x.elems()).collect::<Vec<_>>())).collect();
+        let total: usize = lists.iter().map(|list| list.blocks as usize).sum();
+        let parts = args.scratch((total * 4).max(4))?;
+        let mut first = 0;
+        for (x, list) in args.x.chunks(LIST).zip(&lists) {
+            let params = SquaresParams {
+                x: addresses(x.iter().map(|x| x.ptr)),
+                count: list.count,
+                first_block: list.first_block,
+                parts: parts.ptr.offset_bytes(first * 4),
+                tensors: list.buffers,
+                unused: 0,
+            };
+            args.launch(&SQUARES, x[0].dtype(), list.blocks, 0, &params)?;
+            first += list.blocks as usize;
+        }
+        let params = RootParams { parts: parts.ptr, norm: args.y[0].ptr, count: total as u64 };
+        args.launch(&ROOT, DType::F32, 1, 0, &params)
+    }
 }
+
+kernel_params! {
+    struct SquaresParams {
+        x: [DevicePtr; LIST],
+        count: [u64; LIST],
+        first_block: [u32; LIST],
+        parts: DevicePtr,
+        tensors: u32,
+        unused: u32,
+    }
+
+    struct RootParams { parts: DevicePtr, norm: DevicePtr, count: u64 }
+}
+
+const SQUARES: Kernel<SquaresParams> = Kernel::new("global_norm", "squares", THREADS, FLOATS);
+const ROOT: Kernel<RootParams> = Kernel::new("global_norm", "root", THREADS, UNTYPED);
 
 fn squares<T: Real>(x: &[T]) -> f64 {
     let partials: Vec<T> = x
@@ -61,10 +101,14 @@ fn squares<T: Real>(x: &[T]) -> f64 {
 pub const SPEC: OpSpec = OpSpec {
     name: "global_norm",
     order: Order::None,
-    kernels: &[],
+    kernels: &[SQUARES.info(), ROOT.info()],
     cases: || {
         vec![
             Case::new("three", [normal([5, 7]), normal([300]), normal([1])], |x| {
+                Ok(vec![Tensor::global_norm(&x.iter().collect::<Vec<_>>())?])
+            })
+            .wrt([]),
+            Case::new("past_a_block", [normal([2, 4097]), normal([3])], |x| {
                 Ok(vec![Tensor::global_norm(&x.iter().collect::<Vec<_>>())?])
             })
             .wrt([]),

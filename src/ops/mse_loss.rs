@@ -1,23 +1,25 @@
 //! The mean squared difference of two tensors.
 
-use super::l1_loss::same_shape;
+use super::l1_loss::{Distance, MeanLoss, SQUARED_KERNELS};
 use crate::{
     error::Result,
-    op::{Case, OpSpec, Order, normal},
+    op::{Case, OpSpec, Order, apply1, normal},
     tensor::Tensor,
 };
 
 impl Tensor {
     /// `mean (x − target)²`, shape `[1]`.
     pub fn mse_loss(&self, target: &Tensor) -> Result<Tensor> {
-        same_shape("mse_loss", self, target)?;
-        self.sub(target)?.square()?.mean_all()
+        apply1(MeanLoss { of: Distance::Squared }, &[self, target])
     }
 }
 
 pub const SPEC: OpSpec = OpSpec {
     name: "mse_loss",
     order: Order::Any,
-    kernels: &[],
-    cases: || vec![Case::new("mean", [normal([5, 17]), normal([5, 17])], |x| Ok(vec![x[0].mse_loss(&x[1])?]))],
+    kernels: SQUARED_KERNELS,
+    cases: || {
+        let case = |name, x: [usize; 2]| Case::new(name, [normal(x), normal(x)], |x| Ok(vec![x[0].mse_loss(&x[1])?]));
+        vec![case("mean", [5, 17]), case("one", [1, 1]), case("past_a_block", [3, 1367])]
+    },
 };

@@ -1,0 +1,74 @@
+// The Euclidean norm of many tensors together.
+//
+// Shapes    up to 64 tensors a launch of `squares`, `count` elements each; one number comes out.
+// Types     f32, bf16, f16; f32 sums.
+// Launch    squares: 256 threads, 4096 elements of one tensor a block; addresses by value; one part a block.
+//           root: one block adds the parts of all launches in a fixed order.
+// Traffic   every element once: memory bound.
+// Tried     atomics on one sum: faster by the second launch, but its bits change from run to run.
+// Numerics  16 squares a thread, then butterflies, then parts: errors grow with the logarithm of the count.
+// Tail      a tensor's last elements one at a time.
+
+#include "common/tensor_list.cuh"
+
+struct SquaresParams {
+    const void* x[LIST_TENSORS];
+    u64 count[LIST_TENSORS];
+    u32 first_block[LIST_TENSORS];
+    float* parts;  // of this launch
+    u32 tensors;
+    u32 unused;
+};
+
+struct RootParams {
+    const float* parts;
+    float* norm;
+    u64 count;
+};
+
+// The sum of every thread's value, in thread 0.
+__device__ __forceinline__ float sum_of_block(float x) {
+    __shared__ float warps[LIST_THREADS / 32];
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
+    __syncthreads();
+    float sum = 0.0f;
+    if (threadIdx.x == 0) {
+#pragma unroll
+        for (int i = 0; i < LIST_THREADS / 32; ++i) sum += warps[i];
+    }
+    return sum;
+}
+
+template <typename T>
+__device__ __forceinline__ void squares(const SquaresParams& list) {
+    const u32 tensor = tensor_of_block(list.first_block, list.tensors);
+    const T* const x = static_cast<const T*>(list.x[tensor]);
+    float sum = 0.0f;
+    each_of_chunk<WIDTH<T>>(blockIdx.x - list.first_block[tensor], list.count[tensor], [&](u64 at, auto width) {
+        constexpr int W = decltype(width)::VALUE;
+        float v[W];
+        load_floats(v, x + at);
+#pragma unroll
+        for (int i = 0; i < W; ++i) sum = fmaf(v[i], v[i], sum);
+    });
+    sum = sum_of_block(sum);
+    if (threadIdx.x == 0) list.parts[blockIdx.x] = sum;
+}
+
+extern "C" __global__ void __launch_bounds__(LIST_THREADS) global_norm_root(const __grid_constant__ RootParams p) {
+    float sum = 0.0f;
+    for (u64 i = threadIdx.x; i < p.count; i += LIST_THREADS) sum += p.parts[i];
+    sum = sum_of_block(sum);
+    if (threadIdx.x == 0) *p.norm = sqrtf(sum);
+}
+
+#define SQUARES(T)                                                                                                               \
+    extern "C" __global__ void __launch_bounds__(LIST_THREADS) global_norm_squares_##T(const __grid_constant__ SquaresParams p) { \
+        squares<T>(p);                                                                                                           \
+    }
+
+SQUARES(f32)
+SQUARES(bf16)
+SQUARES(f16)
