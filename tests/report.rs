@@ -107,6 +107,7 @@ fn make_sample() -> ReportData {
             .iter()
             .map(|p| SelectorCell { score: texture(p) / 40.0, kept: texture(p) > at, response: None })
             .collect(),
+        ..SelectorRow::default()
     };
     ReportData {
         title: "Gene expression from a synthetic cohort".into(),
@@ -163,6 +164,7 @@ fn make_sample() -> ReportData {
         selectors: Some(SelectorComparison {
             selectors: vec![row("Shannon", 30.0), row("Otsu", 15.0), row("Canny", 38.0)],
             patches,
+            thumbnail: None,
         }),
         cohort: CohortSummary { slides: 60, patients: 51, patches: Some(PatchCounts { scored: 34_560, kept: 8_123 }) },
         excluded: vec![Excluded {

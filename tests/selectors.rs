@@ -275,3 +275,32 @@ fn the_command_knows_every_selector() {
     refused(&["--selector", "canny", "--canny-aperture", "4"], "aperture");
     refused(&["--selector", "dog", "--blur", "0"], "sigma");
 }
+
+#[test]
+fn the_figure_holds_the_same_patches_under_every_selector() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    // Glass above, texture below, stronger to the right: selectors disagree about some patches and agree about most.
+    let mut image = RgbImage::filled(320, 160, [244, 243, 245]);
+    for (y, x) in (80..160).flat_map(|y| (0..320).map(move |x| (y, x))) {
+        let grain = ((x * 7919 + y * 104729) % 97 * x / 320) as u8;
+        image.put(x, y, [190 - grain, 120 + grain / 2, 170 - grain]);
+    }
+    image.write_png(file("slide.png")).unwrap();
+    let figure = file("figure.svg");
+    let arguments = ["score", &file("slide.png"), "--patch-px", "40", "--top", "6", "--figure", &figure, "--quiet"];
+    let (status, table, said) = isg(&arguments);
+    assert_eq!((status, table.lines().count()), (0, 33), "{said}");
+    let svg = std::fs::read_to_string(&figure).unwrap();
+    roxmltree::Document::parse(&svg).unwrap();
+    // Ten patches, ten responses and a map for each of six selectors.
+    assert_eq!(svg.matches("<image ").count(), 10 + 6 * 10 + 6);
+    assert!(svg.contains("Shannon: 6 of 32 kept") && svg.contains("Otsu: 16 of 32 kept"), "maps say what is kept");
+    assert!(["DoG", "LoG", "Canny", "Gradient"].iter().all(|name| svg.contains(name)));
+    for (name, image) in [("one", RgbImage::filled(1, 1, [9; 3])), ("thin", RgbImage::filled(90, 2, [200; 3]))] {
+        image.write_png(file(name)).unwrap();
+        let figure = file(&format!("{name}.svg"));
+        assert_eq!(isg(&["score", &file(name), "--patch-px", "40", "--figure", &figure]).0, 0, "{name}");
+        roxmltree::Document::parse(&std::fs::read_to_string(&figure).unwrap()).unwrap();
+    }
+}

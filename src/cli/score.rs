@@ -12,12 +12,13 @@ use crate::{
     device::Device,
     error::{Error, Result},
     io::atomic,
+    report::selection,
     select::{
         PatchScore, ScoreOptions, Scorer, Selector, Threshold, dexined, jpeg,
         otsu::OtsuOver,
         score::{DEFAULT_PATCH_PX, PatchGrid, SlideScores, mark_group, score_slide_with},
         score_map,
-        selector::Settings,
+        selector::{NAMES, Settings},
     },
     slide::Slide,
 };
@@ -32,7 +33,8 @@ use crate::{
         slide,x,y,patch_px,score,kept. A file that cannot be read is reported and the others are scored; the exit status is then 3.",
     after_help = "Examples:\n  isg score slide.svs --out scores.csv\n  isg score slide.svs --map scores.png --top 200\n  \
         isg score tiles/*.png --patch-px 512 --sigma 0 --over cohort\n  isg score slide.svs --codec jpeg --bits 1.6e6\n  \
-        isg score slide.svs --selector otsu --min 0.5\n  isg score tile.png --selector canny --response edges.png\n\n\
+        isg score slide.svs --selector otsu --min 0.5\n  isg score tile.png --selector canny --response edges.png\n  \
+        isg score slide.svs --figure selectors.svg\n\n\
         Selectors, and what their scores are: shannon, bits per pixel; otsu, share of tissue; gradient, grey levels per \
         pixel; canny, share of edge pixels; dog and log, energy of the difference and the Laplacian of Gaussian in squared grey \
         levels; dexined, mean edge probability of that network."
@@ -90,6 +92,9 @@ pub struct Args {
     /// Write what the selector sees in the first patch of one file: PNG, 255 where it finds most, or the numbers as NumPy's .npy.
     #[arg(long, value_name = "FILE.png|FILE.npy")]
     response: Option<PathBuf>,
+    /// Draw one slide's patches under every selector, and what each keeps, into one picture; dexined only with --weights.
+    #[arg(long, value_name = "FILE.svg")]
+    figure: Option<PathBuf>,
     /// Print JSON instead of CSV.
     #[arg(long)]
     json: bool,
@@ -130,7 +135,7 @@ enum Group {
 }
 
 impl Args {
-    fn selector(&self) -> Result<Selector> {
+    fn settings(&self) -> Settings {
         let given = &self.parameters;
         let mut settings = Settings { codec: self.codec.clone(), jpeg_quality: self.quality, ..Settings::default() };
         settings.otsu.over = given.otsu_over;
@@ -142,13 +147,29 @@ impl Args {
         settings.log.sigma_px = given.blur.unwrap_or(settings.log.sigma_px);
         settings.dexined.weights = given.weights.clone().unwrap_or_default();
         settings.dexined.longest_px = given.network_px;
-        if self.selector == "dexined" && given.weights.is_none() {
-            let Err(Error::Usage(message)) = Selector::named("dexined", &settings) else {
-                unreachable!("no file named")
-            };
-            return Err(Error::Usage(format!("{message} with --weights")));
-        }
-        Selector::named(&self.selector, &settings)
+        settings
+    }
+
+    fn selector(&self) -> Result<Selector> {
+        Selector::named(&self.selector, &self.settings()).map_err(|error| match error {
+            Error::Usage(message) if self.selector == "dexined" && self.parameters.weights.is_none() => {
+                Error::Usage(format!("{message} with --weights"))
+            }
+            other => other,
+        })
+    }
+
+    /// Every selector with its threshold, for the figure: the chosen one's is the one asked for.
+    fn all_selectors(&self, options: &ScoreOptions, device: &Device) -> Result<Vec<(Scorer, Threshold)>> {
+        let settings = self.settings();
+        let usable = NAMES.iter().filter(|name| **name != "dexined" || self.parameters.weights.is_some());
+        let ready = |name: &&str| {
+            let selector = Selector::named(name, &settings)?;
+            let own = selector.name() == options.selector.name();
+            let threshold = if own { options.threshold } else { selector.default_threshold() };
+            Ok((Scorer::new(&selector, device)?, threshold))
+        };
+        usable.map(ready).collect()
     }
 
     fn options(&self) -> Result<ScoreOptions> {
@@ -175,14 +196,13 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
     if args.map.is_some() && args.files.len() > 1 {
         return Err(Error::Usage("--map draws one slide; give one file, or leave it out".to_string()));
     }
-    if args.response.is_some() && args.files.len() > 1 {
-        return Err(Error::Usage("--response is of one file; give one, or leave it out".to_string()));
+    if (args.response.is_some() || args.figure.is_some()) && args.files.len() > 1 {
+        return Err(Error::Usage("--response and --figure are of one file; give one, or leave them out".to_string()));
     }
     // Networks and codecs compute on any device; the other selectors are the processor's.
-    let device = match options.selector {
-        Selector::Dexined(_) | Selector::Shannon(_) => context.device()?,
-        _ => Device::cpu(),
-    };
+    let on_device =
+        matches!(options.selector, Selector::Dexined(_) | Selector::Shannon(_)) || args.parameters.weights.is_some();
+    let device = if on_device { context.device()? } else { Device::cpu() };
     let scorer = Scorer::new(&options.selector, &device)?;
     let (mut scored, mut failed) = (Vec::new(), Vec::new());
     for file in &args.files {
@@ -194,6 +214,12 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
             Ok((slide, scores)) => {
                 if let Some(path) = &args.map {
                     score_map::draw(&slide, options.level, options.patch_px, &scores.patches)?.write_png(path)?;
+                }
+                if let Some(path) = &args.figure {
+                    let selectors = args.all_selectors(&options, &device)?;
+                    let compared =
+                        selection::compare(&slide, options.level, options.patch_px, &selectors, &context.progress)?;
+                    atomic::write_bytes(path, selection::figure(&compared).as_bytes())?;
                 }
                 if let (Some(path), Some(first)) = (&args.response, scores.patches.first()) {
                     write_response(path, &slide, first, &options, &scorer, scores.tissue_threshold)?;

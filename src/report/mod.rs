@@ -9,6 +9,7 @@ pub mod figures;
 pub mod html;
 pub mod overlay;
 mod sections;
+pub mod selection;
 pub mod svg;
 
 use serde::{Deserialize, Serialize};
@@ -117,16 +118,22 @@ pub struct Reconstruction {
     pub reconstruction: RgbImage,
 }
 
-/// The same patches under every selector.
+/// The same patches, and one slide, under every selector (the paper's figure 2).
 #[derive(Clone, Debug, Default)]
 pub struct SelectorComparison {
     pub patches: Vec<RgbImage>,
     pub selectors: Vec<SelectorRow>,
+    /// The slide that they are of, for maps of all its scores.
+    pub thumbnail: Option<Thumbnail>,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct SelectorRow {
     pub name: String,
+    /// What its score is, and what keeps a patch, e.g. `bits per pixel; at least mean + 1 standard deviations`.
+    pub rule: String,
+    /// Every patch of the slide.
+    pub marks: Vec<PatchMark>,
     /// One per patch of the comparison, in the same order.
     pub cells: Vec<SelectorCell>,
 }

@@ -37,7 +37,7 @@ impl Thumbnail {
     }
 
     /// The rectangle of a patch on the thumbnail: left, top, right, bottom, right and bottom excluded.
-    fn rectangle(&self, mark: &PatchMark) -> [usize; 4] {
+    pub(super) fn rectangle(&self, mark: &PatchMark) -> [usize; 4] {
         let place = |at: u64, slide: u64, side: usize| {
             ((at as f64 / slide.max(1) as f64 * side as f64).round() as usize).min(side)
         };

@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 
 use super::{
-    GeneReport, PatchCounts, ReportData, SelectorComparison, SlidePanel, figures,
+    GeneReport, PatchCounts, ReportData, SelectorComparison, SlidePanel, Thumbnail, figures,
     html::{duration, escape, fixed, photograph, png_image, probability},
     overlay::range,
+    selection,
 };
 use crate::image::RgbImage;
 
 /// Longest side of a slide's pictures.
 const PICTURE_PX: usize = 460;
+/// And of the maps of the selectors, which stand side by side.
+const SELECTOR_MAP_PX: usize = 300;
 /// A gene counts as predicted if its false discovery rate is below this.
 const SIGNIFICANT: f64 = 0.05;
 
@@ -304,12 +307,40 @@ fn selectors(comparison: &SelectorComparison) -> String {
                     format!("<td class=\"{class}\">{response}<strong>{score}</strong> <small>{word}</small></td>")
                 })
                 .collect();
-            format!("<tr><th scope=\"row\">{}</th>{cells}</tr>", escape(&selector.name))
+            let rule = if selector.rule.is_empty() {
+                String::new()
+            } else {
+                format!(" <small>{}</small>", escape(&selector.rule))
+            };
+            format!("<tr><th scope=\"row\">{}{rule}</th>{cells}</tr>", escape(&selector.name))
         })
         .collect();
+    let maps: String = comparison.thumbnail.iter().map(|thumbnail| selector_maps(comparison, thumbnail)).collect();
     format!(
         "<p>The same patches under every selector: its score, and whether it keeps the patch.</p><div class=\"scroll\">\
-         <table class=\"selectors\"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+         <table class=\"selectors\"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>{maps}"
+    )
+}
+
+/// The slide that the patches are of: what each selector keeps of it.
+fn selector_maps(comparison: &SelectorComparison, thumbnail: &Thumbnail) -> String {
+    let thumbnail = thumbnail.fitted(SELECTOR_MAP_PX);
+    let maps: String = comparison
+        .selectors
+        .iter()
+        .filter(|row| !row.marks.is_empty())
+        .map(|row| {
+            let kept = row.marks.iter().filter(|m| m.kept).count();
+            let caption = format!("{}: {kept} of {} patches kept", row.name, row.marks.len());
+            picture(&selection::score_map(&thumbnail, &row.marks), &caption, "")
+        })
+        .collect();
+    if maps.is_empty() {
+        return maps;
+    }
+    format!(
+        "<p>All patches of one slide: the higher the score among them, the brighter; kept ones are framed.</p>\
+         <div class=\"pictures\">{maps}</div>"
     )
 }
 

@@ -158,7 +158,7 @@ impl BandPass {
         // Rows as floats, each made once: those that a kernel reaches are in the ring at one time.
         let slots = height.min(2 * radius + 2);
         // Rows lie an odd number of vectors apart: at a power of two they would all fall into the same lines of the cache.
-        let pitch = (whole / LANES | 1) * LANES;
+        let pitch = ((whole / LANES) | 1) * LANES;
         let mut ring = vec![0.0f32; slots * pitch];
         let mut loaded = 0;
         let mut columns = [(); 2].map(|()| vec![0.0f32; whole + 2 * radius]);

@@ -227,6 +227,55 @@ pub fn score_slide_with(
     Ok(scores)
 }
 
+/// Scores every patch of a level by several selectors, reading each patch once. Nothing is marked as kept yet.
+///
+/// # Errors
+/// As [`score_slide`].
+pub fn score_slide_by_each(
+    slide: &Slide,
+    level: usize,
+    patch_px: usize,
+    scorers: &[&Scorer],
+    progress: &dyn Progress,
+) -> Result<Vec<SlideScores>> {
+    let options = ScoreOptions { patch_px, level, ..ScoreOptions::default() };
+    options.check()?;
+    let Some(found) = slide.levels().get(level) else {
+        return Err(Error::input(slide.path(), format!("has no level {level}"), "choose one that it has"));
+    };
+    let grid = PatchGrid::new(found.width_px, found.height_px, patch_px);
+    let thresholds = scorers.iter().map(|scorer| scorer.slide_threshold(slide)).collect::<Result<Vec<_>>>()?;
+    let mut all: Vec<SlideScores> = (thresholds.iter())
+        .map(|&tissue_threshold| SlideScores { tissue_threshold, ..SlideScores::default() })
+        .collect();
+    progress.begin("selectors", grid.len() as u64, "patches");
+    let patches: Vec<usize> = (0..grid.len()).collect();
+    let pixels = grid.width_px * grid.height_px;
+    for batch in patches.chunks(4 * rayon::current_num_threads()) {
+        progress.check()?;
+        let read = |&index: &usize| {
+            let (x, y) = grid.corner(index);
+            slide.read_region(level, x as i64, y as i64, grid.width_px, grid.height_px)
+        };
+        let images: Vec<RgbImage> = batch.par_iter().map(read).collect::<Result<_>>()?;
+        for ((scorer, &tissue), scores) in scorers.iter().zip(&thresholds).zip(&mut all) {
+            let values: Vec<f64> = match scorer.work(tissue) {
+                Work::Each(score) => images.par_iter().map(&*score).collect(),
+                Work::InTurn(score) => images.iter().map(score).collect::<Result<_>>()?,
+                Work::Queued(start) => start(&images)?()?,
+            };
+            let row = |(&index, value): (&usize, f64)| {
+                let (x, y) = grid.corner(index);
+                scorer.selector().patch_score([x, y], value, pixels)
+            };
+            scores.patches.extend(batch.iter().zip(values).map(row));
+        }
+        progress.advance(batch.len() as u64);
+    }
+    progress.end();
+    Ok(all)
+}
+
 /// Measures the given patches of a grid, in order, reading each through `read`.
 fn score_patches(
     name: &str,

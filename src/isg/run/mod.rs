@@ -6,7 +6,7 @@
 //! RUN/extractor/{global,local}/   the two autoencoders, their checkpoints and curves
 //! RUN/features/ID.safetensors     global vectors and local cubes of a slide
 //! RUN/model/                 one network a fold, their checkpoints and curves
-//! RUN/predictions.csv evaluation.json evaluation.csv excluded.csv summary.json report.html
+//! RUN/predictions.csv evaluation.json evaluation.csv excluded.csv summary.json report.html selectors.svg
 //! ```
 //!
 //! Every stage keeps what it finished: a run that was stopped, at any point and in any way, goes on where it was when the

@@ -12,6 +12,7 @@ use crate::{
     device::Device,
     error::Result,
     image::RgbImage,
+    io::atomic,
     isg::{
         bags::BagSet, crossval::CvResult, evaluation::Comparison, extractor_training, patches::PatchSource,
         predictor::Predictor,
@@ -20,8 +21,9 @@ use crate::{
     random::Philox,
     report::{
         self, CohortSummary, Curve, Excluded, FoldScore, GeneReport, PatchCounts, PatchMark, Point, Reconstruction,
-        ReportData, Series, SlidePanel, Thumbnail, Timing,
+        ReportData, SelectorComparison, Series, SlidePanel, Thumbnail, Timing, selection,
     },
+    select::{Scorer, Selector, selector},
 };
 
 /// Slides drawn with their maps; a report of a large cohort stays readable.
@@ -75,7 +77,7 @@ pub fn report(view: &View, device: &Device, progress: &dyn Progress) -> Result<S
         curves: curves(view)?,
         slides,
         reconstructions: reconstructions(view, device)?,
-        selectors: None,
+        selectors: shown.get(shown.len() / 2).map(|&i| selectors(view, i, device, progress)).transpose()?,
         cohort: CohortSummary {
             slides: view.selected.len(),
             patients: patients.len(),
@@ -135,6 +137,26 @@ fn panel(view: &View, predictor: &Predictor, index: usize) -> Result<SlidePanel>
         score_label: view.run.config.select.selector()?.unit().to_string(),
         facts,
     })
+}
+
+/// The paper's figure 2 on one slide: every selector, DexiNed where its weights are named. Also written as `selectors.svg`.
+fn selectors(view: &View, index: usize, device: &Device, progress: &dyn Progress) -> Result<SelectorComparison> {
+    let config = &view.run.config;
+    let settings = config.select.settings();
+    let mut compared = Vec::new();
+    for name in selector::NAMES {
+        if name == "dexined" && settings.dexined.weights.as_os_str().is_empty() {
+            continue;
+        }
+        let selector = Selector::named(name, &settings)?;
+        let own = name == config.select.selector;
+        let threshold = if own { scan::threshold_for_new_slides(config)? } else { selector.default_threshold() };
+        compared.push((Scorer::new(&selector, device)?, threshold));
+    }
+    let slide = scan::open(&view.selected[index].entry)?;
+    let comparison = selection::compare(&slide, 0, config.select.patch_px, &compared, progress)?;
+    atomic::write_bytes(view.run.path("selectors.svg"), selection::figure(&comparison).as_bytes())?;
+    Ok(comparison)
 }
 
 fn gene_report(view: &View, gene: usize) -> GeneReport {
