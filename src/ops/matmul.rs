@@ -21,6 +21,7 @@
 //! scale as well. `gemm` is weak where one operand is very long or has a handful of rows: weight gradients are therefore
 //! cut into blocks of pixels.
 
+mod hopper;
 pub(crate) mod launch;
 
 use rayon::prelude::*;
@@ -68,7 +69,9 @@ const FEW: Kernel<ProductParams> = Kernel::new("matmul", "fwd_few_rows", LARGE_T
 const KERNELS: &[KernelInfo] = &{
     let ([a, b, c, d], [e, f, g, h]) = (NN.infos(), NT.infos());
     let ([i, j, k, l], [m, n, o, p]) = (TN.infos(), TT.infos());
-    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, FEW.info(), merge("matmul").info()]
+    let [q, r, s, t, u, v, w, x] = hopper::INFOS;
+    let (few, merge) = (FEW.info(), merge("matmul").info());
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, few, merge, q, r, s, t, u, v, w, x]
 };
 
 /// Leading extents, rows and columns of a matrix stored plainly or transposed.
@@ -209,6 +212,8 @@ pub const SPEC: OpSpec = OpSpec {
             case("whole_lines", &[72, 40], &[40, 80], false, false),
             case("even_lines", &[34, 66], &[34, 10], true, false),
             case("long_sum", &[1100, 5], &[1100, 9], true, false),
+            case("wide_lines", &[2, 136, 72], &[2, 72, 136], false, false),
+            case("wide_lines_transposed", &[72, 136], &[200, 72], true, true),
             case("few_rows", &[2, 3, 72], &[2, 11, 72], false, true),
         ]
     },

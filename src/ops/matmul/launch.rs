@@ -1,6 +1,7 @@
 //! Launches of the tensor-core kernels: which tile, how the inner axis is split, how wide operands are copied. What
 //! `matmul`, `linear` and the convolutions share.
 
+use super::hopper;
 use crate::{
     device::{
         Precision,
@@ -236,11 +237,17 @@ pub(crate) struct Problem<'a> {
 }
 
 impl Problem<'_> {
+    /// Elements from one stored line of each operand to the next.
+    fn pitches(&self, axes: [Axis; 2]) -> [usize; 2] {
+        let [m, n, k] = self.extents;
+        let pitch = |axis, outer| if axis == Axis::Inner { k } else { outer };
+        [pitch(axes[0], m), pitch(axes[1], n)]
+    }
+
     fn params(&self, args: &DeviceArgs, plan: &Plan, axes: [Axis; 2]) -> Result<ProductParams> {
         let [m, n, k] = self.extents;
         let dtype = args.y[0].dtype();
-        let pitch = |axis, outer| if axis == Axis::Inner { k } else { outer };
-        let (a_pitch, b_pitch) = (pitch(axes[0], m), pitch(axes[1], n));
+        let [a_pitch, b_pitch] = self.pitches(axes);
         Ok(ProductParams {
             a: args.x[0].ptr,
             b: args.x[1].ptr,
@@ -271,8 +278,11 @@ impl Problem<'_> {
             return Ok(());
         }
         let dtype = args.y[0].dtype();
-        let axes = [family.a, family.b];
-        let plan = Plan::new(self.extents, self.batch, dtype, axes, &args.driver.facts());
+        let (axes, facts) = ([family.a, family.b], args.driver.facts());
+        if hopper::takes(self, self.pitches(axes), dtype, &facts) {
+            return hopper::launch(self, args, axes);
+        }
+        let plan = Plan::new(self.extents, self.batch, dtype, axes, &facts);
         let mut params = self.params(args, &plan, axes)?;
         let grid = plan.grid(self.op, self.batch)?;
         let kernel = family.kernel(&plan, dtype, args.precision);
