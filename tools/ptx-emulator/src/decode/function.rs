@@ -1,0 +1,145 @@
+//! Bodies: declarations, labels, and calls, which are inlined.
+
+use crate::{
+    ast::{Instruction, Operand, Space, Statement, Variable},
+    decode::{Decoded, Decoder, Symbol},
+    lexer::error,
+    machine::{Class, Control},
+    ops,
+};
+
+impl<'t> Decoder<'_, 't> {
+    /// The statements of a scope that is already open.
+    pub(crate) fn body(&mut self, statements: &[Statement<'t>]) -> Decoded<()> {
+        for statement in statements {
+            match statement {
+                Statement::Label(name) => {
+                    let line = self.code.ins.last().map_or(1, |i| i.line);
+                    self.label(name, line)?;
+                }
+                Statement::Registers(kind, name, count) => self.declare_registers(kind, name, *count)?,
+                Statement::Variable(variable) => self.variable(variable)?,
+                Statement::Targets(label, targets) => self.declare_targets(label, targets.clone()),
+                Statement::Scope(inner) => {
+                    self.push_scope(false);
+                    self.body(inner)?;
+                    let line = self.code.ins.last().map_or(1, |i| i.line);
+                    self.pop_scope(line)?;
+                }
+                Statement::Instruction(i) => match i.parts.first() {
+                    Some(&"call") => self.call(i)?,
+                    Some(&"ret") if !self.active.is_empty() => self.jump(i, RETURN)?,
+                    _ => self.instruction(i)?,
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn variable(&mut self, v: &Variable<'t>) -> Decoded<()> {
+        let symbol = match v.space {
+            Space::Shared if v.external && v.bytes == 0 => Symbol::Dynamic,
+            Space::Shared => Symbol::Shared(self.allocate_shared(v.name, v.bytes, v.align, v.line)?),
+            Space::Local | Space::Param => Symbol::Local(self.allocate_local(v.bytes, v.align, v.line)?),
+            Space::Global | Space::Const => {
+                return Err(error(v.line, "global variables inside a function are not supported"));
+            }
+        };
+        self.declare(v.name, symbol, v.line)
+    }
+
+    /// A jump with the guard of `i`.
+    fn jump(&mut self, i: &Instruction<'t>, label: &'t str) -> Decoded<()> {
+        let mut ins = self.blank(ops::control::nothing, Class::Control);
+        ins.control = Control::Branch;
+        if let Some((name, negate)) = i.guard {
+            ins.guard = self.predicate_name(i, name)?;
+            ins.guard_flip = if negate { !0 } else { 0 };
+        }
+        (ins.line, ins.source) = (i.line, i.source);
+        self.jump_to(label, None, i.line);
+        self.push(ins, i.text.split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+
+    /// `call (returned), name, (arguments);` — the callee's parameters are the caller's variables.
+    fn call(&mut self, i: &Instruction<'t>) -> Decoded<()> {
+        let empty = Vec::new();
+        let mut operands = i.operands.iter();
+        let mut next = operands.next();
+        let returned = match next {
+            Some(Operand::Arguments(all)) => {
+                next = operands.next();
+                all
+            }
+            _ => &empty,
+        };
+        let Some(Operand::Name(name)) = next else { return Err(self.refuse(i, "indirect calls are not supported")) };
+        let arguments = match operands.next() {
+            Some(Operand::Arguments(all)) => all,
+            None => &empty,
+            Some(_) => return Err(self.refuse(i, "arguments must stand in parentheses")),
+        };
+        if operands.next().is_some() || self.find(name).is_some() {
+            return Err(self.refuse(i, "indirect calls are not supported"));
+        }
+        match *name {
+            "__assertfail" => {
+                let mut ins = self.blank(ops::control::assertion, Class::Control);
+                if let Some((name, negate)) = i.guard {
+                    ins.guard = self.predicate_name(i, name)?;
+                    ins.guard_flip = if negate { !0 } else { 0 };
+                }
+                (ins.line, ins.source) = (i.line, i.source);
+                return self.push(ins, i.text.split_whitespace().collect::<Vec<_>>().join(" "));
+            }
+            // The text printed has no reader here; the call costs its time and returns.
+            "vprintf" => return Ok(()),
+            _ => {}
+        }
+        let text = self.text;
+        let Some(callee) = text.functions.iter().find(|f| f.name == *name && f.body.is_some()) else {
+            return Err(self.refuse(i, format!("function {name} has no body in this text")));
+        };
+        if self.active.contains(name) {
+            return Err(self.refuse(i, "recursion is not supported"));
+        }
+        let mut bound = Vec::new();
+        let pairs = callee.returns.iter().zip(returned).chain(callee.params.iter().zip(arguments));
+        for (variable, argument) in pairs {
+            let Operand::Name(given) = argument else {
+                return Err(self.refuse(i, "arguments must be .param variables"));
+            };
+            match self.find(given) {
+                Some(symbol @ Symbol::Local(_)) => bound.push((variable.name, symbol)),
+                _ => return Err(self.refuse(i, format!("argument {given} must be a .param variable"))),
+            }
+        }
+        if callee.returns.len() != returned.len() || callee.params.len() != arguments.len() {
+            return Err(self.refuse(i, format!("{name} takes another number of arguments")));
+        }
+        // Around the call: a scope for the label behind it, and a jump over it for threads whose guard is false.
+        self.push_scope(true);
+        if let Some((guard, negate)) = i.guard {
+            let inner = self.scopes.pop();
+            let slot = self.predicate_name(i, guard)?;
+            self.scopes.extend(inner);
+            let mut ins = self.blank(ops::control::nothing, Class::Control);
+            (ins.control, ins.guard, ins.line, ins.source) = (Control::Branch, slot, i.line, i.source);
+            ins.guard_flip = if negate { 0 } else { !0 };
+            self.jump_to(RETURN, None, i.line);
+            self.push(ins, i.text.to_owned())?;
+        }
+        for (name, symbol) in bound {
+            self.declare(name, symbol, i.line)?;
+        }
+        self.active.push(callee.name);
+        self.body(callee.body.as_deref().unwrap_or_default())?;
+        self.active.pop();
+        self.label(RETURN, i.line)?;
+        self.pop_scope(i.line)
+    }
+}
+
+/// The label behind an inlined call; no PTX name contains a space.
+const RETURN: &str = "end of call";
+

@@ -1,0 +1,130 @@
+//! The device as a host program sees it: memory, copies, launches. Everything happens in call order on the caller's time.
+
+use std::collections::HashMap;
+
+use crate::{
+    counters::Counters,
+    memory::Global,
+    module::Module,
+    options::Options,
+    report::{Fault, MemoryError},
+};
+
+/// One emulated GPU.
+pub struct Gpu {
+    pub(crate) options: Options,
+    pub(crate) memory: Global,
+    /// Addresses of module-level variables, by module number; allocated at a module's first launch.
+    pub(crate) globals: HashMap<u64, Vec<u64>>,
+    pub(crate) launches: u64,
+}
+
+impl Gpu {
+    /// A GPU with empty memory.
+    pub fn new(options: Options) -> Self {
+        let memory = Global::new(options.memory_bytes, options.checks.init, options.poison);
+        Self { options, memory, globals: HashMap::new(), launches: 0 }
+    }
+
+    /// The settings it was made with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Another seed for the launches to come.
+    pub fn set_seed(&mut self, seed: u64) {
+        self.options.seed = seed;
+        self.launches = 0;
+    }
+
+    /// Bytes of global memory alive.
+    pub fn held_bytes(&self) -> u64 {
+        self.memory.held()
+    }
+
+    /// Fresh global memory, uninitialised as far as the checks know. Zero bytes give a valid address that nothing may touch.
+    pub fn alloc(&mut self, bytes: u64) -> Result<u64, MemoryError> {
+        self.alloc_named(bytes, "")
+    }
+
+    /// As [`Gpu::alloc`], with a name for reports.
+    pub fn alloc_named(&mut self, bytes: u64, name: &str) -> Result<u64, MemoryError> {
+        self.memory.alloc(bytes, name.to_owned(), true)
+    }
+
+    /// Ends an allocation's life; its address is never valid again (until 65536 later frees).
+    pub fn free(&mut self, address: u64) -> Result<(), MemoryError> {
+        self.memory.free(address)
+    }
+
+    /// Host to device.
+    pub fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+        self.memory.bytes_mut(address, bytes.len() as u64)?.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Device to host. Bytes nobody wrote come as they are.
+    pub fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+        into.copy_from_slice(self.memory.bytes(address, into.len() as u64)?);
+        Ok(())
+    }
+
+    /// Sets `bytes` bytes to `value`.
+    pub fn fill(&mut self, address: u64, value: u8, bytes: u64) -> Result<(), MemoryError> {
+        self.memory.bytes_mut(address, bytes)?.fill(value);
+        Ok(())
+    }
+
+    /// Device to device; ranges may overlap. What is known to be uninitialised stays so at its new place.
+    pub fn copy(&mut self, to: u64, from: u64, bytes: u64) -> Result<(), MemoryError> {
+        self.memory.copy(to, from, bytes)
+    }
+
+    /// The address and size of a module-level variable, allocated on first use.
+    pub fn symbol(&mut self, module: &Module, name: &str) -> Result<Option<(u64, u64)>, MemoryError> {
+        let addresses = self.load_globals(module)?;
+        Ok(module.image.globals.iter().position(|g| g.name == name).map(|i| (addresses[i], module.image.globals[i].bytes)))
+    }
+
+    /// Makes every later kernel see `bytes` bytes as uninitialised again, poisoned if the options say so: what a caching
+    /// pool calls when it hands out a buffer a second time.
+    pub fn forget(&mut self, address: u64, bytes: u64) -> Result<(), MemoryError> {
+        self.memory.forget(address, bytes)
+    }
+
+    /// Runs one kernel to its end. `params` is the parameter buffer, laid out as the entry declares it.
+    #[allow(clippy::too_many_arguments, reason = "the launch call of every GPU interface")]
+    pub fn launch(
+        &mut self,
+        module: &Module,
+        entry: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        dynamic_shared_bytes: u32,
+        params: &[u8],
+    ) -> Result<Counters, Fault> {
+        crate::launch::launch(self, module, entry, grid, block, dynamic_shared_bytes, params)
+    }
+
+    pub(crate) fn load_globals(&mut self, module: &Module) -> Result<Vec<u64>, MemoryError> {
+        if let Some(addresses) = self.globals.get(&module.image.number) {
+            return Ok(addresses.clone());
+        }
+        let mut addresses = Vec::with_capacity(module.image.globals.len());
+        for global in &module.image.globals {
+            addresses.push(self.memory.alloc(global.bytes, global.name.clone(), !global.constant)?);
+        }
+        for (global, address) in module.image.globals.iter().zip(&addresses) {
+            let mut data = global.initial.clone();
+            for (at, target, addend) in &global.pointers {
+                let value = addresses.get(*target).copied().unwrap_or(0).wrapping_add_signed(*addend);
+                if let Some(place) = data.get_mut(*at..*at + 8) {
+                    place.copy_from_slice(&value.to_le_bytes());
+                }
+            }
+            self.memory.bytes_mut(*address, global.bytes)?.copy_from_slice(&data);
+        }
+        self.globals.insert(module.image.number, addresses.clone());
+        Ok(addresses)
+    }
+}

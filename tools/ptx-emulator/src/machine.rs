@@ -1,0 +1,370 @@
+//! What instructions work on: decoded code, warps with their registers, blocks with their shared memory.
+//!
+//! A register is 32 lanes side by side. Values of up to 32 bits live zero-extended in the 32-bit file whatever their type,
+//! 64-bit values in the 64-bit file, predicates as one mask. Constants and special registers are registers nobody writes.
+
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use crate::{
+    asynchronous, counters::Counters, memory::Global, module::Entry, options::Options, race, report::Fault, report::FaultKind,
+    rng::Rng,
+};
+
+/// Lanes of a warp.
+pub const LANES: usize = 32;
+/// All lanes.
+pub const FULL: u32 = !0;
+/// A 32-bit register of a warp.
+pub type R32 = [u32; LANES];
+/// A 64-bit register of a warp.
+pub type R64 = [u64; LANES];
+/// What executing an instruction gives.
+pub type Step = Result<(), Fault>;
+
+/// The function behind an instruction. The mask holds the lanes that execute it and is never zero.
+///
+/// Unsafe to call only because it may be compiled for vector instructions that the processor must have; decoding picks by
+/// what it has.
+pub type OpFn = unsafe fn(&mut Warp, &mut Block<'_>, &Ins, u32) -> Step;
+
+/// How the scheduler treats an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Call the function, go on with the next.
+    Plain,
+    /// Jump to `target`; with a guard this is where warps diverge.
+    Branch,
+    /// `brx.idx`: jump to one of `more`, chosen by slot 0.
+    Indexed,
+    /// The threads end.
+    Exit,
+    /// A barrier over threads of the block; see `scheduler`.
+    Barrier,
+}
+
+/// Which lanes must stand at an instruction before it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gather {
+    /// None but those that are there.
+    No,
+    /// Every lane of the warp that has not exited (`.aligned` instructions).
+    All,
+    /// The lanes of the member mask in this 32-bit slot; lanes with different masks form separate groups.
+    Members(u32),
+}
+
+/// What an instruction counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    Integer,
+    Float32,
+    Float64,
+    Float16,
+    Special,
+    Convert,
+    CompareMove,
+    Memory,
+    Collective,
+    Synchronisation,
+    Control,
+    Matrix,
+}
+
+/// The slot of a 32- or 64-bit register that nobody reads: destinations written `_`.
+pub const SINK: u32 = 0;
+
+/// One decoded instruction.
+#[derive(Clone)]
+pub struct Ins {
+    /// What to do.
+    pub run: OpFn,
+    /// Register slots, in the order the operation defines: destinations first, then sources.
+    pub slots: [u32; 16],
+    /// Constant of an address or a selector known at load.
+    pub immediate: i64,
+    /// More slots, where sixteen do not suffice, or targets of `brx.idx`.
+    pub more: Box<[u32]>,
+    /// Where a branch goes.
+    pub target: u32,
+    /// Slot of the guarding predicate; 0 is always true.
+    pub guard: u32,
+    /// All ones where the guard is negated.
+    pub guard_flip: u32,
+    /// For the scheduler.
+    pub control: Control,
+    /// For the scheduler.
+    pub gather: Gather,
+    /// For the counters.
+    pub class: Class,
+    /// Multiply-adds per warp, for matrix products.
+    pub macs: u32,
+    /// Line in the PTX text.
+    pub line: u32,
+    /// Index of the source file and the line there; line 0 where unknown.
+    pub source: (u32, u32),
+}
+
+/// Where the value of a constant register comes from at launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Preset {
+    /// The same in all lanes.
+    Bits32(u32),
+    /// The same in all lanes.
+    Bits64(u64),
+    /// Address of a module-level variable plus an offset.
+    Global(u32, i64),
+    /// One of the special registers; see `decode::special`.
+    Special(Special),
+}
+
+/// Special registers that do not change while a thread runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Special {
+    Tid(u8),
+    Ntid(u8),
+    Ctaid(u8),
+    Nctaid(u8),
+    LaneId,
+    WarpId,
+    NumWarps,
+    LaneMask(std::cmp::Ordering, bool),
+    GridId,
+    SmId,
+    NumSm,
+    WarpSize,
+    DynamicShared,
+    TotalShared,
+    ClusterCtaId(u8),
+    ClusterCtas(u8),
+    ClusterId(u8),
+    Clusters(u8),
+    ClusterRank,
+    ClusterSize,
+}
+
+/// The decoded code of one entry, device functions inlined.
+#[derive(Default)]
+pub(crate) struct Code {
+    pub ins: Vec<Ins>,
+    /// Registers of each file, presets included.
+    pub slots32: usize,
+    pub slots64: usize,
+    pub predicates: usize,
+    /// 32- and 64-bit slots filled before a warp starts.
+    pub presets: Vec<(bool, u32, Preset)>,
+    /// Bytes of local memory per thread.
+    pub local_bytes: u32,
+    /// Names of `.file` directives.
+    pub files: Vec<String>,
+    /// Text of each instruction as written.
+    pub text: Vec<String>,
+    /// Static shared variables: name, start, size.
+    pub shared: Vec<(String, u32, u32)>,
+    /// Uses an instruction through which blocks can communicate.
+    pub communicates: bool,
+    /// Targets of `brx.idx` exist, or backward branches: anything that can loop.
+    pub loops: bool,
+}
+
+/// Lanes of a warp that stand at the same instruction.
+#[derive(Clone, Copy, Debug)]
+pub struct Group {
+    pub pc: u32,
+    pub mask: u32,
+    pub wait: Wait,
+}
+
+/// Why a group does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// It can.
+    No,
+    /// For these lanes of its warp to reach its instruction.
+    Lanes(u32),
+    /// At a barrier of the block.
+    Barrier(u32),
+}
+
+/// Thirty-two threads.
+pub struct Warp {
+    /// Number in the block.
+    pub index: u32,
+    pub r32: Vec<R32>,
+    pub r64: Vec<R64>,
+    pub predicates: Vec<u32>,
+    /// Lanes that exist and have not exited.
+    pub live: u32,
+    /// Where they stand; masks are disjoint and together make `live`.
+    pub groups: Vec<Group>,
+    /// Local memory, lane after lane.
+    pub local: Vec<u8>,
+    /// One byte per byte of local memory: written. Empty without the check.
+    pub local_written: Vec<u8>,
+    /// Copies under way.
+    pub asynchronous: asynchronous::WarpState,
+}
+
+/// Shared memory of a block.
+pub struct Shared {
+    pub bytes: Vec<u8>,
+    /// One byte per byte: written. Empty without the check.
+    pub written: Vec<u8>,
+    /// Bytes that may be addressed (the buffer is a little longer).
+    pub limit: u32,
+}
+
+/// What all blocks of a launch share.
+pub struct Launch<'a> {
+    pub(crate) memory: &'a Global,
+    pub(crate) entry: &'a Entry,
+    pub options: &'a Options,
+    /// Number of the launch on its GPU.
+    pub number: u64,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub params: &'a [u8],
+    /// Addresses of module-level variables.
+    pub(crate) globals: &'a [u64],
+    pub dynamic_shared: u32,
+    /// Races between blocks.
+    pub race: race::GlobalRaces,
+    pub(crate) stop: AtomicBool,
+    pub(crate) spent: AtomicU64,
+}
+
+/// One block while it runs. Its warps stand beside it, so that an operation has both at hand.
+pub struct Block<'a> {
+    pub launch: &'a Launch<'a>,
+    /// Its index in the grid.
+    pub index: [u32; 3],
+    /// x + y * width + z * width * height.
+    pub linear: u64,
+    pub warps: u32,
+    pub threads: u32,
+    pub shared: Shared,
+    pub counters: Counters,
+    pub race: race::BlockRaces,
+    pub asynchronous: asynchronous::BlockState,
+    /// Seeded by launch and block.
+    pub rng: Rng,
+    /// The instruction under way, for reports and race shadows.
+    pub pc: u32,
+    /// Warp instructions so far.
+    pub clock: u64,
+}
+
+impl Warp {
+    /// Writes the lanes of `mask`.
+    #[inline(always)]
+    pub fn set32(&mut self, slot: u32, value: R32, mask: u32) {
+        let register = &mut self.r32[slot as usize];
+        if mask == FULL {
+            *register = value;
+        } else {
+            for lane in 0..LANES {
+                register[lane] = if mask >> lane & 1 != 0 { value[lane] } else { register[lane] };
+            }
+        }
+    }
+
+    /// Writes the lanes of `mask`.
+    #[inline(always)]
+    pub fn set64(&mut self, slot: u32, value: R64, mask: u32) {
+        let register = &mut self.r64[slot as usize];
+        if mask == FULL {
+            *register = value;
+        } else {
+            for lane in 0..LANES {
+                register[lane] = if mask >> lane & 1 != 0 { value[lane] } else { register[lane] };
+            }
+        }
+    }
+
+    /// Writes the lanes of `mask`.
+    #[inline(always)]
+    pub fn set_predicate(&mut self, slot: u32, value: u32, mask: u32) {
+        let register = &mut self.predicates[slot as usize];
+        *register = *register & !mask | value & mask;
+    }
+
+    /// A 32-bit register.
+    #[inline(always)]
+    pub fn get32(&self, slot: u32) -> &R32 {
+        &self.r32[slot as usize]
+    }
+
+    /// A 64-bit register.
+    #[inline(always)]
+    pub fn get64(&self, slot: u32) -> &R64 {
+        &self.r64[slot as usize]
+    }
+}
+
+impl Block<'_> {
+    /// A fault of the instruction under way; lane `lane` of `warp` is to blame.
+    #[cold]
+    pub fn fault(&self, warp: &Warp, lane: u32, kind: FaultKind, message: impl Into<String>) -> Fault {
+        self.place(Fault::new(kind, message), warp.index, lane)
+    }
+
+    /// Adds instruction, block and thread to a fault.
+    #[cold]
+    pub fn place(&self, fault: Fault, warp: u32, lane: u32) -> Fault {
+        let thread = self.thread(warp, lane);
+        self.place_at(fault, self.pc, Some(thread))
+    }
+
+    /// Adds an instruction, the block and perhaps a thread to a fault.
+    #[cold]
+    pub fn place_at(&self, fault: Fault, pc: u32, thread: Option<[u32; 3]>) -> Fault {
+        let code = &self.launch.entry.code;
+        fault.edit(|r| {
+            r.kernel = self.launch.entry.name.clone();
+            r.block = Some(self.index);
+            r.thread = thread;
+            if let Some(ins) = code.ins.get(pc as usize) {
+                r.ptx_line = ins.line;
+                r.instruction = code.text.get(pc as usize).cloned().unwrap_or_default();
+                r.source = code.source(ins.source);
+            }
+        })
+    }
+
+    /// Where an instruction stands, in words: `file.cu:12` or `PTX line 345`.
+    #[cold]
+    pub fn at(&self, pc: u32) -> String {
+        let code = &self.launch.entry.code;
+        match code.ins.get(pc as usize) {
+            Some(ins) => match code.source(ins.source) {
+                Some(source) => format!("{source} (PTX line {})", ins.line),
+                None => format!("PTX line {}", ins.line),
+            },
+            None => "the end".into(),
+        }
+    }
+
+    /// Thread index of a lane.
+    pub fn thread(&self, warp: u32, lane: u32) -> [u32; 3] {
+        let linear = warp * LANES as u32 + lane;
+        let [x, y, _] = self.launch.block;
+        [linear % x, linear / x % y, linear / (x * y)]
+    }
+
+    /// The static shared variable an offset falls into, for reports.
+    #[cold]
+    pub fn shared_name(&self, offset: u32) -> Option<String> {
+        let variables = &self.launch.entry.code.shared;
+        let found = variables.iter().find(|(_, start, bytes)| (*start..start + bytes).contains(&offset));
+        Some(match found {
+            Some((name, start, bytes)) => format!("shared {name} ({bytes} bytes), offset {}", offset - start),
+            None => format!("shared memory, offset {offset} of {}", self.shared.limit),
+        })
+    }
+}
+
+impl Code {
+    pub(crate) fn source(&self, (file, line): (u32, u32)) -> Option<String> {
+        let name = self.files.get(file as usize).filter(|_| line > 0)?;
+        Some(format!("{name}:{line}"))
+    }
+}

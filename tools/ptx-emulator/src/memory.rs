@@ -1,0 +1,316 @@
+//! Global memory: every allocation has a number of its own in the top bits of its addresses, so that an address names its
+//! allocation for ever. One past the end, before the start or after the free is seen at once.
+//!
+//! Layout of an address: bits 60..64 the window (0 global, 1 shared, 2 local, 3 param), bits 36..60 the allocation's number
+//! plus one, bits 0..36 the offset.
+
+use std::{
+    alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
+    collections::VecDeque,
+    ptr::NonNull,
+};
+
+use crate::report::{Fault, FaultKind, MemoryError};
+
+/// Width of the offset in an address.
+pub const OFFSET_BITS: u32 = 36;
+const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
+/// First bit of the window in a generic address.
+pub const WINDOW_SHIFT: u32 = 60;
+/// Generic addresses of shared memory; bits 32..40 hold the block's rank in its cluster.
+pub const SHARED_WINDOW: u64 = 1 << WINDOW_SHIFT;
+/// Generic addresses of a thread's local memory.
+pub const LOCAL_WINDOW: u64 = 2 << WINDOW_SHIFT;
+/// Generic addresses of kernel parameters.
+pub const PARAM_WINDOW: u64 = 3 << WINDOW_SHIFT;
+/// Freed numbers wait this long before they are used again, so that stale addresses keep pointing at nothing.
+const QUARANTINE: usize = 1 << 16;
+
+/// Bytes aligned like a device allocation, zeroed at first.
+pub(crate) struct Buffer {
+    pointer: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: a Buffer owns its bytes; sharing is governed by `Global`, see there.
+unsafe impl Send for Buffer {}
+// SAFETY: as above; all access through `&Buffer` is by raw pointer inside this crate.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    fn layout(bytes: usize) -> Option<Layout> {
+        Layout::from_size_align(bytes.max(1), 256).ok()
+    }
+
+    pub(crate) fn zeroed(bytes: usize) -> Option<Self> {
+        let layout = Self::layout(bytes)?;
+        // SAFETY: the layout's size is at least one.
+        let pointer = unsafe { alloc_zeroed(layout) };
+        match NonNull::new(pointer) {
+            Some(pointer) => Some(Self { pointer, bytes }),
+            None if bytes < 1 << 20 => handle_alloc_error(layout),
+            None => None,
+        }
+    }
+
+    pub(crate) fn pointer(&self) -> *mut u8 {
+        self.pointer.as_ptr()
+    }
+
+    pub(crate) fn slice(&self) -> &[u8] {
+        // SAFETY: the buffer owns `bytes` initialised bytes; callers hold the host side's exclusive access.
+        unsafe { std::slice::from_raw_parts(self.pointer(), self.bytes) }
+    }
+
+    pub(crate) fn slice_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `self` is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer(), self.bytes) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(layout) = Self::layout(self.bytes) {
+            // SAFETY: allocated in `zeroed` with the same layout.
+            unsafe { dealloc(self.pointer(), layout) }
+        }
+    }
+}
+
+/// One allocation, alive or freed.
+pub struct Allocation {
+    pub(crate) data: Buffer,
+    /// One byte per byte: 1 where somebody wrote. None where all of it is known to be written.
+    pub(crate) written: Option<Buffer>,
+    /// Size asked for.
+    pub bytes: u64,
+    /// Kernels may store to it.
+    pub writable: bool,
+    /// What reports call it.
+    pub name: String,
+}
+
+enum Slot {
+    Alive(Allocation),
+    Freed { bytes: u64, name: String },
+}
+
+/// All global memory of one emulated GPU.
+///
+/// Kernels reach the bytes through raw pointers. Blocks run on several threads only where the launch is known not to let
+/// them communicate; what a kernel that races anyway leaves behind is as undefined as on the device.
+pub struct Global {
+    slots: Vec<Slot>,
+    dead: VecDeque<u32>,
+    held: u64,
+    capacity: u64,
+    track_writes: bool,
+    poison: bool,
+}
+
+impl Global {
+    pub(crate) fn new(capacity: u64, track_writes: bool, poison: bool) -> Self {
+        Self { slots: Vec::new(), dead: VecDeque::new(), held: 0, capacity, track_writes, poison }
+    }
+
+    /// Bytes alive.
+    pub fn held(&self) -> u64 {
+        self.held
+    }
+
+    pub(crate) fn alloc(&mut self, bytes: u64, name: String, writable: bool) -> Result<u64, MemoryError> {
+        let refused = || MemoryError::OutOfMemory { asked: bytes, held: self.held, capacity: self.capacity };
+        if bytes > OFFSET_MASK || self.held.saturating_add(bytes) > self.capacity {
+            return Err(refused());
+        }
+        let mut data = Buffer::zeroed(bytes as usize).ok_or_else(refused)?;
+        let written = match self.track_writes {
+            true => Some(Buffer::zeroed(bytes as usize).ok_or_else(refused)?),
+            false => None,
+        };
+        if self.poison {
+            data.slice_mut().fill(0xff);
+        }
+        let allocation = Allocation { data, written, bytes, writable, name };
+        let index = if self.dead.len() > QUARANTINE { self.dead.pop_front() } else { None };
+        let index = match index {
+            Some(index) => {
+                self.slots[index as usize] = Slot::Alive(allocation);
+                index as usize
+            }
+            None if self.slots.len() as u64 >= (1 << (WINDOW_SHIFT - OFFSET_BITS)) - 1 => return Err(refused()),
+            None => {
+                self.slots.push(Slot::Alive(allocation));
+                self.slots.len() - 1
+            }
+        };
+        self.held += bytes;
+        Ok((index as u64 + 1) << OFFSET_BITS)
+    }
+
+    pub(crate) fn free(&mut self, address: u64) -> Result<(), MemoryError> {
+        let bad = |what: &str| MemoryError::BadAddress { address, bytes: 0, what: what.into() };
+        if address & OFFSET_MASK != 0 {
+            return Err(bad("not the start of an allocation"));
+        }
+        let index = (address >> OFFSET_BITS).wrapping_sub(1) as usize;
+        match self.slots.get_mut(index) {
+            Some(slot @ Slot::Alive(_)) => {
+                if let Slot::Alive(a) = slot {
+                    self.held -= a.bytes;
+                    *slot = Slot::Freed { bytes: a.bytes, name: std::mem::take(&mut a.name) };
+                }
+                self.dead.push_back(index as u32);
+                Ok(())
+            }
+            Some(Slot::Freed { .. }) => Err(bad("freed before")),
+            None => Err(bad("no allocation")),
+        }
+    }
+
+    /// The allocation an address names, if it is alive.
+    #[inline(always)]
+    pub(crate) fn find(&self, address: u64) -> Option<&Allocation> {
+        match self.slots.get((address >> OFFSET_BITS).wrapping_sub(1) as usize) {
+            Some(Slot::Alive(allocation)) => Some(allocation),
+            _ => None,
+        }
+    }
+
+    fn find_mut(&mut self, address: u64) -> Option<&mut Allocation> {
+        match self.slots.get_mut((address >> OFFSET_BITS).wrapping_sub(1) as usize) {
+            Some(Slot::Alive(allocation)) => Some(allocation),
+            _ => None,
+        }
+    }
+
+    /// Offset of an address in its allocation.
+    #[inline(always)]
+    pub(crate) fn offset(address: u64) -> u64 {
+        address & OFFSET_MASK
+    }
+
+    /// The host's view of a range, for copies.
+    pub(crate) fn bytes(&self, address: u64, bytes: u64) -> Result<&[u8], MemoryError> {
+        let Some(allocation) = self.find(address) else { return Err(self.bad(address, bytes)) };
+        let start = Self::offset(address);
+        match start.checked_add(bytes).filter(|end| *end <= allocation.bytes) {
+            Some(end) => Ok(&allocation.data.slice()[start as usize..end as usize]),
+            None => Err(self.bad(address, bytes)),
+        }
+    }
+
+    /// The host's view of a range it is going to write whole.
+    pub(crate) fn bytes_mut(&mut self, address: u64, bytes: u64) -> Result<&mut [u8], MemoryError> {
+        let start = Self::offset(address);
+        let fits = self.find(address).is_some_and(|a| start.checked_add(bytes).is_some_and(|end| end <= a.bytes));
+        if !fits {
+            return Err(self.bad(address, bytes));
+        }
+        let bad = MemoryError::BadAddress { address, bytes, what: "no allocation".into() };
+        let allocation = self.find_mut(address).ok_or(bad)?;
+        let range = start as usize..(start + bytes) as usize;
+        if start == 0 && bytes == allocation.bytes {
+            allocation.written = None;
+        } else if let Some(written) = &mut allocation.written {
+            written.slice_mut()[range.clone()].fill(1);
+        }
+        Ok(&mut allocation.data.slice_mut()[range])
+    }
+
+    /// Copies what is known about a range's initialisation along with its bytes.
+    pub(crate) fn copy(&mut self, to: u64, from: u64, bytes: u64) -> Result<(), MemoryError> {
+        let data = self.bytes(from, bytes)?.to_vec();
+        let start = Self::offset(from) as usize;
+        let known = self
+            .find(from)
+            .and_then(|a| a.written.as_ref())
+            .map(|w| w.slice()[start..start + bytes as usize].to_vec())
+            .filter(|w| w.contains(&0));
+        let whole_before = self.find(to).is_some_and(|a| a.written.is_none());
+        self.bytes_mut(to, bytes)?.copy_from_slice(&data);
+        let Some(known) = known else { return Ok(()) };
+        let start = Self::offset(to) as usize;
+        if let Some(allocation) = self.find_mut(to) {
+            if allocation.written.is_none() {
+                let mut all = Buffer::zeroed(allocation.bytes as usize).ok_or(MemoryError::OutOfMemory {
+                    asked: bytes,
+                    held: 0,
+                    capacity: 0,
+                })?;
+                all.slice_mut().fill(u8::from(whole_before));
+                allocation.written = Some(all);
+            }
+            if let Some(written) = &mut allocation.written {
+                written.slice_mut()[start..start + bytes as usize].copy_from_slice(&known);
+            }
+        }
+        Ok(())
+    }
+
+    fn bad(&self, address: u64, bytes: u64) -> MemoryError {
+        MemoryError::BadAddress { address, bytes, what: self.describe(address).1 }
+    }
+
+    /// What an address that does not fit points at: the kind of finding, a sentence, the allocation.
+    pub(crate) fn describe(&self, address: u64) -> (FaultKind, String, Option<String>) {
+        let offset = Self::offset(address);
+        let number = address >> OFFSET_BITS;
+        let before = 1 << 20;
+        // A small step back from the start of an allocation lands far past the end of the one numbered before it.
+        if offset > OFFSET_MASK - before
+            && let Some(Slot::Alive(next)) = self.slots.get(number as usize)
+        {
+            let back = OFFSET_MASK + 1 - offset;
+            let words = format!("{back} bytes before the start of an allocation of {} bytes", next.bytes);
+            return (FaultKind::OutOfBounds, words, Some(next.name.clone()));
+        }
+        match self.slots.get(number.wrapping_sub(1) as usize) {
+            Some(Slot::Alive(a)) => {
+                let words = format!("offset {offset} of an allocation of {} bytes", a.bytes);
+                (FaultKind::OutOfBounds, words, Some(a.name.clone()))
+            }
+            Some(Slot::Freed { bytes, name }) => {
+                let words = format!("offset {offset} of an allocation of {bytes} bytes that was freed");
+                (FaultKind::UseAfterFree, words, Some(name.clone()))
+            }
+            None if address < 1 << 20 => (FaultKind::OutOfBounds, "a null pointer or close to one".into(), None),
+            None => (FaultKind::OutOfBounds, "no allocation holds this address".into(), None),
+        }
+    }
+
+    /// The fault for an access of `bytes` at `address` that failed its checks.
+    pub(crate) fn fault(&self, address: u64, bytes: u64, what: &str) -> Fault {
+        let (kind, words, allocation) = self.describe(address);
+        Fault::new(kind, format!("{what} of {bytes} bytes at {words}")).edit(|r| {
+            r.address = Some(address);
+            r.allocation = allocation;
+        })
+    }
+}
+
+impl Global {
+    /// See [`crate::Gpu::forget`].
+    pub(crate) fn forget(&mut self, address: u64, bytes: u64) -> Result<(), MemoryError> {
+        let (poison, track) = (self.poison, self.track_writes);
+        self.bytes(address, bytes)?;
+        let bad = self.bad(address, bytes);
+        let allocation = self.find_mut(address).ok_or(bad)?;
+        let range = Self::offset(address) as usize..(Self::offset(address) + bytes) as usize;
+        if poison {
+            allocation.data.slice_mut()[range.clone()].fill(0xff);
+        }
+        if track {
+            if allocation.written.is_none() {
+                allocation.written = Buffer::zeroed(allocation.bytes as usize);
+                if let Some(written) = &mut allocation.written {
+                    written.slice_mut().fill(1);
+                }
+            }
+            if let Some(written) = &mut allocation.written {
+                written.slice_mut()[range].fill(0);
+            }
+        }
+        Ok(())
+    }
+}
