@@ -145,7 +145,7 @@ fn entry<'t>(text: &Text<'t>, function: &Function<'t>, global_numbers: &HashMap<
 impl<'a, 't> Decoder<'a, 't> {
     fn new(text: &'a Text<'t>, global_numbers: &'a HashMap<&'t str, u32>) -> Self {
         // Slot 0 of the register files takes what nobody reads; predicates 0 and 1 are true and false.
-        let code = Code { slots32: 1, slots64: 1, predicates: 3, ..Code::default() };
+        let code = Code { slots32: 1, slots64: 1, predicates: 4, ..Code::default() };
         Self {
             text,
             code,
@@ -248,6 +248,11 @@ impl<'a, 't> Decoder<'a, 't> {
     pub(crate) fn new64(&mut self) -> u32 {
         self.code.slots64 += 1;
         self.code.slots64 as u32 - 1
+    }
+
+    /// The predicate that holds the carry flag.
+    pub(crate) fn carry_slot(&mut self) -> u32 {
+        names::CARRY
     }
 
     /// The address of dynamic shared memory.

@@ -15,6 +15,8 @@ pub(crate) const TRUE: u32 = 0;
 pub(crate) const FALSE: u32 = 1;
 /// The predicate that takes what nobody reads.
 pub(crate) const IGNORED: u32 = 2;
+/// The carry flag.
+pub(crate) const CARRY: u32 = 3;
 
 /// A register's file and slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
