@@ -1,0 +1,356 @@
+//! The shadow of global memory: who wrote and who read each granule last, in this launch.
+
+use std::{collections::HashMap, ops::Range};
+
+use super::{
+    Conflict, Party, Strength,
+    clocks::{BlockClocks, GlobalOrder},
+    contiguous, lanes,
+};
+
+/// An access: launch in bits 54.., block 32..54, strong 31, several blocks 30, warp 25..30, clock 0..25.
+const LAUNCH_SHIFT: u32 = 54;
+const BLOCK_SHIFT: u32 = 32;
+const BLOCK_MASK: u32 = (1 << 22) - 1;
+const STRONG: u64 = 1 << 31;
+const SEVERAL: u64 = 1 << 30;
+const WARP_SHIFT: u32 = 25;
+const CLOCK_MASK: u64 = (1 << 25) - 1;
+/// Launch numbers are reused after this many.
+const LAUNCHES: u64 = (1 << 10) - 1;
+
+struct Pages {
+    shift: u32,
+    bytes: u64,
+    writes: Vec<u64>,
+    reads: Vec<u64>,
+}
+
+impl Pages {
+    fn new(bytes: u64, shift: u32) -> Self {
+        let granules = bytes.div_ceil(1 << shift) as usize;
+        Self { shift, bytes, writes: vec![0; granules], reads: vec![0; granules] }
+    }
+
+    /// Narrower granules, each with its parent's history.
+    fn refine(&mut self, shift: u32) {
+        let copies = 1 << (self.shift - shift);
+        let spread = |old: &[u64], granules: usize| {
+            let mut new: Vec<u64> = old.iter().flat_map(|e| std::iter::repeat_n(*e, copies)).collect();
+            new.resize(granules, 0);
+            new
+        };
+        let granules = self.bytes.div_ceil(1 << shift) as usize;
+        self.writes = spread(&self.writes, granules);
+        self.reads = spread(&self.reads, granules);
+        self.shift = shift;
+    }
+
+    fn range(&self, offset: u64, bytes: u64) -> Range<usize> {
+        let end = (offset + bytes).div_ceil(1 << self.shift) as usize;
+        ((offset >> self.shift) as usize).min(self.writes.len())..end.min(self.writes.len())
+    }
+}
+
+/// Shadows of all allocations, made when first touched.
+#[derive(Default)]
+pub struct GlobalShadow {
+    /// By number of the allocation.
+    pages: HashMap<u64, Pages, std::hash::BuildHasherDefault<Identity>>,
+    launch: u64,
+    /// What addresses hand on in this launch.
+    pub order: GlobalOrder,
+}
+
+/// Allocation numbers are dense, they need no hashing.
+#[derive(Default)]
+struct Identity(u64);
+
+impl std::hash::Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0 << 8 | u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = value;
+    }
+}
+
+/// Where an access falls: the number of the allocation, its size, and the offset that address 0 of the access space has in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Number of the allocation.
+    pub allocation: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// Address of its first byte.
+    pub start: u64,
+}
+
+impl GlobalShadow {
+    /// A launch starts: everything before it is ordered before it.
+    pub fn begin_launch(&mut self) {
+        self.launch += 1;
+        if self.launch > LAUNCHES {
+            self.launch = 1;
+            self.pages.clear();
+        }
+        self.order.clear();
+    }
+
+    /// An allocation is gone.
+    pub fn free(&mut self, allocation: u64) {
+        self.pages.remove(&allocation);
+    }
+
+    fn pages(&mut self, place: Place, bytes: u32) -> &mut Pages {
+        let shift = bytes.clamp(1, 4).ilog2();
+        let pages = self.pages.entry(place.allocation).or_insert_with(|| Pages::new(place.bytes, shift));
+        if pages.bytes != place.bytes {
+            *pages = Pages::new(place.bytes, shift);
+        } else if pages.shift > shift {
+            pages.refine(shift);
+        }
+        pages
+    }
+
+    /// A warp loads; all addresses lie in `place`.
+    #[allow(clippy::too_many_arguments, reason = "everything an access is")]
+    pub fn load(
+        &mut self,
+        place: Place,
+        clocks: &mut BlockClocks,
+        warp: usize,
+        mask: u32,
+        addresses: &[u64; 32],
+        bytes: u32,
+        strength: Strength,
+    ) -> Result<(), Conflict> {
+        if strength != Strength::Plain {
+            for lane in lanes(mask) {
+                clocks.learn_global(&self.order, warp, addresses[lane]);
+            }
+        }
+        let launch = self.launch;
+        let mine = stamp(launch, clocks, warp, strength);
+        let pages = self.pages(place, bytes);
+        if let Some((first, length)) = contiguous(mask, addresses, bytes) {
+            let range = pages.range(first - place.start, length);
+            if pages.writes[range.clone()].iter().all(|w| w >> LAUNCH_SHIFT != launch) {
+                note_reads(&mut pages.reads[range], mine);
+                return Ok(());
+            }
+        }
+        for lane in lanes(mask) {
+            let range = pages.range(addresses[lane] - place.start, bytes.into());
+            for granule in range.clone() {
+                let write = pages.writes[granule];
+                if write >> LAUNCH_SHIFT == launch
+                    && !(strength != Strength::Plain && write & STRONG != 0)
+                    && let Some(party) = unordered(clocks, warp, write)
+                {
+                    let address = place.start + ((granule as u64) << pages.shift);
+                    return Err(Conflict { lane, address, wrote: true, party, in_flight: false });
+                }
+            }
+            note_reads(&mut pages.reads[range], mine);
+        }
+        Ok(())
+    }
+
+    /// A warp stores, or does atomics; all addresses lie in `place`. `silent` says whether a lane's store changes nothing.
+    #[allow(clippy::too_many_arguments, reason = "everything an access is")]
+    pub fn store(
+        &mut self,
+        place: Place,
+        clocks: &mut BlockClocks,
+        warp: usize,
+        mask: u32,
+        addresses: &[u64; 32],
+        bytes: u32,
+        strength: Strength,
+        atomic: bool,
+        release: bool,
+        silent: &dyn Fn(usize) -> bool,
+    ) -> Result<(), Conflict> {
+        if strength != Strength::Plain {
+            for lane in lanes(mask) {
+                if atomic {
+                    clocks.learn_global(&self.order, warp, addresses[lane]);
+                }
+                clocks.publish_global(&mut self.order, warp, addresses[lane], release);
+            }
+        }
+        let launch = self.launch;
+        let mine = stamp(launch, clocks, warp, strength);
+        let pages = self.pages(place, bytes);
+        if let Some((first, length)) = contiguous(mask, addresses, bytes) {
+            let range = pages.range(first - place.start, length);
+            let entries = pages.writes[range.clone()].iter().zip(&pages.reads[range.clone()]);
+            let own = |e: u64| e >> LAUNCH_SHIFT != launch || (e ^ mine) & !(CLOCK_MASK | STRONG) == 0;
+            if entries.fold(true, |quiet, (w, r)| quiet & own(*w) & own(*r)) {
+                pages.writes[range].fill(mine);
+                return Ok(());
+            }
+        }
+        for lane in lanes(mask) {
+            let range = pages.range(addresses[lane] - place.start, bytes.into());
+            for granule in range.clone() {
+                for (entry, wrote) in [(pages.writes[granule], true), (pages.reads[granule], false)] {
+                    if entry >> LAUNCH_SHIFT == launch
+                        && !(strength != Strength::Plain && entry & STRONG != 0)
+                        && let Some(party) = unordered(clocks, warp, entry)
+                        && !silent(lane)
+                    {
+                        let address = place.start + ((granule as u64) << pages.shift);
+                        return Err(Conflict { lane, address, wrote, party, in_flight: false });
+                    }
+                }
+            }
+            pages.writes[range].fill(mine);
+        }
+        Ok(())
+    }
+}
+
+fn stamp(launch: u64, clocks: &BlockClocks, warp: usize, strength: Strength) -> u64 {
+    launch << LAUNCH_SHIFT
+        | u64::from(clocks.block & BLOCK_MASK) << BLOCK_SHIFT
+        | if strength == Strength::Plain { 0 } else { STRONG }
+        | (warp as u64) << WARP_SHIFT
+        | u64::from(clocks.now(warp))
+}
+
+/// Marks reads. Granules read by several blocks keep that mark, and a plain read is not hidden by a strong one.
+#[inline]
+fn note_reads(reads: &mut [u64], mine: u64) {
+    for read in reads {
+        let old = *read;
+        let this_launch = (old ^ mine) >> LAUNCH_SHIFT == 0;
+        let same_block = (old ^ mine) >> BLOCK_SHIFT == 0;
+        let kept = old & SEVERAL | if same_block { 0 } else { SEVERAL };
+        let plain = !(old & STRONG);
+        *read = if this_launch { (mine | kept) & (plain | !STRONG | mine & STRONG & old) } else { mine };
+    }
+}
+
+/// Who made an access of this launch that does not come before what `warp` does now.
+fn unordered(clocks: &BlockClocks, warp: usize, entry: u64) -> Option<Party> {
+    let block = (entry >> BLOCK_SHIFT) as u32 & BLOCK_MASK;
+    let actor = (entry >> WARP_SHIFT & 31) as usize;
+    let clock = (entry & CLOCK_MASK) as u32;
+    if entry & SEVERAL != 0 {
+        // Not all of them are known any more; who has learned of no block at all is certainly wrong.
+        return (!clocks.has_foreign(warp)).then_some(Party::Block { block, warp: actor });
+    }
+    if block == clocks.block & BLOCK_MASK {
+        let ordered = actor == warp || clocks.knows(warp, actor, clock);
+        return (!ordered).then_some(Party::Warp { warp: actor, lane: None });
+    }
+    (!clocks.knows_foreign(warp, block, actor, clock)).then_some(Party::Block { block, warp: actor })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Strength::*, *};
+
+    const PLACE: Place = Place { allocation: 7, bytes: 1 << 16, start: 7 << 36 };
+
+    fn at(offset: u64) -> [u64; 32] {
+        std::array::from_fn(|lane| PLACE.start + offset + 4 * lane as u64)
+    }
+
+    struct Launch {
+        shadow: GlobalShadow,
+        blocks: Vec<BlockClocks>,
+    }
+
+    impl Launch {
+        fn new(blocks: u32, warps: usize) -> Self {
+            let mut shadow = GlobalShadow::default();
+            shadow.begin_launch();
+            Self { shadow, blocks: (0..blocks).map(|b| BlockClocks::new(b, warps)).collect() }
+        }
+
+        fn load(&mut self, block: usize, warp: usize, offset: u64, strength: Strength) -> bool {
+            self.shadow.load(PLACE, &mut self.blocks[block], warp, u32::MAX, &at(offset), 4, strength).is_ok()
+        }
+
+        fn store(&mut self, block: usize, warp: usize, offset: u64, strength: Strength) -> bool {
+            let clocks = &mut self.blocks[block];
+            let result =
+                self.shadow.store(PLACE, clocks, warp, u32::MAX, &at(offset), 4, strength, false, false, &|_| false);
+            result.is_ok()
+        }
+    }
+
+    #[test]
+    fn blocks_may_not_share_without_order() {
+        let mut launch = Launch::new(2, 1);
+        assert!(launch.store(0, 0, 0, Plain) && launch.load(0, 0, 0, Plain));
+        assert!(!launch.load(1, 0, 0, Plain));
+        assert!(!launch.store(1, 0, 64, Plain));
+        assert!(launch.load(0, 0, 4096, Plain) && launch.load(1, 0, 4096, Plain));
+        assert!(!launch.store(1, 0, 4096, Plain));
+        launch.shadow.begin_launch();
+        assert!(launch.load(1, 0, 0, Plain));
+    }
+
+    #[test]
+    fn a_fence_before_a_flag_orders_blocks() {
+        for fenced in [true, false] {
+            let mut launch = Launch::new(2, 2);
+            assert!(launch.store(0, 1, 0, Plain));
+            launch.blocks[0].barrier_all();
+            if fenced {
+                launch.blocks[0].fence(0);
+            }
+            assert!(launch.store(0, 0, 1024, Volatile));
+            assert!(launch.load(1, 0, 1024, Volatile));
+            assert_eq!(launch.load(1, 0, 0, Plain), fenced);
+            assert!(!launch.load(1, 1, 0, Plain), "the other warp waits for nobody");
+            launch.blocks[1].barrier_all();
+            assert_eq!(launch.load(1, 1, 0, Plain), fenced);
+        }
+    }
+
+    #[test]
+    fn chains_of_flags_order_their_ends() {
+        let mut launch = Launch::new(40, 1);
+        for block in 0..40 {
+            if block > 0 {
+                assert!(launch.load(block, 0, 8192 + 128 * (block as u64 - 1), Volatile));
+                assert!((0..block).all(|b| launch.load(block, 0, 128 * b as u64, Plain)));
+            }
+            assert!(launch.store(block, 0, 128 * block as u64, Plain));
+            launch.blocks[block].fence(0);
+            assert!(launch.store(block, 0, 8192 + 128 * block as u64, Volatile));
+        }
+    }
+
+    #[test]
+    fn warps_of_a_block_need_a_barrier_too() {
+        let mut launch = Launch::new(1, 2);
+        assert!(launch.store(0, 0, 0, Plain));
+        assert!(!launch.load(0, 1, 0, Plain));
+        launch.blocks[0].barrier_all();
+        assert!(launch.load(0, 1, 0, Plain));
+    }
+
+    #[test]
+    fn bytes_of_a_word_are_apart() {
+        let mut launch = Launch::new(2, 1);
+        let mut store = |block: usize, offset: u64| {
+            let addresses = [PLACE.start + offset; 32];
+            let clocks = &mut launch.blocks[block];
+            launch.shadow.store(PLACE, clocks, 0, 1, &addresses, 1, Plain, false, false, &|_| false).is_ok()
+        };
+        assert!(store(0, 0) && store(1, 1) && store(0, 2) && !store(1, 2));
+    }
+}

@@ -1,0 +1,269 @@
+//! Where the core meets the shadows: one call per access or synchronisation, each a no-op when the check is off.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{
+    Conflict, Strength,
+    clocks::{BlockClocks, LAST_CLOCK},
+    global::{GlobalShadow, Place},
+    shared::SharedShadow,
+};
+use crate::{
+    machine::{Block, Launch, R32, R64, Step},
+    memory::{Global, OFFSET_BITS},
+    report::{Fault, FaultKind},
+};
+
+/// Order between the warps of one block, and the shadow of its shared memory.
+pub struct BlockRaces {
+    /// The check is on.
+    pub(crate) on: bool,
+    pub(crate) clocks: BlockClocks,
+    pub(crate) shadow: SharedShadow,
+}
+
+impl BlockRaces {
+    /// For a block of so many warps; `narrowest` is the least width of its accesses to shared memory.
+    pub fn new(launch: &Launch<'_>, block: u64, shared_bytes: u32, narrowest: u32, warps: u32) -> Self {
+        let on = launch.options.checks.race;
+        let bytes = if on { shared_bytes as usize } else { 0 };
+        Self {
+            on,
+            clocks: BlockClocks::new(block as u32, warps as usize),
+            shadow: SharedShadow::new(bytes, narrowest as usize, warps as usize),
+        }
+    }
+
+    /// The same storage for the next block.
+    pub fn restart(&mut self, block: u64) {
+        self.clocks = BlockClocks::new(block as u32, self.clocks.warps());
+        if self.on {
+            self.shadow.clear();
+        }
+    }
+
+    /// `bar.sync` of all threads is complete.
+    pub fn barrier_all(&mut self) {
+        if self.on {
+            self.clocks.barrier_all();
+            self.wrap();
+        }
+    }
+
+    /// Lanes of a warp arrived at a barrier of part of the block.
+    pub fn arrive(&mut self, barrier: u64, warp: u32) {
+        if self.on {
+            self.clocks.arrive(barrier, warp as usize);
+        }
+    }
+
+    /// A warp leaves the barrier it waited at.
+    pub fn wait(&mut self, barrier: u64, warp: u32) {
+        if self.on {
+            self.clocks.wait(barrier, warp as usize);
+        }
+    }
+
+    /// All have left the barrier.
+    pub fn forget(&mut self, barrier: u64) {
+        if self.on {
+            self.clocks.forget(barrier);
+        }
+    }
+
+    /// `bar.warp.sync` or a `.sync` collective.
+    #[inline]
+    pub fn warp_sync(&mut self, warp: u32) {
+        if self.on {
+            self.clocks.warp_sync(warp as usize);
+            if self.clocks.now(warp as usize) >= LAST_CLOCK {
+                self.wrap();
+            }
+        }
+    }
+
+    /// `membar` or `fence`, whatever its scope.
+    pub fn fence(&mut self, warp: u32) {
+        if self.on {
+            self.clocks.fence(warp as usize);
+            self.wrap();
+        }
+    }
+
+    /// `fence.proxy.async`.
+    pub fn proxy_fence(&mut self, warp: u32) {
+        if self.on {
+            self.clocks.proxy_fence(warp as usize);
+            self.wrap();
+        }
+    }
+
+    /// Stamps are used up: forget the past, which can hide a race but never invent one.
+    fn wrap(&mut self) {
+        if self.clocks.exhausted() {
+            self.shadow.clear();
+            self.clocks.restart();
+        }
+    }
+}
+
+/// Order between all accesses to global memory, over the launches of one GPU.
+#[derive(Default)]
+pub struct GlobalRaces(Mutex<GlobalShadow>);
+
+impl GlobalRaces {
+    fn lock(&self) -> MutexGuard<'_, GlobalShadow> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A launch starts.
+    pub fn begin_launch(&self) {
+        self.lock().begin_launch();
+    }
+
+    /// The allocation at that address is gone.
+    pub fn free(&self, address: u64) {
+        self.lock().free(address >> OFFSET_BITS);
+    }
+}
+
+#[cold]
+pub(crate) fn shared_fault(block: &Block<'_>, warp: u32, conflict: Conflict, now: &str) -> Fault {
+    let kind = if conflict.in_flight { FaultKind::AsyncHazard } else { FaultKind::Race };
+    let allocation = block.shared_name(conflict.address as u32);
+    let fault = Fault::new(kind, conflict.words(now)).edit(|r| {
+        r.address = Some(conflict.address);
+        r.allocation = allocation;
+    });
+    block.place(fault, warp, conflict.lane as u32)
+}
+
+#[cold]
+fn global_fault(block: &Block<'_>, warp: u32, conflict: Conflict, now: &str) -> Fault {
+    let allocation = block.launch.memory.find(conflict.address).map(|a| a.name.clone());
+    let offset = Global::offset(conflict.address);
+    let fault = Fault::new(FaultKind::Race, format!("{}, at offset {offset}", conflict.words(now))).edit(|r| {
+        r.address = Some(conflict.address);
+        r.allocation = allocation;
+    });
+    block.place(fault, warp, conflict.lane as u32)
+}
+
+/// A load from shared memory, checked against its bounds already.
+#[inline]
+pub fn shared_load(
+    block: &mut Block<'_>,
+    warp: u32,
+    mask: u32,
+    addresses: &R32,
+    bytes: u32,
+    strength: Strength,
+) -> Step {
+    if !block.race.on {
+        return Ok(());
+    }
+    let races = &mut block.race;
+    let result = races.shadow.load(&mut races.clocks, warp as usize, mask, addresses, bytes, strength);
+    result.map_err(|conflict| shared_fault(block, warp, conflict, "read"))
+}
+
+/// A store to shared memory or an atomic on it, before it happens. `silent` says whether memory holds a lane's value already.
+#[inline]
+#[allow(clippy::too_many_arguments, reason = "everything an access is")]
+pub fn shared_store(
+    block: &mut Block<'_>,
+    warp: u32,
+    mask: u32,
+    addresses: &R32,
+    bytes: u32,
+    strength: Strength,
+    release: bool,
+    silent: &dyn Fn(&[u8], usize) -> bool,
+) -> Step {
+    if !block.race.on {
+        return Ok(());
+    }
+    let (races, memory) = (&mut block.race, &block.shared.bytes);
+    let silent = |lane: usize| {
+        let first = addresses[lane] as usize;
+        memory.get(first..first + bytes as usize).is_some_and(|old| silent(old, lane))
+    };
+    let (shadow, clocks) = (&mut races.shadow, &mut races.clocks);
+    let result = shadow.store(clocks, warp as usize, mask, addresses, bytes, strength, release, &silent);
+    result.map_err(|conflict| shared_fault(block, warp, conflict, "write"))
+}
+
+/// Calls `access` once for each allocation that the lanes touch.
+fn by_allocation(
+    memory: &Global,
+    mut mask: u32,
+    addresses: &R64,
+    mut access: impl FnMut(Place, u32) -> Result<(), Conflict>,
+) -> Result<(), Conflict> {
+    while mask != 0 {
+        let first = addresses[mask.trailing_zeros() as usize];
+        let number = first >> OFFSET_BITS;
+        let mut same = 0;
+        for (lane, address) in addresses.iter().enumerate() {
+            same |= u32::from(address >> OFFSET_BITS == number) << lane;
+        }
+        same &= mask;
+        mask &= !same;
+        if let Some(allocation) = memory.find(first) {
+            access(Place { allocation: number, bytes: allocation.bytes, start: number << OFFSET_BITS }, same)?;
+        }
+    }
+    Ok(())
+}
+
+/// A load from global memory, checked against its bounds already.
+#[inline]
+pub fn global_load(
+    block: &mut Block<'_>,
+    warp: u32,
+    mask: u32,
+    addresses: &R64,
+    bytes: u32,
+    strength: Strength,
+) -> Step {
+    if !block.race.on {
+        return Ok(());
+    }
+    let launch = block.launch;
+    let clocks = &mut block.race.clocks;
+    let mut shadow = launch.race.lock();
+    let result = by_allocation(launch.memory, mask, addresses, |place, mask| {
+        shadow.load(place, clocks, warp as usize, mask, addresses, bytes, strength)
+    });
+    result.map_err(|conflict| global_fault(block, warp, conflict, "read"))
+}
+
+/// A store to global memory or an atomic on it, before it happens. `silent` says whether memory holds a lane's value already.
+#[inline]
+#[allow(clippy::too_many_arguments, reason = "everything an access is")]
+pub fn global_store(
+    block: &mut Block<'_>,
+    warp: u32,
+    mask: u32,
+    addresses: &R64,
+    bytes: u32,
+    strength: Strength,
+    atomic: bool,
+    release: bool,
+    silent: &dyn Fn(&[u8], usize) -> bool,
+) -> Step {
+    if !block.race.on {
+        return Ok(());
+    }
+    let launch = block.launch;
+    let clocks = &mut block.race.clocks;
+    let silent = |lane: usize| {
+        let old = launch.memory.bytes(addresses[lane], bytes.into());
+        old.is_ok_and(|old| silent(old, lane))
+    };
+    let mut shadow = launch.race.lock();
+    let result = by_allocation(launch.memory, mask, addresses, |place, mask| {
+        shadow.store(place, clocks, warp as usize, mask, addresses, bytes, strength, atomic, release, &silent)
+    });
+    result.map_err(|conflict| global_fault(block, warp, conflict, "write"))
+}

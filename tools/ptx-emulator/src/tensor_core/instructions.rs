@@ -1,0 +1,248 @@
+//! `mma.sync`, `ldmatrix`, `stmatrix`, `movmatrix` on a warp: operands to registers, rows to and from shared memory.
+
+use super::{Form, Lanes, element::Element, from_rows, to_rows, transpose};
+use crate::{
+    ast::Instruction,
+    decode::{Decoded, Decoder, Start},
+    machine::{Block, Class, FULL, Gather, Ins, R32, Step, Warp},
+    race::{self, Strength},
+    report::{Fault, FaultKind},
+};
+
+/// Forms that instructions name by their place here.
+static FORMS: &[Form] = &[
+    float(Element::F16, 16, false),
+    float(Element::F16, 8, false),
+    float(Element::F16, 16, true),
+    float(Element::F16, 8, true),
+    float(Element::Bf16, 16, false),
+    float(Element::Bf16, 8, false),
+    float(Element::Tf32, 8, false),
+    float(Element::Tf32, 4, false),
+];
+
+const fn float(element: Element, k: usize, half_accumulator: bool) -> Form {
+    Form { a: element, b: element, k, half_accumulator, saturate: false }
+}
+
+/// Integer forms are written out as bits behind the table.
+fn number(form: Form) -> i64 {
+    let signed = |e: Element| i64::from(e == Element::S8);
+    match FORMS.iter().position(|f| *f == form) {
+        Some(place) => place as i64,
+        None => 64 | signed(form.a) | signed(form.b) << 1 | i64::from(form.k == 32) << 2 | i64::from(form.saturate) << 3,
+    }
+}
+
+fn form(number: i64) -> Form {
+    let byte = |signed: bool| if signed { Element::S8 } else { Element::U8 };
+    FORMS.get(number as usize).copied().unwrap_or(Form {
+        a: byte(number & 1 != 0),
+        b: byte(number & 2 != 0),
+        k: if number & 4 != 0 { 32 } else { 16 },
+        half_accumulator: false,
+        saturate: number & 8 != 0,
+    })
+}
+
+/// The instructions of this module; `wgmma` has its own.
+pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Option<Ins>> {
+    let ins = match i.parts[0] {
+        "mma" => mma(d, i)?,
+        "ldmatrix" | "stmatrix" => matrix(d, i)?,
+        "movmatrix" => {
+            if i.parts[1..] != ["sync", "aligned", "m8n8", "trans", "b16"] {
+                return Err(d.unsupported(i));
+            }
+            let slots = [d.to32(i, 0)?, d.from32(i, 1, 32)?];
+            d.with(move_matrix, Class::Matrix, &slots)
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(Ins { gather: Gather::All, ..ins }))
+}
+
+fn mma<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Ins> {
+    let form = Form::parse(&i.parts[1..]).map_err(|message| d.refuse(i, message))?;
+    let counts = [form.c_registers(), form.a_registers(), form.b_registers(), form.c_registers()];
+    let mut slots = Vec::new();
+    for (index, count) in counts.into_iter().enumerate() {
+        let elements = d.elements(i, index)?;
+        if elements.len() != count {
+            return Err(d.refuse(i, format!("operand {} needs {count} registers", index + 1)));
+        }
+        for element in &elements {
+            slots.push(if index == 0 { d.destination32(i, element)? } else { d.source32(i, element, 32)? });
+        }
+    }
+    let mut ins = d.with(multiply, Class::Matrix, &slots);
+    ins.immediate = number(form);
+    ins.macs = form.macs() as u32;
+    Ok(ins)
+}
+
+/// slots: four registers, base, wide base, count, transposed; `immediate` is the offset
+fn matrix<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Ins> {
+    let load = i.parts[0] == "ldmatrix";
+    let kind = match i.parts[1..] {
+        ["sync", "aligned", ref rest @ ..] => rest.to_vec(),
+        _ => return Err(d.unsupported(i)),
+    };
+    let (mut count, mut transposed) = (0, 0);
+    for part in kind {
+        match part {
+            "x1" => count = 1,
+            "x2" => count = 2,
+            "x4" => count = 4,
+            "trans" => transposed = 1,
+            "m8n8" | "shared" | "shared::cta" | "b16" => {}
+            _ => return Err(d.unsupported(i)),
+        }
+    }
+    let (registers, address) = if load { (0, 1) } else { (1, 0) };
+    let elements = d.elements(i, registers)?;
+    if count == 0 || elements.len() != count {
+        return Err(d.refuse(i, format!("{count} matrices need as many registers")));
+    }
+    let mut slots = [0; 8];
+    for (slot, element) in slots.iter_mut().zip(&elements) {
+        *slot = if load { d.destination32(i, element)? } else { d.source32(i, element, 32)? };
+    }
+    let place = d.place(i, address)?;
+    (slots[4], slots[5]) = match place.start {
+        Start::R32(slot) => (slot, 0),
+        Start::R64(slot) => (slot, 1),
+        Start::None => (d.constant32(0), 0),
+    };
+    (slots[6], slots[7]) = (count as u32, transposed);
+    let mut ins = d.with(if load { load_matrix } else { store_matrix }, Class::Matrix, &slots);
+    ins.immediate = place.offset;
+    Ok(ins)
+}
+
+/// Matrix instructions need all 32 lanes.
+fn whole(warp: &Warp, block: &Block<'_>, mask: u32) -> Step {
+    if mask == FULL {
+        return Ok(());
+    }
+    let missing = (!mask).trailing_zeros();
+    Err(block.fault(warp, missing, FaultKind::Divergence, "a matrix instruction without all 32 lanes of its warp"))
+}
+
+unsafe fn multiply(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
+    whole(warp, block, mask)?;
+    let form = form(ins.immediate);
+    let (c, a, b) = (form.c_registers(), form.a_registers(), form.b_registers());
+    let registers: [&Lanes; 16] = std::array::from_fn(|n| warp.get32(ins.slots[n]));
+    let mut d = [[0; 32]; 4];
+    let (a, rest) = registers[c..].split_at(a);
+    let (b, rest) = rest.split_at(b);
+    form.multiply(a, b, &rest[..c], &mut d[..c]);
+    for (slot, value) in ins.slots.iter().zip(&d[..c]) {
+        warp.r32[*slot as usize] = *value;
+    }
+    Ok(())
+}
+
+unsafe fn move_matrix(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
+    whole(warp, block, mask)?;
+    warp.r32[ins.slots[0] as usize] = transpose(warp.get32(ins.slots[1]));
+    Ok(())
+}
+
+/// Addresses of rows, checked; and how well they suit the banks.
+fn rows(warp: &Warp, block: &mut Block<'_>, ins: &Ins) -> Result<(R32, u32), Fault> {
+    let base = ins.slots[4];
+    let addresses: R32 = match ins.slots[5] {
+        0 => warp.get32(base).map(|a| a.wrapping_add(ins.immediate as u32)),
+        _ => warp.get64(base).map(|a| (a as u32).wrapping_add(ins.immediate as u32)),
+    };
+    let count = ins.slots[6];
+    for (lane, address) in addresses.iter().enumerate().take(8 * count as usize) {
+        if !address.is_multiple_of(16) {
+            let message = format!("a matrix row at shared address {address:#x}, no multiple of 16");
+            return Err(block.fault(warp, lane as u32, FaultKind::Misaligned, message));
+        }
+        if u64::from(*address) + 16 > u64::from(block.shared.limit) {
+            let message =
+                format!("a matrix row at shared address {address:#x} of {} bytes", block.shared.limit);
+            return Err(block.fault(warp, lane as u32, FaultKind::OutOfBounds, message));
+        }
+    }
+    block.counters.shared_requests += 1;
+    for rows in addresses.chunks(8).take(count as usize) {
+        let mut groups = [0u8; 8];
+        for (n, row) in rows.iter().enumerate() {
+            if !rows[..n].contains(row) {
+                groups[(row / 16 % 8) as usize] += 1;
+            }
+        }
+        block.counters.shared_wavefronts += u64::from(groups.into_iter().max().unwrap_or(1));
+        block.counters.shared_ideal_wavefronts += 1;
+    }
+    Ok((addresses, if count == 4 { FULL } else { (1 << (8 * count)) - 1 }))
+}
+
+unsafe fn load_matrix(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
+    whole(warp, block, mask)?;
+    let (addresses, lanes) = rows(warp, block, ins)?;
+    race::shared_load(block, warp.index, lanes, &addresses, 16, Strength::Plain)?;
+    block.counters.shared_load_bytes += u64::from(ins.slots[6]) * 128;
+    for matrix in 0..ins.slots[6] as usize {
+        let mut values = [[0u32; 4]; 8];
+        for (row, values) in values.iter_mut().enumerate() {
+            let lane = 8 * matrix + row;
+            let at = addresses[lane] as usize;
+            if !block.shared.written.is_empty() && block.shared.written[at..at + 16].contains(&0) {
+                let message = format!("a matrix row at shared address {at:#x} that nobody has written whole");
+                return Err(block.fault(warp, lane as u32, FaultKind::Uninitialised, message).edit(|r| {
+                    r.address = Some(at as u64);
+                    r.allocation = block.shared_name(at as u32);
+                }));
+            }
+            let bytes = &block.shared.bytes[at..at + 16];
+            for (word, four) in values.iter_mut().zip(bytes.chunks_exact(4)) {
+                *word = u32::from_le_bytes([four[0], four[1], four[2], four[3]]);
+            }
+        }
+        warp.r32[ins.slots[matrix] as usize] = from_rows(&values, ins.slots[7] != 0);
+    }
+    Ok(())
+}
+
+unsafe fn store_matrix(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
+    whole(warp, block, mask)?;
+    let (addresses, lanes) = rows(warp, block, ins)?;
+    race::shared_store(block, warp.index, lanes, &addresses, 16, Strength::Plain, false, &|_, _| false)?;
+    block.counters.shared_store_bytes += u64::from(ins.slots[6]) * 128;
+    for matrix in 0..ins.slots[6] as usize {
+        let values = to_rows(warp.get32(ins.slots[matrix]), ins.slots[7] != 0);
+        for (row, values) in values.iter().enumerate() {
+            let at = addresses[8 * matrix + row] as usize;
+            for (four, word) in block.shared.bytes[at..at + 16].chunks_exact_mut(4).zip(values) {
+                four.copy_from_slice(&word.to_le_bytes());
+            }
+            if !block.shared.written.is_empty() {
+                block.shared.written[at..at + 16].fill(1);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_name_every_form() {
+        for text in ["m16n8k32.row.col.s32.s8.u8.s32", "m16n8k16.row.col.satfinite.s32.u8.u8.s32"] {
+            let parts: Vec<&str> = ["sync", "aligned"].into_iter().chain(text.split('.')).collect();
+            let parsed = Form::parse(&parts).unwrap();
+            assert_eq!(form(number(parsed)), parsed);
+        }
+        for f in FORMS {
+            assert_eq!(form(number(*f)), *f);
+        }
+    }
+}

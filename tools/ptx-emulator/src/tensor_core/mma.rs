@@ -1,0 +1,381 @@
+//! `mma.sync`: products of 16 x k by k x 8 matrices spread over the registers of a warp.
+//!
+//! With g = lane / 4 and t = lane % 4: registers of A alternate between rows g and g + 8, then step through k by 32 bits times
+//! four; registers of B step the same way through k of column g; c0, c1 are (g, 2t), (g, 2t+1), c2, c3 the same of row g + 8.
+
+use super::{
+    Lanes,
+    element::{Element, pair, tf32},
+    vectorised,
+};
+
+/// Which `mma.sync` it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// Element type of A.
+    pub a: Element,
+    /// Element type of B.
+    pub b: Element,
+    /// Depth of the product.
+    pub k: usize,
+    /// C and D are f16, two to a register.
+    pub half_accumulator: bool,
+    /// Integer sums stop at the ends of i32.
+    pub saturate: bool,
+}
+
+impl Form {
+    /// The form the modifiers after `mma` name, e.g. `sync aligned m16n8k16 row col f32 bf16 bf16 f32`.
+    pub fn parse(modifiers: &[&str]) -> Result<Self, String> {
+        let unsupported = || format!("mma.{}: a form this emulator does not run", modifiers.join("."));
+        let saturate = modifiers.contains(&"satfinite");
+        let rest: Vec<&str> = modifiers.iter().copied().filter(|m| *m != "satfinite").collect();
+        let ["sync", "aligned", shape, "row", "col", d, a, b, c] = rest[..] else { return Err(unsupported()) };
+        let (Some(a), Some(b)) = (Element::parse(a), Element::parse(b)) else { return Err(unsupported()) };
+        let k = match shape {
+            "m16n8k4" => 4,
+            "m16n8k8" => 8,
+            "m16n8k16" => 16,
+            "m16n8k32" => 32,
+            _ => return Err(unsupported()),
+        };
+        let depth_fits = match a {
+            Element::F16 | Element::Bf16 => k == 8 || k == 16,
+            Element::Tf32 => k == 4 || k == 8,
+            Element::S8 | Element::U8 => k == 16 || k == 32,
+        };
+        let types_fit = match (a, b, d, c) {
+            (Element::F16, Element::F16, "f16", "f16") => true,
+            (Element::F16 | Element::Bf16 | Element::Tf32, _, "f32", "f32") => a == b,
+            (Element::S8 | Element::U8, Element::S8 | Element::U8, "s32", "s32") => true,
+            _ => false,
+        };
+        if !depth_fits || !types_fit || saturate && !a.is_integer() {
+            return Err(unsupported());
+        }
+        Ok(Self { a, b, k, half_accumulator: d == "f16", saturate })
+    }
+
+    /// Registers of A, which are twice those of B.
+    pub fn a_registers(self) -> usize {
+        2 * self.b_registers()
+    }
+
+    /// Registers of B.
+    pub fn b_registers(self) -> usize {
+        self.k * self.a.bytes() / 16
+    }
+
+    /// Registers of C and of D.
+    pub fn c_registers(self) -> usize {
+        if self.half_accumulator { 2 } else { 4 }
+    }
+
+    /// Multiply-adds of one instruction.
+    pub fn macs(self) -> u64 {
+        16 * 8 * self.k as u64
+    }
+
+    /// D = A B + C. Slices hold as many registers as the form has; `d` may be what `c` was.
+    pub fn multiply(self, a: &[&Lanes], b: &[&Lanes], c: &[&Lanes], d: &mut [Lanes]) {
+        if self.a.is_integer() {
+            return self.multiply_integers(a, b, c, d);
+        }
+        let mut accumulator = match self.half_accumulator {
+            true => half_accumulator(c),
+            false => accumulator(c),
+        };
+        match (self.a, self.k) {
+            (Element::F16, 16) => float16::<16, true>(a, b, &mut accumulator),
+            (Element::F16, _) => float16::<8, true>(a, b, &mut accumulator),
+            (Element::Bf16, 16) => float16::<16, false>(a, b, &mut accumulator),
+            (Element::Bf16, _) => float16::<8, false>(a, b, &mut accumulator),
+            (_, 8) => float32::<8, true>(a, b, &mut accumulator),
+            (..) => float32::<4, true>(a, b, &mut accumulator),
+        }
+        match self.half_accumulator {
+            true => store_halves(&accumulator, d),
+            false => store(&accumulator, d),
+        }
+    }
+
+    fn multiply_integers(self, a: &[&Lanes], b: &[&Lanes], c: &[&Lanes], d: &mut [Lanes]) {
+        let value = |register: u32, byte: usize, kind: Element| {
+            let byte = (register >> (8 * byte)) as u8;
+            if kind == Element::S8 { i64::from(byte as i8) } else { i64::from(byte) }
+        };
+        let sums: [[u32; 8]; 16] = std::array::from_fn(|row| {
+            std::array::from_fn(|column| {
+                let mut sum = i64::from(c[row / 8 * 2 + column % 2][row % 8 * 4 + column / 2] as i32);
+                for k in 0..self.k {
+                    let (step, lane, byte) = (k / 16, k % 16 / 4, k % 4);
+                    let left = value(a[2 * step + row / 8][row % 8 * 4 + lane], byte, self.a);
+                    sum += left * value(b[step][column * 4 + lane], byte, self.b);
+                }
+                match self.saturate {
+                    true => sum.clamp(i32::MIN.into(), i32::MAX.into()) as u32,
+                    false => sum as u32,
+                }
+            })
+        });
+        for (register, lanes) in d.iter_mut().enumerate() {
+            for (lane, value) in lanes.iter_mut().enumerate() {
+                *value = sums[register / 2 * 8 + lane / 4][lane % 4 * 2 + register % 2];
+            }
+        }
+    }
+}
+
+/// A 16 x 8 accumulator in row order.
+pub(super) type Accumulator = [[f32; 8]; 16];
+
+/// The accumulator that four registers hold.
+#[inline(always)]
+pub(super) fn accumulator(c: &[&Lanes]) -> Accumulator {
+    let mut rows = [[0.0; 8]; 16];
+    for half in 0..2 {
+        let (even, odd) = (c[2 * half], c[2 * half + 1]);
+        for g in 0..8 {
+            for t in 0..4 {
+                rows[8 * half + g][2 * t] = f32::from_bits(even[4 * g + t]);
+                rows[8 * half + g][2 * t + 1] = f32::from_bits(odd[4 * g + t]);
+            }
+        }
+    }
+    rows
+}
+
+/// The inverse of [`accumulator`].
+#[inline(always)]
+pub(super) fn store(rows: &Accumulator, d: &mut [Lanes]) {
+    for half in 0..2 {
+        for g in 0..8 {
+            for t in 0..4 {
+                d[2 * half][4 * g + t] = rows[8 * half + g][2 * t].to_bits();
+                d[2 * half + 1][4 * g + t] = rows[8 * half + g][2 * t + 1].to_bits();
+            }
+        }
+    }
+}
+
+/// The accumulator that two registers of f16 pairs hold.
+pub(super) fn half_accumulator(c: &[&Lanes]) -> Accumulator {
+    std::array::from_fn(|row| {
+        std::array::from_fn(|column| {
+            let (low, high) = pair::<true>(c[row / 8][row % 8 * 4 + column / 2]);
+            if column % 2 == 0 { low } else { high }
+        })
+    })
+}
+
+/// The inverse of [`half_accumulator`], rounding to nearest even.
+pub(super) fn store_halves(rows: &Accumulator, d: &mut [Lanes]) {
+    let bits = |value: f32| u32::from(half::f16::from_f32(value).to_bits());
+    for (half, lanes) in d.iter_mut().enumerate() {
+        for (lane, value) in lanes.iter_mut().enumerate() {
+            let row = &rows[8 * half + lane / 4];
+            *value = bits(row[lane % 4 * 2]) | bits(row[lane % 4 * 2 + 1]) << 16;
+        }
+    }
+}
+
+/// The hot loop: one row of eight sums at a time, k ascending.
+#[inline(always)]
+pub(super) fn product<const K: usize, const FMA: bool>(a: &[[f32; K]; 16], b: &[[f32; 8]; K], sums: &mut Accumulator) {
+    for (row, sums) in a.iter().zip(sums.iter_mut()) {
+        let mut sum = *sums;
+        for (left, right) in row.iter().zip(b) {
+            for (s, r) in sum.iter_mut().zip(right) {
+                // Products of these types fit into an f32, so that both forms round once.
+                *s = if FMA { left.mul_add(*r, *s) } else { left * r + *s };
+            }
+        }
+        *sums = sum;
+    }
+}
+
+/// The 16 x K left operand of 16-bit elements from its registers.
+#[inline(always)]
+pub(super) fn left16<const K: usize, const HALF: bool>(a: &[&Lanes]) -> [[f32; K]; 16] {
+    let mut rows = [[0.0; K]; 16];
+    for step in 0..K / 8 {
+        for half in 0..2 {
+            let register = a[2 * step + half];
+            for g in 0..8 {
+                for t in 0..4 {
+                    let (low, high) = pair::<HALF>(register[4 * g + t]);
+                    rows[8 * half + g][8 * step + 2 * t] = low;
+                    rows[8 * half + g][8 * step + 2 * t + 1] = high;
+                }
+            }
+        }
+    }
+    rows
+}
+
+#[inline(always)]
+fn float16_body<const K: usize, const HALF: bool, const FMA: bool>(a: &[&Lanes], b: &[&Lanes], sums: &mut Accumulator) {
+    let left = left16::<K, HALF>(a);
+    let mut right = [[0.0; 8]; K];
+    for step in 0..K / 8 {
+        let register = b[step];
+        for t in 0..4 {
+            for g in 0..8 {
+                let (low, high) = pair::<HALF>(register[4 * g + t]);
+                right[8 * step + 2 * t][g] = low;
+                right[8 * step + 2 * t + 1][g] = high;
+            }
+        }
+    }
+    product::<K, FMA>(&left, &right, sums);
+}
+
+/// The 16 x K left operand of tf32 elements from its registers.
+#[inline(always)]
+pub(super) fn left32<const K: usize>(a: &[&Lanes]) -> [[f32; K]; 16] {
+    let mut rows = [[0.0; K]; 16];
+    for step in 0..K / 4 {
+        for half in 0..2 {
+            let register = a[2 * step + half];
+            for g in 0..8 {
+                for t in 0..4 {
+                    rows[8 * half + g][4 * step + t] = tf32(register[4 * g + t]);
+                }
+            }
+        }
+    }
+    rows
+}
+
+#[inline(always)]
+fn float32_body<const K: usize, const UNUSED: bool, const FMA: bool>(a: &[&Lanes], b: &[&Lanes], sums: &mut Accumulator) {
+    let left = left32::<K>(a);
+    let mut right = [[0.0; 8]; K];
+    for step in 0..K / 4 {
+        for t in 0..4 {
+            for g in 0..8 {
+                right[4 * step + t][g] = tf32(b[step][4 * g + t]);
+            }
+        }
+    }
+    product::<K, FMA>(&left, &right, sums);
+}
+
+vectorised! {
+    /// `sums` += A B of 16-bit elements.
+    fn float16<const K: usize, const HALF: bool>(a: &[&Lanes], b: &[&Lanes], sums: &mut Accumulator) = float16_body
+}
+vectorised! {
+    /// `sums` += A B of tf32 elements.
+    fn float32<const K: usize, const UNUSED: bool>(a: &[&Lanes], b: &[&Lanes], sums: &mut Accumulator) = float32_body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Small integers, exact in every type.
+    fn value(seed: usize, row: usize, column: usize) -> i32 {
+        ((seed * 31 + row * 7 + column * 13) % 11) as i32 - 5
+    }
+
+    fn bits(kind: Element, v: i32) -> u32 {
+        match kind {
+            Element::F16 => half::f16::from_f32(v as f32).to_bits().into(),
+            Element::Bf16 => half::bf16::from_f32(v as f32).to_bits().into(),
+            Element::Tf32 => (v as f32).to_bits() | 0x1abc,
+            Element::S8 | Element::U8 => u32::from(v as u8),
+        }
+    }
+
+    /// Registers by the tables of the PTX ISA, element by element.
+    fn operands(form: Form) -> (Vec<Lanes>, Vec<Lanes>) {
+        let per = 4 / form.a.bytes();
+        let signed = |kind: Element, v: i32| if kind == Element::U8 { v.abs() } else { v };
+        let mut a = vec![[0; 32]; form.a_registers()];
+        let mut b = vec![[0; 32]; form.b_registers()];
+        for lane in 0..32 {
+            let (g, t) = (lane / 4, lane % 4);
+            for (i, register) in a.iter_mut().enumerate() {
+                for e in 0..per {
+                    let (row, k) = (g + 8 * (i % 2), per * t + e + 4 * per * (i / 2));
+                    register[lane] |= bits(form.a, signed(form.a, value(1, row, k))) << (32 / per * e);
+                }
+            }
+            for (i, register) in b.iter_mut().enumerate() {
+                for e in 0..per {
+                    let k = per * t + e + 4 * per * i;
+                    register[lane] |= bits(form.b, signed(form.b, value(2, k, g))) << (32 / per * e);
+                }
+            }
+        }
+        (a, b)
+    }
+
+    fn check(text: &str) {
+        let form = Form::parse(&text.split('.').collect::<Vec<_>>()).unwrap();
+        let (a, b) = operands(form);
+        let number = |v: i32| if form.a.is_integer() { v as u32 } else { (v as f32).to_bits() };
+        let mut c = vec![[0; 32]; form.c_registers()];
+        for lane in 0..32 {
+            for (i, register) in c.iter_mut().enumerate() {
+                register[lane] = match form.half_accumulator {
+                    true => {
+                        let half = |column| bits(Element::F16, value(3, lane / 4 + 8 * i, lane % 4 * 2 + column));
+                        half(0) | half(1) << 16
+                    }
+                    false => number(value(3, lane / 4 + 8 * (i / 2), lane % 4 * 2 + i % 2)),
+                };
+            }
+        }
+        let mut d = vec![[0; 32]; form.c_registers()];
+        let all = |r: &[Lanes]| r.to_vec();
+        let (a, b, c) = (all(&a), all(&b), all(&c));
+        form.multiply(&a.iter().collect::<Vec<_>>(), &b.iter().collect::<Vec<_>>(), &c.iter().collect::<Vec<_>>(), &mut d);
+        let signed = |kind: Element, v: i32| if kind == Element::U8 { v.abs() } else { v };
+        let expected = |row: usize, column: usize| {
+            let sum = |k| signed(form.a, value(1, row, k)) * signed(form.b, value(2, k, column));
+            value(3, row, column) + (0..form.k).map(sum).sum::<i32>()
+        };
+        for lane in 0..32 {
+            for (i, register) in d.iter().enumerate() {
+                let want = match form.half_accumulator {
+                    true => {
+                        let half = |column| bits(Element::F16, expected(lane / 4 + 8 * i, lane % 4 * 2 + column));
+                        half(0) | half(1) << 16
+                    }
+                    false => number(expected(lane / 4 + 8 * (i / 2), lane % 4 * 2 + i % 2)),
+                };
+                assert_eq!(register[lane], want, "{text}, lane {lane}, register {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_form_multiplies() {
+        for text in [
+            "sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32",
+            "sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32",
+            "sync.aligned.m16n8k16.row.col.f32.f16.f16.f32",
+            "sync.aligned.m16n8k8.row.col.f32.f16.f16.f32",
+            "sync.aligned.m16n8k16.row.col.f16.f16.f16.f16",
+            "sync.aligned.m16n8k8.row.col.f16.f16.f16.f16",
+            "sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32",
+            "sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32",
+            "sync.aligned.m16n8k32.row.col.s32.s8.s8.s32",
+            "sync.aligned.m16n8k32.row.col.satfinite.s32.u8.s8.s32",
+            "sync.aligned.m16n8k16.row.col.s32.s8.u8.s32",
+        ] {
+            check(text);
+        }
+    }
+
+    #[test]
+    fn other_forms_are_refused() {
+        for text in
+            ["sync.aligned.m16n8k16.row.col.f32.tf32.tf32.f32", "sync.aligned.m8n8k4.row.col.f64.f64.f64.f64", "sync"]
+        {
+            assert!(Form::parse(&text.split('.').collect::<Vec<_>>()).is_err(), "{text}");
+        }
+    }
+}
