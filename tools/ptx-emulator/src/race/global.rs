@@ -3,7 +3,7 @@
 use std::{collections::HashMap, ops::Range};
 
 use super::{
-    Conflict, Party, Strength,
+    Conflict, Party, Strength, Values,
     clocks::{BlockClocks, GlobalOrder},
     contiguous, lanes,
 };
@@ -156,7 +156,7 @@ impl GlobalShadow {
                     && let Some(party) = unordered(clocks, warp, write)
                 {
                     let address = place.start + ((granule as u64) << pages.shift);
-                    return Err(Conflict { lane, address, wrote: true, party, in_flight: false });
+                    return Err(Conflict { lane, address, wrote: true, party, in_flight: false, simultaneous: false });
                 }
             }
             note_reads(&mut pages.reads[range], mine);
@@ -164,7 +164,7 @@ impl GlobalShadow {
         Ok(())
     }
 
-    /// A warp stores, or does atomics; all addresses lie in `place`. `silent` says whether a lane's store changes nothing.
+    /// A warp stores, or does atomics; all addresses lie in `place`. `memory` tells what a lane's place holds.
     #[allow(clippy::too_many_arguments, reason = "everything an access is")]
     pub fn store(
         &mut self,
@@ -177,7 +177,8 @@ impl GlobalShadow {
         strength: Strength,
         atomic: bool,
         release: bool,
-        silent: &dyn Fn(usize) -> bool,
+        memory: &dyn Fn(usize) -> Option<[u8; 16]>,
+        values: Values<'_>,
     ) -> Result<(), Conflict> {
         if strength != Strength::Plain {
             for lane in lanes(mask) {
@@ -199,6 +200,7 @@ impl GlobalShadow {
                 return Ok(());
             }
         }
+        let silent = |lane| values.is_some_and(|values| memory(lane).is_some_and(|old| old == values(lane)));
         for lane in lanes(mask) {
             let range = pages.range(addresses[lane] - place.start, bytes.into());
             for granule in range.clone() {
@@ -209,14 +211,39 @@ impl GlobalShadow {
                         && !silent(lane)
                     {
                         let address = place.start + ((granule as u64) << pages.shift);
-                        return Err(Conflict { lane, address, wrote, party, in_flight: false });
+                        return Err(Conflict { lane, address, wrote, party, in_flight: false, simultaneous: false });
                     }
                 }
             }
             pages.writes[range].fill(mine);
         }
-        Ok(())
+        match values {
+            Some(values) => simultaneous(warp, mask, addresses, values),
+            None => Ok(()),
+        }
     }
+}
+
+/// Lanes that store different values to one place at once.
+fn simultaneous(warp: usize, mask: u32, addresses: &[u64; 32], values: &dyn Fn(usize) -> [u8; 16]) -> Result<(), Conflict> {
+    let mut rest = mask;
+    while rest != 0 {
+        let lane = rest.trailing_zeros() as usize;
+        let address = addresses[lane];
+        let mut same = 0u32;
+        for (other, a) in addresses.iter().enumerate() {
+            same |= u32::from(*a == address) << other;
+        }
+        same &= rest;
+        rest &= !same;
+        if same.count_ones() > 1
+            && let Some(other) = lanes(same).find(|other| values(*other) != values(lane))
+        {
+            let party = Party::Warp { warp, lane: Some(other) };
+            return Err(Conflict { lane, address, wrote: true, party, in_flight: false, simultaneous: true });
+        }
+    }
+    Ok(())
 }
 
 fn stamp(launch: u64, clocks: &BlockClocks, warp: usize, strength: Strength) -> u64 {
@@ -285,7 +312,7 @@ mod tests {
         fn store(&mut self, block: usize, warp: usize, offset: u64, strength: Strength) -> bool {
             let clocks = &mut self.blocks[block];
             let result =
-                self.shadow.store(PLACE, clocks, warp, u32::MAX, &at(offset), 4, strength, false, false, &|_| false);
+                self.shadow.store(PLACE, clocks, warp, u32::MAX, &at(offset), 4, strength, false, false, &|_| None, None);
             result.is_ok()
         }
     }
@@ -349,7 +376,7 @@ mod tests {
         let mut store = |block: usize, offset: u64| {
             let addresses = [PLACE.start + offset; 32];
             let clocks = &mut launch.blocks[block];
-            launch.shadow.store(PLACE, clocks, 0, 1, &addresses, 1, Plain, false, false, &|_| false).is_ok()
+            launch.shadow.store(PLACE, clocks, 0, 1, &addresses, 1, Plain, false, false, &|_| None, None).is_ok()
         };
         assert!(store(0, 0) && store(1, 1) && store(0, 2) && !store(1, 2));
     }

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Conflict, Strength,
+    Conflict, Strength, Values,
     clocks::{BlockClocks, LAST_CLOCK},
     global::{GlobalShadow, Place},
     shared::SharedShadow,
@@ -167,7 +167,7 @@ pub fn shared_load(
     result.map_err(|conflict| shared_fault(block, warp, conflict, "read"))
 }
 
-/// A store to shared memory or an atomic on it, before it happens. `silent` says whether memory holds a lane's value already.
+/// A store to shared memory or an atomic on it, before it happens.
 #[inline]
 #[allow(clippy::too_many_arguments, reason = "everything an access is")]
 pub fn shared_store(
@@ -178,18 +178,14 @@ pub fn shared_store(
     bytes: u32,
     strength: Strength,
     release: bool,
-    silent: &dyn Fn(&[u8], usize) -> bool,
+    values: Values<'_>,
 ) -> Step {
     if !block.race.on {
         return Ok(());
     }
     let (races, memory) = (&mut block.race, &block.shared.bytes);
-    let silent = |lane: usize| {
-        let first = addresses[lane] as usize;
-        memory.get(first..first + bytes as usize).is_some_and(|old| silent(old, lane))
-    };
     let (shadow, clocks) = (&mut races.shadow, &mut races.clocks);
-    let result = shadow.store(clocks, warp as usize, mask, addresses, bytes, strength, release, &silent);
+    let result = shadow.store(clocks, warp as usize, mask, addresses, bytes, strength, release, memory, values);
     result.map_err(|conflict| shared_fault(block, warp, conflict, "write"))
 }
 
@@ -238,7 +234,7 @@ pub fn global_load(
     result.map_err(|conflict| global_fault(block, warp, conflict, "read"))
 }
 
-/// A store to global memory or an atomic on it, before it happens. `silent` says whether memory holds a lane's value already.
+/// A store to global memory or an atomic on it, before it happens.
 #[inline]
 #[allow(clippy::too_many_arguments, reason = "everything an access is")]
 pub fn global_store(
@@ -250,20 +246,22 @@ pub fn global_store(
     strength: Strength,
     atomic: bool,
     release: bool,
-    silent: &dyn Fn(&[u8], usize) -> bool,
+    values: Values<'_>,
 ) -> Step {
     if !block.race.on {
         return Ok(());
     }
     let launch = block.launch;
     let clocks = &mut block.race.clocks;
-    let silent = |lane: usize| {
-        let old = launch.memory.bytes(addresses[lane], bytes.into());
-        old.is_ok_and(|old| silent(old, lane))
+    let memory = |lane: usize| {
+        let old = launch.memory.bytes(addresses[lane], bytes.into()).ok()?;
+        let mut padded = [0; 16];
+        padded[..old.len()].copy_from_slice(old);
+        Some(padded)
     };
     let mut shadow = launch.race.lock();
     let result = by_allocation(launch.memory, mask, addresses, |place, mask| {
-        shadow.store(place, clocks, warp as usize, mask, addresses, bytes, strength, atomic, release, &silent)
+        shadow.store(place, clocks, warp as usize, mask, addresses, bytes, strength, atomic, release, &memory, values)
     });
     result.map_err(|conflict| global_fault(block, warp, conflict, "write"))
 }

@@ -52,7 +52,12 @@ pub struct Conflict {
     pub party: Party,
     /// It is asynchronous and not complete.
     pub in_flight: bool,
+    /// Both are the same instruction of one warp.
+    pub simultaneous: bool,
 }
+
+/// The bytes that each lane stores; atomics have none.
+pub type Values<'a> = Option<&'a dyn Fn(usize) -> [u8; 16]>;
 
 impl Conflict {
     /// One sentence for a report.
@@ -64,6 +69,9 @@ impl Conflict {
             Party::Block { block, warp } => format!("warp {warp} of block {block}"),
         };
         let did = if self.wrote { "write" } else { "read" };
+        if self.simultaneous {
+            return format!("threads of one warp, {who} among them, store different values to one place at once");
+        }
         match self.in_flight {
             true => format!("{now} while an asynchronous {did} started by {who} is under way"),
             false => format!("{now} without an order after a {did} by {who}"),

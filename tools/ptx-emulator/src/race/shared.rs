@@ -3,7 +3,7 @@
 //! A granule is as wide as the narrowest access of the kernel, so that neighbours never share one.
 
 use super::{
-    Conflict, Party, Strength,
+    Conflict, Party, Strength, Values,
     clocks::{BlockClocks, ENGINES, PEERS},
     contiguous, lanes,
 };
@@ -123,7 +123,7 @@ impl SharedShadow {
         }
     }
 
-    /// A warp stores, or does atomics. `silent` says whether a lane's store leaves memory as it is.
+    /// A warp stores, or does atomics, which have no `values`. `memory` is what the block's shared memory holds before.
     #[allow(clippy::too_many_arguments, reason = "everything an access is")]
     pub fn store(
         &mut self,
@@ -134,7 +134,8 @@ impl SharedShadow {
         bytes: u32,
         mut strength: Strength,
         release: bool,
-        silent: &dyn Fn(usize) -> bool,
+        memory: &[u8],
+        values: Values<'_>,
     ) -> Result<(), Conflict> {
         clocks.touched |= 1 << warp;
         if strength != Strength::Plain {
@@ -162,6 +163,11 @@ impl SharedShadow {
                 }
             }
         }
+        let silent = |lane: usize| {
+            let first = addresses[lane] as usize;
+            let old = memory.get(first..first + bytes as usize);
+            values.zip(old).is_some_and(|(values, old)| values(lane)[..old.len()] == *old)
+        };
         for lane in lanes(mask) {
             let range = self.range(addresses[lane].into(), bytes.into());
             if !self.quiet(clocks, warp, range.clone()) {
@@ -174,6 +180,15 @@ impl SharedShadow {
                 }
             }
             self.writes[range].fill(stamp | lane as u32);
+        }
+        let Some(values) = values else { return Ok(()) };
+        for lane in lanes(mask) {
+            let granule = (addresses[lane] >> self.shift) as usize;
+            let winner = self.writes.get(granule).map_or(lane, |stamp| (stamp & 31) as usize);
+            if winner != lane && addresses[winner] == addresses[lane] && values(winner) != values(lane) {
+                let party = Party::Warp { warp, lane: Some(lane) };
+                return Err(Conflict { simultaneous: true, ..self.conflict(winner, granule, true, party, false) });
+            }
         }
         Ok(())
     }
@@ -231,7 +246,7 @@ impl SharedShadow {
     }
 
     fn conflict(&self, lane: usize, granule: usize, wrote: bool, party: Party, in_flight: bool) -> Conflict {
-        Conflict { lane, address: (granule as u64) << self.shift, wrote, party, in_flight }
+        Conflict { lane, address: (granule as u64) << self.shift, wrote, party, in_flight, simultaneous: false }
     }
 
     /// A copy into shared memory starts, on behalf of `warp`. Until [`SharedShadow::written`] nobody may touch the bytes.
@@ -413,7 +428,7 @@ mod tests {
         }
 
         fn store(&mut self, warp: usize, mask: u32, addresses: [u32; 32], strength: Strength) -> Result<(), Conflict> {
-            self.shadow.store(&mut self.clocks, warp, mask, &addresses, 4, strength, false, &|_| false)
+            self.shadow.store(&mut self.clocks, warp, mask, &addresses, 4, strength, false, &[], None)
         }
     }
 
@@ -537,7 +552,21 @@ mod tests {
     fn equal_values_do_not_race() {
         let mut block = Block::new(2);
         block.store(0, 1, row(0), Plain).unwrap();
-        let stored = block.shadow.store(&mut block.clocks, 1, 1, &row(0), 4, Plain, false, &|_| true);
-        stored.unwrap();
+        let memory = [1, 2, 3, 4];
+        let value = |_| std::array::from_fn(|n| n as u8 + 1);
+        block.shadow.store(&mut block.clocks, 1, 1, &row(0), 4, Plain, false, &memory, Some(&value)).unwrap();
+        let value = |_| [9; 16];
+        block.shadow.store(&mut block.clocks, 1, 1, &row(0), 4, Plain, false, &memory, Some(&value)).unwrap_err();
+    }
+
+    #[test]
+    fn lanes_may_not_write_different_values_to_one_place() {
+        let mut block = Block::new(1);
+        for different in [false, true] {
+            let values = |lane: usize| [if different { lane as u8 } else { 0 }; 16];
+            let stored =
+                block.shadow.store(&mut block.clocks, 0, 7, &[64; 32], 4, Plain, false, &[0; 128], Some(&values));
+            assert_eq!(stored.is_err(), different);
+        }
     }
 }

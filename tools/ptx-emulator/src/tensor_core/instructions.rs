@@ -45,7 +45,7 @@ fn form(number: i64) -> Form {
     })
 }
 
-/// The instructions of this module; `wgmma` has its own.
+/// The instructions of this module; `wgmma` runs beside its warps and is at home with what does.
 pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Option<Ins>> {
     let ins = match i.parts[0] {
         "mma" => mma(d, i)?,
@@ -57,6 +57,7 @@ pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decode
             let slots = [d.to32(i, 0)?, d.from32(i, 1, 32)?];
             d.with(move_matrix, Class::Matrix, &slots)
         }
+        "wgmma" => return crate::asynchronous::warpgroup::decode(d, i),
         _ => return Ok(None),
     };
     Ok(Some(Ins { gather: Gather::All, ..ins }))
@@ -213,7 +214,7 @@ unsafe fn load_matrix(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u
 unsafe fn store_matrix(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
     whole(warp, block, mask)?;
     let (addresses, lanes) = rows(warp, block, ins)?;
-    race::shared_store(block, warp.index, lanes, &addresses, 16, Strength::Plain, false, &|_, _| false)?;
+    race::shared_store(block, warp.index, lanes, &addresses, 16, Strength::Plain, false, None)?;
     block.counters.shared_store_bytes += u64::from(ins.slots[6]) * 128;
     for matrix in 0..ins.slots[6] as usize {
         let values = to_rows(warp.get32(ins.slots[matrix]), ins.slots[7] != 0);
