@@ -7,6 +7,7 @@ use crate::{
     memory::Global,
     module::Module,
     options::Options,
+    race::GlobalRaces,
     report::{Fault, MemoryError},
 };
 
@@ -17,13 +18,14 @@ pub struct Gpu {
     /// Addresses of module-level variables, by module number; allocated at a module's first launch.
     pub(crate) globals: HashMap<u64, Vec<u64>>,
     pub(crate) launches: u64,
+    pub(crate) race: GlobalRaces,
 }
 
 impl Gpu {
     /// A GPU with empty memory.
     pub fn new(options: Options) -> Self {
         let memory = Global::new(options.memory_bytes, options.checks.init, options.poison);
-        Self { options, memory, globals: HashMap::new(), launches: 0 }
+        Self { options, memory, globals: HashMap::new(), launches: 0, race: GlobalRaces::default() }
     }
 
     /// The settings it was made with.
@@ -54,6 +56,7 @@ impl Gpu {
 
     /// Ends an allocation's life; its address is never valid again (until 65536 later frees).
     pub fn free(&mut self, address: u64) -> Result<(), MemoryError> {
+        self.race.free(address);
         self.memory.free(address)
     }
 

@@ -40,6 +40,8 @@ pub enum Control {
     Exit,
     /// A barrier over threads of the block; see `scheduler`.
     Barrier,
+    /// Call the function; if it says so, execute it again after the block's next event.
+    Waiting,
 }
 
 /// Which lanes must stand at an instruction before it runs.
@@ -164,6 +166,10 @@ pub(crate) struct Code {
     pub communicates: bool,
     /// Targets of `brx.idx` exist, or backward branches: anything that can loop.
     pub loops: bool,
+    /// The least width of its accesses to shared memory, a power of two.
+    pub narrowest_shared: u32,
+    /// In code with `wgmma`, for each instruction the 32-bit registers it names, destinations first, and how many those are.
+    pub registers: Vec<(Box<[u32]>, u32)>,
 }
 
 /// Lanes of a warp that stand at the same instruction.
@@ -183,6 +189,8 @@ pub enum Wait {
     Lanes(u32),
     /// At a barrier of the block.
     Barrier(u32),
+    /// For the number of the block's events to be another than this.
+    Event(u64),
 }
 
 /// Thirty-two threads.
@@ -227,7 +235,7 @@ pub struct Launch<'a> {
     pub(crate) globals: &'a [u64],
     pub dynamic_shared: u32,
     /// Races between blocks.
-    pub race: race::GlobalRaces,
+    pub race: &'a race::GlobalRaces,
     pub(crate) stop: AtomicBool,
     pub(crate) spent: AtomicU64,
 }

@@ -124,6 +124,9 @@ fn entry<'t>(text: &Text<'t>, function: &Function<'t>, global_numbers: &HashMap<
     decoder.reads.sort_unstable();
     decoder.reads.dedup();
     let mut code = decoder.code;
+    if !code.text.iter().any(|text| text.contains("wgmma.mma_async")) {
+        code.registers.clear();
+    }
     code.files = text.files.clone();
     code.presets = decoder.presets.iter().map(|(preset, (wide, slot))| (*wide, *slot, *preset)).collect();
     code.presets.sort_by_key(|(wide, slot, _)| (*wide, *slot));
@@ -145,7 +148,7 @@ fn entry<'t>(text: &Text<'t>, function: &Function<'t>, global_numbers: &HashMap<
 impl<'a, 't> Decoder<'a, 't> {
     fn new(text: &'a Text<'t>, global_numbers: &'a HashMap<&'t str, u32>) -> Self {
         // Slot 0 of the register files takes what nobody reads; predicates 0 and 1 are true and false.
-        let code = Code { slots32: 1, slots64: 1, predicates: 4, ..Code::default() };
+        let code = Code { slots32: 1, slots64: 1, predicates: 4, narrowest_shared: 16, ..Code::default() };
         Self {
             text,
             code,
@@ -293,6 +296,12 @@ impl<'a, 't> Decoder<'a, 't> {
         ins.line = i.line;
         ins.source = i.source;
         debug_assert_eq!(before, self.code.ins.len());
+        // Only code for Hopper alone can hold `wgmma`, whose accumulators are watched.
+        if self.text.target.starts_with("sm_90a") {
+            let named = crate::asynchronous::warpgroup::registers(self, i);
+            self.code.registers.resize_with(before, Default::default);
+            self.code.registers.push(named);
+        }
         self.push(ins, i.text.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 }

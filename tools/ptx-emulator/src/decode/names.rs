@@ -89,10 +89,8 @@ impl<'t> Decoder<'_, 't> {
 
     pub(crate) fn label(&mut self, name: &'t str, line: u32) -> Decoded<()> {
         let here = self.here();
-        match self.scopes.last_mut() {
-            Some(scope) if scope.labels.insert(name, here).is_some() => Err(error(line, format!("label {name} twice"))),
-            _ => Ok(()),
-        }
+        let twice = self.scopes.last_mut().is_some_and(|scope| scope.labels.insert(name, here).is_some());
+        if twice { Err(error(line, format!("label {name} twice"))) } else { Ok(()) }
     }
 
     /// The instruction about to be pushed jumps to `label`.
@@ -114,10 +112,8 @@ impl<'t> Decoder<'_, 't> {
     }
 
     pub(crate) fn declare(&mut self, name: &'t str, symbol: Symbol, line: u32) -> Decoded<()> {
-        match self.scopes.last_mut() {
-            Some(scope) if scope.names.insert(name, symbol).is_some() => Err(error(line, format!("{name} declared twice"))),
-            _ => Ok(()),
-        }
+        let twice = self.scopes.last_mut().is_some_and(|scope| scope.names.insert(name, symbol).is_some());
+        if twice { Err(error(line, format!("{name} declared twice"))) } else { Ok(()) }
     }
 
     pub(crate) fn declare_registers(&mut self, kind: &str, name: &'t str, count: Option<u32>) -> Decoded<()> {

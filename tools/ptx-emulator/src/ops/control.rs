@@ -22,7 +22,8 @@ unsafe fn trap(warp: &mut Warp, block: &mut Block<'_>, _: &Ins, mask: u32) -> St
 }
 
 /// A fence: gives the race detector its order.
-unsafe fn fence(_: &mut Warp, _: &mut Block<'_>, _: &Ins, _: u32) -> Step {
+unsafe fn fence(warp: &mut Warp, block: &mut Block<'_>, _: &Ins, _: u32) -> Step {
+    block.race.fence(warp.index);
     Ok(())
 }
 

@@ -51,8 +51,13 @@ pub(crate) fn four<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>, bits: u32, 
 
 /// One closure for every integer type: picks by the instruction's.
 macro_rules! by_type {
-    ($kind:expr, $shape:ident, [$($name:literal => $t:ty),*], |$($v:ident),*| $body:expr) => {
-        match $kind { $($name => $shape(|$($v: $t),*| -> $t { $body }),)* _ => return Ok(None) }
+    ($kind:expr, $shape:ident, [], |$($v:ident),*| $body:expr) => { return Ok(None) };
+    ($kind:expr, $shape:ident, [$name:literal => $t:ty $(, $names:literal => $ts:ty)*], |$($v:ident),*| $body:expr) => {
+        if $kind == $name {
+            $shape(|$($v: $t),*| -> $t { $body })
+        } else {
+            $crate::ops::integer::by_type!($kind, $shape, [$($names => $ts),*], |$($v),*| $body)
+        }
     };
 }
 pub(crate) use by_type;

@@ -1,0 +1,386 @@
+//! A launch: its operands checked, its blocks set up, run in a seeded order and counted.
+
+use std::{
+    cmp::Ordering as Order,
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    sync::{Mutex, PoisonError},
+};
+
+use crate::{
+    Counters, Fault, FaultKind, Gpu, Module, asynchronous,
+    machine::{Block, FULL, Group, LANES, Launch, Preset, Shared, Special, Step, Wait, Warp},
+    module::Entry,
+    race::BlockRaces,
+    rng::Rng,
+    scheduler::{Schedule, Tally, Turn},
+};
+
+/// Slack behind shared memory, so that wide reads of its last bytes stay inside the buffer.
+const SLACK_BYTES: usize = 16;
+/// Dynamic shared memory starts at a multiple of this, as on the device without static shared memory before it.
+const DYNAMIC_ALIGN: u32 = 1024;
+
+pub(crate) fn launch(
+    gpu: &mut Gpu,
+    module: &Module,
+    entry: &str,
+    grid: [u32; 3],
+    block: [u32; 3],
+    dynamic_shared: u32,
+    params: &[u8],
+) -> Result<Counters, Fault> {
+    let refuse = |message: String| Fault::new(FaultKind::Launch, message).edit(|r| r.kernel = entry.to_owned());
+    let Some(found) = module.entry(entry) else { return Err(refuse(format!("the module has no entry {entry}"))) };
+    check(gpu, found, grid, block, dynamic_shared, params).map_err(refuse)?;
+    let globals = gpu.load_globals(module).map_err(|e| refuse(e.to_string()))?;
+    gpu.launches += 1;
+    gpu.race.begin_launch();
+    let launch = Launch {
+        memory: &gpu.memory,
+        entry: found,
+        options: &gpu.options,
+        number: gpu.launches,
+        grid,
+        block,
+        params,
+        globals: &globals,
+        dynamic_shared,
+        race: &gpu.race,
+        stop: AtomicBool::new(false),
+        spent: AtomicU64::new(0),
+    };
+    run(&launch)
+}
+
+fn check(
+    gpu: &Gpu,
+    entry: &Entry,
+    grid: [u32; 3],
+    block: [u32; 3],
+    dynamic_shared: u32,
+    params: &[u8],
+) -> Result<(), String> {
+    let threads = block.iter().try_fold(1u32, |n, b| n.checked_mul(*b)).unwrap_or(u32::MAX);
+    if threads == 0 || threads > 1024 || block[2] > 64 {
+        return Err(format!("a block of {}x{}x{} threads; 1 to 1024 are possible", block[0], block[1], block[2]));
+    }
+    if grid.contains(&0) || grid[0] > i32::MAX as u32 || grid[1] > 65535 || grid[2] > 65535 {
+        return Err(format!("a grid of {}x{}x{} blocks", grid[0], grid[1], grid[2]));
+    }
+    if let Some(most) = entry.max_threads
+        && threads > most.iter().product::<u32>()
+    {
+        return Err(format!("{threads} threads in a block; .maxntid allows {}", most.iter().product::<u32>()));
+    }
+    if let Some(required) = entry.required_threads
+        && block != required
+    {
+        return Err(format!("a block of {block:?} threads; .reqntid asks for {required:?}"));
+    }
+    if let Some(cluster) = entry.cluster
+        && let Some(axis) = (0..3).find(|&n| !grid[n].is_multiple_of(cluster[n].max(1)))
+    {
+        return Err(format!("a grid of {grid:?} blocks is no multiple of clusters of {cluster:?} on axis {axis}"));
+    }
+    if params.len() != entry.param_bytes as usize {
+        return Err(format!("{} bytes of parameters; the entry takes {}", params.len(), entry.param_bytes));
+    }
+    let shared = shared_bytes(entry, dynamic_shared);
+    if shared > gpu.options.max_shared_bytes {
+        return Err(format!("{shared} bytes of shared memory; the device has {}", gpu.options.max_shared_bytes));
+    }
+    Ok(())
+}
+
+/// Where dynamic shared memory starts.
+fn dynamic_start(entry: &Entry, dynamic_shared: u32) -> u32 {
+    let align = if dynamic_shared >= DYNAMIC_ALIGN { DYNAMIC_ALIGN } else { 16 };
+    if entry.dynamic_shared { entry.shared_bytes.next_multiple_of(align) } else { entry.shared_bytes }
+}
+
+fn shared_bytes(entry: &Entry, dynamic_shared: u32) -> u32 {
+    dynamic_start(entry, dynamic_shared).saturating_add(dynamic_shared)
+}
+
+/// Blocks of one cluster, or a single block, with all they need.
+struct Unit<'a> {
+    blocks: Vec<Block<'a>>,
+    schedules: Vec<Schedule>,
+    /// Place in the launch's order.
+    place: usize,
+    done: bool,
+}
+
+/// The order of units, and how a unit's number becomes block indices.
+struct Plan {
+    cluster: [u32; 3],
+    clusters: [u32; 3],
+    order: Vec<u32>,
+}
+
+impl Plan {
+    fn new(launch: &Launch<'_>) -> Self {
+        let cluster = launch.entry.cluster.unwrap_or([1; 3]).map(|c| c.max(1));
+        let clusters: [u32; 3] = std::array::from_fn(|n| launch.grid[n] / cluster[n]);
+        let count = clusters.iter().map(|c| u64::from(*c)).product::<u64>();
+        let mut order: Vec<u32> = (0..count.min(u32::MAX.into()) as u32).collect();
+        Rng::from_parts(&[launch.options.seed, launch.number]).shuffle(&mut order);
+        Self { cluster, clusters, order }
+    }
+
+    fn size(&self) -> u32 {
+        self.cluster.iter().product()
+    }
+
+    /// Index of a block by its unit and its rank there.
+    fn block(&self, unit: u32, rank: u32) -> [u32; 3] {
+        let [x, y, _] = self.clusters;
+        let at = [unit % x, unit / x % y, unit / (x * y)];
+        let [cx, cy, _] = self.cluster;
+        let inner = [rank % cx, rank / cx % cy, rank / (cx * cy)];
+        std::array::from_fn(|n| at[n] * self.cluster[n] + inner[n])
+    }
+}
+
+fn run(launch: &Launch<'_>) -> Result<Counters, Fault> {
+    let plan = Plan::new(launch);
+    let code = &launch.entry.code;
+    let threads = match code.communicates || plan.size() > 1 {
+        true => 1,
+        false => launch.options.threads.clamp(1, plan.order.len().max(1)),
+    };
+    let next = AtomicUsize::new(0);
+    // The fault that comes first in the order of blocks is the one to report, whoever finds it.
+    let fault: Mutex<Option<(usize, Fault)>> = Mutex::new(None);
+    let total = Mutex::new(Counters::default());
+    let work = || {
+        let mut tally = Tally::new(code.ins.len());
+        let mut counters = Counters::default();
+        if let Err((place, found)) = worker(launch, &plan, &next, &mut tally, &mut counters) {
+            let mut first = fault.lock().unwrap_or_else(PoisonError::into_inner);
+            if first.as_ref().is_none_or(|(earlier, _)| place < *earlier) {
+                *first = Some((place, found));
+            }
+            launch.stop.store(true, Ordering::Relaxed);
+        }
+        tally.add_to(code, &mut counters);
+        *total.lock().unwrap_or_else(PoisonError::into_inner) += &counters;
+    };
+    if threads == 1 {
+        work();
+    } else {
+        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    }
+    match fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some((_, fault)) => Err(fault),
+        None => Ok(total.into_inner().unwrap_or_else(PoisonError::into_inner)),
+    }
+}
+
+/// Takes units until there are none. Where blocks may wait for each other, a unit that does not end soon gets company: the
+/// block it waits for may not have begun.
+fn worker<'a>(
+    launch: &'a Launch<'a>,
+    plan: &Plan,
+    next: &AtomicUsize,
+    tally: &mut Tally,
+    counters: &mut Counters,
+) -> Result<(), (usize, Fault)> {
+    let mut rng = Rng::from_parts(&[launch.options.seed, launch.number, 1]);
+    let communicates = launch.entry.code.communicates;
+    let mut running: Vec<Unit<'a>> = Vec::new();
+    let mut spare: Vec<Unit<'a>> = Vec::new();
+    loop {
+        let begin = running.is_empty() || communicates && rng.below(4) == 0;
+        if begin && !launch.stop.load(Ordering::Relaxed) {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            if let Some(number) = plan.order.get(place) {
+                let mut unit = spare.pop().unwrap_or_else(|| Unit::new(launch, plan));
+                unit.begin(launch, plan, *number, place);
+                running.push(unit);
+            }
+        }
+        if running.is_empty() {
+            return Ok(());
+        }
+        let chosen = rng.below(running.len() as u64) as usize;
+        let budget = if communicates { 200 + rng.below(8000) } else { 1 << 20 };
+        let unit = &mut running[chosen];
+        unit.turn(launch, tally, budget).map_err(|fault| (unit.place, fault))?;
+        if unit.done {
+            let unit = running.swap_remove(chosen);
+            unit.blocks.iter().for_each(|b| *counters += &b.counters);
+            spare.push(unit);
+        }
+    }
+}
+
+impl<'a> Unit<'a> {
+    fn new(launch: &'a Launch<'a>, plan: &Plan) -> Self {
+        let threads = launch.block.iter().product::<u32>();
+        let warps = threads.div_ceil(LANES as u32);
+        let limit = shared_bytes(launch.entry, launch.dynamic_shared);
+        let code = &launch.entry.code;
+        let checks = launch.options.checks;
+        let block = || Block {
+            launch,
+            index: [0; 3],
+            linear: 0,
+            warps,
+            threads,
+            shared: Shared {
+                bytes: vec![0; limit as usize + SLACK_BYTES],
+                written: if checks.init { vec![0; limit as usize + SLACK_BYTES] } else { Vec::new() },
+                limit,
+            },
+            counters: Counters::default(),
+            race: BlockRaces::new(launch, 0, limit, code.narrowest_shared, warps),
+            asynchronous: asynchronous::BlockState::default(),
+            rng: Rng::new(0),
+            pc: 0,
+            clock: 0,
+        };
+        let local = code.local_bytes as usize * LANES;
+        let warp = |index: u32| Warp {
+            index,
+            r32: vec![[0; LANES]; code.slots32],
+            r64: vec![[0; LANES]; code.slots64],
+            predicates: vec![0; code.predicates],
+            live: 0,
+            groups: Vec::new(),
+            local: vec![0; local + SLACK_BYTES],
+            local_written: if checks.init { vec![0; local + SLACK_BYTES] } else { Vec::new() },
+            asynchronous: asynchronous::WarpState::default(),
+        };
+        let size = plan.size();
+        Self {
+            blocks: (0..size).map(|_| block()).collect(),
+            schedules: (0..size).map(|_| Schedule::new((0..warps).map(warp).collect())).collect(),
+            place: 0,
+            done: false,
+        }
+    }
+
+    /// Sets everything up for the unit of that number.
+    fn begin(&mut self, launch: &Launch<'_>, plan: &Plan, number: u32, place: usize) {
+        (self.place, self.done) = (place, false);
+        let poison = if launch.options.poison { 0xff } else { 0 };
+        let (gx, gy) = (u64::from(launch.grid[0]), u64::from(launch.grid[1]));
+        for (rank, (block, schedule)) in self.blocks.iter_mut().zip(&mut self.schedules).enumerate() {
+            block.index = plan.block(number, rank as u32);
+            let [x, y, z] = block.index.map(u64::from);
+            block.linear = x + gx * (y + gy * z);
+            block.shared.bytes.fill(poison);
+            block.shared.written.fill(0);
+            block.counters = Counters::default();
+            block.race.restart(block.linear);
+            block.asynchronous = asynchronous::BlockState::default();
+            block.rng = Rng::from_parts(&[launch.options.seed, launch.number, block.linear, 2]);
+            (block.pc, block.clock) = (0, 0);
+            schedule.restart();
+            for warp in &mut schedule.warps {
+                start(warp, block, plan, number, rank as u32);
+            }
+        }
+        if self.blocks.len() > 1 {
+            asynchronous::cluster::connect(&mut self.blocks);
+        }
+    }
+
+    /// Runs each block of the unit for a while.
+    fn turn(&mut self, launch: &Launch<'_>, tally: &mut Tally, budget: u64) -> Step {
+        let (mut done, mut stuck) = (0, 0);
+        for n in 0..self.blocks.len() {
+            let (block, schedule) = (&mut self.blocks[n], &mut self.schedules[n]);
+            let before = block.clock;
+            match schedule.turn(block, tally, budget)? {
+                Turn::Done => done += 1,
+                Turn::Stuck if block.clock == before => stuck += 1,
+                Turn::Stuck | Turn::More => {}
+            }
+            let spent = block.clock - before;
+            let all = launch.spent.fetch_add(spent, Ordering::Relaxed) + spent;
+            if all > launch.options.max_warp_instructions {
+                let message = format!("no end after {all} warp instructions");
+                return Err(block.place_at(Fault::new(FaultKind::Endless, message), block.pc, None));
+            }
+            if launch.stop.load(Ordering::Relaxed) {
+                self.done = true;
+                return Ok(());
+            }
+        }
+        if stuck > 0 && done + stuck == self.blocks.len() {
+            let first = (0..self.blocks.len()).find(|&n| self.schedules[n].warps.iter().any(|w| w.live != 0));
+            let n = first.unwrap_or(0);
+            return Err(self.schedules[n].deadlock(&self.blocks[n]));
+        }
+        self.done = done == self.blocks.len();
+        Ok(())
+    }
+}
+
+/// A warp before its first instruction.
+fn start(warp: &mut Warp, block: &Block<'_>, plan: &Plan, unit: u32, rank: u32) {
+    let launch = block.launch;
+    let first = warp.index * LANES as u32;
+    let present = (block.threads - first).min(LANES as u32);
+    warp.live = if present == LANES as u32 { FULL } else { (1 << present) - 1 };
+    warp.groups.clear();
+    warp.groups.push(Group { pc: 0, mask: warp.live, wait: Wait::No });
+    warp.predicates.fill(0);
+    warp.predicates[0] = FULL;
+    warp.local.fill(if launch.options.poison { 0xff } else { 0 });
+    warp.local_written.fill(0);
+    warp.asynchronous = asynchronous::WarpState::default();
+    for (wide, slot, preset) in &launch.entry.code.presets {
+        let slot = *slot as usize;
+        let value = |lane: u32| match *preset {
+            Preset::Bits32(bits) => bits.into(),
+            Preset::Bits64(bits) => bits,
+            Preset::Global(number, offset) => {
+                launch.globals.get(number as usize).copied().unwrap_or(0).wrapping_add_signed(offset)
+            }
+            Preset::Special(special) => special_value(special, block, warp.index, lane, plan, unit, rank).into(),
+        };
+        match wide {
+            true => warp.r64[slot] = std::array::from_fn(|lane| value(lane as u32)),
+            false => warp.r32[slot] = std::array::from_fn(|lane| value(lane as u32) as u32),
+        }
+    }
+}
+
+fn special_value(s: Special, block: &Block<'_>, warp: u32, lane: u32, plan: &Plan, unit: u32, rank: u32) -> u32 {
+    let launch = block.launch;
+    let below = (1u32 << lane) - 1;
+    let [x, y, _] = plan.clusters;
+    let cluster = [unit % x, unit / x % y, unit / (x * y)];
+    match s {
+        Special::Tid(axis) => block.thread(warp, lane)[axis as usize],
+        Special::Ntid(axis) => launch.block[axis as usize],
+        Special::Ctaid(axis) => block.index[axis as usize],
+        Special::Nctaid(axis) => launch.grid[axis as usize],
+        Special::LaneId => lane,
+        Special::WarpId => warp,
+        Special::NumWarps => block.warps,
+        Special::LaneMask(order, inclusive) => {
+            let own = if inclusive { 1 << lane } else { 0 };
+            match order {
+                Order::Equal => 1 << lane,
+                Order::Less => below | own,
+                Order::Greater => !below & !(1 << lane) | own,
+            }
+        }
+        Special::GridId => launch.number as u32,
+        Special::SmId => (block.linear % 132) as u32,
+        Special::NumSm => 132,
+        Special::WarpSize => LANES as u32,
+        Special::DynamicShared => dynamic_start(launch.entry, launch.dynamic_shared),
+        Special::TotalShared => block.shared.limit,
+        Special::ClusterCtaId(axis) => block.index[axis as usize] % plan.cluster[axis as usize],
+        Special::ClusterCtas(axis) => plan.cluster[axis as usize],
+        Special::ClusterId(axis) => cluster[axis as usize],
+        Special::Clusters(axis) => plan.clusters[axis as usize],
+        Special::ClusterRank => rank,
+        Special::ClusterSize => plan.size(),
+    }
+}
