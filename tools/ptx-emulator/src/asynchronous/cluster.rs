@@ -37,6 +37,11 @@ pub(crate) fn connect(blocks: &mut [Block<'_>]) {
     }
 }
 
+/// Whether an address's rank plus one names the block itself.
+pub(crate) fn is_own(block: &Block<'_>, rank: u32) -> bool {
+    rank == block.asynchronous.cluster.rank + 1
+}
+
 /// The block of that rank plus one, if it is another one than `block`.
 pub(crate) fn peer<'a>(
     warp: &Warp,

@@ -1,5 +1,6 @@
 //! The operations, by what they work on; [`decode`] finds the one an opcode names.
 
+pub(crate) mod access;
 pub(crate) mod atomic;
 pub(crate) mod bits;
 pub(crate) mod collective;
