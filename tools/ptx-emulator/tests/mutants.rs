@@ -3,6 +3,7 @@
 
 mod harness;
 mod teaching {
+    pub mod hopper;
     pub mod runs;
 }
 
@@ -10,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use harness::mutate::{Safeguard, mutants};
 use ptx_emulator::FaultKind;
-use teaching::runs;
+use teaching::{hopper, runs};
 
 /// Mutants that are as correct as the original: kernel, a piece of the line, why.
 const EQUIVALENT: &[(&str, &str, &str)] = &[];
@@ -40,7 +41,7 @@ fn planted_faults_are_reported() {
     std::panic::set_hook(Box::new(|_| {}));
     let mut missed = Vec::new();
     let (mut reported, mut wrong) = (0, 0);
-    for run in runs::ALL {
+    for run in runs::ALL.iter().chain(hopper::ALL) {
         for mutant in mutants(run.text, run.name) {
             let what = format!("{} line {}, {:?}: {}", run.name, mutant.line, mutant.safeguard, mutant.was);
             let excused = EQUIVALENT.iter().any(|(kernel, line, _)| *kernel == run.name && mutant.was.contains(line));

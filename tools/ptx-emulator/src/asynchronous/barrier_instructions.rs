@@ -1,6 +1,6 @@
 //! `mbarrier.*` on a block: counting arrivals, parking those who wait, and the order that comes of it.
 
-use super::{barrier::Mbarrier, memory};
+use super::{barrier::Mbarrier, ends};
 use crate::{
     ast::{Instruction, Operand},
     decode::{Decoded, Decoder, Start},
@@ -124,7 +124,7 @@ pub(super) fn key(address: u32, phase: u32) -> u64 {
 
 /// The barrier at `address`, unless something is wrong with it.
 pub(super) fn find(block: &Block<'_>, warp: &Warp, lane: usize, address: u32) -> Result<Mbarrier, Fault> {
-    let range = memory::shared(block, warp, lane, address, 8, 8)?;
+    let range = ends::shared(block, warp, lane, address, 8, 8)?;
     let Some(barrier) = block.asynchronous.barriers.get(&address) else {
         let message = format!("shared address {address:#x} holds no initialised mbarrier");
         return Err(block.fault(warp, lane as u32, FaultKind::Operand, message));
@@ -180,7 +180,7 @@ pub(super) fn change_one(
     value: u32,
 ) -> Result<u64, Fault> {
     if operation == INIT {
-        memory::shared(block, warp, lane, address, 8, 8)?;
+        ends::shared(block, warp, lane, address, 8, 8)?;
         if value == 0 || value > super::barrier::MOST {
             let message = format!("an mbarrier that expects {value} arrivals");
             return Err(block.fault(warp, lane as u32, FaultKind::Operand, message));

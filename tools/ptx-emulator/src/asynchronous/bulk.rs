@@ -6,7 +6,7 @@
 use super::{
     barrier_instructions::{find, key, put},
     cluster,
-    memory::{self, Use},
+    ends::{self, Use},
     tensor_map::TensorMap,
 };
 use crate::{
@@ -237,7 +237,7 @@ fn body(warp: &Warp, block: &Block<'_>, ins: &Ins, lane: usize) -> Result<Body, 
                 return Err(block.fault(warp, lane as u32, FaultKind::OutOfBounds, message));
             }
         },
-        None => memory::global(block, warp, lane, global, 128, Use::Read)?.read(&mut encoded),
+        None => ends::global(block, warp, lane, global, 128, Use::Read)?.read(&mut encoded),
     }
     let Some(map) = TensorMap::decode(&encoded) else {
         let message = "these 128 bytes are no tensor map made by encode_tensor_map";
@@ -258,7 +258,7 @@ unsafe fn start_arrival(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask:
         let shared = address(warp, ins.slots[0], ins.slots[1], ins.more[0], lane);
         let barrier = address(warp, ins.slots[2], ins.slots[3], ins.more[1], lane);
         let (shared, barrier) = (shared & 0xff_ffff, barrier & 0xff_ffff);
-        memory::shared(block, warp, lane, shared, body.bytes(), align)?;
+        ends::shared(block, warp, lane, shared, body.bytes(), align)?;
         block.counters.async_copies += 1;
         if ins.immediate & MULTICAST != 0 {
             let to = warp.get32(ins.slots[6])[lane] & 0xffff;
@@ -300,7 +300,7 @@ pub(super) fn complete(warp: &Warp, block: &mut Block<'_>, arrival: &Arrival) ->
         let range = (shared + at) as usize..(shared + at + bytes) as usize;
         match from {
             None => block.shared.bytes[range.clone()].fill(0),
-            Some(from) if result.is_ok() => match memory::global(block, warp, lane, from, bytes as usize, Use::Read) {
+            Some(from) if result.is_ok() => match ends::global(block, warp, lane, from, bytes as usize, Use::Read) {
                 Ok(source) => {
                     source.read(&mut block.shared.bytes[range.clone()]);
                     loads.push((from, bytes));
@@ -315,7 +315,7 @@ pub(super) fn complete(warp: &Warp, block: &mut Block<'_>, arrival: &Arrival) ->
     });
     result?;
     note_global(warp, block, &loads, true)?;
-    memory::count_load(block, loads.into_iter());
+    ends::count_load(block, loads.into_iter());
     let mut barrier = find(block, warp, lane, arrival.barrier)?;
     if block.race.on {
         let engine = ENGINES + arrival.barrier as usize / 8 % ENGINE_COUNT;
@@ -362,7 +362,7 @@ unsafe fn start_departure(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mas
     for lane in race::lanes(mask) {
         let body = body(warp, block, ins, lane)?;
         let shared = address(warp, ins.slots[0], ins.slots[1], ins.more[0], lane) & 0xff_ffff;
-        let range = memory::shared(block, warp, lane, shared, body.bytes(), align)?;
+        let range = ends::shared(block, warp, lane, shared, body.bytes(), align)?;
         block.counters.async_copies += 1;
         readable(warp, block, lane, shared, body.bytes())?;
         if !block.shared.written.is_empty() && block.shared.written[range].contains(&0) {
@@ -433,7 +433,7 @@ fn depart(warp: &Warp, block: &mut Block<'_>, departure: &Departure) -> Step {
     block.counters.global_store_ideal_sectors += bytes.div_ceil(32);
     block.counters.global_store_bytes += bytes;
     for (to, at, bytes) in stores {
-        let target = memory::global(block, warp, lane, to, bytes as usize, Use::Write)?;
+        let target = ends::global(block, warp, lane, to, bytes as usize, Use::Write)?;
         let from = (shared + at) as usize;
         target.write(&block.shared.bytes[from..from + bytes as usize]);
     }

@@ -8,7 +8,7 @@ mod barrier;
 mod barrier_instructions;
 mod bulk;
 pub(crate) mod cluster;
-mod memory;
+pub(crate) mod ends;
 mod tensor_map;
 mod thread_copies;
 pub(crate) mod warpgroup;

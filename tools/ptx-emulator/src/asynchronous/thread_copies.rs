@@ -3,7 +3,7 @@
 //! The adversary's view: nothing arrives before the wait that promises it, and until then the source may still be read. Both
 //! ends are watched: touching the destination early is a hazard, and so is a source that changed on the way.
 
-use super::memory::{self, Use};
+use super::ends::{self, Use};
 use crate::{
     ast::Instruction,
     decode::{Decoded, Decoder, Start},
@@ -108,7 +108,7 @@ unsafe fn start(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) ->
             let message = format!("cp.async takes {} bytes for a copy of {bytes}", taken[lane]);
             return Err(block.fault(warp, lane as u32, FaultKind::Operand, message));
         }
-        memory::shared(block, warp, lane, destinations[lane], bytes, bytes)?;
+        ends::shared(block, warp, lane, destinations[lane], bytes, bytes)?;
         data[lane] = [0; 16];
         if !sources[lane].is_multiple_of(u64::from(bytes)) {
             let message = format!("global address {:#x} is no multiple of {bytes}", sources[lane]);
@@ -116,7 +116,7 @@ unsafe fn start(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) ->
         }
         if taken[lane] > 0 {
             let taken = taken[lane] as usize;
-            let range = memory::global(block, warp, lane, sources[lane], taken, Use::Read)?;
+            let range = ends::global(block, warp, lane, sources[lane], taken, Use::Read)?;
             range.read(&mut data[lane][..taken]);
             reading |= 1 << lane;
         }
@@ -128,7 +128,7 @@ unsafe fn start(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) ->
         }
     }
     race::global_load(block, warp.index, reading, &sources, bytes, race::Strength::Plain)?;
-    memory::count_load(block, race::lanes(reading).map(|lane| (sources[lane], taken[lane])));
+    ends::count_load(block, race::lanes(reading).map(|lane| (sources[lane], taken[lane])));
     block.counters.async_copies += u64::from(mask.count_ones());
     block.counters.shared_store_bytes += u64::from(mask.count_ones() * bytes);
     // Lanes whose groups have fallen apart are kept apart.
@@ -188,7 +188,7 @@ fn complete(warp: &Warp, block: &mut Block<'_>, copy: &Copy, lanes: u32) -> Step
         let (to, taken) = (copy.destinations[lane], copy.taken[lane] as usize);
         let data = &copy.data[lane];
         if taken > 0 {
-            let range = memory::global(block, warp, lane, copy.sources[lane], taken, Use::Read)?;
+            let range = ends::global(block, warp, lane, copy.sources[lane], taken, Use::Read)?;
             if !range.holds(&data[..taken]) {
                 let message = "the source of a cp.async changed before the wait that completes the copy";
                 let fault = block.fault(warp, lane as u32, FaultKind::AsyncHazard, message);

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::{bulk, memory};
+use super::{bulk, ends};
 use crate::{
     ast::{Base, Instruction, Operand},
     decode::{Decoded, Decoder, Reg, Symbol},
@@ -334,7 +334,7 @@ fn lend<'p>(
         }
     }
     for (address, bytes) in &ranges {
-        memory::shared(block, warp, 0, *address, *bytes, 16)?;
+        ends::shared(block, warp, 0, *address, *bytes, 16)?;
         bulk::readable(warp, block, 0, *address, *bytes)?;
         let races = &mut block.race;
         let begun = races.shadow.begin_read(&mut races.clocks, warp.index as usize, 0, *address, *bytes);
@@ -347,7 +347,7 @@ fn lend<'p>(
 fn fetch(warp: &Warp, block: &mut Block<'_>, pieces: &[u32]) -> Result<Vec<[u32; 4]>, Fault> {
     let mut words = Vec::with_capacity(pieces.len());
     for piece in pieces {
-        let range = memory::shared(block, warp, 0, *piece, 16, 16)?;
+        let range = ends::shared(block, warp, 0, *piece, 16, 16)?;
         if !block.shared.written.is_empty() && block.shared.written[range.clone()].contains(&0) {
             let message = format!("wgmma reads shared address {piece:#x}, which nobody has written");
             let fault = block.fault(warp, 0, FaultKind::Uninitialised, message);

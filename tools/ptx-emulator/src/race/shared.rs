@@ -556,7 +556,7 @@ mod tests {
         let value = |_| std::array::from_fn(|n| n as u8 + 1);
         block.shadow.store(&mut block.clocks, 1, 1, &row(0), 4, Plain, false, &memory, Some(&value)).unwrap();
         let value = |_| [9; 16];
-        block.shadow.store(&mut block.clocks, 1, 1, &row(0), 4, Plain, false, &memory, Some(&value)).unwrap_err();
+        block.shadow.store(&mut block.clocks, 0, 1, &row(0), 4, Plain, false, &memory, Some(&value)).unwrap_err();
     }
 
     #[test]

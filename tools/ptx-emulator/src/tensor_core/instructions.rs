@@ -57,6 +57,7 @@ pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decode
             let slots = [d.to32(i, 0)?, d.from32(i, 1, 32)?];
             d.with(move_matrix, Class::Matrix, &slots)
         }
+        "wmma" => return super::wmma::decode(d, i),
         "wgmma" => return crate::asynchronous::warpgroup::decode(d, i),
         _ => return Ok(None),
     };

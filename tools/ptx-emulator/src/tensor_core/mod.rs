@@ -8,6 +8,7 @@ mod instructions;
 mod matrix;
 mod mma;
 mod wgmma;
+mod wmma;
 
 pub(crate) use instructions::decode;
 

@@ -53,7 +53,7 @@ pub const ALL: &[Run] = &[
     Run { name: "matmul_tensor_core", text: MATRICES, check: matmul_tensor_core },
 ];
 
-fn x(n: u32) -> [u32; 3] {
+pub fn x(n: u32) -> [u32; 3] {
     [n, 1, 1]
 }
 
@@ -321,7 +321,7 @@ fn bitonic_sort(text: &str, seed: u64) -> Result<(), Fault> {
     Ok(())
 }
 
-fn product(a: &[f32], b: &[f32], m: usize, n: usize, k: usize) -> Vec<f32> {
+pub fn product(a: &[f32], b: &[f32], m: usize, n: usize, k: usize) -> Vec<f32> {
     let at = |i: usize| (0..k).map(|x| a[i / n * k + x] * b[x * n + i % n]).sum();
     (0..m * n).map(at).collect()
 }

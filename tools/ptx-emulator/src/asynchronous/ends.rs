@@ -8,7 +8,7 @@ use crate::{
 
 /// A range of global memory that is alive.
 #[derive(Clone, Copy)]
-pub(super) struct GlobalRange {
+pub(crate) struct GlobalRange {
     pointer: *mut u8,
     written: Option<*mut u8>,
     bytes: usize,
@@ -16,7 +16,7 @@ pub(super) struct GlobalRange {
 
 impl GlobalRange {
     /// Copies the bytes out.
-    pub(super) fn read(&self, into: &mut [u8]) {
+    pub(crate) fn read(&self, into: &mut [u8]) {
         let bytes = into.len().min(self.bytes);
         // SAFETY: `find` checked that the allocation holds `bytes` bytes from `pointer`; the launch keeps it alive, and blocks
         // that run at the same time do not communicate.
@@ -24,13 +24,13 @@ impl GlobalRange {
     }
 
     /// Whether memory holds exactly these bytes.
-    pub(super) fn holds(&self, expected: &[u8]) -> bool {
+    pub(crate) fn holds(&self, expected: &[u8]) -> bool {
         // SAFETY: as in `read`.
         expected.len() == self.bytes && unsafe { std::slice::from_raw_parts(self.pointer, self.bytes) } == expected
     }
 
     /// Copies bytes in and notes them as written.
-    pub(super) fn write(&self, from: &[u8]) {
+    pub(crate) fn write(&self, from: &[u8]) {
         let bytes = from.len().min(self.bytes);
         // SAFETY: as in `read`; `find` refused memory that kernels may not write.
         unsafe {
@@ -44,13 +44,13 @@ impl GlobalRange {
 
 /// What a copy does with a range of global memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
+pub(crate) enum Use {
     Read,
     Write,
 }
 
 /// `bytes` bytes of global memory at `address`, or the fault of the lane that named them.
-pub(super) fn global(
+pub(crate) fn global(
     block: &Block<'_>,
     warp: &Warp,
     lane: usize,
@@ -115,7 +115,7 @@ pub(crate) fn shared(
 }
 
 /// Adds the traffic of a copy from or to global memory: distinct sectors of one request.
-pub(super) fn count_load(block: &mut Block<'_>, pieces: impl Iterator<Item = (u64, u32)>) {
+pub(crate) fn count_load(block: &mut Block<'_>, pieces: impl Iterator<Item = (u64, u32)>) {
     let mut sectors = Vec::new();
     let mut bytes = 0;
     for (address, length) in pieces.filter(|(_, length)| *length > 0) {
