@@ -156,9 +156,9 @@ impl Schedule {
                 self.apart[w] = self.apart[w].saturating_add(1);
             }
             // Everything but control flow, in a loop of its own.
+            let warp = &mut self.warps[w];
             loop {
                 let ins = &code.ins[pc as usize];
-                let warp = &mut self.warps[w];
                 let lanes = mask & (warp.predicates[ins.guard as usize] ^ ins.guard_flip);
                 if ins.control != Control::Plain || ins.gather != Gather::No {
                     break;
