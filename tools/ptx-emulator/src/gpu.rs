@@ -86,7 +86,12 @@ impl Gpu {
     /// The address and size of a module-level variable, allocated on first use.
     pub fn symbol(&mut self, module: &Module, name: &str) -> Result<Option<(u64, u64)>, MemoryError> {
         let addresses = self.load_globals(module)?;
-        Ok(module.image.globals.iter().position(|g| g.name == name).map(|i| (addresses[i], module.image.globals[i].bytes)))
+        Ok(module
+            .image
+            .globals
+            .iter()
+            .position(|g| g.name == name)
+            .map(|i| (addresses[i], module.image.globals[i].bytes)))
     }
 
     /// Makes every later kernel see `bytes` bytes as uninitialised again, poisoned if the options say so: what a caching

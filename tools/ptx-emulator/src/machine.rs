@@ -6,8 +6,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use crate::{
-    asynchronous, counters::Counters, memory::Global, module::Entry, options::Options, race, report::Fault, report::FaultKind,
-    rng::Rng,
+    asynchronous, counters::Counters, memory::Global, module::Entry, options::Options, race, report::Fault,
+    report::FaultKind, rng::Rng,
 };
 
 /// Lanes of a warp.

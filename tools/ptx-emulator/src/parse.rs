@@ -80,7 +80,8 @@ impl<'t> Parser<'t> {
     }
 
     fn unexpected(&self, wanted: &str) -> LoadError {
-        let found = self.tokens.get(self.at).and_then(|t| self.text.get(t.start..t.end)).unwrap_or("the end of the text");
+        let found =
+            self.tokens.get(self.at).and_then(|t| self.text.get(t.start..t.end)).unwrap_or("the end of the text");
         error(self.line(), format!("expected {wanted}, found {found}"))
     }
 

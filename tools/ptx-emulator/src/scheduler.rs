@@ -305,14 +305,7 @@ impl Schedule {
     }
 
     /// Parks a group whose instruction needs lanes that are not there. Says whether it did.
-    fn gathered(
-        &mut self,
-        block: &Block<'_>,
-        w: usize,
-        ins: &Ins,
-        place: usize,
-        lanes: u32,
-    ) -> Result<bool, Fault> {
+    fn gathered(&mut self, block: &Block<'_>, w: usize, ins: &Ins, place: usize, lanes: u32) -> Result<bool, Fault> {
         let warp = &mut self.warps[w];
         let group = warp.groups[place];
         if ins.gather != Gather::All || lanes == 0 {
@@ -361,7 +354,8 @@ impl Schedule {
             rest &= !same;
             let outside = same & !named;
             if outside != 0 {
-                let message = format!("the member mask {named:#010x} leaves out the lane that executes the instruction");
+                let message =
+                    format!("the member mask {named:#010x} leaves out the lane that executes the instruction");
                 if block.launch.options.checks.sync {
                     return Err(block.fault(warp, outside.trailing_zeros(), FaultKind::Divergence, message));
                 }

@@ -188,9 +188,8 @@ pub(super) fn change_one(
         if block.race.on {
             let races = &mut block.race;
             let (clocks, index) = (&mut races.clocks, warp.index as usize);
-            let stored = races.shadow.store(
-                clocks, index, 1 << lane, &[address; 32], 8, Strength::Plain, false, &[], None,
-            );
+            let stored =
+                races.shadow.store(clocks, index, 1 << lane, &[address; 32], 8, Strength::Plain, false, &[], None);
             stored.map_err(|c| race::shared_fault(block, warp.index, c, "initialisation"))?;
         }
         put(block, address, Mbarrier::new(value), false);

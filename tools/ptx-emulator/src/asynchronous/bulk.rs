@@ -263,7 +263,9 @@ unsafe fn start_arrival(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask:
         if ins.immediate & MULTICAST != 0 {
             let to = warp.get32(ins.slots[6])[lane] & 0xffff;
             let arrival = |warp: &Warp, pc| Arrival { body: body.clone(), shared, barrier, warp: warp.index, lane, pc };
-            cluster::multicast(warp, block, lane, to, &mut |warp, block| begin(warp, block, lane, arrival(warp, block.pc)))?;
+            cluster::multicast(warp, block, lane, to, &mut |warp, block| {
+                begin(warp, block, lane, arrival(warp, block.pc))
+            })?;
         } else {
             let arrival = Arrival { body, shared, barrier, warp: warp.index, lane, pc: block.pc };
             begin(warp, block, lane, arrival)?;
@@ -387,7 +389,8 @@ pub(super) fn readable(warp: &Warp, block: &Block<'_>, lane: usize, shared: u32,
     if block.race.on
         && let Some(at) = block.race.shadow.unfenced(&block.race.clocks, warp.index as usize, shared, bytes)
     {
-        let message = "shared memory written by ordinary stores is read asynchronously without fence.proxy.async between";
+        let message =
+            "shared memory written by ordinary stores is read asynchronously without fence.proxy.async between";
         let fault = block.fault(warp, lane as u32, FaultKind::AsyncHazard, message);
         return Err(fault.edit(|r| (r.address, r.allocation) = (Some(at.into()), block.shared_name(at))));
     }
@@ -403,9 +406,8 @@ unsafe fn commit(warp: &mut Warp, _: &mut Block<'_>, _: &Ins, mask: u32) -> Step
 unsafe fn wait(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
     let mut open = std::mem::take(&mut warp.asynchronous.departures.open);
     let committed = warp.asynchronous.departures.committed;
-    let done = |d: &Departure| {
-        mask >> d.lane & 1 != 0 && i64::from(d.group) + ins.immediate < i64::from(committed[d.lane])
-    };
+    let done =
+        |d: &Departure| mask >> d.lane & 1 != 0 && i64::from(d.group) + ins.immediate < i64::from(committed[d.lane]);
     let mut result = Ok(());
     open.retain(|departure| {
         let over = done(departure);

@@ -66,7 +66,8 @@ impl TensorMap {
         if !(1..=5).contains(&rank) {
             return Err(refuse(format!("{rank} dimensions, not 1 to 5")));
         }
-        if self.strides_bytes.len() != rank - 1 || self.box_extents.len() != rank || self.element_strides.len() != rank {
+        if self.strides_bytes.len() != rank - 1 || self.box_extents.len() != rank || self.element_strides.len() != rank
+        {
             return Err(refuse("strides, box and extents disagree about the number of dimensions"));
         }
         if !matches!(self.element_bytes, 1 | 2 | 4 | 8) {
@@ -94,7 +95,9 @@ impl TensorMap {
         match self.swizzle_bytes {
             0 => Ok(()),
             32 | 64 | 128 if inner <= self.swizzle_bytes => Ok(()),
-            32 | 64 | 128 => Err(refuse(format!("a box row of {inner} bytes under a swizzle of {}", self.swizzle_bytes))),
+            32 | 64 | 128 => {
+                Err(refuse(format!("a box row of {inner} bytes under a swizzle of {}", self.swizzle_bytes)))
+            }
             other => Err(refuse(format!("a swizzle of {other} bytes, not 0, 32, 64 or 128"))),
         }
     }
@@ -242,7 +245,8 @@ mod tests {
                     for x in 0..16 {
                         let at = [coordinates[0] + x, coordinates[1] + y, coordinates[2] + z];
                         let inside = at.iter().zip([40, 6, 3]).all(|(a, e)| (0..e).contains(a));
-                        let address = (1i64 << 36) + i64::from(at[2]) * 1024 + i64::from(at[1]) * 96 + i64::from(at[0]) * 2;
+                        let address =
+                            (1i64 << 36) + i64::from(at[2]) * 1024 + i64::from(at[1]) * 96 + i64::from(at[0]) * 2;
                         let linear = start + ((z * 4 + y) * 16 + x) as u32 * 2;
                         let place = map.swizzle().apply(linear) - start;
                         let want = inside.then_some(address as u64);

@@ -142,4 +142,3 @@ impl<'t> Decoder<'_, 't> {
 
 /// The label behind an inlined call; no PTX name contains a space.
 const RETURN: &str = "end of call";
-

@@ -305,4 +305,3 @@ impl<'a, 't> Decoder<'a, 't> {
         self.push(ins, i.text.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 }
-

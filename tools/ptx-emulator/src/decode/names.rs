@@ -153,7 +153,10 @@ impl<'t> Decoder<'_, 't> {
     pub(crate) fn find(&mut self, name: &str) -> Option<Symbol> {
         let digits = name.len() - name.bytes().rev().take_while(u8::is_ascii_digit).count();
         let (prefix, number) = name.split_at(digits);
-        let number = number.parse::<u32>().ok().filter(|n| name.len() == digits + 1 || *n > 0 && !name[digits..].starts_with('0'));
+        let number = number
+            .parse::<u32>()
+            .ok()
+            .filter(|n| name.len() == digits + 1 || *n > 0 && !name[digits..].starts_with('0'));
         for scope in self.scopes.iter().rev() {
             if let Some(symbol) = scope.names.get(name) {
                 return Some(*symbol);

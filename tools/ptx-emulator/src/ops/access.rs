@@ -80,7 +80,10 @@ fn global_fault(block: &Block<'_>, warp: &Warp, mask: u32, addresses: &R64, widt
     }
     let lane = find(mask, |lane| !addresses[lane].is_multiple_of(width));
     let (kind, message) = match addresses[lane].is_multiple_of(width) {
-        false => (FaultKind::Misaligned, format!("a {} of {width} bytes at an address that is no multiple of {width}", deed.words())),
+        false => (
+            FaultKind::Misaligned,
+            format!("a {} of {width} bytes at an address that is no multiple of {width}", deed.words()),
+        ),
         true => (FaultKind::ReadOnly, format!("a {} to constant memory", deed.words())),
     };
     block.fault(warp, lane as u32, kind, message).edit(|r| {
@@ -127,9 +130,9 @@ fn one_allocation<'a, const WIDTH: usize>(
     }
     for lane in 0..LANES {
         let address = addresses[lane];
-        let fine = memory.find(address).is_some_and(|a| {
-            Global::offset(address) + WIDTH as u64 <= a.bytes && (deed == Deed::Load || a.writable)
-        });
+        let fine = memory
+            .find(address)
+            .is_some_and(|a| Global::offset(address) + WIDTH as u64 <= a.bytes && (deed == Deed::Load || a.writable));
         if !fine || !address.is_multiple_of(WIDTH as u64) {
             return Err(global_fault(block, warp, mask, addresses, WIDTH as u64, deed));
         }
@@ -206,7 +209,11 @@ pub(crate) fn global_load<const WIDTH: usize>(
                 }
                 // SAFETY: as above.
                 unsafe {
-                    std::ptr::copy_nonoverlapping(a.data.pointer().add(start), into.as_mut_ptr().add(lane * WIDTH), WIDTH);
+                    std::ptr::copy_nonoverlapping(
+                        a.data.pointer().add(start),
+                        into.as_mut_ptr().add(lane * WIDTH),
+                        WIDTH,
+                    );
                 }
             }
         }
@@ -233,7 +240,17 @@ pub(crate) fn global_store<const WIDTH: usize>(
     let addresses = &settled(addresses, mask);
     let allocation = one_allocation::<WIDTH>(block, warp, mask, addresses, Deed::Store)?;
     let values = |lane: usize| padded::<WIDTH>(from, lane);
-    race::global_store(block, warp.index, mask, addresses, WIDTH as u32, order.strength, false, order.release, Some(&values))?;
+    race::global_store(
+        block,
+        warp.index,
+        mask,
+        addresses,
+        WIDTH as u32,
+        order.strength,
+        false,
+        order.release,
+        Some(&values),
+    )?;
     let (touched, ideal) = sectors::<WIDTH>(addresses, mask);
     block.counters.global_store_requests += 1;
     block.counters.global_store_sectors += touched;
@@ -360,7 +377,8 @@ pub(crate) fn count_shared<const WIDTH: usize>(block: &mut Block<'_>, mask: u32,
     }
     let size = LANES / groups;
     let words = (WIDTH as u32).div_ceil(4);
-    counters.shared_wavefronts += (0..groups).map(|g| passes(addresses, mask, g * size, (g + 1) * size, words)).sum::<u64>();
+    counters.shared_wavefronts +=
+        (0..groups).map(|g| passes(addresses, mask, g * size, (g + 1) * size, words)).sum::<u64>();
 }
 
 #[cold]
@@ -452,7 +470,14 @@ pub(crate) fn shared_load<const WIDTH: usize>(
             let at = addresses[lane] & 0xff_ffff;
             if let Some(peer) = cluster::peer(warp, block, lane, addresses[lane] >> 24)? {
                 let mut one = [0; 16 * LANES];
-                shared_load::<WIDTH>(peer, warp, 1 << lane, &[at; LANES], Order { strength: Strength::Strong, ..order }, &mut one)?;
+                shared_load::<WIDTH>(
+                    peer,
+                    warp,
+                    1 << lane,
+                    &[at; LANES],
+                    Order { strength: Strength::Strong, ..order },
+                    &mut one,
+                )?;
                 into[lane * WIDTH..][..WIDTH].copy_from_slice(&one[lane * WIDTH..][..WIDTH]);
             }
         }
@@ -507,7 +532,14 @@ pub(crate) fn shared_store<const WIDTH: usize>(
         for lane in (0..LANES).filter(|lane| others >> lane & 1 != 0) {
             let at = addresses[lane] & 0xff_ffff;
             if let Some(peer) = cluster::peer(warp, block, lane, addresses[lane] >> 24)? {
-                shared_store::<WIDTH>(peer, warp, 1 << lane, &[at; LANES], Order { strength: Strength::Strong, ..order }, from)?;
+                shared_store::<WIDTH>(
+                    peer,
+                    warp,
+                    1 << lane,
+                    &[at; LANES],
+                    Order { strength: Strength::Strong, ..order },
+                    from,
+                )?;
             }
         }
         return match mask & !others {
@@ -517,7 +549,16 @@ pub(crate) fn shared_store<const WIDTH: usize>(
     }
     let row = shared_check::<WIDTH>(block, warp, mask, &addresses, Deed::Store)?;
     let values = |lane: usize| padded::<WIDTH>(from, lane);
-    race::shared_store(block, warp.index, mask, &addresses, WIDTH as u32, order.strength, order.release, Some(&values))?;
+    race::shared_store(
+        block,
+        warp.index,
+        mask,
+        &addresses,
+        WIDTH as u32,
+        order.strength,
+        order.release,
+        Some(&values),
+    )?;
     count_shared::<WIDTH>(block, mask, &addresses, row);
     block.counters.shared_store_bytes += u64::from(mask.count_ones()) * WIDTH as u64;
     let check = !block.shared.written.is_empty();
@@ -551,16 +592,17 @@ fn local_range(
     let frame = warp.local.len() / LANES;
     let limit = block.launch.entry.code.local_bytes as u64;
     let wrong = if address.checked_add(width as u64).is_none_or(|end| end > limit) {
-        Some((FaultKind::OutOfBounds, format!("a {} of {width} bytes at offset {address} of {limit} bytes of local memory", deed.words())))
+        Some((
+            FaultKind::OutOfBounds,
+            format!("a {} of {width} bytes at offset {address} of {limit} bytes of local memory", deed.words()),
+        ))
     } else if !address.is_multiple_of(width as u64) {
         Some((FaultKind::Misaligned, format!("a {} of {width} bytes at local address {address}", deed.words())))
     } else {
         None
     };
     match wrong {
-        Some((kind, message)) => {
-            Err(block.fault(warp, lane as u32, kind, message).edit(|r| r.address = Some(address)))
-        }
+        Some((kind, message)) => Err(block.fault(warp, lane as u32, kind, message).edit(|r| r.address = Some(address))),
         None => Ok(lane * frame + address as usize..lane * frame + address as usize + width),
     }
 }

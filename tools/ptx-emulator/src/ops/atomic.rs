@@ -72,9 +72,27 @@ fn changed(deed: Deed, kind: &str, old: u64, b: u64, c: u64) -> u64 {
         (Deed::Or, _) => old | b,
         (Deed::Xor, _) => old ^ b,
         (Deed::Exchange, _) => b,
-        (Deed::Compare, _) => if old == b { c } else { old },
-        (Deed::Increment, _) => if old >= b { 0 } else { old + 1 },
-        (Deed::Decrement, _) => if old == 0 || old > b { b } else { old - 1 },
+        (Deed::Compare, _) => {
+            if old == b {
+                c
+            } else {
+                old
+            }
+        }
+        (Deed::Increment, _) => {
+            if old >= b {
+                0
+            } else {
+                old + 1
+            }
+        }
+        (Deed::Decrement, _) => {
+            if old == 0 || old > b {
+                b
+            } else {
+                old - 1
+            }
+        }
     }
 }
 

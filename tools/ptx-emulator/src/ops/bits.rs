@@ -115,9 +115,27 @@ pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decode
     };
     let class = Class::Integer;
     let ins = match i.parts[0] {
-        "and" => three(d, i, bits, if bits == 64 { binary(|a: u64, b: u64| a & b) } else { binary(|a: u32, b: u32| a & b) }, class)?,
-        "or" => three(d, i, bits, if bits == 64 { binary(|a: u64, b: u64| a | b) } else { binary(|a: u32, b: u32| a | b) }, class)?,
-        "xor" => three(d, i, bits, if bits == 64 { binary(|a: u64, b: u64| a ^ b) } else { binary(|a: u32, b: u32| a ^ b) }, class)?,
+        "and" => three(
+            d,
+            i,
+            bits,
+            if bits == 64 { binary(|a: u64, b: u64| a & b) } else { binary(|a: u32, b: u32| a & b) },
+            class,
+        )?,
+        "or" => three(
+            d,
+            i,
+            bits,
+            if bits == 64 { binary(|a: u64, b: u64| a | b) } else { binary(|a: u32, b: u32| a | b) },
+            class,
+        )?,
+        "xor" => three(
+            d,
+            i,
+            bits,
+            if bits == 64 { binary(|a: u64, b: u64| a ^ b) } else { binary(|a: u32, b: u32| a ^ b) },
+            class,
+        )?,
         "not" => {
             let run = by_type!(kind, unary, ["b16" => u16, "b32" => u32, "b64" => u64], |a| !a);
             two(d, i, bits, run, class)?
@@ -139,13 +157,15 @@ pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decode
         "shl" | "shr" => return shift(d, i, kind, bits),
         "shf" => {
             let run = match (i.has("l"), i.has("clamp")) {
-                (true, true) => ternary(|a: u32, b: u32, c: u32| {
-                    (((u64::from(b) << 32 | u64::from(a)) << c.min(32)) >> 32) as u32
-                }),
-                (true, false) => ternary(|a: u32, b: u32, c: u32| {
-                    (((u64::from(b) << 32 | u64::from(a)) << (c & 31)) >> 32) as u32
-                }),
-                (false, true) => ternary(|a: u32, b: u32, c: u32| ((u64::from(b) << 32 | u64::from(a)) >> c.min(32)) as u32),
+                (true, true) => {
+                    ternary(|a: u32, b: u32, c: u32| (((u64::from(b) << 32 | u64::from(a)) << c.min(32)) >> 32) as u32)
+                }
+                (true, false) => {
+                    ternary(|a: u32, b: u32, c: u32| (((u64::from(b) << 32 | u64::from(a)) << (c & 31)) >> 32) as u32)
+                }
+                (false, true) => {
+                    ternary(|a: u32, b: u32, c: u32| ((u64::from(b) << 32 | u64::from(a)) >> c.min(32)) as u32)
+                }
                 (false, false) => {
                     ternary(|a: u32, b: u32, c: u32| ((u64::from(b) << 32 | u64::from(a)) >> (c & 31)) as u32)
                 }
@@ -162,7 +182,8 @@ pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decode
                 _ => return Ok(None),
             };
             let (p, n) = (d.from32(i, 2, 32)?, d.from32(i, 3, 32)?);
-            let (to, a) = if bits == 64 { (d.to64(i, 0)?, d.from64(i, 1)?) } else { (d.to32(i, 0)?, d.from32(i, 1, 32)?) };
+            let (to, a) =
+                if bits == 64 { (d.to64(i, 0)?, d.from64(i, 1)?) } else { (d.to32(i, 0)?, d.from32(i, 1, 32)?) };
             d.with(run, class, &[to, a, p, n])
         }
         "bfi" => {
@@ -198,7 +219,13 @@ pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decode
             let to = d.to32(i, 0)?;
             d.with(run, class, &[to, a])
         }
-        "brev" => two(d, i, bits, if bits == 64 { unary(|a: u64| a.reverse_bits()) } else { unary(|a: u32| a.reverse_bits()) }, class)?,
+        "brev" => two(
+            d,
+            i,
+            bits,
+            if bits == 64 { unary(|a: u64| a.reverse_bits()) } else { unary(|a: u32| a.reverse_bits()) },
+            class,
+        )?,
         "clz" | "popc" => {
             let run = match (i.parts[0], bits) {
                 ("clz", 32) => unary(|a: u32| a.leading_zeros()),

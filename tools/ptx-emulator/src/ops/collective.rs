@@ -140,8 +140,13 @@ pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decode
                 _ => return Ok(None),
             };
             let (to, p) = first(d)?;
-            let slots =
-                [d.destination32(i, &to)?, d.from32(i, 1, 32)?, d.from32(i, 2, 32)?, d.from32(i, 3, 32)?, d.to_predicate(i, &p)?];
+            let slots = [
+                d.destination32(i, &to)?,
+                d.from32(i, 1, 32)?,
+                d.from32(i, 2, 32)?,
+                d.from32(i, 3, 32)?,
+                d.to_predicate(i, &p)?,
+            ];
             let mut ins = d.with(shuffle, class, &slots);
             ins.immediate = kind;
             ins.gather = members(d, 4)?;

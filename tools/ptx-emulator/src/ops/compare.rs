@@ -16,27 +16,81 @@ macro_rules! ordered {
     ($name:expr, $t:ty, $make:ident, |$v:ident| $value:expr) => {
         match $name {
             "eq" => $make(|a: $t, b: $t| {
-                let (a, b) = ({ let $v = a; $value }, { let $v = b; $value });
+                let (a, b) = (
+                    {
+                        let $v = a;
+                        $value
+                    },
+                    {
+                        let $v = b;
+                        $value
+                    },
+                );
                 a == b
             }),
             "ne" => $make(|a: $t, b: $t| {
-                let (a, b) = ({ let $v = a; $value }, { let $v = b; $value });
+                let (a, b) = (
+                    {
+                        let $v = a;
+                        $value
+                    },
+                    {
+                        let $v = b;
+                        $value
+                    },
+                );
                 a < b || a > b
             }),
             "lt" | "lo" => $make(|a: $t, b: $t| {
-                let (a, b) = ({ let $v = a; $value }, { let $v = b; $value });
+                let (a, b) = (
+                    {
+                        let $v = a;
+                        $value
+                    },
+                    {
+                        let $v = b;
+                        $value
+                    },
+                );
                 a < b
             }),
             "le" | "ls" => $make(|a: $t, b: $t| {
-                let (a, b) = ({ let $v = a; $value }, { let $v = b; $value });
+                let (a, b) = (
+                    {
+                        let $v = a;
+                        $value
+                    },
+                    {
+                        let $v = b;
+                        $value
+                    },
+                );
                 a <= b
             }),
             "gt" | "hi" => $make(|a: $t, b: $t| {
-                let (a, b) = ({ let $v = a; $value }, { let $v = b; $value });
+                let (a, b) = (
+                    {
+                        let $v = a;
+                        $value
+                    },
+                    {
+                        let $v = b;
+                        $value
+                    },
+                );
                 a > b
             }),
             "ge" | "hs" => $make(|a: $t, b: $t| {
-                let (a, b) = ({ let $v = a; $value }, { let $v = b; $value });
+                let (a, b) = (
+                    {
+                        let $v = a;
+                        $value
+                    },
+                    {
+                        let $v = b;
+                        $value
+                    },
+                );
                 a >= b
             }),
             _ => return None,
@@ -48,35 +102,107 @@ macro_rules! unordered {
     ($name:expr, $t:ty, $make:ident, |$v:ident| $value:expr) => {
         match $name {
             "equ" => $make(|a: $t, b: $t| {
-                let (a, b) = ({ let $v = a; $value }, { let $v = b; $value });
+                let (a, b) = (
+                    {
+                        let $v = a;
+                        $value
+                    },
+                    {
+                        let $v = b;
+                        $value
+                    },
+                );
                 !(a < b || a > b)
             }),
             "neu" => $make(|a: $t, b: $t| {
-                let (a, b) = ({ let $v = a; $value }, { let $v = b; $value });
+                let (a, b) = (
+                    {
+                        let $v = a;
+                        $value
+                    },
+                    {
+                        let $v = b;
+                        $value
+                    },
+                );
                 a != b
             }),
             "ltu" => $make(|a: $t, b: $t| {
-                let (a, b) = ({ let $v = a; $value }, { let $v = b; $value });
+                let (a, b) = (
+                    {
+                        let $v = a;
+                        $value
+                    },
+                    {
+                        let $v = b;
+                        $value
+                    },
+                );
                 !(a >= b)
             }),
             "leu" => $make(|a: $t, b: $t| {
-                let (a, b) = ({ let $v = a; $value }, { let $v = b; $value });
+                let (a, b) = (
+                    {
+                        let $v = a;
+                        $value
+                    },
+                    {
+                        let $v = b;
+                        $value
+                    },
+                );
                 !(a > b)
             }),
             "gtu" => $make(|a: $t, b: $t| {
-                let (a, b) = ({ let $v = a; $value }, { let $v = b; $value });
+                let (a, b) = (
+                    {
+                        let $v = a;
+                        $value
+                    },
+                    {
+                        let $v = b;
+                        $value
+                    },
+                );
                 !(a <= b)
             }),
             "geu" => $make(|a: $t, b: $t| {
-                let (a, b) = ({ let $v = a; $value }, { let $v = b; $value });
+                let (a, b) = (
+                    {
+                        let $v = a;
+                        $value
+                    },
+                    {
+                        let $v = b;
+                        $value
+                    },
+                );
                 !(a < b)
             }),
             "num" => $make(|a: $t, b: $t| {
-                let (a, b) = ({ let $v = a; $value }, { let $v = b; $value });
+                let (a, b) = (
+                    {
+                        let $v = a;
+                        $value
+                    },
+                    {
+                        let $v = b;
+                        $value
+                    },
+                );
                 a == a && b == b
             }),
             "nan" => $make(|a: $t, b: $t| {
-                let (a, b) = ({ let $v = a; $value }, { let $v = b; $value });
+                let (a, b) = (
+                    {
+                        let $v = a;
+                        $value
+                    },
+                    {
+                        let $v = b;
+                        $value
+                    },
+                );
                 a != a || b != b
             }),
             name => ordered!(name, $t, $make, |$v| $value),

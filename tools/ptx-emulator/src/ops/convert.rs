@@ -132,7 +132,13 @@ fn convert(bits: u64, from: Type, to: Type, mode: Rounding, flags: u32) -> u64 {
         return match value {
             Value::Int(v) if flags & SAT != 0 => v.clamp(low, high) as u64 & cut,
             Value::Int(v) => v as u64 & cut,
-            Value::Float(v) if v.is_nan() => if width == 64 { 1 << 63 } else { 0 },
+            Value::Float(v) if v.is_nan() => {
+                if width == 64 {
+                    1 << 63
+                } else {
+                    0
+                }
+            }
             Value::Float(v) => (v as i128).clamp(low, high) as u64 & cut,
         };
     }
@@ -154,7 +160,11 @@ fn convert(bits: u64, from: Type, to: Type, mode: Rounding, flags: u32) -> u64 {
         Type::F64 => {
             let stepped = match mode {
                 Rounding::Zero if low < 0.0 && high > 0.0 || low > 0.0 && high < 0.0 => {
-                    if high > 0.0 { high.next_down() } else { high.next_up() }
+                    if high > 0.0 {
+                        high.next_down()
+                    } else {
+                        high.next_up()
+                    }
                 }
                 Rounding::Down if low < 0.0 => high.next_down(),
                 Rounding::Up if low > 0.0 => high.next_up(),

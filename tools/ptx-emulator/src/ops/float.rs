@@ -189,26 +189,62 @@ unsafe fn careful64(warp: &mut Warp, _: &mut Block<'_>, ins: &Ins, mask: u32) ->
 #[inline(always)]
 pub(crate) fn minimum(a: f32, b: f32) -> f32 {
     let equal = f32::from_bits(a.to_bits() | b.to_bits());
-    let ordered = if a < b { a } else if b < a { b } else { equal };
-    if a.is_nan() { if b.is_nan() { f32::from_bits(0x7fff_ffff) } else { b } } else if b.is_nan() { a } else { ordered }
+    let ordered = if a < b {
+        a
+    } else if b < a {
+        b
+    } else {
+        equal
+    };
+    if a.is_nan() {
+        if b.is_nan() { f32::from_bits(0x7fff_ffff) } else { b }
+    } else if b.is_nan() {
+        a
+    } else {
+        ordered
+    }
 }
 
 /// Larger of two, NaN only if both are.
 #[inline(always)]
 pub(crate) fn maximum(a: f32, b: f32) -> f32 {
     let equal = f32::from_bits(a.to_bits() & b.to_bits());
-    let ordered = if a > b { a } else if b > a { b } else { equal };
-    if a.is_nan() { if b.is_nan() { f32::from_bits(0x7fff_ffff) } else { b } } else if b.is_nan() { a } else { ordered }
+    let ordered = if a > b {
+        a
+    } else if b > a {
+        b
+    } else {
+        equal
+    };
+    if a.is_nan() {
+        if b.is_nan() { f32::from_bits(0x7fff_ffff) } else { b }
+    } else if b.is_nan() {
+        a
+    } else {
+        ordered
+    }
 }
 
 fn minimum64(a: f64, b: f64) -> f64 {
     let equal = f64::from_bits(a.to_bits() | b.to_bits());
-    if a < b || b.is_nan() { a } else if b < a || a.is_nan() { b } else { equal }
+    if a < b || b.is_nan() {
+        a
+    } else if b < a || a.is_nan() {
+        b
+    } else {
+        equal
+    }
 }
 
 fn maximum64(a: f64, b: f64) -> f64 {
     let equal = f64::from_bits(a.to_bits() & b.to_bits());
-    if a > b || b.is_nan() { a } else if b > a || a.is_nan() { b } else { equal }
+    if a > b || b.is_nan() {
+        a
+    } else if b > a || a.is_nan() {
+        b
+    } else {
+        equal
+    }
 }
 
 /// `rcp` and `sqrt` with a rounding belong here, their approximations to `special`.

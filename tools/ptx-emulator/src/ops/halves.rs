@@ -55,7 +55,12 @@ struct TwoPacked<T, F>(std::marker::PhantomData<(T, F)>);
 
 impl<T: Narrow + Lane<Register = u32>, F: Fn(f32, f32) -> f32 + Copy> Operation for Two<T, F> {
     #[inline(always)]
-    fn run(warp: &mut crate::machine::Warp, _: &mut crate::machine::Block<'_>, ins: &Ins, mask: u32) -> crate::machine::Step {
+    fn run(
+        warp: &mut crate::machine::Warp,
+        _: &mut crate::machine::Block<'_>,
+        ins: &Ins,
+        mask: u32,
+    ) -> crate::machine::Step {
         let f = conjure::<F>();
         let (a, b) = (warp.get32(ins.slots[1]), warp.get32(ins.slots[2]));
         let mut out = [0u32; crate::machine::LANES];
@@ -72,7 +77,12 @@ where
     [T; 2]: Lane<Register = u32>,
 {
     #[inline(always)]
-    fn run(warp: &mut crate::machine::Warp, _: &mut crate::machine::Block<'_>, ins: &Ins, mask: u32) -> crate::machine::Step {
+    fn run(
+        warp: &mut crate::machine::Warp,
+        _: &mut crate::machine::Block<'_>,
+        ins: &Ins,
+        mask: u32,
+    ) -> crate::machine::Step {
         let f = conjure::<F>();
         let (a, b) = (warp.get32(ins.slots[1]), warp.get32(ins.slots[2]));
         let mut out = [0u32; crate::machine::LANES];

@@ -23,7 +23,13 @@ pub(crate) fn integer_type(kind: &str) -> Option<(u32, bool)> {
 }
 
 /// d, a, b of one width.
-pub(crate) fn three<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>, bits: u32, run: OpFn, class: Class) -> Decoded<Ins> {
+pub(crate) fn three<'t>(
+    d: &mut Decoder<'_, 't>,
+    i: &Instruction<'t>,
+    bits: u32,
+    run: OpFn,
+    class: Class,
+) -> Decoded<Ins> {
     let slots = match bits {
         64 => [d.to64(i, 0)?, d.from64(i, 1)?, d.from64(i, 2)?],
         _ => [d.to32(i, 0)?, d.from32(i, 1, bits)?, d.from32(i, 2, bits)?],
@@ -32,7 +38,13 @@ pub(crate) fn three<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>, bits: u32,
 }
 
 /// d, a of one width.
-pub(crate) fn two<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>, bits: u32, run: OpFn, class: Class) -> Decoded<Ins> {
+pub(crate) fn two<'t>(
+    d: &mut Decoder<'_, 't>,
+    i: &Instruction<'t>,
+    bits: u32,
+    run: OpFn,
+    class: Class,
+) -> Decoded<Ins> {
     let slots = match bits {
         64 => [d.to64(i, 0)?, d.from64(i, 1)?],
         _ => [d.to32(i, 0)?, d.from32(i, 1, bits)?],
@@ -41,7 +53,13 @@ pub(crate) fn two<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>, bits: u32, r
 }
 
 /// d, a, b, c of one width.
-pub(crate) fn four<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>, bits: u32, run: OpFn, class: Class) -> Decoded<Ins> {
+pub(crate) fn four<'t>(
+    d: &mut Decoder<'_, 't>,
+    i: &Instruction<'t>,
+    bits: u32,
+    run: OpFn,
+    class: Class,
+) -> Decoded<Ins> {
     let slots = match bits {
         64 => [d.to64(i, 0)?, d.from64(i, 1)?, d.from64(i, 2)?, d.from64(i, 3)?],
         _ => [d.to32(i, 0)?, d.from32(i, 1, bits)?, d.from32(i, 2, bits)?, d.from32(i, 3, bits)?],
@@ -68,7 +86,9 @@ pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decode
     let class = Class::Integer;
     let saturate = i.has("sat");
     let ins = match i.parts[0] {
-        "add" | "sub" | "addc" | "subc" if i.has("cc") || i.parts[0].ends_with('c') => return carry(d, i, bits).map(Some),
+        "add" | "sub" | "addc" | "subc" if i.has("cc") || i.parts[0].ends_with('c') => {
+            return carry(d, i, bits).map(Some);
+        }
         "mad" | "madc" if i.has("cc") || i.parts[0].ends_with('c') => return carry(d, i, bits).map(Some),
         "add" if saturate => three(d, i, bits, binary(|a: i32, b: i32| a.saturating_add(b)), class)?,
         "sub" if saturate => three(d, i, bits, binary(|a: i32, b: i32| a.saturating_sub(b)), class)?,
@@ -347,26 +367,23 @@ fn dot<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Ins> {
         (_, false, true, true) => ternary(|a: u32, b: u32, c: u32| sum2(signed_halves(a), signed_bytes(b), 0, c)),
         (_, false, true, false) => ternary(|a: u32, b: u32, c: u32| sum2(signed_halves(a), unsigned_bytes(b), 0, c)),
         (_, false, false, true) => ternary(|a: u32, b: u32, c: u32| sum2(unsigned_halves(a), signed_bytes(b), 0, c)),
-        (_, false, false, false) => {
-            ternary(|a: u32, b: u32, c: u32| sum2(unsigned_halves(a), unsigned_bytes(b), 0, c))
-        }
+        (_, false, false, false) => ternary(|a: u32, b: u32, c: u32| sum2(unsigned_halves(a), unsigned_bytes(b), 0, c)),
         (_, true, true, true) => ternary(|a: u32, b: u32, c: u32| sum2(signed_halves(a), signed_bytes(b), 2, c)),
         (_, true, true, false) => ternary(|a: u32, b: u32, c: u32| sum2(signed_halves(a), unsigned_bytes(b), 2, c)),
         (_, true, false, true) => ternary(|a: u32, b: u32, c: u32| sum2(unsigned_halves(a), signed_bytes(b), 2, c)),
-        (_, true, false, false) => {
-            ternary(|a: u32, b: u32, c: u32| sum2(unsigned_halves(a), unsigned_bytes(b), 2, c))
-        }
+        (_, true, false, false) => ternary(|a: u32, b: u32, c: u32| sum2(unsigned_halves(a), unsigned_bytes(b), 2, c)),
     };
     four(d, i, 32, run, Class::Integer)
 }
 
 /// The byte-wise video instructions as compilers write them: all lanes, three types alike, the last operand zero.
 fn packed_bytes<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Option<Ins>> {
-    let signed = match (i.parts.iter().filter(|p| **p == "u32").count(), i.parts.iter().filter(|p| **p == "s32").count()) {
-        (3, 0) => false,
-        (0, 3) => true,
-        _ => return Ok(None),
-    };
+    let signed =
+        match (i.parts.iter().filter(|p| **p == "u32").count(), i.parts.iter().filter(|p| **p == "s32").count()) {
+            (3, 0) => false,
+            (0, 3) => true,
+            _ => return Ok(None),
+        };
     if i.has("sat") || i.has("add") {
         return Ok(None);
     }

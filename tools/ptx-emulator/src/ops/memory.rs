@@ -227,7 +227,14 @@ impl<const SPACE: u8, const WIDTH: usize> Operation for Store<SPACE, WIDTH> {
                     left &= !same;
                     match window {
                         SHARED_WINDOW => {
-                            access::shared_store::<WIDTH>(block, warp, same, &shared_of_generic(&at), order(ins), &data)?;
+                            access::shared_store::<WIDTH>(
+                                block,
+                                warp,
+                                same,
+                                &shared_of_generic(&at),
+                                order(ins),
+                                &data,
+                            )?;
                         }
                         LOCAL_WINDOW => {
                             access::local_store::<WIDTH>(block, warp, same, &at.map(|a| a & !LOCAL_WINDOW), &data)?;

@@ -39,8 +39,8 @@ pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decode
         "cvt" => convert::decode(d, i),
         "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" => special::decode(d, i),
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => collective::decode(d, i),
-        "bra" | "brx" | "ret" | "exit" | "trap" | "brkpt" | "nanosleep" | "pmevent" | "griddepcontrol" | "setmaxnreg"
-        | "discard" | "applypriority" | "prefetchu" => control::decode(d, i),
+        "bra" | "brx" | "ret" | "exit" | "trap" | "brkpt" | "nanosleep" | "pmevent" | "griddepcontrol"
+        | "setmaxnreg" | "discard" | "applypriority" | "prefetchu" => control::decode(d, i),
         "ldmatrix" | "stmatrix" | "movmatrix" | "mma" | "wgmma" | "wmma" => tensor_core::decode(d, i),
         "mbarrier" | "cp" | "mapa" | "getctarank" => asynchronous::decode(d, i),
         "bar" | "barrier" | "membar" | "fence" | "prefetch" => match control::decode(d, i)? {

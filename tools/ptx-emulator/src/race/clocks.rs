@@ -4,10 +4,7 @@
 //! knows of a later-or-equal clock of that warp. Block-wide barriers join everything, so that one number, the floor, tells all
 //! accesses before the last of them from the rest: the fast path of every check.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 /// Warps of a block, then asynchronous engines, then other blocks of the cluster.
 pub const ACTORS: usize = 64;

@@ -225,7 +225,12 @@ impl GlobalShadow {
 }
 
 /// Lanes that store different values to one place at once.
-fn simultaneous(warp: usize, mask: u32, addresses: &[u64; 32], values: &dyn Fn(usize) -> [u8; 16]) -> Result<(), Conflict> {
+fn simultaneous(
+    warp: usize,
+    mask: u32,
+    addresses: &[u64; 32],
+    values: &dyn Fn(usize) -> [u8; 16],
+) -> Result<(), Conflict> {
     let mut rest = mask;
     while rest != 0 {
         let lane = rest.trailing_zeros() as usize;
@@ -311,8 +316,19 @@ mod tests {
 
         fn store(&mut self, block: usize, warp: usize, offset: u64, strength: Strength) -> bool {
             let clocks = &mut self.blocks[block];
-            let result =
-                self.shadow.store(PLACE, clocks, warp, u32::MAX, &at(offset), 4, strength, false, false, &|_| None, None);
+            let result = self.shadow.store(
+                PLACE,
+                clocks,
+                warp,
+                u32::MAX,
+                &at(offset),
+                4,
+                strength,
+                false,
+                false,
+                &|_| None,
+                None,
+            );
             result.is_ok()
         }
     }

@@ -14,8 +14,8 @@ mod hooks;
 mod shared;
 
 pub(crate) use clocks::{BlockClocks, ENGINE_COUNT, ENGINES};
-pub use hooks::{BlockRaces, GlobalRaces, global_load, global_store, shared_load, shared_store};
 pub(crate) use hooks::shared_fault;
+pub use hooks::{BlockRaces, GlobalRaces, global_load, global_store, shared_load, shared_store};
 
 /// How strongly an access is ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,7 +30,9 @@ fn number(form: Form) -> i64 {
     let signed = |e: Element| i64::from(e == Element::S8);
     match FORMS.iter().position(|f| *f == form) {
         Some(place) => place as i64,
-        None => 64 | signed(form.a) | signed(form.b) << 1 | i64::from(form.k == 32) << 2 | i64::from(form.saturate) << 3,
+        None => {
+            64 | signed(form.a) | signed(form.b) << 1 | i64::from(form.k == 32) << 2 | i64::from(form.saturate) << 3
+        }
     }
 }
 
@@ -166,8 +168,7 @@ fn rows(warp: &Warp, block: &mut Block<'_>, ins: &Ins) -> Result<(R32, u32), Fau
             return Err(block.fault(warp, lane as u32, FaultKind::Misaligned, message));
         }
         if u64::from(*address) + 16 > u64::from(block.shared.limit) {
-            let message =
-                format!("a matrix row at shared address {address:#x} of {} bytes", block.shared.limit);
+            let message = format!("a matrix row at shared address {address:#x} of {} bytes", block.shared.limit);
             return Err(block.fault(warp, lane as u32, FaultKind::OutOfBounds, message));
         }
     }

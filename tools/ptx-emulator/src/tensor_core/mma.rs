@@ -248,7 +248,11 @@ pub(super) fn left32<const K: usize>(a: &[&Lanes]) -> [[f32; K]; 16] {
 }
 
 #[inline(always)]
-fn float32_body<const K: usize, const UNUSED: bool, const FMA: bool>(a: &[&Lanes], b: &[&Lanes], sums: &mut Accumulator) {
+fn float32_body<const K: usize, const UNUSED: bool, const FMA: bool>(
+    a: &[&Lanes],
+    b: &[&Lanes],
+    sums: &mut Accumulator,
+) {
     let left = left32::<K>(a);
     let mut right = [[0.0; 8]; K];
     for step in 0..K / 4 {
@@ -331,7 +335,12 @@ mod tests {
         let mut d = vec![[0; 32]; form.c_registers()];
         let all = |r: &[Lanes]| r.to_vec();
         let (a, b, c) = (all(&a), all(&b), all(&c));
-        form.multiply(&a.iter().collect::<Vec<_>>(), &b.iter().collect::<Vec<_>>(), &c.iter().collect::<Vec<_>>(), &mut d);
+        form.multiply(
+            &a.iter().collect::<Vec<_>>(),
+            &b.iter().collect::<Vec<_>>(),
+            &c.iter().collect::<Vec<_>>(),
+            &mut d,
+        );
         let signed = |kind: Element, v: i32| if kind == Element::U8 { v.abs() } else { v };
         let expected = |row: usize, column: usize| {
             let sum = |k| signed(form.a, value(1, row, k)) * signed(form.b, value(2, k, column));

@@ -295,7 +295,14 @@ mod tests {
     }
 
     /// Shared memory holding a tile in the canonical layout, written from the layout's definition in units of elements.
-    fn tile(element: Element, major: Major, swizzle: Swizzle, mn: usize, k: usize, seed: usize) -> (Vec<u8>, Descriptor) {
+    fn tile(
+        element: Element,
+        major: Major,
+        swizzle: Swizzle,
+        mn: usize,
+        k: usize,
+        seed: usize,
+    ) -> (Vec<u8>, Descriptor) {
         let size = element.bytes();
         let row = swizzle.row_bytes() as usize;
         let along = row / size;

@@ -60,7 +60,10 @@ fn without(line: &str, at: usize, labels: &HashMap<&str, usize>) -> Option<(Safe
     if opcode.starts_with("bar.warp.sync") {
         return gone(Safeguard::WarpBarrier);
     }
-    if opcode.starts_with("bar.sync") || opcode.starts_with("barrier.sync") || opcode.starts_with("barrier.cluster.wait") {
+    if opcode.starts_with("bar.sync")
+        || opcode.starts_with("barrier.sync")
+        || opcode.starts_with("barrier.cluster.wait")
+    {
         return gone(Safeguard::Barrier);
     }
     if ["cp.async.wait", "cp.async.bulk.wait", "wgmma.wait_group"].iter().any(|p| opcode.starts_with(p)) {

@@ -68,7 +68,8 @@ fn matmul_warpgroup(text: &str, seed: u64) -> Result<(), Fault> {
     let across: Vec<f32> = (0..n * k).map(|i| b[i % k * n + i / k]).collect();
     let mut host = Host::new(text, seed);
     let (left, right, to) = (host.upload(&half(&a)), host.upload(&half(&across)), host.room::<f32>(m * n));
-    let (left, right) = (map(left, 2, k as u64, m as u64, [64, 64], 128), map(right, 2, k as u64, n as u64, [64, 32], 128));
+    let (left, right) =
+        (map(left, 2, k as u64, m as u64, [64, 64], 128), map(right, 2, k as u64, n as u64, [64, 32], 128));
     let shared = 2 * (64 + 32) * 64 * 2;
     host.launch("matmul_warpgroup", [2, 2, 1], x(256), shared, args![left, right, to, n as i32, k as i32])?;
     assert_eq!(host.download::<f32>(to, m * n), product(&a, &b, m, n, k));

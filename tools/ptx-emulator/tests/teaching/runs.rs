@@ -266,7 +266,12 @@ fn softmax(text: &str, seed: u64) -> Result<(), Fault> {
 }
 
 fn running(a: &[i32]) -> Vec<i32> {
-    a.iter().scan(0, |sum, v| { *sum += v; Some(*sum) }).collect()
+    a.iter()
+        .scan(0, |sum, v| {
+            *sum += v;
+            Some(*sum)
+        })
+        .collect()
 }
 
 fn scan_two_buffers(text: &str, seed: u64) -> Result<(), Fault> {
