@@ -21,6 +21,11 @@ impl Philox {
         Philox::new(seed, fnv1a(name.as_bytes()))
     }
 
+    /// Key and stream, low words first, as kernels take them.
+    pub fn words(&self) -> [u32; 4] {
+        [self.key[0], self.key[1], self.stream as u32, (self.stream >> 32) as u32]
+    }
+
     /// The four words at one position of the stream.
     pub fn block(&self, position: u64) -> [u32; 4] {
         let counter = [position as u32, (position >> 32) as u32, self.stream as u32, (self.stream >> 32) as u32];

@@ -5,6 +5,7 @@ pub mod cuda;
 pub mod driver;
 pub mod graph;
 pub mod host;
+pub mod index;
 pub mod kernel;
 pub mod list;
 pub mod math;

@@ -3,10 +3,15 @@
 use rayon::prelude::*;
 
 use crate::{
-    device::host::Real,
+    device::{
+        driver::DevicePtr,
+        host::Real,
+        index::{Axes, Strides, Walk, count31, strides},
+        kernel::{FLOATS, Kernel, blocks},
+    },
     error::{Error, Result},
-    float_dispatch,
-    op::{Case, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    float_dispatch, kernel_params,
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::{MAX_RANK, Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -57,6 +62,19 @@ struct Binary {
     kind: Kind,
 }
 
+kernel_params! {
+    struct BinaryParams {
+        a: DevicePtr, b: DevicePtr, y: DevicePtr, elems: u64, count: u32, wide: u32,
+        axes: Axes, a_strides: Strides, b_strides: Strides, a_repeats: u32, b_repeats: u32,
+    }
+}
+
+const THREADS: u32 = 256;
+
+const fn kernel(name: &'static str) -> Kernel<BinaryParams> {
+    Kernel::new("binary", name, THREADS, FLOATS)
+}
+
 /// Elements one rayon task takes: enough to hide its start, small enough to stay in L2.
 const GRAIN: usize = 16 << 10;
 
@@ -91,6 +109,34 @@ impl Op for Binary {
             }
         });
         Ok(())
+    }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let (a, b, y) = (args.x[0], args.x[1], args.y[0]);
+        let shape = y.shape();
+        let (a_strides, b_strides) = (broadcast_strides(&a.shape(), &shape), broadcast_strides(&b.shape(), &shape));
+        let mut walk = Walk::new(&shape, [&a_strides[..shape.rank()], &b_strides[..shape.rank()]]);
+        let width = 16 / y.dtype().bytes();
+        let wide = walk.extents.len() == 1 || walk.extents[0].is_multiple_of(width);
+        if wide {
+            walk.extents[0] = walk.extents[0].div_ceil(width);
+            walk.strides.iter_mut().for_each(|of| of[0] *= width);
+        }
+        let count = count31(self.name(), walk.extents.iter().product())?;
+        let params = BinaryParams {
+            a: a.ptr,
+            b: b.ptr,
+            y: y.ptr,
+            elems: y.elems() as u64,
+            count,
+            wide: wide.into(),
+            axes: walk.axes(),
+            a_strides: strides(&walk.strides[0]),
+            b_strides: strides(&walk.strides[1]),
+            a_repeats: walk.repeats(0).into(),
+            b_repeats: walk.repeats(1).into(),
+        };
+        args.launch(&kernel(self.name()), y.dtype(), blocks(count as usize, THREADS as usize), 0, &params)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -177,11 +223,14 @@ pub(crate) fn row_offset(row: usize, shape: &Shape, strides: &[usize; MAX_RANK])
 pub const SPEC: OpSpec = OpSpec {
     name: "binary",
     order: Order::Any,
-    kernels: &[],
+    kernels: &[kernel("add").info(), kernel("sub").info(), kernel("mul").info(), kernel("div").info()],
     cases: || {
         vec![
             Case::new("add_rows", [normal([5, 7]), normal([7])], |x| Ok(vec![x[0].add(&x[1])?])),
             Case::new("sub_columns", [normal([4, 1, 3]), normal([2, 1])], |x| Ok(vec![x[0].sub(&x[1])?])),
+            Case::new("add_wide_rows", [normal([3, 5, 16]), normal([16])], |x| Ok(vec![x[0].add(&x[1])?])),
+            Case::new("mul_outer", [normal([5, 1]), normal([1, 24])], |x| Ok(vec![x[0].mul(&x[1])?])),
+            Case::new("sub_single", [normal([1]), normal([1])], |x| Ok(vec![x[0].sub(&x[1])?])),
             Case::new("mul_same", [normal([3, 33]), normal([3, 33])], |x| Ok(vec![x[0].mul(&x[1])?])),
             Case::new("mul_scalar", [normal([2, 3, 4]), normal([1])], |x| Ok(vec![x[0].mul(&x[1])?])),
             Case::new("div_channels", [normal([2, 3, 2, 5]), drawn([2, 1, 1, 5], Draw::Uniform(0.5, 2.0))], |x| {

@@ -4,10 +4,15 @@ use rayon::prelude::*;
 
 use super::binary::{broadcast_strides, row_offset};
 use crate::{
-    device::host::Real,
+    device::{
+        driver::DevicePtr,
+        host::Real,
+        index::{Axes, Strides, Walk, count31, strides, unit_bytes},
+        kernel::{Kernel, UNTYPED, blocks},
+    },
     error::{Error, Result},
-    float_dispatch,
-    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    float_dispatch, kernel_params,
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -28,6 +33,16 @@ struct Broadcast {
     to: Shape,
 }
 
+kernel_params! {
+    struct BroadcastParams {
+        x: DevicePtr, y: DevicePtr, count: u32, unit_bytes: u32, repeats: u32, element_bytes: u32,
+        axes: Axes, strides: Strides,
+    }
+}
+
+const THREADS: u32 = 256;
+const FORWARD: Kernel<BroadcastParams> = Kernel::new("broadcast", "fwd", THREADS, UNTYPED);
+
 impl Op for Broadcast {
     fn name(&self) -> &'static str {
         "broadcast"
@@ -44,6 +59,36 @@ impl Op for Broadcast {
         let from = args.x_shape(0);
         float_dispatch!(args, T => repeat::<T>(args.x(0), args.y(0), &from, &self.to));
         Ok(())
+    }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let (x, y) = (args.x[0], args.y[0]);
+        let element_bytes = x.dtype().bytes();
+        if element_bytes > 4 {
+            return Err(Error::NoKernel { op: "broadcast", device: args.driver.name().to_string() });
+        }
+        let of = broadcast_strides(&x.shape(), &self.to);
+        let mut walk = Walk::new(&self.to, [&of[..self.to.rank()]]);
+        let unit_bytes = unit_bytes(&[walk.extents[0] * element_bytes]);
+        let in_a_unit = unit_bytes / element_bytes;
+        walk.extents[0] /= in_a_unit;
+        let repeats = walk.repeats(0);
+        if !repeats {
+            // The innermost step of one element is now one unit; the others are whole units.
+            walk.strides[0][1..].iter_mut().for_each(|step| *step /= in_a_unit);
+        }
+        let count = count31("broadcast", walk.extents.iter().product())?;
+        let params = BroadcastParams {
+            x: x.ptr,
+            y: y.ptr,
+            count,
+            unit_bytes: unit_bytes as u32,
+            repeats: repeats.into(),
+            element_bytes: element_bytes as u32,
+            axes: walk.axes(),
+            strides: strides(&walk.strides[0]),
+        };
+        args.launch(&FORWARD, x.dtype(), blocks(count as usize, THREADS as usize), 0, &params)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -76,10 +121,12 @@ fn repeat<T: Real>(x: &[T], y: &mut [T], from: &Shape, to: &Shape) {
 pub const SPEC: OpSpec = OpSpec {
     name: "broadcast",
     order: Order::Any,
-    kernels: &[],
+    kernels: &[FORWARD.info()],
     cases: || {
         vec![
             Case::new("rows", [normal([1, 7])], |x| Ok(vec![x[0].square()?.broadcast_to([5, 7])?])),
+            Case::new("wide_rows", [normal([2, 1, 16])], |x| Ok(vec![x[0].square()?.broadcast_to([2, 3, 16])?])),
+            Case::new("one_value", [normal([1])], |x| Ok(vec![x[0].square()?.broadcast_to([3, 11])?])),
             Case::new("columns", [normal([4, 1])], |x| Ok(vec![x[0].square()?.broadcast_to([2, 4, 9])?])),
             Case::new("spatial", [normal([2, 1, 1, 3])], |x| Ok(vec![x[0].square()?.broadcast_to([2, 4, 5, 3])?])),
         ]

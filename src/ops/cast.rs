@@ -1,10 +1,16 @@
 //! The same values at another element type: rounded to nearest, integers saturating. The gradient is cast back.
 
 use crate::{
-    device::{host::Element, vector::par_rows},
+    device::{
+        driver::DevicePtr,
+        host::Element,
+        kernel::{Kernel, blocks},
+        vector::par_rows,
+    },
     dtype::DType,
     error::{Error, Result},
-    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    kernel_params,
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -24,6 +30,26 @@ struct Cast {
     to: DType,
 }
 
+kernel_params! {
+    struct CastParams { x: DevicePtr, y: DevicePtr, count: u64 }
+}
+
+const THREADS: u32 = 256;
+
+/// One family for each type cast from; its types are those cast to.
+const fn kernel(from: DType) -> Kernel<CastParams> {
+    use DType::{Bf16, F16, F32, I32, U8};
+    let (name, to): (_, &'static [DType]) = match from {
+        F32 => ("from_f32", &[Bf16, F16, U8, I32]),
+        Bf16 => ("from_bf16", &[F32, F16, U8, I32]),
+        F16 => ("from_f16", &[F32, Bf16, U8, I32]),
+        U8 => ("from_u8", &[F32, Bf16, F16, I32]),
+        I32 => ("from_i32", &[F32, Bf16, F16, U8]),
+        DType::F64 => ("from_f64", &[]),
+    };
+    Kernel::new("cast", name, THREADS, to)
+}
+
 impl Op for Cast {
     fn name(&self) -> &'static str {
         "cast"
@@ -41,6 +67,16 @@ impl Op for Cast {
             _ => from::<f32>(args),
         }
         Ok(())
+    }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let (x, y) = (args.x[0], args.y[0]);
+        if x.dtype() == DType::F64 {
+            return Err(Error::NoKernel { op: "cast", device: args.driver.name().to_string() });
+        }
+        let params = CastParams { x: x.ptr, y: y.ptr, count: x.elems() as u64 };
+        let per_block = THREADS as usize * 16 / x.dtype().bytes().max(y.dtype().bytes());
+        args.launch(&kernel(x.dtype()), self.to, blocks(x.elems(), per_block), 0, &params)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -76,11 +112,28 @@ fn convert<X: Element, Y: Element>(args: &mut HostArgs) {
 pub const SPEC: OpSpec = OpSpec {
     name: "cast",
     order: Order::Any,
-    kernels: &[],
+    kernels: &[
+        kernel(DType::F32).info(),
+        kernel(DType::Bf16).info(),
+        kernel(DType::F16).info(),
+        kernel(DType::U8).info(),
+        kernel(DType::I32).info(),
+    ],
     cases: || {
-        vec![Case::new("there_and_back", [normal([3, 7])], |x| {
-            // Through f64, so that the judge in f64 loses nothing.
-            Ok(vec![x[0].square()?.cast(DType::F64)?.square()?.cast(x[0].dtype())?])
-        })]
+        vec![
+            Case::new("there_and_back", [normal([3, 7])], |x| {
+                // Through a wider type, so that nothing is lost.
+                let wide = if x[0].dtype().bytes() == 2 { DType::F32 } else { x[0].dtype() };
+                Ok(vec![x[0].square()?.cast(wide)?.square()?.cast(x[0].dtype())?])
+            }),
+            Case::new("from_bytes", [drawn([1037], Draw::Bytes), normal([1])], |x| {
+                Ok(vec![x[0].cast(x[1].dtype())?, x[0].cast(DType::I32)?])
+            }),
+            Case::new("to_integers", [drawn([777], Draw::Distinct)], |x| {
+                let x = x[0].scale(37.5)?;
+                Ok(vec![x.cast(DType::I32)?, x.cast(DType::U8)?])
+            })
+            .wrt([]),
+        ]
     },
 };

@@ -2,12 +2,16 @@
 
 use crate::{
     device::{
+        driver::DevicePtr,
         host::Element,
+        index::{Divisor, count31, unit_bytes},
+        kernel::{Kernel, UNTYPED, blocks},
         vector::{par_rows, rows_a_task},
     },
     element_dispatch,
     error::{Error, Result},
-    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    kernel_params,
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -26,6 +30,15 @@ impl Tensor {
 struct Concat {
     axis: usize,
 }
+
+kernel_params! {
+    struct ConcatParams {
+        x: DevicePtr, y: DevicePtr, pitch: u64, count: u32, unit_bytes: u32, width: Divisor, from: u32,
+    }
+}
+
+const THREADS: u32 = 256;
+const FORWARD: Kernel<ConcatParams> = Kernel::new("concat", "fwd", THREADS, UNTYPED);
 
 impl Op for Concat {
     fn name(&self) -> &'static str {
@@ -54,6 +67,31 @@ impl Op for Concat {
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         element_dispatch!(args, T => join::<T>(args, self.axis));
+        Ok(())
+    }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let y = args.y[0];
+        // Of one position along the axis, and of the rows over the axes before it.
+        let position_bytes = y.shape()[self.axis + 1..].iter().product::<usize>() * y.dtype().bytes();
+        let pitch_bytes = y.shape()[self.axis] * position_bytes;
+        let mut from_bytes = 0;
+        for x in args.x.iter().filter(|x| x.elems() > 0) {
+            let width_bytes = x.shape()[self.axis] * position_bytes;
+            let unit = unit_bytes(&[width_bytes, pitch_bytes, from_bytes]);
+            let count = count31("concat", x.spec.bytes() / unit)?;
+            let params = ConcatParams {
+                x: x.ptr,
+                y: y.ptr,
+                pitch: (pitch_bytes / unit) as u64,
+                count,
+                unit_bytes: unit as u32,
+                width: Divisor::new((width_bytes / unit) as u32),
+                from: (from_bytes / unit) as u32,
+            };
+            args.launch(&FORWARD, y.dtype(), blocks(count as usize, THREADS as usize), 0, &params)?;
+            from_bytes += width_bytes;
+        }
         Ok(())
     }
 
@@ -92,7 +130,7 @@ fn join<T: Element>(args: &mut HostArgs, axis: usize) {
 pub const SPEC: OpSpec = OpSpec {
     name: "concat",
     order: Order::Any,
-    kernels: &[],
+    kernels: &[FORWARD.info()],
     cases: || {
         let squares = |x: &[Tensor], axis| {
             let x = x.iter().map(Tensor::square).collect::<Result<Vec<_>>>()?;
@@ -100,6 +138,7 @@ pub const SPEC: OpSpec = OpSpec {
         };
         vec![
             Case::new("rows", [normal([2, 5]), normal([3, 5])], move |x| squares(x, 0)),
+            Case::new("wide", [normal([3, 16]), normal([3, 8])], move |x| squares(x, 1)),
             Case::new("channels", [normal([2, 3, 3, 4]), normal([2, 3, 3, 1])], move |x| squares(x, 3)),
             Case::new("three", [normal([2, 1, 5]), normal([2, 4, 5]), normal([2, 2, 5])], move |x| squares(x, 1)),
         ]

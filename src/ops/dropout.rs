@@ -4,12 +4,15 @@
 use super::random::position;
 use crate::{
     device::{
+        driver::DevicePtr,
         host::Real,
+        kernel::{FLOATS, Kernel, blocks},
         vector::{GRAIN, par_rows},
     },
     error::{Error, Result},
     float_dispatch,
-    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    kernel_params,
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     random::Philox,
     shape::Spec,
     tape::{Keep, Vjp},
@@ -37,6 +40,15 @@ struct Dropout {
     step: u32,
 }
 
+kernel_params! {
+    struct DropoutParams {
+        x: DevicePtr, y: DevicePtr, count: u64, position: u64, random: [u32; 4], dropped: u64, scale: f32, unused: u32,
+    }
+}
+
+const THREADS: u32 = 256;
+const FORWARD: Kernel<DropoutParams> = Kernel::new("dropout", "fwd", THREADS, FLOATS);
+
 impl Op for Dropout {
     fn name(&self) -> &'static str {
         "dropout"
@@ -54,6 +66,22 @@ impl Op for Dropout {
         Ok(())
     }
 
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let (x, y) = (args.x[0], args.y[0]);
+        let params = DropoutParams {
+            x: x.ptr,
+            y: y.ptr,
+            count: x.elems() as u64,
+            position: position(self.step, 0),
+            random: self.random.words(),
+            dropped: self.dropped(),
+            scale: (1.0 / (1.0 - self.probability)) as f32,
+            unused: 0,
+        };
+        let per_block = THREADS as usize * 16 / x.dtype().bytes();
+        args.launch(&FORWARD, x.dtype(), blocks(x.elems(), per_block), 0, &params)
+    }
+
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(apply1(*self, &[v.upstream()?])?)])
     }
@@ -64,9 +92,13 @@ impl Op for Dropout {
 }
 
 impl Dropout {
+    /// Words below this are dropped.
+    fn dropped(&self) -> u64 {
+        (self.probability * 2f64.powi(32)) as u64
+    }
+
     fn mask<T: Real>(&self, x: &[T], y: &mut [T]) {
-        // Words below this are dropped.
-        let dropped = (self.probability * 2f64.powi(32)) as u64;
+        let dropped = self.dropped();
         let scale = T::c(1.0 / (1.0 - self.probability));
         par_rows(y, 1, |task, y| {
             let x = &x[task * GRAIN..][..y.len()];
@@ -83,7 +115,7 @@ impl Dropout {
 pub const SPEC: OpSpec = OpSpec {
     name: "dropout",
     order: Order::Any,
-    kernels: &[],
+    kernels: &[FORWARD.info()],
     cases: || {
         vec![Case::new("quarter", [normal([7, 33])], |x| {
             Ok(vec![x[0].square()?.dropout(0.25, Philox::named(1, "cases"), 3)?])

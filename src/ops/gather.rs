@@ -3,13 +3,16 @@
 
 use crate::{
     device::{
+        driver::DevicePtr,
         host::{Element, Real},
+        index::{Divisor, count31, unit_bytes},
+        kernel::{FLOATS, Kernel, UNTYPED, blocks},
         vector::{par_rows, rows_a_task, vectorised},
     },
     element_dispatch,
     error::{Error, Result},
-    float_dispatch,
-    op::{Case, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    float_dispatch, kernel_params,
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -28,6 +31,18 @@ impl Tensor {
 }
 
 struct Gather;
+
+kernel_params! {
+    struct GatherParams {
+        x: DevicePtr, indices: DevicePtr, y: DevicePtr, count: u32, unit_bytes: u32, width: Divisor, rows: u32,
+    }
+
+    struct ScatterParams { x: DevicePtr, indices: DevicePtr, y: DevicePtr, width: u64, count: u32, wide: u32 }
+}
+
+const THREADS: u32 = 256;
+const GATHER: Kernel<GatherParams> = Kernel::new("gather", "fwd", THREADS, UNTYPED);
+const SCATTER_ADD: Kernel<ScatterParams> = Kernel::new("gather", "scatter_add", THREADS, FLOATS);
 
 impl Op for Gather {
     fn name(&self) -> &'static str {
@@ -48,6 +63,24 @@ impl Op for Gather {
         let width = args.x_shape(0)[1..].iter().product();
         element_dispatch!(args, T => pick::<T>(args.x(0), indices, args.y(0), width));
         Ok(())
+    }
+
+    /// An index out of range, an error on the CPU, gives a row of NaN here: finding it would mean waiting for the device.
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let (x, indices, y) = (args.x[0], args.x[1], args.y[0]);
+        let width_bytes = x.shape()[1..].iter().product::<usize>() * x.dtype().bytes();
+        let unit = unit_bytes(&[width_bytes]);
+        let count = count31("gather_rows", y.spec.bytes() / unit)?;
+        let params = GatherParams {
+            x: x.ptr,
+            indices: indices.ptr,
+            y: y.ptr,
+            count,
+            unit_bytes: unit as u32,
+            width: Divisor::new((width_bytes / unit) as u32),
+            rows: count31("gather_rows", x.shape()[0])?,
+        };
+        args.launch(&GATHER, x.dtype(), blocks(count as usize, THREADS as usize), 0, &params)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -89,6 +122,25 @@ impl Op for ScatterAdd {
         let width = args.x_shape(0)[1..].iter().product();
         float_dispatch!(args, T => add_up::<T>(args.x(0), indices, args.y(0), width, self.rows));
         Ok(())
+    }
+
+    /// An index out of range, an error on the CPU, adds to nothing here.
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let (x, indices, y) = (args.x[0], args.x[1], args.y[0]);
+        let width: usize = x.shape()[1..].iter().product();
+        let pack = 16 / x.dtype().bytes();
+        let wide = width.is_multiple_of(pack);
+        let params = ScatterParams {
+            x: x.ptr,
+            indices: indices.ptr,
+            y: y.ptr,
+            width: width as u64,
+            count: count31(self.name(), indices.elems())?,
+            wide: wide.into(),
+        };
+        let columns = THREADS as usize * if wide { pack } else { 1 };
+        let grid = [count31(self.name(), self.rows)?, blocks(width, columns)];
+        args.launch(&SCATTER_ADD, x.dtype(), grid, 0, &params)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -157,11 +209,15 @@ fn add_up<T: Real>(x: &[T], indices: &[i32], y: &mut [T], width: usize, rows: us
 pub const SPEC: OpSpec = OpSpec {
     name: "gather",
     order: Order::Any,
-    kernels: &[],
+    kernels: &[GATHER.info(), SCATTER_ADD.info()],
     cases: || {
         let index = |count, below| drawn([count], Draw::Index(below));
         vec![
             Case::new("rows", [normal([5, 7]), index(9, 5)], |x| Ok(vec![x[0].square()?.gather_rows(&x[1])?])),
+            Case::new("wide_rows", [normal([3, 24]), index(7, 3)], |x| Ok(vec![x[0].square()?.gather_rows(&x[1])?])),
+            Case::new("scatter_many", [normal([300, 16]), index(300, 3)], |x| {
+                Ok(vec![x[0].square()?.scatter_add_rows(&x[1], 3)?])
+            }),
             Case::new("cubes", [normal([4, 2, 3]), index(3, 4)], |x| Ok(vec![x[0].square()?.gather_rows(&x[1])?])),
             Case::new("scatter", [normal([9, 4]), index(9, 5)], |x| {
                 Ok(vec![x[0].square()?.scatter_add_rows(&x[1], 6)?])

@@ -4,12 +4,17 @@ use rayon::prelude::*;
 
 use crate::{
     device::{
+        driver::DevicePtr,
         host::Element,
+        index::{Axes, Divisor, Strides, axes, count31, strides, unit_bytes},
+        kernel::{Kernel, UNTYPED, blocks},
         vector::{GRAIN, par_rows, rows_a_task},
     },
+    dtype::DType,
     element_dispatch,
     error::{Error, Result},
-    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    kernel_params,
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::{MAX_RANK, Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -52,6 +57,22 @@ struct Permute {
     rank: usize,
 }
 
+kernel_params! {
+    struct RowsParams { x: DevicePtr, y: DevicePtr, count: u32, unit_bytes: u32, axes: Axes, strides: Strides }
+
+    struct TilesParams {
+        x: DevicePtr, y: DevicePtr, fast: u32, slow: u32, slow_step: u64, fast_step: u64,
+        fast_tiles: Divisor, slow_tiles: Divisor, axes: Axes, x_strides: Strides, y_strides: Strides,
+        element_bytes: u32, unused: u32,
+    }
+}
+
+const THREADS: u32 = 256;
+/// Elements along both sides of a tile that goes through shared memory.
+const TILE: usize = 32;
+const ROWS: Kernel<RowsParams> = Kernel::new("permute", "rows", THREADS, UNTYPED);
+const TILES: Kernel<TilesParams> = Kernel::new("permute", "tiles", THREADS, UNTYPED);
+
 impl Op for Permute {
     fn name(&self) -> &'static str {
         "permute"
@@ -69,6 +90,53 @@ impl Op for Permute {
         let shape = args.x_shape(0);
         element_dispatch!(args, T => reorder::<T>(args.x(0), args.y(0), &shape, &self.axes[..self.rank]));
         Ok(())
+    }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let (x, y) = (args.x[0], args.y[0]);
+        let element_bytes = x.dtype().bytes();
+        if element_bytes > 4 {
+            return Err(Error::NoKernel { op: "permute", device: args.driver.name().to_string() });
+        }
+        let (mut extents, mut steps) = folded(&x.shape(), &self.axes[..self.rank]);
+        if extents.is_empty() {
+            (extents, steps) = (vec![1], vec![1]);
+        }
+        // Kernels count axes from the innermost.
+        extents.reverse();
+        steps.reverse();
+        if steps[0] == 1 {
+            let unit = unit_bytes(&[extents[0] * element_bytes]);
+            let in_a_unit = unit / element_bytes;
+            extents[0] /= in_a_unit;
+            steps[1..].iter_mut().for_each(|step| *step /= in_a_unit);
+            let count = count31("permute", extents.iter().product())?;
+            let (x, y, unit_bytes) = (x.ptr, y.ptr, unit as u32);
+            let params = RowsParams { x, y, count, unit_bytes, axes: axes(&extents), strides: strides(&steps) };
+            return args.launch(&ROWS, DType::U8, blocks(count as usize, THREADS as usize), 0, &params);
+        }
+        let fast = steps.iter().position(|&step| step == 1).unwrap_or(0);
+        let y_steps: Vec<usize> = (0..extents.len()).map(|axis| extents[..axis].iter().product()).collect();
+        let planes: Vec<usize> = (1..extents.len()).filter(|&axis| axis != fast).collect();
+        let of_planes = |all: &[usize]| planes.iter().map(|&axis| all[axis]).collect::<Vec<_>>();
+        let tiles = [extents[fast].div_ceil(TILE), extents[0].div_ceil(TILE)];
+        let count = tiles[0] * tiles[1] * of_planes(&extents).iter().product::<usize>();
+        let params = TilesParams {
+            x: x.ptr,
+            y: y.ptr,
+            fast: count31("permute", extents[fast])?,
+            slow: count31("permute", extents[0])?,
+            slow_step: steps[0] as u64,
+            fast_step: y_steps[fast] as u64,
+            fast_tiles: Divisor::new(tiles[0] as u32),
+            slow_tiles: Divisor::new(tiles[1] as u32),
+            axes: axes(&of_planes(&extents)),
+            x_strides: strides(&of_planes(&steps)),
+            y_strides: strides(&of_planes(&y_steps)),
+            element_bytes: element_bytes as u32,
+            unused: 0,
+        };
+        args.launch(&TILES, DType::U8, count31("permute", count)?, 0, &params)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -172,12 +240,13 @@ fn reorder<T: Element>(x: &[T], y: &mut [T], shape: &Shape, axes: &[usize]) {
 pub const SPEC: OpSpec = OpSpec {
     name: "permute",
     order: Order::Any,
-    kernels: &[],
+    kernels: &[ROWS.info(), TILES.info()],
     cases: || {
         vec![
             Case::new("heads", [normal([2, 5, 3, 2, 4])], |x| Ok(vec![x[0].square()?.permute(&[2, 0, 3, 1, 4])?])),
             Case::new("channels_last", [normal([2, 3, 5, 7])], |x| Ok(vec![x[0].square()?.permute(&[0, 2, 3, 1])?])),
             Case::new("reversed", [normal([3, 19, 5, 33])], |x| Ok(vec![x[0].square()?.permute(&[3, 2, 1, 0])?])),
+            Case::new("wide_heads", [normal([3, 5, 2, 8])], |x| Ok(vec![x[0].square()?.permute(&[0, 2, 1, 3])?])),
             Case::new("matrix", [normal([37, 18])], |x| Ok(vec![x[0].square()?.transpose()?])),
             Case::new("middle", [normal([4, 3, 2, 5])], |x| Ok(vec![x[0].square()?.permute(&[2, 3, 1, 0])?])),
         ]

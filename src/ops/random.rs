@@ -4,13 +4,16 @@
 use crate::{
     Device,
     device::{
+        driver::DevicePtr,
         host::Real,
+        kernel::{FLOATS, Kernel, blocks},
         vector::{GRAIN, par_rows},
     },
     dtype::DType,
     error::{Error, Result},
     float_dispatch,
-    op::{Case, HostArgs, Op, OpSpec, Order, apply_on, normal},
+    kernel_params,
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply_on, normal},
     random::Philox,
     shape::{Shape, Spec},
     tensor::Tensor,
@@ -55,6 +58,14 @@ struct Random {
     step: u32,
 }
 
+kernel_params! {
+    struct RandomParams { y: DevicePtr, count: u64, position: u64, random: [u32; 4] }
+}
+
+const THREADS: u32 = 256;
+const NORMAL: Kernel<RandomParams> = Kernel::new("random", "normal", THREADS, FLOATS);
+const UNIFORM: Kernel<RandomParams> = Kernel::new("random", "uniform", THREADS, FLOATS);
+
 /// Where in its stream element `4 · block` of a step is drawn.
 pub(super) fn position(step: u32, block: usize) -> u64 {
     (u64::from(step) << 32) + block as u64
@@ -82,6 +93,22 @@ impl Op for Random {
         });
         Ok(())
     }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let y = args.y[0];
+        let params = RandomParams {
+            y: y.ptr,
+            count: y.elems() as u64,
+            position: position(self.step, 0),
+            random: self.random.words(),
+        };
+        let kernel = match self.kind {
+            Kind::Normal => NORMAL,
+            Kind::Uniform => UNIFORM,
+        };
+        let per_block = THREADS as usize * 16 / y.dtype().bytes();
+        args.launch(&kernel, y.dtype(), blocks(y.elems(), per_block), 0, &params)
+    }
 }
 
 impl Random {
@@ -98,7 +125,7 @@ impl Random {
 pub const SPEC: OpSpec = OpSpec {
     name: "random",
     order: Order::None,
-    kernels: &[],
+    kernels: &[NORMAL.info(), UNIFORM.info()],
     cases: || {
         let stream = || Philox::named(5, "cases");
         vec![

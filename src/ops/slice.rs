@@ -2,12 +2,16 @@
 
 use crate::{
     device::{
+        driver::DevicePtr,
         host::Element,
+        index::{Divisor, count31, unit_bytes},
+        kernel::{Kernel, UNTYPED, blocks},
         vector::{par_rows, rows_a_task},
     },
     element_dispatch,
     error::{Error, Result},
-    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    kernel_params,
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -40,6 +44,38 @@ struct Slice {
     len: usize,
 }
 
+kernel_params! {
+    struct SliceParams {
+        x: DevicePtr, y: DevicePtr, pitch: u64, count: u32, unit_bytes: u32, width: Divisor, from: u32, len: u32, unused: u32,
+    }
+}
+
+const THREADS: u32 = 256;
+const FORWARD: Kernel<SliceParams> = Kernel::new("slice", "fwd", THREADS, UNTYPED);
+const PAD: Kernel<SliceParams> = Kernel::new("slice", "pad", THREADS, UNTYPED);
+
+/// Launches either kernel: rows of y are `width`, those of x `pitch` elements, `len` of y's or x's beginning at `from` of the
+/// other's.
+fn copy(args: &DeviceArgs, kernel: &Kernel<SliceParams>, [width, pitch, from, len]: [usize; 4]) -> Result<()> {
+    let (x, y) = (args.x[0], args.y[0]);
+    let bytes = y.dtype().bytes();
+    let unit = unit_bytes(&[width * bytes, pitch * bytes, from * bytes, len * bytes]);
+    let units = |elements: usize| elements * bytes / unit;
+    let count = count31("slice", y.spec.bytes() / unit)?;
+    let params = SliceParams {
+        x: x.ptr,
+        y: y.ptr,
+        pitch: units(pitch) as u64,
+        count,
+        unit_bytes: unit as u32,
+        width: Divisor::new(units(width) as u32),
+        from: units(from) as u32,
+        len: units(len) as u32,
+        unused: 0,
+    };
+    args.launch(kernel, y.dtype(), blocks(count as usize, THREADS as usize), 0, &params)
+}
+
 impl Op for Slice {
     fn name(&self) -> &'static str {
         "slice"
@@ -65,6 +101,11 @@ impl Op for Slice {
             });
         });
         Ok(())
+    }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let (from, width, whole) = self.rows(&args.x[0].shape());
+        copy(args, &FORWARD, [width, whole, from, width])
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -115,6 +156,12 @@ impl Op for Pad {
         Ok(())
     }
 
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let hole = Slice { axis: self.axis, start: self.start, len: args.x[0].shape()[self.axis] };
+        let (from, width, whole) = hole.rows(&args.y[0].shape());
+        copy(args, &PAD, [whole, width, from, width])
+    }
+
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(v.upstream()?.slice(self.axis, self.start, v.x_spec(0).shape[self.axis])?)])
     }
@@ -138,11 +185,13 @@ fn pad_rows<T: Element>(x: &[T], y: &mut [T], from: usize, width: usize, whole: 
 pub const SPEC: OpSpec = OpSpec {
     name: "slice",
     order: Order::Any,
-    kernels: &[],
+    kernels: &[FORWARD.info(), PAD.info()],
     cases: || {
         vec![
             Case::new("rows", [normal([7, 5])], |x| Ok(vec![x[0].square()?.slice(0, 2, 3)?])),
             Case::new("channels", [normal([2, 3, 4, 9])], |x| Ok(vec![x[0].square()?.slice(3, 1, 6)?])),
+            Case::new("wide", [normal([3, 32])], |x| Ok(vec![x[0].square()?.slice(1, 8, 16)?])),
+            Case::new("pad_wide", [normal([3, 16])], |x| Ok(vec![x[0].square()?.pad_with_zeros(1, 8, 32)?])),
             Case::new("middle", [normal([2, 6, 3])], |x| Ok(vec![x[0].square()?.slice(1, 5, 1)?])),
             Case::new("pad", [normal([2, 3, 4])], |x| Ok(vec![x[0].square()?.pad_with_zeros(1, 2, 6)?])),
         ]

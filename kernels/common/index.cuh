@@ -1,0 +1,90 @@
+// Where an element lies: division by numbers known at launch, walks over strided boxes, copies in units of 1 to 16 bytes.
+#pragma once
+
+#include "element.cuh"
+
+// Division of any n below 2^31 by a number known at launch: one wide product, one shift (Granlund, Montgomery 1994).
+struct Divisor {
+    u32 divisor, multiplier, shift;
+};
+
+__device__ __forceinline__ u32 divide(u32 n, const Divisor& by) {
+    return u32((u64(n) * by.multiplier) >> by.shift);
+}
+
+struct Division {
+    u32 quotient, remainder;
+};
+
+__device__ __forceinline__ Division split(u32 n, const Divisor& by) {
+    const u32 quotient = divide(n, by);
+    return {quotient, n - quotient * by.divisor};
+}
+
+// The axes of a box. Extents 0 .. inner - 1 are those of the inner axes, innermost first; the outermost has none. Strides
+// stand in the same order, that of the outermost axis always in the last slot.
+constexpr int INNER_AXES = 5;
+
+struct Axes {
+    Divisor extent[INNER_AXES];
+    u32 inner;
+};
+
+struct Strides {
+    u64 of[INNER_AXES + 1];
+};
+
+// Calls f(slot, coordinate) for every axis of the i-th position of the box.
+template <typename F>
+__device__ __forceinline__ void walk(u32 i, const Axes& axes, F f) {
+#pragma unroll
+    for (int axis = 0; axis < INNER_AXES; ++axis) {
+        if (axis >= axes.inner) break;
+        const Division at = split(i, axes.extent[axis]);
+        f(axis, at.remainder);
+        i = at.quotient;
+    }
+    f(INNER_AXES, i);
+}
+
+__device__ __forceinline__ u64 offset(u32 i, const Axes& axes, const Strides& strides) {
+    u64 at = 0;
+    walk(i, axes, [&](int axis, u32 coordinate) { at += coordinate * strides.of[axis]; });
+    return at;
+}
+
+// Calls f with a value of the unit type of that many bytes: 16, 8, 4, 2 or 1.
+template <typename F>
+__device__ __forceinline__ void with_unit(u32 bytes, F f) {
+    switch (bytes) {
+        case 16: return f(uint4{});
+        case 8: return f(uint2{});
+        case 4: return f(u32{});
+        case 2: return f((unsigned short)0);
+        default: return f(u8{});
+    }
+}
+
+template <typename U>
+__device__ __forceinline__ U zero_unit() {
+    if constexpr (sizeof(U) == 16) return {0, 0, 0, 0};
+    else if constexpr (sizeof(U) == 8) return {0, 0};
+    else return 0;
+}
+
+// A pixel of channels-last images and the pack of channels in it that a thread works on.
+struct Pixel {
+    u32 n, i, j, pack;
+};
+
+// Divisors of a linear index over [n, rows, cols, packs].
+struct Pixels {
+    Divisor packs, cols, rows;
+};
+
+__device__ __forceinline__ Pixel pixel(u32 index, const Pixels& of) {
+    const Division pack = split(index, of.packs);
+    const Division col = split(pack.quotient, of.cols);
+    const Division row = split(col.quotient, of.rows);
+    return {row.quotient, row.remainder, col.remainder, pack.remainder};
+}

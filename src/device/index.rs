@@ -1,0 +1,138 @@
+//! Where an element lies, worked out at launch: the host's side of `kernels/common/index.cuh`.
+
+use crate::{
+    error::{Error, Result},
+    kernel_params,
+};
+
+/// The most axes a box has.
+const AXES: usize = 6;
+const INNER_AXES: usize = AXES - 1;
+
+kernel_params! {
+    /// Division of any number below 2³¹ by one product and one shift (Granlund and Montgomery 1994).
+    pub struct Divisor { divisor: u32, multiplier: u32, shift: u32 }
+
+    /// Extents of a box, innermost axis first; the outermost needs none.
+    pub struct Axes { extents: [Divisor; INNER_AXES], inner: u32 }
+
+    /// Steps along the axes of a box in the same order, that of the outermost always last.
+    pub struct Strides { of: [u64; AXES] }
+}
+
+impl Divisor {
+    /// `divisor` is at least 1 and below 2³¹.
+    pub fn new(divisor: u32) -> Divisor {
+        let divisor = divisor.max(1);
+        // 2^(31 + bits) / divisor, rounded up: its error times any n below 2³¹ stays below one part in the divisor.
+        let bits = divisor.next_power_of_two().ilog2();
+        let multiplier = (1u64 << (31 + bits)) / u64::from(divisor) + 1;
+        Divisor { divisor, multiplier: multiplier as u32, shift: 31 + bits }
+    }
+}
+
+/// How many threads or units a kernel that counts in 31 bits gets, or a sentence.
+pub fn count31(op: &str, count: usize) -> Result<u32> {
+    u32::try_from(count).ok().filter(|&count| count < 1 << 31).ok_or_else(|| {
+        Error::Device(format!("{op}: {count} elements in one tensor; kernels take up to 2^31, split the batch"))
+    })
+}
+
+/// The largest unit of 16, 8, 4, 2 or 1 bytes that divides all of these.
+pub fn unit_bytes(bytes: &[usize]) -> usize {
+    let low_bits = bytes.iter().fold(16, |all, &b| all | b);
+    1 << low_bits.trailing_zeros()
+}
+
+/// A box walked in order, and where each operand is at every step. Axes are innermost first; those of extent one are gone,
+/// those that lie together for all operands are one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Walk<const OPERANDS: usize> {
+    pub extents: Vec<usize>,
+    pub strides: [Vec<usize>; OPERANDS],
+}
+
+impl<const OPERANDS: usize> Walk<OPERANDS> {
+    /// `extents` and the operands' strides, outermost axis first as shapes give them.
+    pub fn new(extents: &[usize], strides: [&[usize]; OPERANDS]) -> Walk<OPERANDS> {
+        let mut walk = Walk { extents: Vec::new(), strides: std::array::from_fn(|_| Vec::new()) };
+        for axis in (0..extents.len()).rev().filter(|&axis| extents[axis] != 1) {
+            let together = walk.extents.last().is_some_and(|&inner| {
+                (0..OPERANDS).all(|i| walk.strides[i].last().is_some_and(|&s| strides[i][axis] == s * inner))
+            });
+            if together {
+                *walk.extents.last_mut().expect("an axis to join") *= extents[axis];
+            } else {
+                walk.extents.push(extents[axis]);
+                walk.strides.iter_mut().zip(strides).for_each(|(all, strides)| all.push(strides[axis]));
+            }
+        }
+        if walk.extents.is_empty() {
+            walk.extents.push(1);
+            walk.strides.iter_mut().for_each(|all| all.push(1));
+        }
+        walk
+    }
+
+    /// Whether the operand has one value along the innermost axis.
+    pub fn repeats(&self, operand: usize) -> bool {
+        self.strides[operand][0] == 0
+    }
+
+    pub fn axes(&self) -> Axes {
+        axes(&self.extents)
+    }
+}
+
+/// Extents as a kernel takes them, innermost first.
+pub fn axes(extents: &[usize]) -> Axes {
+    let inner = extents.len().saturating_sub(1);
+    let mut divisors = [Divisor::new(1); INNER_AXES];
+    for (divisor, &extent) in divisors.iter_mut().zip(&extents[..inner]) {
+        *divisor = Divisor::new(extent as u32);
+    }
+    Axes { extents: divisors, inner: inner as u32 }
+}
+
+/// Steps as a kernel takes them, innermost first.
+pub fn strides(steps: &[usize]) -> Strides {
+    let mut of = [0; AXES];
+    if let Some((&outermost, inner)) = steps.split_last() {
+        of.iter_mut().zip(inner).for_each(|(of, &step)| *of = step as u64);
+        of[INNER_AXES] = outermost as u64;
+    }
+    Strides { of }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn division_by_product_and_shift_is_division() {
+        for divisor in (1..200).chain([255, 256, 257, 1000, 65_535, 65_537, 1 << 20, (1 << 30) + 1, (1 << 31) - 1]) {
+            let by = Divisor::new(divisor);
+            let near = (0..4).flat_map(|k| (0..3).map(move |d| (k * u64::from(divisor) + d).saturating_sub(1)));
+            for n in near.chain([0, 1, (1 << 31) - 1, (1 << 31) - 2, 0x5555_5555]).filter(|n| *n < 1 << 31) {
+                let quotient = (n * u64::from(by.multiplier)) >> by.shift;
+                assert_eq!(quotient, n / u64::from(divisor), "{n} / {divisor}");
+            }
+        }
+    }
+
+    #[test]
+    fn equal_shapes_are_one_axis_and_repeats_keep_theirs() {
+        let whole = Walk::new(&[2, 3, 4], [&[12, 4, 1], &[12, 4, 1]]);
+        assert_eq!((whole.extents, whole.strides), (vec![24], [vec![1], vec![1]]));
+        let rows = Walk::new(&[2, 3, 4], [&[12, 4, 1], &[0, 0, 1]]);
+        assert_eq!((&rows.extents, &rows.strides), (&vec![4, 6], &[vec![1, 4], vec![1, 0]]));
+        assert!(!rows.repeats(1));
+        let scalar = Walk::new(&[1, 1], [&[1, 1]]);
+        assert_eq!(scalar.extents, [1]);
+    }
+
+    #[test]
+    fn units_divide_everything() {
+        assert_eq!([unit_bytes(&[32, 48]), unit_bytes(&[24, 8]), unit_bytes(&[6]), unit_bytes(&[0, 7])], [16, 8, 2, 1]);
+    }
+}
