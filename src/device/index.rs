@@ -31,6 +31,18 @@ impl Divisor {
     }
 }
 
+kernel_params! {
+    /// Divisors of a linear index over `[n, rows, cols, packs]`.
+    pub struct Pixels { packs: Divisor, cols: Divisor, rows: Divisor }
+}
+
+impl Pixels {
+    pub fn new(rows: usize, cols: usize, packs: usize) -> Pixels {
+        let of = |extent: usize| Divisor::new(extent as u32);
+        Pixels { packs: of(packs), cols: of(cols), rows: of(rows) }
+    }
+}
+
 /// How many threads or units a kernel that counts in 31 bits gets, or a sentence.
 pub fn count31(op: &str, count: usize) -> Result<u32> {
     u32::try_from(count).ok().filter(|&count| count < 1 << 31).ok_or_else(|| {

@@ -11,12 +11,15 @@ use std::rc::Rc;
 
 use crate::{
     device::{
+        driver::DevicePtr,
         host::Real,
+        index::{Divisor, Pixels, count31},
+        kernel::{FLOATS, Kernel, blocks},
         stencil::{Reads, Uniform, dense, separable},
     },
     error::{Error, Result},
-    float_dispatch,
-    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    float_dispatch, kernel_params,
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -133,6 +136,22 @@ impl Resample {
     }
 }
 
+kernel_params! {
+    struct Upfirdn2dParams {
+        x: DevicePtr, y: DevicePtr, count: u32, wide: u32, of: Pixels,
+        h: i32, w: i32, oh: i32, ow: i32, c: i32, down: i32, left: i32, top: i32, up: Divisor, rows: i32, cols: i32,
+        taps: [f32; MOST_TAPS], unused: u32,
+    }
+}
+
+/// What fits into a kernel's parameters: 16 x 16, or any two factors of up to 256 taps together.
+const MOST_TAPS: usize = 256;
+const THREADS: u32 = 256;
+/// Rows of the result that a thread of the separable kernel works on.
+const STRIP: usize = 4;
+const SEPARABLE: Kernel<Upfirdn2dParams> = Kernel::new("upfirdn2d", "separable", THREADS, FLOATS);
+const DENSE: Kernel<Upfirdn2dParams> = Kernel::new("upfirdn2d", "dense", THREADS, FLOATS);
+
 impl Op for Resample {
     fn name(&self) -> &'static str {
         "upfirdn2d"
@@ -168,6 +187,56 @@ impl Op for Resample {
         Ok(())
     }
 
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let (x, y) = (args.x[0], args.y[0]);
+        let ([n, h, w, c], [oh, ow]) = self.extents(x.shape())?;
+        let Upfirdn2d { up, down, padding: [left, _, top, _], gain, .. } = self.resample;
+        let [rows, cols] = self.filter.extents();
+        let (kernel, strip, ordered) = match &self.filter.0.factors {
+            Some((column, row)) => {
+                let column = self.ordered(column).into_iter().map(|tap| tap * gain);
+                (&SEPARABLE, STRIP, column.chain(self.ordered(row)).collect::<Vec<f64>>())
+            }
+            None => (&DENSE, 1, self.ordered(&self.filter.0.dense).into_iter().map(|tap| tap * gain).collect()),
+        };
+        if ordered.len() > MOST_TAPS {
+            let message = format!("a filter of {rows}x{cols} taps; kernels take {MOST_TAPS}, or factors of as many");
+            return Err(Error::shape("upfirdn2d", message));
+        }
+        let mut taps = [0.0; MOST_TAPS];
+        taps.iter_mut().zip(&ordered).for_each(|(to, &tap)| *to = tap as f32);
+        let pack = 16 / x.dtype().bytes();
+        let wide = c.is_multiple_of(pack);
+        let packs = if wide { c / pack } else { c };
+        let strips = oh.div_ceil(strip);
+        let count = count31("upfirdn2d", n * strips * ow * packs)?;
+        let whole = |extent: usize| count31("upfirdn2d", extent).map(u32::cast_signed);
+        let edge = |pixels: i64| {
+            i32::try_from(pixels).map_err(|_| Error::shape("upfirdn2d", format!("padding of {pixels} pixels")))
+        };
+        let params = Upfirdn2dParams {
+            x: x.ptr,
+            y: y.ptr,
+            count,
+            wide: wide.into(),
+            of: Pixels::new(strips, ow, packs),
+            h: whole(h)?,
+            w: whole(w)?,
+            oh: whole(oh)?,
+            ow: whole(ow)?,
+            c: whole(c)?,
+            down: whole(down)?,
+            left: edge(left)?,
+            top: edge(top)?,
+            up: Divisor::new(whole(up)? as u32),
+            rows: whole(rows)?,
+            cols: whole(cols)?,
+            taps,
+            unused: 0,
+        };
+        args.launch(kernel, x.dtype(), blocks(count as usize, THREADS as usize), 0, &params)
+    }
+
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let ([_, h, w, _], [oh, ow]) = self.extents(v.x_spec(0).shape)?;
         let Upfirdn2d { up, down, padding: [left, _, top, _], flip, gain } = self.resample;
@@ -194,7 +263,7 @@ impl Op for Resample {
 pub const SPEC: OpSpec = OpSpec {
     name: "upfirdn2d",
     order: Order::Any,
-    kernels: &[],
+    kernels: &[SEPARABLE.info(), DENSE.info()],
     cases: || {
         let low_pass = |name, x: [usize; 4], resample: Upfirdn2d| {
             Case::new(name, [normal(x)], move |x| {
