@@ -28,7 +28,6 @@ struct Upfirdn2dParams {
     Divisor up;
     i32 rows, cols;     // of the filter
     float taps[TAPS];   // separable: the column, then the row; dense: row by row
-    u32 unused;
 };
 
 // Which pixels of an axis the taps from `first` to `last`, in positions of the enlarged image, fall on.

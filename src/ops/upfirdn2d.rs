@@ -140,7 +140,7 @@ kernel_params! {
     struct Upfirdn2dParams {
         x: DevicePtr, y: DevicePtr, count: u32, wide: u32, of: Pixels,
         h: i32, w: i32, oh: i32, ow: i32, c: i32, down: i32, left: i32, top: i32, up: Divisor, rows: i32, cols: i32,
-        taps: [f32; MOST_TAPS], unused: u32,
+        taps: [f32; MOST_TAPS],
     }
 }
 
@@ -232,7 +232,6 @@ impl Op for Resample {
             rows: whole(rows)?,
             cols: whole(cols)?,
             taps,
-            unused: 0,
         };
         args.launch(kernel, x.dtype(), blocks(count as usize, THREADS as usize), 0, &params)
     }
