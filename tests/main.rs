@@ -2,11 +2,13 @@
 
 mod cli;
 mod cohort;
+mod contract;
+mod counters;
+mod gpu;
 mod isg;
 mod ops;
 mod optim;
 mod report;
-mod selectors;
 mod shannon;
 mod shapes;
 mod slide;

@@ -3,6 +3,7 @@
 pub mod convolution;
 pub mod cuda;
 pub mod driver;
+pub mod emulator;
 pub mod graph;
 pub mod host;
 pub mod index;
@@ -20,6 +21,7 @@ use std::{cell::Cell, fmt, rc::Rc};
 
 use cuda::Cuda;
 use driver::{Driver, KernelCounters, Memory};
+use emulator::Emulator;
 use host::HostPool;
 
 use crate::error::{Error, Result};
@@ -77,9 +79,10 @@ impl Device {
                 Ok(index) => Ok(Device::gpu(Cuda::open(index)?)),
                 Err(_) => Err(Error::Usage(format!("--device {name}: the GPU's number is not a number"))),
             },
-            ("emulator", _) => {
-                Err(Error::Device("emulator: this build has no emulator yet; use --device cpu".to_string()))
-            }
+            ("emulator", seed) => match seed.parse() {
+                Ok(seed) => Ok(Device::gpu(Emulator::new(&emulator::Options::from_env(seed)?))),
+                Err(_) => Err(Error::Usage(format!("--device {name}: the seed is not a number"))),
+            },
             _ => Err(Error::Usage(format!("--device {name}: unknown; use cpu, cuda, cuda:N or emulator"))),
         }
     }

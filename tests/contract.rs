@@ -1,0 +1,145 @@
+//! What launch code and PTX must agree on without being compiled together: which kernels there are, the layout of their
+//! parameters, how many threads a block has.
+
+use std::collections::BTreeMap;
+
+use isg::{
+    DType,
+    device::kernel::{KernelInfo, modules},
+    ops::OPS,
+};
+use ptx_emulator::Module;
+
+/// Every kernel that launch code names.
+fn kernels() -> Vec<KernelInfo> {
+    let ops = OPS.iter().flat_map(|spec| spec.kernels);
+    ops.chain(isg::optim::KERNELS).copied().collect()
+}
+
+fn loaded() -> BTreeMap<&'static str, Module> {
+    let load = |(stem, text): &(&'static str, &str)| {
+        (*stem, Module::load(text).unwrap_or_else(|error| panic!("kernels/ptx/{stem}.ptx: {error}")))
+    };
+    modules().iter().map(load).collect()
+}
+
+/// Launch code and PTX name the same entries: nothing missing, nothing that nobody launches.
+#[test]
+fn every_entry_has_its_launcher_and_every_launcher_its_entry() {
+    let modules = loaded();
+    let mut wanted: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for kernel in kernels() {
+        wanted.entry(kernel.stem).or_default().extend(kernel.entries());
+    }
+    let mut problems = Vec::new();
+    for (stem, module) in &modules {
+        let mut there: Vec<&str> = module.entries().map(|entry| entry.name.as_str()).collect();
+        let mut named = wanted.remove(stem).unwrap_or_default();
+        there.sort_unstable();
+        named.sort_unstable();
+        if let Some(pair) = named.windows(2).find(|pair| pair[0] == pair[1]) {
+            problems.push(format!("{}: named twice", pair[0]));
+        }
+        problems.extend(
+            there.iter().filter(|e| !named.iter().any(|n| n == **e)).map(|e| format!("{e}: nobody launches it")),
+        );
+        problems.extend(
+            named.iter().filter(|n| !there.contains(&n.as_str())).map(|n| format!("{n}: not in kernels/{stem}.cu")),
+        );
+    }
+    problems.extend(wanted.keys().map(|stem| format!("kernels/{stem}.cu: launched, but not there")));
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// One struct by value, of the size and with the fields that the kernel reads.
+#[test]
+fn parameters_have_the_kernels_layout() {
+    let modules = loaded();
+    let mut problems = Vec::new();
+    for kernel in kernels() {
+        let Some(module) = modules.get(kernel.stem) else { continue };
+        let (mut end, mut gaps) = (0, Vec::new());
+        for field in kernel.fields {
+            if field.offset_bytes != end {
+                gaps.push(field.name);
+            }
+            end = field.offset_bytes + field.size_bytes;
+        }
+        if !gaps.is_empty() || end != kernel.params_bytes {
+            problems.push(format!("{}_{}: padding that is not spelled out {gaps:?}", kernel.stem, kernel.name));
+        }
+        for name in kernel.entries() {
+            let Some(entry) = module.entry(&name) else { continue };
+            if entry.params.len() != 1 || entry.param_bytes as usize != kernel.params_bytes {
+                problems.push(format!(
+                    "{name}: takes {} parameters of {} bytes, launched with one struct of {}",
+                    entry.params.len(),
+                    entry.param_bytes,
+                    kernel.params_bytes
+                ));
+            }
+            for read in &entry.param_reads {
+                let (from, to) = (read.offset as usize, (read.offset + read.bytes) as usize);
+                // A load covers whole fields, or is a part of one that is itself an array or an opaque block.
+                let starts = kernel.fields.iter().any(|f| f.offset_bytes == from);
+                let ends = kernel.fields.iter().any(|f| f.offset_bytes + f.size_bytes == to);
+                let inside = (kernel.fields.iter())
+                    .any(|f| f.size_bytes > 8 && f.offset_bytes <= from && to <= f.offset_bytes + f.size_bytes);
+                // The low half of a u64 known to fit is a legal read of one field.
+                let low_half =
+                    (kernel.fields.iter()).any(|f| f.offset_bytes == from && to < f.offset_bytes + f.size_bytes);
+                if !(starts && ends || inside || low_half) {
+                    problems.push(format!("{name}: reads bytes {from}..{to} of its parameters, across fields"));
+                }
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+#[test]
+fn blocks_have_the_threads_their_kernels_were_compiled_for() {
+    let modules = loaded();
+    let mut problems = Vec::new();
+    for kernel in kernels() {
+        for name in kernel.entries() {
+            let Some(entry) = modules.get(kernel.stem).and_then(|module| module.entry(&name)) else { continue };
+            let most = entry.required_threads.or(entry.max_threads);
+            if most != Some([kernel.threads, 1, 1]) {
+                problems.push(format!("{name}: launched with {} threads, compiled for {most:?}", kernel.threads));
+            }
+            if entry.shared_bytes > 48 << 10 {
+                problems
+                    .push(format!("{name}: {} bytes of static shared memory; 48 KiB are allowed", entry.shared_bytes));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+#[test]
+fn entries_are_named_after_their_file_and_type() {
+    for kernel in kernels() {
+        for name in kernel.entries() {
+            assert!(name.starts_with(&format!("{}_{}", kernel.stem, kernel.name)), "{name}");
+        }
+        assert!(!kernel.types.contains(&DType::F64), "{}_{}: f64 has no kernels", kernel.stem, kernel.name);
+    }
+    for (stem, text) in modules() {
+        let target = if stem.ends_with("_sm90") { "\n.target sm_90a\n" } else { "\n.target sm_80\n" };
+        assert!(text.contains(target) && text.contains("\n.version 8.0\n"), "kernels/ptx/{stem}.ptx");
+    }
+}
+
+/// A kernels file belongs to an op of its stem, or to an update or a codec that lists it.
+#[test]
+fn every_kernels_file_has_its_op() {
+    let listed: Vec<&str> = kernels().iter().map(|kernel| kernel.stem).collect();
+    for (stem, _) in modules() {
+        let op = stem.strip_suffix("_sm90").unwrap_or(stem);
+        assert!(
+            OPS.iter().any(|spec| spec.name == op) || listed.contains(stem),
+            "kernels/{stem}.cu: no op of that name"
+        );
+    }
+}

@@ -1,0 +1,235 @@
+//! Every op of the registry on a device with kernels: the emulator, or with `ISG_DEVICE=cuda` a GPU.
+//!
+//! The judge is the CPU device in f64 on the same rounded inputs. On the emulator every access is checked, fresh memory is
+//! poisoned, and each element type runs under another seed: another order of blocks and warps, other errors of approximate
+//! instructions. `ISG_OP=conv2d` runs the cases of the ops whose name contains that.
+
+use std::env;
+
+use isg::{
+    DType, Device, Error, Result, Tape, Tensor,
+    device::{
+        Precision,
+        cuda::Cuda,
+        driver::Driver,
+        emulator::{Emulator, Options},
+        kernel::modules,
+    },
+    op::{Case, OpSpec, Order},
+    ops::OPS,
+    optim::lerp,
+    random::Philox,
+};
+
+use crate::ops::{accepted, compare, draw, gradients, outputs, second_gradients, values};
+
+/// Ops that have no kernel yet, by the name their errors carry. Only ever gets shorter.
+pub(crate) const AWAITED: &[&str] = &[
+    "avg_pool2d",
+    "batch_norm2d",
+    "batch_norm2d_eval",
+    "bias_act",
+    "global_norm",
+    "layer_norm",
+    "max_pool2d",
+    "resize",
+    "softmax",
+    "sum",
+    "upfirdn2d",
+    "adam",
+    "lerp",
+    "conv2d",
+    "depthwise_conv2d",
+];
+
+fn on_emulator() -> bool {
+    env::var("ISG_DEVICE").map_or(true, |name| name.is_empty() || name.starts_with("emulator"))
+}
+
+fn device(seed: u64) -> Device {
+    match env::var("ISG_DEVICE") {
+        Ok(name) if !on_emulator() => Device::named(&name).unwrap_or_else(|error| panic!("{error}")),
+        _ => Device::gpu(Emulator::new(&Options { seed, ..Options::default() })),
+    }
+}
+
+/// Runs `check` on the chosen cases. Ops without a kernel are accepted where the list says so; everything else that fails
+/// is reported at once.
+fn every_case(mut check: impl FnMut(&OpSpec, &Case) -> Result<Vec<String>>) {
+    let chosen = env::var("ISG_OP").unwrap_or_default();
+    let mut failures = Vec::new();
+    for spec in OPS.iter().filter(|spec| spec.name.contains(&chosen)) {
+        for case in (spec.cases)() {
+            match check(spec, &case) {
+                Ok(found) => failures.extend(found.into_iter().map(|f| format!("{} {}: {f}", spec.name, case.name))),
+                Err(Error::NoKernel { op, .. }) if AWAITED.contains(&op) => {}
+                Err(error) => failures.push(format!("{} {}: {error}", spec.name, case.name)),
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+}
+
+/// The same values in f64 on the CPU.
+fn judged(x: &[Tensor]) -> Result<Vec<Tensor>> {
+    let cpu = Device::cpu();
+    let wide = |t: &Tensor| {
+        let t = t.to_device(&cpu)?;
+        if t.dtype().is_float() { t.cast(DType::F64) } else { Ok(t) }
+    };
+    x.iter().map(wide).collect()
+}
+
+fn agrees_with_double(device: &Device, dtype: DType, (y_limit, dx_limit): (f64, f64)) {
+    // What is near zero is compared by its own type's resolution.
+    let floors = if dtype == DType::F32 { (1e-10, 1e-2) } else { (1e-2, 1e-1) };
+    every_case(|spec, case| {
+        let x = draw(case, dtype, device)?;
+        let wide = judged(&x)?;
+        let mut found = compare("output", &outputs(case, &x)?, &outputs(case, &wide)?, y_limit, floors.0);
+        if spec.order != Order::None && !case.wrt.is_empty() {
+            let (ours, reference) = (values(&gradients(case, &x)?)?, values(&gradients(case, &wide)?)?);
+            found.extend(compare("gradient", &ours, &reference, dx_limit, floors.1));
+        }
+        Ok(found)
+    });
+}
+
+#[test]
+fn f32_agrees_with_double() {
+    agrees_with_double(&device(0), DType::F32, accepted(DType::F32));
+}
+
+#[test]
+fn tf32_agrees_with_double() {
+    let device = device(1);
+    device.set_precision(Precision::Tf32);
+    agrees_with_double(&device, DType::F32, (3e-3, 1e-2));
+}
+
+#[test]
+fn bf16_agrees_with_double() {
+    agrees_with_double(&device(2), DType::Bf16, accepted(DType::Bf16));
+}
+
+#[test]
+fn f16_agrees_with_double() {
+    agrees_with_double(&device(3), DType::F16, accepted(DType::F16));
+}
+
+/// The penalty on gradients needs the gradient of the gradient: the same kernels, once more.
+#[test]
+fn gradients_of_gradients_agree_with_double() {
+    let device = device(4);
+    every_case(|spec, case| {
+        if spec.order != Order::Any || case.wrt.is_empty() {
+            return Ok(Vec::new());
+        }
+        let x = draw(case, DType::F32, &device)?;
+        let (ours, reference) = (second_gradients(case, &x)?, second_gradients(case, &judged(&x)?)?);
+        Ok(compare("second gradient", &ours, &reference, 1e-3, 1e-1))
+    });
+}
+
+/// Outputs and gradients, exactly.
+fn bits(case: &Case, spec: &OpSpec, device: &Device) -> Result<Vec<Vec<f64>>> {
+    let x = draw(case, DType::F32, device)?;
+    let mut all = outputs(case, &x)?;
+    if spec.order != Order::None && !case.wrt.is_empty() {
+        all.extend(values(&gradients(case, &x)?)?);
+    }
+    Ok(all)
+}
+
+/// Whatever the order of blocks and warps, and whatever memory held before.
+#[test]
+fn every_run_gives_the_same_bits() {
+    let exact = |seed| match on_emulator() {
+        true => Device::gpu(Emulator::new(&Options { seed, perturb: false, ..Options::default() })),
+        false => device(seed),
+    };
+    let (one, other) = (exact(11), exact(12));
+    every_case(|spec, case| {
+        let (a, b) = (bits(case, spec, &one)?, bits(case, spec, &other)?);
+        let same = a.iter().flatten().zip(b.iter().flatten()).all(|(a, b)| a.to_bits() == b.to_bits());
+        Ok(if same { Vec::new() } else { vec!["two runs differ".to_string()] })
+    });
+}
+
+/// A training step recorded once and replayed does what it does op by op: the same parameters after every step.
+#[test]
+fn recorded_steps_do_what_steps_do() {
+    let device = device(5);
+    let run = |recorded: bool| -> Result<Vec<Vec<f64>>> {
+        let random = |i: u64, shape: [usize; 2]| {
+            Tensor::from_f64(&Philox::named(i, "graph").normals(shape[0] * shape[1]), shape, DType::F32, &device)
+        };
+        let (x, target) = (random(0, [9, 33])?, random(1, [9, 7])?);
+        let weights = [random(2, [33, 18])?, random(3, [18, 7])?];
+        let step = || -> Result<()> {
+            let tape = Tape::start();
+            tape.watch(&weights);
+            let hidden = x.matmul(&weights[0], false, false)?.square()?;
+            let difference = hidden.matmul(&weights[1], false, false)?.sub(&target)?;
+            let loss = difference.square()?.sum_all()?;
+            let grads = tape.backward(&loss)?;
+            let targets: Vec<Tensor> = weights.to_vec();
+            for weight in &targets {
+                let grad = grads.get(weight).ok_or_else(|| Error::NotOnTape("a weight".to_string()))?;
+                // w <- 0.999 w + 0.001 (w - 0.01 g), in place.
+                lerp(&[weight], &[&weight.sub(&grad.scale(1e-2)?)?], 1e-3)?;
+            }
+            Ok(())
+        };
+        let mut seen = Vec::new();
+        step()?;
+        let mut graph = None;
+        for _ in 0..3 {
+            match (recorded, &graph) {
+                (false, _) => step()?,
+                (true, None) => {
+                    let (recording, ()) = device.capture(&step)?;
+                    recording.replay()?;
+                    graph = Some(recording);
+                }
+                (true, Some(recording)) => recording.replay()?,
+            }
+            seen.extend(values(&weights)?);
+        }
+        Ok(seen)
+    };
+    let (eager, replayed) = match (run(false), run(true)) {
+        (Err(Error::NoKernel { op, .. }), _) if AWAITED.contains(&op) => return,
+        (eager, replayed) => (eager.expect("steps"), replayed.expect("replays")),
+    };
+    assert_eq!(eager, replayed);
+    assert!(eager[0] != eager[2], "steps change the weights");
+}
+
+/// The driver's own compiler may need other registers than the pinned assembler; it must not spill where that one did not.
+#[test]
+fn the_drivers_compiler_takes_every_kernel_without_spills() {
+    if on_emulator() {
+        return; // The assemblers' verdict is part of `cargo tool ptx`.
+    }
+    let index = env::var("ISG_DEVICE").ok().and_then(|name| name.split_once(':')?.1.parse().ok()).unwrap_or(0);
+    let cuda = Cuda::open(index).unwrap_or_else(|error| panic!("{error}"));
+    let budget: toml::Table = include_str!("../kernels/budget.toml").parse().expect("a budget");
+    let mut problems = Vec::new();
+    for (stem, text) in modules() {
+        if stem.ends_with("_sm90") && cuda.facts().capability != (9, 0) {
+            continue;
+        }
+        let names = text.split(".visible .entry ").skip(1).filter_map(|rest| rest.split('(').next());
+        for name in names {
+            let compiled = cuda.entry(stem, name).and_then(|entry| cuda.attributes(entry));
+            let allowed = budget[*stem][name]["stack_bytes"].as_integer().expect("a number");
+            match compiled {
+                Ok(Some(found)) if i64::from(found.local_bytes) <= allowed => {}
+                Ok(found) => problems.push(format!("{name}: {found:?}, {allowed} local bytes allowed")),
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
