@@ -111,7 +111,7 @@ impl SharedShadow {
     #[inline]
     fn note_reads(&mut self, clocks: &BlockClocks, warp: usize, range: std::ops::Range<usize>, strength: Strength) {
         let now = clocks.now(warp);
-        let stamp = now << 1 | u32::from(strength != Strength::Strong);
+        let stamp = now << 1 | u32::from(strength == Strength::Plain);
         let row = warp * self.granules;
         for read in &mut self.reads[row + range.start..row + range.end] {
             *read = stamp.max(*read);
