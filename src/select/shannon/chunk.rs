@@ -4,7 +4,7 @@ use super::{
     bits::{Count, Reader, Sink, Writer},
     huffman::{self, Builder, Decoder, MAX_SYMBOLS, code_lengths, put_lengths, take_lengths},
     matches::{BUCKETS, Bucket, Counts, Finder, LEAD, LEAST_PX, Match, Padded, RESIDUALS, bucket, bucket_start},
-    predict::{self, CHUNK_BYTES, CONTEXTS, ChunkArea, Symbol, context_of, residual_of},
+    predict::{self, CONTEXTS, ChunkArea, Symbol, context_of, residual_of},
 };
 use crate::image::RgbImage;
 
@@ -37,7 +37,8 @@ impl Tables {
 /// Everything needed to count or write the bits of one chunk; reused from chunk to chunk.
 pub struct Coder {
     padded: Box<Padded>,
-    symbols: Vec<Symbol>,
+    /// Symbols of a few samples: as many as stay in the nearest cache from where they are made to where they are counted.
+    symbols: Box<[Symbol; SLAB]>,
     /// Four interleaved histograms: neighbouring samples often have the same value, and would wait for each other.
     partial: Box<Partial>,
     counts: Counts,
@@ -50,7 +51,7 @@ impl Default for Coder {
     fn default() -> Coder {
         Coder {
             padded: Box::new([0; LEAD + RESIDUALS]),
-            symbols: vec![0; CHUNK_BYTES],
+            symbols: Box::new([0; SLAB]),
             partial: vec![[0; 4]; 1 << 16].into_boxed_slice().try_into().expect("as many entries as a Partial has"),
             counts: Counts { literals: [[0; 256]; CONTEXTS] },
             finder: Finder::default(),
@@ -81,24 +82,22 @@ impl Coder {
 
     /// Predicts, finds the copies and builds the tables; returns the length of the coded chunk in bits.
     fn analyse(&mut self, image: &RgbImage, area: ChunkArea) -> u64 {
-        let (n, stride) = (area.bytes(), 3 * area.width_px);
+        let n = area.bytes();
         predict::residuals(image, area, &mut self.padded[LEAD..][..n]);
-        predict::symbols(&self.padded[LEAD - stride..LEAD + n], area.width_px, &mut self.symbols[..n]);
-        let symbols = &self.symbols[..n];
 
         self.partial[..SYMBOLS].fill([0; 4]);
-        count(symbols, 1, &mut self.partial);
+        self.count(area.width_px, 0..n, 1);
         add_up(&self.partial, &mut self.counts);
-        self.finder.parse(&self.padded, symbols, &self.counts);
+        self.finder.parse(&self.padded, area.width_px, n, &self.counts);
 
         let mut starts = [0u32; CONTEXTS];
         let (mut lengths, mut distances) = ([0u32; BUCKETS], [0u32; BUCKETS]);
         let mut extra_bits = 0;
-        for copy in &self.finder.matches {
-            let samples = &symbols[copy.samples()];
-            count(samples, u16::MAX, &mut self.partial);
-            starts[context_of(samples[0])] += 1;
-            let (length, distance) = buckets(*copy);
+        for index in 0..self.finder.matches.len() {
+            let copy = self.finder.matches[index];
+            let first = self.count(area.width_px, copy.samples(), u16::MAX);
+            starts[context_of(first)] += 1;
+            let (length, distance) = buckets(copy);
             lengths[length.symbol as usize] += 1;
             distances[distance.symbol as usize] += 1;
             extra_bits += u64::from(length.extra_bits + distance.extra_bits);
@@ -128,9 +127,24 @@ impl Coder {
         bits.0
     }
 
+    /// Adds `step` to the histogram for each of some samples; returns the first one's symbol.
+    fn count(&mut self, width_px: usize, samples: std::ops::Range<usize>, step: u16) -> Symbol {
+        let mut first = None;
+        for start in samples.clone().step_by(SLAB) {
+            let symbols = &mut self.symbols[..SLAB.min(samples.end - start)];
+            let before = LEAD + start - 3 * width_px;
+            predict::symbols(&self.padded[before..][..3 * width_px + symbols.len()], width_px, symbols);
+            count(symbols, step, &mut self.partial);
+            first = first.or(symbols.first().copied());
+        }
+        first.unwrap_or_default()
+    }
+
     /// Writes the chunk that [`Coder::analyse`] was last given.
     fn write(&self, area: ChunkArea) -> Vec<u8> {
-        let symbols = &self.symbols[..area.bytes()];
+        let (n, stride) = (area.bytes(), 3 * area.width_px);
+        let mut symbols = vec![0; n];
+        predict::symbols(&self.padded[LEAD - stride..][..stride + n], area.width_px, &mut symbols);
         let mut out = Writer::default();
         self.tables.put(!self.finder.matches.is_empty(), &mut out);
         let words = self.tables.literals.each_ref().map(|table| huffman::code_words(table));
@@ -162,6 +176,9 @@ impl Coder {
 fn buckets(copy: Match) -> (Bucket, Bucket) {
     (bucket(u32::from(copy.length_px) - LEAST_PX as u32), bucket(u32::from(copy.distance_px) - 1))
 }
+
+/// Samples whose symbols are made at once.
+const SLAB: usize = 4096;
 
 /// Symbols there are: residuals in contexts.
 const SYMBOLS: usize = 256 * CONTEXTS;

@@ -23,6 +23,9 @@ use super::{
 /// The shortest copy.
 pub const LEAST_PX: usize = 4;
 const LEAST_BYTES: usize = 3 * LEAST_PX;
+/// A copy this long is always worth taking: its samples cost at least a bit each, and it never costs more than 25 bits and the
+/// logarithm of its length.
+const SURE_PX: usize = 9;
 /// Pixels that enter the table of hashes together.
 pub const SLAB_PX: usize = 512;
 const HASH_BITS: u32 = 12;
@@ -100,6 +103,7 @@ pub struct Counts {
 /// Costs in 1/256 bit, estimated from counts.
 struct Costs<'a> {
     counts: &'a Counts,
+    /// Logarithm of how many samples each context has.
     totals: [u32; CONTEXTS],
 }
 
@@ -111,11 +115,13 @@ const MATCH_COST: u32 = 13 * 256;
 const RUN_COST: u32 = 10 * 256;
 
 impl Costs<'_> {
+    fn new(counts: &Counts) -> Costs<'_> {
+        Costs { counts, totals: counts.literals.each_ref().map(|context| log2_q8(context.iter().sum::<u32>().max(1))) }
+    }
+
     fn literal(&self, symbol: Symbol) -> u32 {
         let (context, residual) = (predict::context_of(symbol), predict::residual_of(symbol));
-        log2_q8(self.totals[context])
-            .saturating_sub(log2_q8(self.counts.literals[context][residual]))
-            .max(LEAST_LITERAL_COST)
+        self.totals[context].saturating_sub(log2_q8(self.counts.literals[context][residual])).max(LEAST_LITERAL_COST)
     }
 
     fn copy(&self, length_px: usize, distance_px: usize) -> u32 {
@@ -221,18 +227,17 @@ const fn pixel_bits(w: usize) -> u64 {
 }
 
 impl Finder {
-    /// Fills `self.matches` with the copies taken in a chunk of `symbols.len()` samples, in order. `padded` is the chunk's residuals
-    /// behind [`LEAD`] zeros.
-    pub fn parse(&mut self, padded: &Padded, symbols: &[Symbol], counts: &Counts) {
+    /// Fills `self.matches` with the copies taken in a chunk of `n` samples, in order. `padded` is the chunk's residuals behind
+    /// [`LEAD`] zeros.
+    pub fn parse(&mut self, padded: &Padded, width_px: usize, n: usize, counts: &Counts) {
         self.matches.clear();
-        let n = symbols.len();
         if n <= LEAST_BYTES {
             return;
         }
         let residuals = padded.last_chunk().expect("the buffer ends in the residuals");
         self.mark_runs(padded, n);
         self.mark_repeats(residuals, n);
-        let costs = Costs { counts, totals: counts.literals.map(|context| context.iter().sum()) };
+        let chunk = Chunk { padded, residuals, n, width_px, costs: Costs::new(counts) };
         let (mut at, mut w) = (0, 0);
         while w < n.div_ceil(64) {
             let mut bits = self.runs[w] | self.repeats[w];
@@ -241,7 +246,7 @@ impl Finder {
                 bits &= bits - 1;
                 let pixel = (64 * w + bit as usize) / 3;
                 if pixel >= at
-                    && let Some(copy) = self.best(residuals, symbols, &costs, pixel, 1 << bit)
+                    && let Some(copy) = self.best(&chunk, pixel, 1 << bit)
                 {
                     self.matches.push(copy);
                     at = pixel + usize::from(copy.length_px);
@@ -284,30 +289,35 @@ impl Finder {
         self.heads.fill(0);
         self.repeats[..n.div_ceil(64)].fill(0);
         let pixels = n / 3 - LEAST_PX + 1;
+        let mut hashes = [0u16; SLAB_PX];
         for slab in (0..pixels).step_by(SLAB_PX) {
             let slab_end = (slab + SLAB_PX).min(pixels);
-            // Pixel 0 has nothing before it.
-            for pixel in (slab.max(HASH_STEP)..slab_end).step_by(HASH_STEP) {
+            for (pair, pixel) in
+                hashes.as_chunks_mut::<HASH_STEP>().0.iter_mut().zip((slab..slab_end).step_by(HASH_STEP))
+            {
                 let here = load(residuals, pixel, 0);
-                let candidate = self.heads[hash(here)];
+                *pair = [hash(here) as u16, hash(load(residuals, pixel, 3)) as u16];
+                let candidate = self.heads[usize::from(pair[0]) % (1 << HASH_BITS)];
                 let there = usize::from(candidate);
+                // Pixel 0 has nothing before it.
                 if here == load(residuals, there, 0)
                     && load(residuals, pixel, LEAST_BYTES - 8) == load(residuals, there, LEAST_BYTES - 8)
+                    && pixel > 0
                 {
                     self.candidates[pixel % PIXELS / HASH_STEP] = candidate;
                     self.repeats[3 * pixel / 64] |= 1 << (3 * pixel % 64);
                 }
             }
-            for pixel in slab..slab_end {
-                self.heads[hash(load(residuals, pixel, 0))] = pixel as u16;
+            for (&hash, pixel) in hashes.iter().zip(slab as u16..slab_end as u16) {
+                self.heads[usize::from(hash) % (1 << HASH_BITS)] = pixel;
             }
         }
     }
 
     /// The copy at a pixel with at least one candidate, if it is worth taking. `bit` is the pixel's in the words of bits.
-    fn best(&self, residuals: &Residuals, symbols: &[Symbol], costs: &Costs, pixel: usize, bit: u64) -> Option<Match> {
+    fn best(&self, chunk: &Chunk, pixel: usize, bit: u64) -> Option<Match> {
         let w = 3 * pixel / 64;
-        let agreement = |candidate: usize| agreement_px(residuals, symbols.len(), pixel, candidate);
+        let agreement = |candidate: usize| agreement_px(chunk.residuals, chunk.n, pixel, candidate);
         let run = if self.runs[w] & bit == 0 { 0 } else { agreement(pixel - 1) };
         let (mut length_px, mut distance_px) = (run, 1);
         if self.repeats[w] & bit != 0 {
@@ -317,16 +327,29 @@ impl Finder {
                 (length_px, distance_px) = (repeat, pixel - candidate);
             }
         }
-        let price = costs.copy(length_px, distance_px);
         let copy = Match { start_px: pixel as u16, length_px: length_px as u16, distance_px: distance_px as u16 };
-        let mut worth = 0;
-        for &symbol in &symbols[copy.samples()] {
-            worth += costs.literal(symbol);
-            if worth > price {
-                return Some(copy);
-            }
-        }
-        None
+        let is_worth = || {
+            let worth: u32 = copy.samples().map(|sample| chunk.literal_cost(sample)).sum();
+            worth > chunk.costs.copy(length_px, distance_px)
+        };
+        (length_px >= SURE_PX || is_worth()).then_some(copy)
+    }
+}
+
+/// What the parse looks at.
+struct Chunk<'a> {
+    padded: &'a Padded,
+    residuals: &'a Residuals,
+    n: usize,
+    width_px: usize,
+    costs: Costs<'a>,
+}
+
+impl Chunk<'_> {
+    fn literal_cost(&self, sample: usize) -> u32 {
+        let at = LEAD + sample;
+        let [left, up, up_right] = predict::neighbours(self.width_px).map(|back| self.padded[at - back]);
+        self.costs.literal(Symbol::from(predict::context(left, up, up_right)) << 8 | Symbol::from(self.padded[at]))
     }
 }
 
@@ -361,19 +384,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn long_copies_are_always_worth_taking() {
+        let counts = Counts { literals: [[0; 256]; CONTEXTS] };
+        let costs = Costs::new(&counts);
+        for length_px in SURE_PX..PIXELS {
+            assert!(LEAST_LITERAL_COST * 3 * length_px as u32 > costs.copy(length_px, PIXELS), "{length_px}");
+        }
+    }
+
+    const WIDTH_PX: usize = 50;
+
+    /// Residuals as a chunk of lines of `WIDTH_PX` pixels, the last of which may be cut.
     fn counted(residuals: &[u8]) -> (Box<Padded>, Vec<Symbol>, Counts) {
-        let symbols: Vec<Symbol> = residuals.iter().map(|r| Symbol::from(*r)).collect();
-        let mut counts = Counts { literals: [[0; 256]; CONTEXTS] };
-        residuals.iter().for_each(|r| counts.literals[0][usize::from(*r)] += 1);
         let mut padded = Box::new([0; LEAD + RESIDUALS]);
         padded[LEAD..][..residuals.len()].copy_from_slice(residuals);
+        let mut symbols = vec![0; residuals.len()];
+        predict::symbols(&padded[LEAD - 3 * WIDTH_PX..][..3 * WIDTH_PX + residuals.len()], WIDTH_PX, &mut symbols);
+        let mut counts = Counts { literals: [[0; 256]; CONTEXTS] };
+        symbols.iter().for_each(|&s| counts.literals[predict::context_of(s)][predict::residual_of(s)] += 1);
         (padded, symbols, counts)
     }
 
     fn parse(residuals: &[u8]) -> Vec<Match> {
-        let (padded, symbols, counts) = counted(residuals);
+        let (padded, _, counts) = counted(residuals);
         let mut finder = Finder::default();
-        finder.parse(&padded, &symbols, &counts);
+        finder.parse(&padded, WIDTH_PX, residuals.len(), &counts);
         finder.matches
     }
 
@@ -406,8 +442,8 @@ mod tests {
             residuals.extend_from_within(300..4000);
             residuals.truncate(residuals.len() / 3 * 3);
             let (padded, symbols, counts) = counted(&residuals);
-            let (n, pixels) = (residuals.len(), residuals.len() / 3);
-            let costs = Costs { counts: &counts, totals: counts.literals.map(|context| context.iter().sum()) };
+            let pixels = residuals.len() / 3;
+            let costs = Costs::new(&counts);
             let word = |pixel: usize| u64::from_le_bytes(residuals[3 * pixel..][..8].try_into().unwrap());
             let agree = |a: usize, b: usize| {
                 (0..pixels - a)
@@ -435,8 +471,8 @@ mod tests {
                 }
             }
             let mut finder = Finder::default();
-            finder.parse(&padded, &symbols, &counts);
-            assert!(!wanted.is_empty() && n > 0);
+            finder.parse(&padded, WIDTH_PX, residuals.len(), &counts);
+            assert!(!wanted.is_empty());
             assert_eq!(finder.matches, wanted, "{values} values");
         }
     }
