@@ -104,7 +104,19 @@
 //!
 //! Speed on one core of pixels scored, beside compressors of the same patches in the same run (`--speed`):
 //!
-//! SPEED_TABLE
+//! | MB/s of pixels, one core | CMU-1-Small-Region.svs | tcga-cr-7395-01a-01-ts1.svs |
+//! |---|---|---|
+//! | isg lz | 377 | 603 |
+//! | isg order0 | 1812 | 1823 |
+//! | isg jpeg | 243 | 238 |
+//! | isg encode | 137 | 121 |
+//! | isg decode | 96 | 75 |
+//! | libdeflate 1 | 161 | 101 |
+//! | libdeflate 6 | 106 | 69 |
+//! | zstd 1 | 363 | 1218 |
+//! | zstd 3 | 226 | 481 |
+//! | lz4 | 1016 | 4713 |
+//! | zlib 6 | 50 | 34 |
 
 pub(crate) mod bits;
 mod chunk;
