@@ -189,18 +189,24 @@ type Partial = [[u16; 4]; 1 << 16];
 
 /// Adds `step` for every symbol, modulo 2^16: 1 counts, `u16::MAX` takes back.
 fn count(symbols: &[Symbol], step: u16, partial: &mut Partial) {
-    let (groups, rest) = symbols.as_chunks::<4>();
-    let mut add = |symbol: Symbol, part: usize| {
+    let mut add = |symbol: Symbol, part: usize, step: u16| {
         let count = &mut partial[usize::from(symbol)][part];
         *count = count.wrapping_add(step);
     };
-    for &[a, b, c, d] in groups {
-        add(a, 0);
-        add(b, 1);
-        add(c, 2);
-        add(d, 3);
+    let (groups, rest) = symbols.as_chunks::<8>();
+    let mut zeros = 0u16;
+    for group in groups {
+        // Flat areas are nothing but symbol 0, and would wait for one count.
+        if group.iter().fold(0, |any, symbol| any | symbol) == 0 {
+            zeros = zeros.wrapping_add(8);
+            continue;
+        }
+        for (k, &symbol) in group.iter().enumerate() {
+            add(symbol, k % 4, step);
+        }
     }
-    rest.iter().for_each(|&symbol| add(symbol, 0));
+    add(0, 0, zeros.wrapping_mul(step));
+    rest.iter().for_each(|&symbol| add(symbol, 0, step));
 }
 
 /// The sums of the interleaved histograms; each may have wrapped around, their sums (below 2^16) have not.

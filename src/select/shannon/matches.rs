@@ -290,6 +290,8 @@ impl Finder {
         self.repeats[..n.div_ceil(64)].fill(0);
         let pixels = n / 3 - LEAST_PX + 1;
         let mut hashes = [0u16; SLAB_PX];
+        // The word of bits that is being filled, in a register: in flat areas every candidate agrees.
+        let (mut w, mut word) = (0, 0);
         for slab in (0..pixels).step_by(SLAB_PX) {
             let slab_end = (slab + SLAB_PX).min(pixels);
             for (pair, pixel) in
@@ -305,13 +307,18 @@ impl Finder {
                     && pixel > 0
                 {
                     self.candidates[pixel % PIXELS / HASH_STEP] = candidate;
-                    self.repeats[3 * pixel / 64] |= 1 << (3 * pixel % 64);
+                    if w != 3 * pixel / 64 {
+                        self.repeats[w] = word;
+                        (w, word) = (3 * pixel / 64, 0);
+                    }
+                    word |= 1 << (3 * pixel % 64);
                 }
             }
             for (&hash, pixel) in hashes.iter().zip(slab as u16..slab_end as u16) {
                 self.heads[usize::from(hash) % (1 << HASH_BITS)] = pixel;
             }
         }
+        self.repeats[w] = word;
     }
 
     /// The copy at a pixel with at least one candidate, if it is worth taking. `bit` is the pixel's in the words of bits.
