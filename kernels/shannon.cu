@@ -28,7 +28,6 @@ constexpr u32 SLAB_PX = THREADS;
 constexpr u32 HASH_BITS = 12;
 // A copy this long is always worth taking: its samples cost at least 3 * 256, its own bits at most 25 + log2(length) of 256.
 constexpr u32 SURE_PX = 9;
-constexpr u32 LITERALS = 257;  // of a context: residuals and the match word
 constexpr u32 MATCH = 256;
 constexpr u32 BUCKETS = 28;
 constexpr u32 TABLES = CONTEXTS + 2;
@@ -58,8 +57,8 @@ struct State {
     u32 exits[WARPS + 1];               // where the parse leaves the segments before this one
     u32 table_bits[TABLES];
     u32 bits;
+    u16 bases[64];
     u8 lengths[TABLES][260];
-    u8 contexts[64];
 };
 
 struct EncoderState {
@@ -69,7 +68,7 @@ struct EncoderState {
     u32 warp_bits[WARPS];
 };
 
-static_assert(sizeof(State) == 93244 && sizeof(EncoderState) == 129348, "as src/ops/shannon.rs asks for");
+static_assert(sizeof(State) == 93308 && sizeof(EncoderState) == 129412, "as src/ops/shannon.rs asks for");
 
 struct Copy {
     u32 length_px, distance_px;
@@ -99,8 +98,6 @@ __device__ __forceinline__ u32 price(u32 length_px, u32 distance_px) {
     u32 extra_bits = bucket_extra_bits(length_px - LEAST_PX) + bucket_extra_bits(distance_px - 1);
     return 256 * (extra_bits + (distance_px == 1 ? 10 : 13));
 }
-
-__device__ __forceinline__ u32 literal(u32 symbol) { return (symbol >> 8) * LITERALS + (symbol & 255); }
 
 __device__ __forceinline__ bool bit_of(const u32* words, u32 pixel) { return words[pixel / 32] >> (pixel % 32) & 1; }
 
@@ -147,11 +144,12 @@ __device__ void count(State& s, const Residuals& residuals, u32 samples) {
     __syncthreads();
     u32* counts = threadIdx.x % 2 ? s.odd_counts : s.counts;
     for (u32 i = 4 * threadIdx.x; i < samples; i += 4 * THREADS) {
-        u32 symbols[4];
-        residuals.symbols(i, symbols);
+        u32 literals[4];
+        residuals.literals(i, literals);
+        u32 behind = i + 4 <= samples ? 4 : samples - i;
 #pragma unroll
         for (u32 k = 0; k < 4; k++)
-            if (i + k < samples) atomicAdd(&counts[literal(symbols[k])], 1);
+            if (k < behind) atomicAdd(&counts[literals[k]], 1);
     }
     __syncthreads();
     for (u32 i = threadIdx.x; i < CONTEXTS * LITERALS; i += THREADS) s.counts[i] += s.odd_counts[i];
@@ -188,7 +186,7 @@ __device__ bool is_worth(const State& s, const Residuals& residuals, u32 pixel, 
     if (length >= SURE_PX) return true;
     u32 limit = price(length, distance), worth = 0;
     for (u32 sample = 3 * pixel; sample < 3 * (pixel + length) && worth <= limit; sample++)
-        worth += s.costs[literal(residuals.symbol(sample))];
+        worth += s.costs[residuals.literal(sample)];
     return worth > limit;
 }
 
@@ -343,7 +341,7 @@ __device__ bool take_copies(State& s, const Residuals& residuals, u32 pixels, u3
         __syncwarp();
         if (lane_id() == 0) {
             u32 length = copy.length_px - LEAST_PX, distance = copy.distance_px - 1;
-            atomicAdd(&s.counts[residuals.context(3 * pixel) * LITERALS + MATCH], 1);
+            atomicAdd(&s.counts[residuals.base(3 * pixel) + MATCH], 1);
             atomicAdd(&s.length_counts[bucket(length)], 1);
             atomicAdd(&s.distance_counts[bucket(distance)], 1);
             extra_bits += bucket_extra_bits(length) + bucket_extra_bits(distance);
@@ -358,9 +356,17 @@ __device__ bool take_copies(State& s, const Residuals& residuals, u32 pixels, u3
     }
     if (lane_id() == 0 && extra_bits > 0) atomicAdd(&s.bits, extra_bits);
     __syncthreads();
-    for (u32 covered = threadIdx.x; covered < pixels; covered += THREADS) {
-        if (!bit_of(s.worth, covered)) continue;
-        for (u32 c = 0; c < 3; c++) atomicSub(&s.counts[literal(residuals.symbol(3 * covered + c))], 1);
+    for (u32 i = 4 * threadIdx.x; i < 3 * pixels; i += 4 * THREADS) {
+        // Four samples lie in two pixels: those of the first one, then those of the second.
+        u32 second = 3 * (i / 3 + 1);
+        bool first_covered = bit_of(s.worth, i / 3);
+        bool second_covered = second < 3 * pixels && bit_of(s.worth, i / 3 + 1);
+        if (!first_covered && !second_covered) continue;
+        u32 literals[4];
+        residuals.literals(i, literals);
+#pragma unroll
+        for (u32 k = 0; k < 4; k++)
+            if (i + k < second ? first_covered : second_covered) atomicSub(&s.counts[literals[k]], 1);
     }
     return true;
 }
@@ -369,9 +375,9 @@ __device__ bool take_copies(State& s, const Residuals& residuals, u32 pixels, u3
 // copies. `work` may be the memory of the residuals.
 __device__ bool analyse(State& s, const ChunkArea& area, HuffmanWork* work) {
     u32 pixels = area.size_px(), samples = 3 * pixels, warp = threadIdx.x / 32;
-    Residuals residuals(s.residuals, s.contexts, area.width);
+    Residuals residuals(s.residuals, s.bases, area.width);
     for (u32 i = threadIdx.x; i < 1 << HASH_BITS; i += THREADS) s.heads[i] = 0;
-    if (threadIdx.x <= MOST_ACTIVITY) s.contexts[threadIdx.x] = context_of_activity(threadIdx.x);
+    if (threadIdx.x <= MOST_ACTIVITY) s.bases[threadIdx.x] = LITERALS * context_of_activity(threadIdx.x);
     if (threadIdx.x < BUCKETS) s.length_counts[threadIdx.x] = s.distance_counts[threadIdx.x] = 0;
     if (threadIdx.x == 0) s.bits = 1;
     if (threadIdx.x < RESIDUAL_BYTES - CHUNK_BYTES) s.residuals[samples + threadIdx.x] = 0;
@@ -541,7 +547,7 @@ extern "C" __global__ void __launch_bounds__(512, 1) shannon_encode(const __grid
     if (threadIdx.x == 0) BitWriter{out, 0}.put(copies, 1);
     __syncthreads();
 
-    Residuals residuals(s.residuals, s.contexts, area.width);
+    Residuals residuals(s.residuals, s.bases, area.width);
     for (u32 first = 0; first < pixels; first += THREADS) {
         u32 pixel = first + threadIdx.x;
         bool in = pixel < pixels;
@@ -559,14 +565,14 @@ extern "C" __global__ void __launch_bounds__(512, 1) shannon_encode(const __grid
             value[i + 1] = number & ((1u << length[i + 1]) - 1);
         };
         if (starts) {
-            part(0, residuals.context(3 * pixel), MATCH);
+            part(0, residuals.base(3 * pixel) / LITERALS, MATCH);
             bucket_parts(1, CONTEXTS, s.candidates[(pixel + 1) / 2] - LEAST_PX);
             bucket_parts(3, CONTEXTS + 1, s.candidates[(pixel + 1) / 2 + 1] - 1);
         } else if (in && !covered) {
 #pragma unroll
             for (u32 c = 0; c < 3; c++) {
-                u32 symbol = residuals.symbol(3 * pixel + c);
-                part(c, symbol >> 8, symbol & 255);
+                u32 literal = residuals.literal(3 * pixel + c);
+                part(c, literal / LITERALS, literal % LITERALS);
             }
         }
 #pragma unroll

@@ -108,31 +108,34 @@ __device__ inline u32 context_of_activity(u32 activity) {
 // Size of a folded residual, 0 to 128.
 __device__ __forceinline__ u32 size_of(u32 folded) { return (folded + 1) >> 1; }
 
+// Symbols of a context: 256 residuals and the match word. A literal is 257 * context + residual.
+constexpr u32 LITERALS = 257;
+
 // Residuals in shared memory and how to find a sample's context.
 struct Residuals {
-    const u8* bytes;     // RESIDUAL_BYTES, aligned to 4
-    const u8* contexts;  // MOST_ACTIVITY + 1 contexts by activity
-    u32 up, up_right;    // samples back
+    const u8* bytes;   // RESIDUAL_BYTES, aligned to 4
+    const u16* bases;  // MOST_ACTIVITY + 1 multiples of LITERALS by activity
+    u32 up, up_right;  // samples back
 
-    __device__ Residuals(const u8* bytes, const u8* contexts, u32 width)
-        : bytes(bytes), contexts(contexts), up(3 * width), up_right(max(3 * width - 3, 3u)) {}
+    __device__ Residuals(const u8* bytes, const u16* bases, u32 width)
+        : bytes(bytes), bases(bases), up(3 * width), up_right(max(3 * width - 3, 3u)) {}
 
     __device__ __forceinline__ u32 size_back(u32 sample, u32 back) const {
         return sample >= back ? size_of(bytes[sample - back]) : 0;
     }
 
-    __device__ __forceinline__ u32 context(u32 sample) const {
+    // The first literal of the sample's context.
+    __device__ __forceinline__ u32 base(u32 sample) const {
         u32 activity = size_back(sample, 3) + size_back(sample, up) + size_back(sample, up_right);
-        return contexts[min(activity, MOST_ACTIVITY)];
+        return bases[min(activity, MOST_ACTIVITY)];
     }
 
-    // Residual in its context: context << 8 | residual.
-    __device__ __forceinline__ u32 symbol(u32 sample) const { return context(sample) << 8 | bytes[sample]; }
+    __device__ __forceinline__ u32 literal(u32 sample) const { return base(sample) + bytes[sample]; }
 
-    // Symbols of four samples from `sample`, a multiple of 4, on; those behind the chunk are anything.
-    __device__ __forceinline__ void symbols(u32 sample, u32 (&out)[4]) const {
+    // Literals of four samples from `sample`, a multiple of 4, on; those behind the chunk are anything.
+    __device__ __forceinline__ void literals(u32 sample, u32 (&out)[4]) const {
         if (sample < up) {
-            for (u32 i = 0; i < 4; i++) out[i] = symbol(sample + i);
+            for (u32 i = 0; i < 4; i++) out[i] = literal(sample + i);
             return;
         }
         // Sizes of even and of odd bytes apart: three add up to more than a byte holds.
@@ -150,7 +153,7 @@ struct Residuals {
 #pragma unroll
         for (u32 i = 0; i < 4; i++) {
             u32 activity = (i % 2 ? odd : even) >> (i / 2 * 16) & 0xffff;
-            out[i] = u32(contexts[min(activity, MOST_ACTIVITY)]) << 8 | (here >> (8 * i) & 255);
+            out[i] = bases[min(activity, MOST_ACTIVITY)] + (here >> (8 * i) & 255);
         }
     }
 
