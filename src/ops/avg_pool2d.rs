@@ -2,12 +2,14 @@
 
 use crate::{
     device::{
+        driver::DevicePtr,
         host::Real,
+        kernel::{FLOATS, Kernel, blocks},
         stencil::{Reads, Uniform, dense},
     },
     error::{Error, Result},
-    float_dispatch,
-    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    float_dispatch, kernel_params,
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -94,6 +96,18 @@ impl Op for AvgPool {
         Ok(())
     }
 
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let (x, y) = (args.x[0], args.y[0]);
+        let ([_, h, w, c], [oh, ow]) = self.extents(x.shape())?;
+        let (threads, whole) = threads_of_packs(self.name(), y.elems(), c, y.dtype().bytes())?;
+        let [h, w, c, oh, ow] = [h, w, c, oh, ow].map(|n| n as u32);
+        let [kernel, stride, padding] = [self.pool.kernel, self.pool.stride, self.pool.padding].map(|n| n as u32);
+        let (x, y, dtype) = (x.ptr, y.ptr, y.dtype());
+        let params = AvgPoolParams { x, y, threads, h, w, c, oh, ow, kernel, stride, padding, whole };
+        let kernel = if self.adjoint.is_some() { &BACKWARD } else { &FORWARD };
+        args.launch(kernel, dtype, threads.div_ceil(THREADS), 0, &params)
+    }
+
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let [h, w] = [1, 2].map(|axis| v.x_spec(0).shape[axis]);
         let adjoint = if self.adjoint.is_some() { None } else { Some([h, w]) };
@@ -105,10 +119,42 @@ impl Op for AvgPool {
     }
 }
 
+kernel_params! {
+    struct AvgPoolParams {
+        x: DevicePtr,
+        y: DevicePtr,
+        threads: u32,
+        h: u32,
+        w: u32,
+        c: u32,
+        oh: u32,
+        ow: u32,
+        kernel: u32,
+        stride: u32,
+        padding: u32,
+        whole: u32,
+    }
+}
+
+const THREADS: u32 = 256;
+const FORWARD: Kernel<AvgPoolParams> = Kernel::new("avg_pool2d", "fwd", THREADS, FLOATS);
+const BACKWARD: Kernel<AvgPoolParams> = Kernel::new("avg_pool2d", "bwd_x", THREADS, FLOATS);
+
+/// Threads for images of `elems` elements, a 16-byte pack of channels each where the channels are whole packs (then 1 stands
+/// beside), else an element. Fewer than 2³¹: kernels count in 32 bits.
+pub(super) fn threads_of_packs(op: &'static str, elems: usize, c: usize, element_bytes: usize) -> Result<(u32, u32)> {
+    let whole = (c * element_bytes).is_multiple_of(16);
+    let threads = elems / if whole { 16 / element_bytes } else { 1 };
+    match blocks(threads, 1) {
+        threads if threads < 1 << 31 => Ok((threads, whole.into())),
+        _ => Err(Error::shape(op, format!("{elems} elements are more than a GPU's kernel counts; split the batch"))),
+    }
+}
+
 pub const SPEC: OpSpec = OpSpec {
     name: "avg_pool2d",
     order: Order::Any,
-    kernels: &[],
+    kernels: &[FORWARD.info(), BACKWARD.info()],
     cases: || {
         let case = |name, x: [usize; 4], kernel, stride, padding| {
             let pool = Pool2d { kernel, stride, padding };
@@ -117,6 +163,7 @@ pub const SPEC: OpSpec = OpSpec {
         vec![
             case("halves", [2, 5, 6, 3], 2, 2, 0),
             case("overlapping", [1, 7, 5, 9], 3, 2, 1),
+            case("whole_packs", [1, 5, 4, 16], 3, 2, 1),
             case("same", [1, 4, 5, 33], 3, 1, 1),
             case("one_pixel", [2, 1, 1, 4], 2, 2, 1),
         ]

@@ -6,13 +6,16 @@
 
 use crate::{
     device::{
+        driver::DevicePtr,
         host::{Element, Real},
+        kernel::{FLOATS, Kernel, UNTYPED, blocks},
         vector::{column_partials, column_sums, par_rows, rows_a_task, vectorised},
     },
     dtype::DType,
     error::{Error, Result},
-    float_dispatch,
-    op::{Case, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal},
+    float_dispatch, kernel_params,
+    op::{Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal},
+    ops::avg_pool2d::threads_of_packs,
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -84,6 +87,26 @@ impl Op for Train {
         Ok(())
     }
 
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let [x, weight, bias] = [0, 1, 2].map(|i| args.x[i]);
+        let [y, mean, variance] = [0, 1, 2].map(|i| args.y[i]);
+        let params = params(&x, &[mean, variance], self.eps, true)?;
+        let parts = args.scratch((params.runs as usize * 2 * params.c as usize * 4).max(4))?;
+        let params = BatchNormParams {
+            x: x.ptr,
+            weight: weight.ptr,
+            bias: bias.ptr,
+            y: y.ptr,
+            parts: parts.ptr,
+            mean_out: mean.ptr,
+            variance_out: variance.ptr,
+            ..params
+        };
+        args.launch(&PARTS, x.dtype(), params.runs.saturating_mul(params.tiles), 0, &params)?;
+        args.launch(&STATS, DType::F32, params.c.div_ceil(THREADS), 0, &params)?;
+        args.launch(&NORMALISE, x.dtype(), params.packs.div_ceil(THREADS), 0, &params)
+    }
+
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         if v.dy(1).is_some() || v.dy(2).is_some() {
             return Err(Error::OrderExceeded { op: "batch_norm2d" });
@@ -120,6 +143,14 @@ impl Op for Eval {
             normalise(x, args.y(0), mean, &scale, weight, bias);
         });
         Ok(())
+    }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let [x, weight, bias, mean, variance] = [0, 1, 2, 3, 4].map(|i| args.x[i]);
+        let params = params(&x, &[mean, variance], self.eps, false)?;
+        let (weight, bias, y) = (weight.ptr, bias.ptr, args.y[0].ptr);
+        let params = BatchNormParams { x: x.ptr, weight, bias, y, ..params };
+        args.launch(&NORMALISE, x.dtype(), params.packs.div_ceil(THREADS), 0, &params)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -245,6 +276,114 @@ impl Op for Grad {
         float_dispatch!(args, T => self.compute::<T>(args));
         Ok(())
     }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let [dy, x, weight, mean, variance] = [0, 1, 2, 3, 4].map(|i| args.x[i]);
+        let [dx, dweight, dbias] = [0, 1, 2].map(|i| args.y[i].ptr);
+        let params = params(&x, &[mean, variance], self.eps, self.training)?;
+        let c = params.c as usize;
+        let parts = args.scratch((params.runs as usize * 2 * c * 4).max(4))?;
+        let coefficients = args.scratch((3 * c * 4).max(4))?;
+        let params = BatchNormParams {
+            x: x.ptr,
+            weight: weight.ptr,
+            dy: dy.ptr,
+            dx,
+            dweight,
+            dbias,
+            parts: parts.ptr,
+            coefficients: coefficients.ptr,
+            ..params
+        };
+        let dtype = x.dtype();
+        args.launch(&BACKWARD_PARTS, dtype, params.runs.saturating_mul(params.tiles), 0, &params)?;
+        args.launch(&BACKWARD_STATS, dtype, params.c.div_ceil(THREADS), 0, &params)?;
+        args.launch(&BACKWARD, dtype, params.packs.div_ceil(THREADS), 0, &params)
+    }
+}
+
+kernel_params! {
+    struct BatchNormParams {
+        x: DevicePtr,
+        weight: DevicePtr,
+        bias: DevicePtr,
+        mean: DevicePtr,
+        variance: DevicePtr,
+        y: DevicePtr,
+        dy: DevicePtr,
+        dx: DevicePtr,
+        dweight: DevicePtr,
+        dbias: DevicePtr,
+        mean_out: DevicePtr,
+        variance_out: DevicePtr,
+        parts: DevicePtr,
+        coefficients: DevicePtr,
+        rows: u64,
+        c: u32,
+        run: u32,
+        runs: u32,
+        tiles: u32,
+        packs: u32,
+        eps: f32,
+        biased: f32,
+        training: u32,
+        whole: u32,
+        f32_stats: u32,
+    }
+}
+
+const THREADS: u32 = 256;
+/// Rows whose sums one block forms.
+const RUN: usize = 512;
+
+const fn kernel(name: &'static str) -> Kernel<BatchNormParams> {
+    Kernel::new("batch_norm2d", name, THREADS, FLOATS)
+}
+
+const PARTS: Kernel<BatchNormParams> = kernel("parts");
+const STATS: Kernel<BatchNormParams> = Kernel::new("batch_norm2d", "stats", THREADS, UNTYPED);
+const NORMALISE: Kernel<BatchNormParams> = kernel("normalise");
+const BACKWARD_PARTS: Kernel<BatchNormParams> = kernel("bwd_parts");
+const BACKWARD_STATS: Kernel<BatchNormParams> = kernel("bwd_stats");
+const BACKWARD: Kernel<BatchNormParams> = kernel("bwd_x");
+
+/// Sizes, and where mean and variance are.
+fn params(x: &DeviceView, stats: &[DeviceView; 2], eps: f64, training: bool) -> Result<BatchNormParams> {
+    let (rows, c, bytes) = (x.shape().rows(), x.shape().last(), x.dtype().bytes());
+    let (packs, whole) = threads_of_packs("batch_norm2d", x.elems(), c, bytes)?;
+    let f32_stats = stats[0].dtype() == DType::F32;
+    if stats.iter().any(|s| s.dtype() != if f32_stats { DType::F32 } else { x.dtype() }) {
+        return Err(Error::DType { op: "batch_norm2d", wanted: "statistics in f32 or the input's type", got: stats[1].dtype() });
+    }
+    let null = DevicePtr::NULL;
+    Ok(BatchNormParams {
+        x: null,
+        weight: null,
+        bias: null,
+        mean: stats[0].ptr,
+        variance: stats[1].ptr,
+        y: null,
+        dy: null,
+        dx: null,
+        dweight: null,
+        dbias: null,
+        mean_out: null,
+        variance_out: null,
+        parts: null,
+        coefficients: null,
+        rows: rows as u64,
+        c: c as u32,
+        run: RUN as u32,
+        runs: blocks(rows, RUN),
+        // A warp side by side: 16 bytes a lane where rows are whole, else one element.
+        tiles: blocks(c, 32 * if whole == 1 { 16 / bytes } else { 1 }),
+        packs,
+        eps: eps as f32,
+        biased: if training { (rows as f64 - 1.0) as f32 / rows as f32 } else { 1.0 },
+        training: training.into(),
+        whole,
+        f32_stats: f32_stats.into(),
+    })
 }
 
 impl Grad {
@@ -309,7 +448,14 @@ impl Grad {
 pub const SPEC: OpSpec = OpSpec {
     name: "batch_norm2d",
     order: Order::Once,
-    kernels: &[],
+    kernels: &[
+        PARTS.info(),
+        STATS.info(),
+        NORMALISE.info(),
+        BACKWARD_PARTS.info(),
+        BACKWARD_STATS.info(),
+        BACKWARD.info(),
+    ],
     cases: || {
         let train = |name, shape: [usize; 4], draw| {
             let c = shape[3];
@@ -327,6 +473,8 @@ pub const SPEC: OpSpec = OpSpec {
         vec![
             train("train", [2, 5, 4, 7], Draw::Normal),
             train("far_from_zero", [1, 3, 3, 70], Draw::Uniform(28.0, 32.0)),
+            train("whole_packs", [2, 3, 4, 40], Draw::Normal),
+            train("past_a_run", [1, 27, 19, 3], Draw::Normal),
             train("many_rows", [3, 16, 11, 2], Draw::Normal),
             statistics.wrt([]),
             Case::new("eval", eval, |x| Ok(vec![x[0].batch_norm2d_eval(&x[1], &x[2], &x[3], &x[4], 1e-5)?]))

@@ -7,13 +7,15 @@
 
 use crate::{
     device::{
+        driver::DevicePtr,
         host::Real,
+        kernel::{FLOATS, Kernel, blocks},
         math::{normal_below, normal_density, sigmoid, softplus, tanh},
         vector::{par_rows, rows_a_task, vectorised},
     },
     error::{Error, Result},
-    float_dispatch,
-    op::{Case, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    float_dispatch, kernel_params,
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -186,6 +188,42 @@ impl Op for BiasActOp {
         Ok(())
     }
 
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let at = self.x_at();
+        let x = args.x[at];
+        let bias = args.x.get(at + 1).map_or(DevicePtr::NULL, |bias| bias.ptr);
+        let (cols, bytes) = (x.shape().last(), x.dtype().bytes());
+        // Whole rows, as many as 31 bits count.
+        let most = ((1 << 30) / cols.max(1)).max(1) * cols.max(1);
+        let small = |n: usize| {
+            let message = || Error::shape(self.name(), format!("rows of {cols} are longer than a GPU's kernel counts"));
+            u32::try_from(n).ok().filter(|&n| n < 1 << 31).ok_or_else(message)
+        };
+        for first in (0..x.elems()).step_by(most) {
+            let count = most.min(x.elems() - first);
+            let part = |ptr: DevicePtr| ptr.offset_bytes(first * bytes);
+            let params = BiasActParams {
+                t: if self.order > 0 { part(args.x[0].ptr) } else { DevicePtr::NULL },
+                x: part(x.ptr),
+                bias,
+                y: part(args.y[0].ptr),
+                count: small(count)?,
+                cols: small(cols)?,
+                // In the order of `ALL`, which is the kernel's.
+                function: self.activation as u32,
+                alpha: self.around.alpha as f32,
+                gain: self.around.gain as f32,
+                clamp: self.around.clamp.map_or(f32::INFINITY, |clamp| clamp as f32),
+                whole: ((bias == DevicePtr::NULL || cols.is_multiple_of(EACH)) && (first * bytes).is_multiple_of(16))
+                    .into(),
+                unused: 0,
+            };
+            let grid = blocks(count, THREADS as usize * EACH);
+            args.launch(&KERNELS[self.order], x.dtype(), grid, 0, &params)?;
+        }
+        Ok(())
+    }
+
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let (dy, at) = (v.upstream()?, self.x_at());
         let x = v.x(at);
@@ -227,6 +265,34 @@ impl Op for BiasActOp {
         Keep::INPUTS
     }
 }
+
+kernel_params! {
+    struct BiasActParams {
+        t: DevicePtr,
+        x: DevicePtr,
+        bias: DevicePtr,
+        y: DevicePtr,
+        count: u32,
+        cols: u32,
+        function: u32,
+        alpha: f32,
+        gain: f32,
+        clamp: f32,
+        whole: u32,
+        unused: u32,
+    }
+}
+
+const THREADS: u32 = 256;
+/// Elements of a thread.
+const EACH: usize = 4;
+
+const fn kernel(name: &'static str) -> Kernel<BiasActParams> {
+    Kernel::new("bias_act", name, THREADS, FLOATS)
+}
+
+/// By order.
+const KERNELS: [Kernel<BiasActParams>; 3] = [kernel("fwd"), kernel("bwd_x"), kernel("bwd_bwd_x")];
 
 #[inline(always)]
 fn sigmoid_slope<T: Real>(x: T) -> T {
@@ -416,7 +482,7 @@ impl BiasActOp {
 pub const SPEC: OpSpec = OpSpec {
     name: "bias_act",
     order: Order::Any,
-    kernels: &[],
+    kernels: &[KERNELS[0].info(), KERNELS[1].info(), KERNELS[2].info()],
     cases: || {
         let around = BiasAct { alpha: 0.3, gain: 1.4, clamp: None };
         let mut cases: Vec<Case> = Activation::ALL

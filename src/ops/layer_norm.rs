@@ -5,12 +5,14 @@
 
 use crate::{
     device::{
+        driver::DevicePtr,
         host::{Element, Real},
+        kernel::{FLOATS, Kernel, blocks},
         vector::{par_rows, rows_a_task, rows_with_sums, sum1, sum2, vectorised},
     },
     error::{Error, Result},
-    float_dispatch,
-    op::{Case, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal},
+    float_dispatch, kernel_params,
+    op::{Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -58,6 +60,12 @@ impl Op for LayerNorm {
             }));
         });
         Ok(())
+    }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let (x, [weight, bias], y) = (args.x[0], [1, 2].map(|i| args.x[i].ptr), args.y[0].ptr);
+        let params = LayerNormParams { x: x.ptr, weight, bias, y, ..params(&x, self.eps) };
+        args.launch(&FORWARD, x.dtype(), blocks(x.shape().rows(), WARPS), 0, &params)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -116,6 +124,90 @@ impl Op for LayerNormGrad {
         float_dispatch!(args, T => gradients::<T>(args, T::c(self.eps)));
         Ok(())
     }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let [dy, x, weight] = [0, 1, 2].map(|i| args.x[i]);
+        let [dx, dweight, dbias] = [0, 1, 2].map(|i| args.y[i].ptr);
+        let (rows, cols) = (x.shape().rows(), x.shape().last());
+        let params = params(&x, self.eps);
+        let stats = args.scratch((rows * 2 * 4).max(4))?;
+        let parts = args.scratch((params.runs as usize * 2 * cols * 4).max(4))?;
+        let (x_ptr, weight, dy) = (x.ptr, weight.ptr, dy.ptr);
+        let (rows_stats, parts) = (stats.ptr, parts.ptr);
+        let params =
+            LayerNormParams { x: x_ptr, weight, dy, dx, rows_stats, parts, dweight, dbias, ..params };
+        let dtype = x.dtype();
+        args.launch(&BACKWARD, dtype, blocks(rows, WARPS), 0, &params)?;
+        let grid = params.runs.checked_mul(params.tiles).unwrap_or(u32::MAX);
+        args.launch(&PARTS, dtype, grid, 0, &params)?;
+        args.launch(&SUM, dtype, blocks(cols, THREADS as usize), 0, &params)
+    }
+}
+
+kernel_params! {
+    struct LayerNormParams {
+        x: DevicePtr,
+        weight: DevicePtr,
+        bias: DevicePtr,
+        y: DevicePtr,
+        dy: DevicePtr,
+        dx: DevicePtr,
+        rows_stats: DevicePtr,
+        parts: DevicePtr,
+        dweight: DevicePtr,
+        dbias: DevicePtr,
+        rows: u64,
+        cols: u64,
+        eps: f32,
+        whole: u32,
+        run: u32,
+        runs: u32,
+        tiles: u32,
+        unused: u32,
+    }
+}
+
+const THREADS: u32 = 256;
+/// Rows of a block.
+const WARPS: usize = THREADS as usize / 32;
+/// Rows whose part of the weight's gradient one block sums.
+const RUN: usize = 256;
+
+const fn kernel(name: &'static str) -> Kernel<LayerNormParams> {
+    Kernel::new("layer_norm", name, THREADS, FLOATS)
+}
+
+const FORWARD: Kernel<LayerNormParams> = kernel("fwd");
+const BACKWARD: Kernel<LayerNormParams> = kernel("bwd_x");
+const PARTS: Kernel<LayerNormParams> = kernel("bwd_parts");
+const SUM: Kernel<LayerNormParams> = kernel("bwd_sum");
+
+/// Sizes; no pointers.
+fn params(x: &DeviceView, eps: f64) -> LayerNormParams {
+    let (rows, cols, bytes) = (x.shape().rows(), x.shape().last(), x.dtype().bytes());
+    let whole = (cols * bytes).is_multiple_of(16);
+    let null = DevicePtr::NULL;
+    LayerNormParams {
+        x: null,
+        weight: null,
+        bias: null,
+        y: null,
+        dy: null,
+        dx: null,
+        rows_stats: null,
+        parts: null,
+        dweight: null,
+        dbias: null,
+        rows: rows as u64,
+        cols: cols as u64,
+        eps: eps as f32,
+        whole: whole.into(),
+        run: RUN as u32,
+        runs: blocks(rows, RUN),
+        // A warp side by side: 16 bytes a lane where rows are whole, else one element.
+        tiles: blocks(cols, 32 * if whole { 16 / bytes } else { 1 }),
+        unused: 0,
+    }
 }
 
 fn gradients<T: Real>(args: &mut HostArgs, eps: T) {
@@ -164,7 +256,7 @@ fn gradients<T: Real>(args: &mut HostArgs, eps: T) {
 pub const SPEC: OpSpec = OpSpec {
     name: "layer_norm",
     order: Order::Once,
-    kernels: &[],
+    kernels: &[FORWARD.info(), BACKWARD.info(), PARTS.info(), SUM.info()],
     cases: || {
         let case = |name, rows: usize, cols: usize, draw| {
             Case::new(name, [drawn([rows, cols], draw), normal([cols]), normal([cols])], |x| {

@@ -4,16 +4,18 @@
 //! One op in two directions, linear in the values moved and blind to changes of the winners, so every order exists:
 //! `Pick(x, v)` takes the elements of `v` where `x` has its maxima (pooling is `Pick(x, x)`), `Spread(x, v)` puts them back.
 
-use super::avg_pool2d::Pool2d;
+use super::avg_pool2d::{Pool2d, threads_of_packs};
 use crate::{
     device::{
+        driver::DevicePtr,
         host::Real,
+        kernel::{FLOATS, Kernel},
         stencil::{Reads, par_lines},
         vector::vectorised,
     },
     error::{Error, Result},
-    float_dispatch,
-    op::{Case, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    float_dispatch, kernel_params,
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     ops::matmul::same_float,
     shape::Spec,
     tape::{Keep, Vjp},
@@ -79,6 +81,49 @@ impl Op for MaxPool {
             }
         });
         Ok(())
+    }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let (x, y) = (args.x[0], args.y[0]);
+        let ([n, h, w, c], [oh, ow]) = self.pool.extents(self.name(), x.shape())?;
+        let Pool2d { kernel, stride, padding } = self.pool;
+        if kernel > 255 {
+            return Err(Error::shape(self.name(), format!("a window of {kernel}; a GPU's kernel takes up to 255")));
+        }
+        let bytes = x.dtype().bytes();
+        let threads_of = |elems| threads_of_packs(self.name(), elems, c, bytes);
+        let (threads, whole) = threads_of(y.elems())?;
+        let params = MaxPoolParams {
+            x: x.ptr,
+            v: args.x.get(1).map_or(DevicePtr::NULL, |v| v.ptr),
+            y: y.ptr,
+            winners: DevicePtr::NULL,
+            threads,
+            h: h as u32,
+            w: w as u32,
+            c: c as u32,
+            oh: oh as u32,
+            ow: ow as u32,
+            kernel: kernel as u32,
+            stride: stride as u32,
+            padding: padding as u32,
+            whole,
+        };
+        let dtype = x.dtype();
+        let launch = |kernel: &Kernel<MaxPoolParams>, params: &MaxPoolParams| {
+            args.launch(kernel, dtype, params.threads.div_ceil(THREADS), 0, params)
+        };
+        match self.direction {
+            Direction::Pool => launch(&FORWARD, &params),
+            Direction::Pick => launch(&PICK, &params),
+            Direction::Spread => {
+                let pooled = n * oh * ow * c;
+                let winners = args.scratch((pooled * 2).max(2))?;
+                let params = MaxPoolParams { winners: winners.ptr, ..params };
+                launch(&WINNERS, &MaxPoolParams { threads: threads_of(pooled)?.0, ..params })?;
+                launch(&SPREAD, &params)
+            }
+        }
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -206,10 +251,40 @@ fn beats<T: Real>(x: T, best: T) -> bool {
     x > best || (x.is_nan() && !best.is_nan())
 }
 
+kernel_params! {
+    struct MaxPoolParams {
+        x: DevicePtr,
+        v: DevicePtr,
+        y: DevicePtr,
+        winners: DevicePtr,
+        threads: u32,
+        h: u32,
+        w: u32,
+        c: u32,
+        oh: u32,
+        ow: u32,
+        kernel: u32,
+        stride: u32,
+        padding: u32,
+        whole: u32,
+    }
+}
+
+const THREADS: u32 = 256;
+
+const fn kernel(name: &'static str) -> Kernel<MaxPoolParams> {
+    Kernel::new("max_pool2d", name, THREADS, FLOATS)
+}
+
+const FORWARD: Kernel<MaxPoolParams> = kernel("fwd");
+const PICK: Kernel<MaxPoolParams> = kernel("pick");
+const WINNERS: Kernel<MaxPoolParams> = kernel("winners");
+const SPREAD: Kernel<MaxPoolParams> = kernel("spread");
+
 pub const SPEC: OpSpec = OpSpec {
     name: "max_pool2d",
     order: Order::Any,
-    kernels: &[],
+    kernels: &[FORWARD.info(), PICK.info(), WINNERS.info(), SPREAD.info()],
     cases: || {
         let case = |name, x: [usize; 4], kernel, stride, padding| {
             let pool = Pool2d { kernel, stride, padding };
@@ -221,6 +296,7 @@ pub const SPEC: OpSpec = OpSpec {
         };
         vec![
             case("alexnet", [2, 7, 9, 3], 3, 2, 0),
+            case("whole_packs", [1, 7, 6, 8], 3, 2, 1),
             case("resnet", [1, 6, 7, 5], 3, 2, 1),
             case("halves", [2, 5, 4, 33], 2, 2, 0),
             case("one_pixel", [1, 1, 1, 2], 3, 2, 1),

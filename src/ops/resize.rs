@@ -4,12 +4,15 @@
 
 use crate::{
     device::{
+        driver::DevicePtr,
         host::Real,
+        kernel::{FLOATS, Kernel},
         stencil::{Reads, separable},
     },
     error::{Error, Result},
-    float_dispatch,
-    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    float_dispatch, kernel_params,
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    ops::avg_pool2d::threads_of_packs,
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -112,6 +115,20 @@ impl Op for Resize {
         Ok(())
     }
 
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let (x, y) = (args.x[0], args.y[0]);
+        let Some([_, h, w, c]) = x.shape().nhwc() else { return Ok(()) };
+        let (threads, whole) = threads_of_packs(self.name(), y.elems(), c, y.dtype().bytes())?;
+        // `to` is the new size, or in the adjoint the old one: the kernels take both by what they are.
+        let (old, new) = if self.adjoint { (self.to, [h, w]) } else { ([h, w], self.to) };
+        let [[h, w], [to_h, to_w]] = [old, new].map(|size| size.map(|n| n as u32));
+        // In the order of the enum, which is the kernel's.
+        let (kind, c, dtype) = (self.interpolation as u32, c as u32, y.dtype());
+        let params = ResizeParams { x: x.ptr, y: y.ptr, threads, h, w, to_h, to_w, c, kind, whole };
+        let kernel = if self.adjoint { &BACKWARD } else { &FORWARD };
+        args.launch(kernel, dtype, threads.div_ceil(THREADS), 0, &params)
+    }
+
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let shape: Shape = v.x_spec(0).shape;
         let back = Resize { to: [shape[1], shape[2]], adjoint: !self.adjoint, interpolation: self.interpolation };
@@ -123,10 +140,29 @@ impl Op for Resize {
     }
 }
 
+kernel_params! {
+    struct ResizeParams {
+        x: DevicePtr,
+        y: DevicePtr,
+        threads: u32,
+        h: u32,
+        w: u32,
+        to_h: u32,
+        to_w: u32,
+        c: u32,
+        kind: u32,
+        whole: u32,
+    }
+}
+
+const THREADS: u32 = 256;
+const FORWARD: Kernel<ResizeParams> = Kernel::new("resize", "fwd", THREADS, FLOATS);
+const BACKWARD: Kernel<ResizeParams> = Kernel::new("resize", "bwd_x", THREADS, FLOATS);
+
 pub const SPEC: OpSpec = OpSpec {
     name: "resize",
     order: Order::Any,
-    kernels: &[],
+    kernels: &[FORWARD.info(), BACKWARD.info()],
     cases: || {
         let case = |name, x: [usize; 4], to, interpolation| {
             Case::new(name, [normal(x)], move |x| Ok(vec![x[0].square()?.resize(to, interpolation)?]))
@@ -137,6 +173,7 @@ pub const SPEC: OpSpec = OpSpec {
             case("bilinear_down", [1, 9, 8, 2], [4, 3], Interpolation::Bilinear),
             case("antialiased_down", [2, 9, 11, 3], [4, 3], Interpolation::Antialiased),
             case("antialiased_up", [1, 4, 3, 33], [6, 7], Interpolation::Antialiased),
+            case("whole_packs", [1, 5, 3, 16], [3, 4], Interpolation::Antialiased),
             case("area", [1, 8, 7, 3], [4, 3], Interpolation::Area),
             case("from_one_pixel", [1, 1, 1, 3], [3, 2], Interpolation::Bilinear),
             case("to_one_pixel", [1, 5, 4, 3], [1, 1], Interpolation::Antialiased),

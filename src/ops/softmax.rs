@@ -2,13 +2,15 @@
 
 use crate::{
     device::{
+        driver::DevicePtr,
         host::Real,
+        kernel::{FLOATS, Kernel, blocks},
         math::exp,
         vector::{par_rows, rows_a_task, sum1, sum2, vectorised},
     },
     error::{Error, Result},
-    float_dispatch,
-    op::{Case, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    float_dispatch, kernel_params,
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -49,6 +51,10 @@ impl Op for Softmax {
             });
         });
         Ok(())
+    }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        launch(args, args.x[0].ptr, DevicePtr::NULL, &FORWARD)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -116,6 +122,10 @@ impl Op for SoftmaxGrad {
         Ok(())
     }
 
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        launch(args, args.x[0].ptr, args.x[1].ptr, &BACKWARD)
+    }
+
     /// Symmetric and linear in dy; quadratic in y.
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let (g, dy, y) = (v.upstream()?, v.x(0), v.x(1));
@@ -133,14 +143,53 @@ impl Op for SoftmaxGrad {
     }
 }
 
+kernel_params! {
+    struct SoftmaxParams {
+        x: DevicePtr,
+        y: DevicePtr,
+        out: DevicePtr,
+        rows: u64,
+        cols: u64,
+        whole: u32,
+        unused: u32,
+    }
+}
+
+const THREADS: u32 = 256;
+/// Rows up to this length get a warp, longer ones a block.
+const NARROW: usize = 2048;
+
+const fn kernel(name: &'static str) -> Kernel<SoftmaxParams> {
+    Kernel::new("softmax", name, THREADS, FLOATS)
+}
+
+/// For narrow and for wide rows.
+const FORWARD: [Kernel<SoftmaxParams>; 2] = [kernel("fwd"), kernel("fwd_wide")];
+const BACKWARD: [Kernel<SoftmaxParams>; 2] = [kernel("bwd_x"), kernel("bwd_x_wide")];
+
+fn launch(args: &DeviceArgs, x: DevicePtr, y: DevicePtr, kernels: &[Kernel<SoftmaxParams>; 2]) -> Result<()> {
+    let out = args.y[0];
+    let (rows, cols) = (out.shape().rows(), out.shape().last());
+    if out.elems() == 0 {
+        return Ok(());
+    }
+    let whole = (cols * out.dtype().bytes()).is_multiple_of(16).into();
+    let params = SoftmaxParams { x, y, out: out.ptr, rows: rows as u64, cols: cols as u64, whole, unused: 0 };
+    match cols <= NARROW {
+        true => args.launch(&kernels[0], out.dtype(), blocks(rows, THREADS as usize / 32), 0, &params),
+        false => args.launch(&kernels[1], out.dtype(), blocks(rows, 1), 0, &params),
+    }
+}
+
 pub const SPEC: OpSpec = OpSpec {
     name: "softmax",
     order: Order::Any,
-    kernels: &[],
+    kernels: &[FORWARD[0].info(), FORWARD[1].info(), BACKWARD[0].info(), BACKWARD[1].info()],
     cases: || {
         vec![
             Case::new("rows", [normal([5, 33])], |x| Ok(vec![x[0].softmax()?])),
             Case::new("wide", [drawn([2, 1025], Draw::Uniform(76.0, 84.0))], |x| Ok(vec![x[0].softmax()?])),
+            Case::new("block_a_row", [normal([2, 2056])], |x| Ok(vec![x[0].softmax()?])),
             Case::new("batch", [normal([2, 3, 1, 17])], |x| Ok(vec![x[0].softmax()?])),
         ]
     },

@@ -3,10 +3,14 @@
 use rayon::prelude::*;
 
 use crate::{
-    device::host::Real,
+    device::{
+        driver::{DeviceBuffer, DevicePtr},
+        host::Real,
+        kernel::{FLOATS, Kernel, blocks},
+    },
     error::{Error, Result},
-    float_dispatch,
-    op::{Case, HostArgs, Op, OpSpec, Order, apply1, normal},
+    float_dispatch, kernel_params,
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::{MAX_RANK, Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -69,6 +73,10 @@ impl Op for Sum {
         Ok(())
     }
 
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        sum_on_device(args, folded(&args.x[0].shape(), &self.reduced))
+    }
+
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(v.upstream()?.broadcast_to(v.x_spec(0).shape)?)])
     }
@@ -78,8 +86,8 @@ impl Op for Sum {
     }
 }
 
-/// Folds neighbouring axes of one kind together, then sums the reduced ones from the innermost out, one pass each.
-fn sum_axes<T: Real>(x: &[T], y: &mut [T], shape: &Shape, reduced: &[bool; MAX_RANK]) {
+/// Neighbouring axes of one kind as one: its extent and whether it is summed.
+fn folded(shape: &Shape, reduced: &[bool; MAX_RANK]) -> Vec<(usize, bool)> {
     let mut folded: Vec<(usize, bool)> = Vec::new();
     for (&extent, &reduce) in shape.iter().zip(reduced).filter(|(extent, _)| **extent != 1) {
         match folded.last_mut() {
@@ -87,6 +95,12 @@ fn sum_axes<T: Real>(x: &[T], y: &mut [T], shape: &Shape, reduced: &[bool; MAX_R
             _ => folded.push((extent, reduce)),
         }
     }
+    folded
+}
+
+/// Sums the reduced stretches from the innermost out, one pass each.
+fn sum_axes<T: Real>(x: &[T], y: &mut [T], shape: &Shape, reduced: &[bool; MAX_RANK]) {
+    let mut folded = folded(shape, reduced);
     let mut current: Option<Vec<T>> = None;
     while let Some(axis) = folded.iter().rposition(|&(_, reduce)| reduce) {
         let outer: usize = folded[..axis].iter().map(|f| f.0).product();
@@ -143,16 +157,98 @@ pub(crate) fn pairwise<T: Real>(x: &[T]) -> T {
     lanes.into_iter().chain(tail.iter().copied()).sum()
 }
 
+kernel_params! {
+    struct SumParams {
+        x: DevicePtr,
+        y: DevicePtr,
+        outer: u64,
+        axis: u64,
+        inner: u64,
+        chunk: u64,
+        parts: u64,
+        whole: u32,
+        tiles: u32,
+        from_f32: u32,
+        to_f32: u32,
+    }
+}
+
+const THREADS: u32 = 256;
+const ROWS: Kernel<SumParams> = Kernel::new("sum", "rows", THREADS, FLOATS);
+const COLUMNS: Kernel<SumParams> = Kernel::new("sum", "columns", THREADS, FLOATS);
+
+/// Elements of a row that one warp sums, and positions of a column's axis that one block does.
+const ROW_CHUNK: usize = 4096;
+const COLUMN_CHUNK: usize = 512;
+
+/// The same passes, and where an axis is long, one more over the parts of its sum. What lies between passes is f32.
+fn sum_on_device(args: &DeviceArgs, mut folded: Vec<(usize, bool)>) -> Result<()> {
+    let (x, y) = (args.x[0], args.y[0]);
+    let dtype = x.dtype();
+    if y.elems() == 0 {
+        return Ok(());
+    }
+    if folded.iter().all(|&(_, reduce)| !reduce) {
+        // Nothing is summed: a sum over an axis of one.
+        folded.push((1, true));
+    }
+    let (mut from, mut held): (DevicePtr, Option<DeviceBuffer>) = (x.ptr, None);
+    while let Some(at) = folded.iter().rposition(|&(_, reduce)| reduce) {
+        let outer: usize = folded[..at].iter().map(|f| f.0).product();
+        let inner: usize = folded[at + 1..].iter().map(|f| f.0).product();
+        let axis = folded[at].0;
+        let chunk = if inner == 1 { ROW_CHUNK } else { COLUMN_CHUNK };
+        let parts = axis.div_ceil(chunk).max(1);
+        if parts == 1 {
+            folded.remove(at);
+        } else {
+            folded[at].0 = parts;
+        }
+        let last = folded.iter().all(|&(_, reduce)| !reduce);
+        let scratch = if last { None } else { Some(args.scratch(outer * parts * inner * 4)?) };
+        let to = scratch.as_ref().map_or(y.ptr, |scratch| scratch.ptr);
+        let bytes = if held.is_some() { 4 } else { dtype.bytes() };
+        let row = if inner == 1 { axis } else { inner };
+        let whole = (row * bytes).is_multiple_of(16);
+        let params = SumParams {
+            x: from,
+            y: to,
+            outer: outer as u64,
+            axis: axis as u64,
+            inner: inner as u64,
+            chunk: chunk as u64,
+            parts: parts as u64,
+            whole: whole.into(),
+            tiles: blocks(inner, 32 * if whole { 16 / bytes } else { 1 }),
+            from_f32: held.is_some().into(),
+            to_f32: scratch.is_some().into(),
+        };
+        if inner == 1 {
+            args.launch(&ROWS, dtype, blocks(outer * parts, THREADS as usize / 32), 0, &params)?;
+        } else {
+            let grid = (outer * parts).checked_mul(params.tiles as usize).and_then(|n| u32::try_from(n).ok());
+            args.launch(&COLUMNS, dtype, grid.unwrap_or(u32::MAX), 0, &params)?;
+        }
+        from = to;
+        // The scratch read by this launch is freed behind it in stream order.
+        held = scratch;
+    }
+    drop(held);
+    Ok(())
+}
+
 pub const SPEC: OpSpec = OpSpec {
     name: "sum",
     order: Order::Any,
-    kernels: &[],
+    kernels: &[ROWS.info(), COLUMNS.info()],
     cases: || {
         vec![
             Case::new("rows", [normal([37, 5])], |x| Ok(vec![x[0].square()?.sum(&[0])?])),
             Case::new("columns", [normal([3, 131])], |x| Ok(vec![x[0].square()?.sum(&[1])?])),
             Case::new("spatial", [normal([2, 5, 3, 7])], |x| Ok(vec![x[0].square()?.sum(&[1, 2])?])),
             Case::new("outer_and_inner", [normal([3, 4, 5])], |x| Ok(vec![x[0].square()?.sum(&[0, 2])?])),
+            Case::new("long_row", [normal([2, 4100])], |x| Ok(vec![x[0].sum(&[1])?])),
+            Case::new("wide", [normal([2, 3, 136])], |x| Ok(vec![x[0].sum(&[0, 1])?])),
             Case::new("all", [normal([3, 1, 5])], |x| Ok(vec![x[0].square()?.sum_all()?])),
             Case::new("long", [normal([2100, 2])], |x| Ok(vec![x[0].mean(&[0])?])),
         ]
