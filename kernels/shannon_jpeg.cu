@@ -5,6 +5,8 @@
 //           Lane 0's unit belongs to the thread block before: its DC values are compared with, its bits not added.
 // Work      a block of 64 samples stays in registers: 1024 multiplications by constants, 64 by reciprocals, 63 steps of
 //           run lengths. Chroma lanes read four pixels a sample, which the L1 cache has.
+// Counted   on the emulator, 512 px of tissue, a pixel: 3.94 warp instructions (an H100 issues for 235 G pixels/s, 705 GB/s), 9.3
+//           sectors from L1, because lanes lie 48 bytes apart: the limit, about 100 G pixels/s.
 // Numerics  integers: the CPU's 16-bit colours, 1/8192 cosines and rounded divisions.
 // Tail      edges repeat, as in the CPU's units.
 #include "common/chunk.cuh"
