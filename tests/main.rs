@@ -10,6 +10,7 @@ mod ops;
 mod optim;
 mod report;
 mod shannon;
+mod shannon_device;
 mod shapes;
 mod slide;
 mod synth;

@@ -20,7 +20,7 @@ use isg::{
 use proptest::prelude::*;
 
 /// Real PNG tiles and golden regions, or nothing with one line where they are absent.
-fn real_images() -> Vec<(String, RgbImage)> {
+pub(crate) fn real_images() -> Vec<(String, RgbImage)> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
     let mut paths: Vec<PathBuf> = ["tiles/histolab", "golden"]
         .iter()
@@ -44,16 +44,16 @@ fn real_images() -> Vec<(String, RgbImage)> {
 }
 
 /// Numbers without order, the same every time.
-struct Noise(u64);
+pub(crate) struct Noise(pub(crate) u64);
 
 impl Noise {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         self.0 >> 33
     }
 }
 
-fn drawn(width_px: usize, height_px: usize, mut sample: impl FnMut(usize, usize, usize) -> u8) -> RgbImage {
+pub(crate) fn drawn(width_px: usize, height_px: usize, mut sample: impl FnMut(usize, usize, usize) -> u8) -> RgbImage {
     let mut image = RgbImage::filled(width_px, height_px, [0; 3]);
     for y in 0..height_px {
         for x in 0..width_px {
@@ -64,7 +64,7 @@ fn drawn(width_px: usize, height_px: usize, mut sample: impl FnMut(usize, usize,
 }
 
 /// Images of one size that are hard in different ways.
-fn contents(width_px: usize, height_px: usize) -> Vec<(&'static str, RgbImage)> {
+pub(crate) fn contents(width_px: usize, height_px: usize) -> Vec<(&'static str, RgbImage)> {
     let mut noise = Noise(width_px as u64 * 31 + height_px as u64);
     let white = RgbImage::filled(width_px, height_px, [255; 3]);
     let random = drawn(width_px, height_px, |_, _, _| noise.next() as u8);
