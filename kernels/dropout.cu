@@ -16,6 +16,7 @@ struct DropoutParams {
     void* y;
     u64 count;
     u64 position;  // of the first four elements
+    const u32* clock;
     Philox random;
     u64 dropped;
     float scale;
@@ -37,9 +38,10 @@ __device__ __forceinline__ void dropout(const DropoutParams& p) {
 #pragma unroll
         for (int i = 0; i < N; ++i) v[i] = first + i < p.count ? to_float(x[first + i]) : 0.0f;
     }
+    const u64 position = at_replay(p.position, p.clock) + first / 4;
 #pragma unroll
     for (int four = 0; four < N; four += 4) {
-        const Words words = philox(p.random, p.position + (first + four) / 4);
+        const Words words = philox(p.random, position + four / 4);
 #pragma unroll
         for (int i = 0; i < 4; ++i) v[four + i] = words.at[i] < p.dropped ? 0.0f : v[four + i] * p.scale;
     }

@@ -16,6 +16,7 @@ struct RandomParams {
     void* y;
     u64 count;
     u64 position;  // of the first four elements
+    const u32* clock;
     Philox random;
 };
 
@@ -26,8 +27,9 @@ __device__ __forceinline__ void draw(const RandomParams& p, F four_of) {
     const u64 first = global_thread() * N;
     if (first >= p.count) return;
     float v[N];
+    const u64 position = at_replay(p.position, p.clock) + first / 4;
 #pragma unroll
-    for (int four = 0; four < N; four += 4) four_of(philox(p.random, p.position + (first + four) / 4), &v[four]);
+    for (int four = 0; four < N; four += 4) four_of(philox(p.random, position + four / 4), &v[four]);
     if (first + N <= p.count) {
         store_floats(y + first, v);
     } else {

@@ -206,6 +206,24 @@ fn recorded_steps_do_what_steps_do() {
     assert!(eager[0] != eager[2], "steps change the weights");
 }
 
+/// Random numbers of a recorded step are new at every replay: those that the following steps would draw.
+#[test]
+fn replays_draw_the_numbers_of_the_following_steps() {
+    let device = device(6);
+    let random = Philox::named(7, "replays");
+    let draw = |step: u32| -> Result<Vec<Tensor>> {
+        let x = Tensor::random_normal([37], DType::F32, &device, random, step)?;
+        Ok(vec![x.dropout(0.3, random, step)?, x])
+    };
+    let eager: Vec<_> = (4..7).map(|step| values(&draw(step)?)).collect::<Result<_>>().expect("draws");
+    draw(4).expect("loads the kernels");
+    let (graph, drawn) = device.capture(|| draw(4)).expect("a recording");
+    for expected in eager {
+        graph.replay().expect("replayed");
+        assert_eq!(values(&drawn).expect("read"), expected);
+    }
+}
+
 /// The driver's own compiler may need other registers than the pinned assembler; it must not spill where that one did not.
 #[test]
 fn the_drivers_compiler_takes_every_kernel_without_spills() {

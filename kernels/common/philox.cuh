@@ -28,6 +28,12 @@ __device__ __forceinline__ Words philox(const Philox& random, u64 position) {
     return {{c0, c1, c2, c3}};
 }
 
+// Where a launch draws. A recorded launch takes the next step of its stream, 2^32 positions further on, at every replay: `clock`
+// counts them, and is null where nothing is recorded.
+__device__ __forceinline__ u64 at_replay(u64 position, const u32* clock) {
+    return clock == nullptr ? position : position + (u64(*clock) << 32);
+}
+
 // (word + 1/2) / 2^32, in (0, 1]: one rounding.
 __device__ __forceinline__ float uniform(u32 word) { return fmaf(float(word), 0x1p-32f, 0x1p-33f); }
 

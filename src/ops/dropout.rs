@@ -42,7 +42,8 @@ struct Dropout {
 
 kernel_params! {
     struct DropoutParams {
-        x: DevicePtr, y: DevicePtr, count: u64, position: u64, random: [u32; 4], dropped: u64, scale: f32, unused: u32,
+        x: DevicePtr, y: DevicePtr, count: u64, position: u64, clock: DevicePtr, random: [u32; 4], dropped: u64, scale: f32,
+        unused: u32,
     }
 }
 
@@ -73,6 +74,7 @@ impl Op for Dropout {
             y: y.ptr,
             count: x.elems() as u64,
             position: position(self.step, 0),
+            clock: args.driver.clock(),
             random: self.random.words(),
             dropped: self.dropped(),
             scale: (1.0 / (1.0 - self.probability)) as f32,

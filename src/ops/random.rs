@@ -59,7 +59,7 @@ struct Random {
 }
 
 kernel_params! {
-    struct RandomParams { y: DevicePtr, count: u64, position: u64, random: [u32; 4] }
+    struct RandomParams { y: DevicePtr, count: u64, position: u64, clock: DevicePtr, random: [u32; 4] }
 }
 
 const THREADS: u32 = 256;
@@ -100,6 +100,7 @@ impl Op for Random {
             y: y.ptr,
             count: y.elems() as u64,
             position: position(self.step, 0),
+            clock: args.driver.clock(),
             random: self.random.words(),
         };
         let kernel = match self.kind {
