@@ -182,7 +182,7 @@ struct Mode {
 
 const MODES: [Mode; 4] = [
     Mode { name: "f32", dtype: DType::F32, precision: Precision::F32 },
-    Mode { name: "tf32", dtype: DType::F32, precision: Precision::Tf32 },
+    Mode { name: "tf32", dtype: DType::F32, precision: Precision::TF32 },
     Mode { name: "bf16", dtype: DType::Bf16, precision: Precision::F32 },
     Mode { name: "f16", dtype: DType::F16, precision: Precision::F32 },
 ];

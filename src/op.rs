@@ -216,6 +216,16 @@ impl DeviceArgs<'_> {
         unsafe { self.driver.launch(entry, config, bytemuck::bytes_of(params)) }
     }
 
+    /// Whether a product of `dtype` operands with so many multiplications rounds them to TF32.
+    pub fn rounds_to_tf32(&self, dtype: DType, multiplications: usize) -> bool {
+        match self.precision {
+            Precision::F32 => false,
+            Precision::Tf32 { from_multiplications } => {
+                dtype == DType::F32 && multiplications as u64 >= from_multiplications
+            }
+        }
+    }
+
     /// Device memory for the time of this call: partial sums, packed operands.
     pub fn scratch(&self, bytes: usize) -> Result<DeviceBuffer> {
         DeviceBuffer::alloc(self.driver, bytes)

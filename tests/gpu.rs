@@ -103,7 +103,7 @@ fn f32_agrees_with_double() {
 #[test]
 fn tf32_agrees_with_double() {
     let device = device(1);
-    device.set_precision(Precision::Tf32);
+    device.set_precision(Precision::Tf32 { from_multiplications: 0 });
     agrees_with_double(&device, DType::F32, (3e-3, 1e-2));
 }
 

@@ -42,8 +42,14 @@ pub enum Precision {
     /// As exact as f32 arithmetic: three TF32 products for each.
     #[default]
     F32,
-    /// Factors rounded to TF32's 10 bits: one tensor-core product for each.
-    Tf32,
+    /// Factors rounded to TF32's 10 bits, one tensor-core product for each, in ops of at least so many multiplications.
+    Tf32 { from_multiplications: u64 },
+}
+
+impl Precision {
+    /// TF32 where it buys time: three products of 2²⁶ pairs take an H100 one to two microseconds, less than a launch, so
+    /// that smaller ops stay exact for nothing.
+    pub const TF32: Precision = Precision::Tf32 { from_multiplications: 1 << 26 };
 }
 
 pub(crate) enum Kind {

@@ -11,7 +11,6 @@ use rayon::prelude::*;
 use super::matmul::same_float;
 use crate::{
     device::{
-        Precision,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
@@ -98,7 +97,7 @@ impl Op for Gate {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let [q, r, w_k, w_v] = [args.x[0], args.x[1], args.x[2], args.x[3]];
         let params = GateParams { y: args.y[0].ptr, ..gate_params(&q, &r, &w_k, &w_v) };
-        args.launch(&passes(args, r.dtype())[0], r.dtype(), tiles(&params), 0, &params)
+        args.launch(&passes(args, &r)[0], r.dtype(), tiles(&params), 0, &params)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -150,7 +149,7 @@ impl Op for GateGrad {
         let params = gate_params(&q, &r, &w_k, &w_v);
         let parts = args.scratch((params.rows as usize * params.tiles as usize * 4).max(4))?;
         let params = GateParams { dy: dy.ptr, dk, dv, parts: parts.ptr, ..params };
-        args.launch(&passes(args, r.dtype())[1], r.dtype(), tiles(&params), 0, &params)?;
+        args.launch(&passes(args, &r)[1], r.dtype(), tiles(&params), 0, &params)?;
         let sum = SumParams { parts: parts.ptr, dq, rows: params.rows, tiles: params.tiles.into() };
         args.launch(&SUM_Q, r.dtype(), blocks(q.elems(), SUM_THREADS as usize), 0, &sum)
     }
@@ -221,8 +220,9 @@ const EXACT: [Kernel<GateParams>; 2] = [kernel("fwd", FLOATS), kernel("bwd", FLO
 const TF32: [Kernel<GateParams>; 2] = [kernel("fwd_tf32", &[DType::F32]), kernel("bwd_tf32", &[DType::F32])];
 const SUM_Q: Kernel<SumParams> = Kernel::new("local_feature_updater", "sum_q", SUM_THREADS, FLOATS);
 
-fn passes(args: &DeviceArgs, dtype: DType) -> &'static [Kernel<GateParams>; 2] {
-    if dtype == DType::F32 && args.precision == Precision::Tf32 { &TF32 } else { &EXACT }
+/// The products with both weights are `2 · rows · d²` multiplications.
+fn passes(args: &DeviceArgs, r: &DeviceView) -> &'static [Kernel<GateParams>; 2] {
+    if args.rounds_to_tf32(r.dtype(), 2 * r.elems() * r.shape().last()) { &TF32 } else { &EXACT }
 }
 
 /// All that forward and gradient share.

@@ -9,7 +9,6 @@ use rayon::prelude::*;
 use super::matmul::same_float;
 use crate::{
     device::{
-        Precision,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
@@ -201,7 +200,7 @@ impl Op for ExcitedLinear {
             tiles,
             unused: 0,
         };
-        let tf32 = s.dtype() == DType::F32 && args.precision == Precision::Tf32;
+        let tf32 = args.rounds_to_tf32(s.dtype(), n * pixels * c * out);
         let kernel = if tf32 { &PROJECT_TF32 } else { &PROJECT };
         args.launch(kernel, s.dtype(), groups((n * pixels).div_ceil(TILE) as u64, tiles), 0, &params)
     }

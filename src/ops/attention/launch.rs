@@ -3,7 +3,6 @@
 use super::Sizes;
 use crate::{
     device::{
-        Precision,
         driver::DevicePtr,
         kernel::{FLOATS, Kernel, KernelInfo},
     },
@@ -224,7 +223,9 @@ impl Layout {
     fn launch(&self, args: &DeviceArgs, pass: Pass, dtype: DType, params: &AttentionParams) -> Result<()> {
         let Sizes { queries, keys, d, e } = self.sizes;
         let width = width_index(d, e)?;
-        let families = if dtype == DType::F32 && args.precision == Precision::Tf32 { &TF32 } else { &EXACT };
+        // With offsets, as if all rows were one sequence.
+        let multiplications = self.heads * self.sequences * queries * keys * (d + e);
+        let families = if args.rounds_to_tf32(dtype, multiplications) { &TF32 } else { &EXACT };
         let rows = if pass == Pass::BackwardKeys { keys } else { queries };
         let grid = [u32::try_from(self.tiles(rows)).unwrap_or(u32::MAX), self.heads as u32];
         let shared_bytes = shared_bytes(pass, WIDTHS[width], dtype);

@@ -118,7 +118,8 @@ fn launch(args: &DeviceArgs, g: &Geometry, family: &Family<ConvParams>, products
         out_w: Divisor::new(int(g.ow)?),
         out_h: Divisor::new(int(g.oh)?),
     };
-    let kernel: &Kernel<ConvParams> = family.kernel(&plan, dtype, args.precision);
+    let multiplications = g.n * g.oh * g.ow * g.k * g.r * g.s * g.c / g.conv.groups;
+    let kernel: &Kernel<ConvParams> = family.kernel(&plan, args.rounds_to_tf32(dtype, multiplications));
     let (grid, shared) = (plan.grid(op, count)?, plan.shared_bytes + if plan.large { 128 } else { 64 } * WINDOW_BYTES);
     if plan.splits == 1 {
         return args.launch(kernel, dtype, grid, shared, &params);

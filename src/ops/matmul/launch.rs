@@ -4,7 +4,6 @@
 use super::hopper;
 use crate::{
     device::{
-        Precision,
         driver::{DevicePtr, Facts},
         kernel::{FLOATS, Kernel, KernelInfo, Params, blocks},
     },
@@ -60,8 +59,8 @@ impl<P: Params> Family<P> {
         [self.large.info(), self.small.info(), self.large_tf32.info(), self.small_tf32.info()]
     }
 
-    pub fn kernel(&self, plan: &Plan, dtype: DType, precision: Precision) -> &Kernel<P> {
-        match (plan.large, dtype == DType::F32 && precision == Precision::Tf32) {
+    pub fn kernel(&self, plan: &Plan, tf32: bool) -> &Kernel<P> {
+        match (plan.large, tf32) {
             (true, false) => &self.large,
             (false, false) => &self.small,
             (true, true) => &self.large_tf32,
@@ -285,7 +284,8 @@ impl Problem<'_> {
         let plan = Plan::new(self.extents, self.batch, dtype, axes, &facts);
         let mut params = self.params(args, &plan, axes)?;
         let grid = plan.grid(self.op, self.batch)?;
-        let kernel = family.kernel(&plan, dtype, args.precision);
+        let multiplications = self.extents.iter().product::<usize>() * self.batch;
+        let kernel = family.kernel(&plan, args.rounds_to_tf32(dtype, multiplications));
         if plan.splits == 1 {
             return args.launch(kernel, dtype, grid, plan.shared_bytes, &params);
         }

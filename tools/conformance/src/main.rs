@@ -98,7 +98,7 @@ fn run(args: &Args) -> Result<bool> {
         if args.device == "cpu" {
             bail!("tf32 is a mode of tensor cores; the cpu device multiplies in full f32");
         }
-        device.set_precision(isg::device::Precision::Tf32);
+        device.set_precision(isg::device::Precision::TF32);
     }
     let files = case_files(&args.paths)?;
     let (mut passed, mut failed) = (0, 0);
