@@ -21,7 +21,7 @@ use crate::{
     dtype::DType,
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, DeviceView, HostArgs, Op, OpSpec, Order, apply_n, apply1, normal},
+    op::{Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -259,7 +259,9 @@ pub const SPEC: OpSpec = OpSpec {
     kernels: &[EXACT[0].info(), EXACT[1].info(), TF32[0].info(), TF32[1].info(), SUM_Q.info()],
     cases: || {
         let case = |name, n: usize, g: usize, d: usize| {
-            let square = || normal([d, d]);
+            // As small as a layer's, or the sigmoid multiplies every rounding of the keys.
+            let side = (d as f64).sqrt().recip();
+            let square = || drawn([d, d], Draw::Uniform(-side, side));
             let inputs = [normal([n, g, g, d]), normal([n, d]), normal([g * g, d]), square(), square(), square()];
             Case::new(name, inputs, |x| Ok(vec![x[0].local_feature_updater(&x[1], &x[2], &x[3], &x[4], &x[5])?]))
         };
