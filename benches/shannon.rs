@@ -1,10 +1,13 @@
-//! Speed of the scores on one core, in bytes of RGB pixels per second: `cargo bench --bench shannon`.
+//! Speed of the scores in bytes of RGB pixels per second: on one core, `cargo bench --bench shannon`; on a device with kernels,
+//! by its own clock, `ISG_DEVICE=cuda cargo bench --bench shannon -- device`.
 
-use std::{hint::black_box, path::Path};
+use std::{env, hint::black_box, path::Path, time::Duration};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use isg::{
+    Device, Result, Tensor,
     image::RgbImage,
+    ops::shannon::batch,
     select::{Codec, shannon},
     slide::Slide,
 };
@@ -57,5 +60,33 @@ fn scores(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, scores);
+type Score = fn(&Tensor) -> Result<Tensor>;
+
+/// Patches in one launch: 4096 chunks, thirty for every multiprocessor of an H100.
+const BATCH: usize = 64;
+
+fn scores_on_device(criterion: &mut Criterion) {
+    let Ok(name) = env::var("ISG_DEVICE") else { return };
+    let device = Device::named(&name).unwrap_or_else(|error| panic!("{error}"));
+    for (name, image) in images() {
+        // An emulator has no speed to measure; one patch shows that it runs.
+        let patches = if device.to_string().contains("emulator") { 1 } else { BATCH };
+        let pixels = batch(&vec![image; patches], &device).expect("memory for a batch");
+        let mut group = criterion.benchmark_group(format!("{name}/device"));
+        group.throughput(Throughput::Bytes(pixels.shape().elems() as u64)).sample_size(20);
+        let scores: [(&str, Score); 3] =
+            [("lz", Tensor::shannon_bits), ("order0", Tensor::shannon_order0), ("jpeg", |x| x.shannon_jpeg(75))];
+        for (label, score) in scores {
+            group.bench_function(label, |b| {
+                b.iter_custom(|times| {
+                    let mut all = || (0..times).try_for_each(|_| score(&pixels).map(drop));
+                    Duration::from_secs_f64(device.time_ms(&mut all).expect("kernels that run") / 1e3)
+                })
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, scores, scores_on_device);
 criterion_main!(benches);

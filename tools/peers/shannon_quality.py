@@ -6,6 +6,7 @@ Cuts every PNG tile and every slide of a data folder into patches, scores them w
                    correlations; other codecs of `isg score`
     --anatomy      what predictor, colour, contexts and chunk size are worth, as entropies of the whole design space
     --speed        `cargo bench --bench shannon` beside libdeflate, zstd, lz4 and zlib on the same patches, one thread each
+    --gpu          `ISG_DEVICE=cuda cargo bench --bench shannon -- device` beside nvCOMP (nvidia-nvcomp, torch) on the same patches
     --prefilter    what the pre-filter of `isg score` loses
 
 Needs Python with numpy, scipy, Pillow, openslide-python and imagecodecs; nothing of it is needed to build or test.
@@ -16,6 +17,7 @@ Needs Python with numpy, scipy, Pillow, openslide-python and imagecodecs; nothin
 import argparse
 import csv
 import io
+import os
 import pathlib
 import re
 import subprocess
@@ -223,15 +225,25 @@ SPEEDS = {
 }
 
 
+def benched(name, environment=()):
+    """Bytes a second of every bench of a patch."""
+    command = ["cargo", "bench", "--quiet", "--bench", "shannon", "--", name]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **dict(environment)}).stdout
+    units = {"TiB": 2**40, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
+    found = re.findall(rf"{re.escape(name)}/([\w/]+)\s.*?thrpt:\s+\[\S+ \S+ (\S+) (\w+)/s", output, re.DOTALL)
+    return {bench: float(median) * units[unit] for bench, median, unit in found}
+
+
+PATCHES = (("CMU-1-Small-Region.svs", 600, 200), ("tcga-cr-7395-01a-01-ts1.svs", 1536, 1280))
+
+
 def speed(_, data):
     rows = {}
-    for name, x, y in (("CMU-1-Small-Region.svs", 600, 200), ("tcga-cr-7395-01a-01-ts1.svs", 1536, 1280)):
+    for name, x, y in PATCHES:
         slide = openslide.OpenSlide(data / "slides" / name)
         patch = numpy.array(slide.read_region((x, y), 0, (1024, 1024)).convert("RGB")).tobytes()
-        output = subprocess.run(["cargo", "bench", "--quiet", "--bench", "shannon", "--", name], check=True, capture_output=True, text=True).stdout
-        units = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
-        for bench, median, unit in re.findall(rf"{re.escape(name)}/(\w+)\s.*?thrpt:\s+\[\S+ \S+ (\S+) (\w+)/s", output, re.DOTALL):
-            rows.setdefault(f"isg {bench}", {})[name] = float(median) * units[unit]
+        for bench, bytes_a_second in benched(name).items():
+            rows.setdefault(f"isg {bench}", {})[name] = bytes_a_second
         for peer, encode in SPEEDS.items():
             seconds = []
             for _ in range(7):
@@ -241,6 +253,31 @@ def speed(_, data):
             rows.setdefault(peer, {})[name] = len(patch) / numpy.median(seconds)
     names = list(next(iter(rows.values())))
     table(["MB/s of pixels, one core"] + names, [[row] + [f"{found.get(n, 0) / 1e6:.0f}" for n in names] for row, found in rows.items()])
+
+
+def gpu(_, data):
+    import torch
+    from nvidia import nvcomp
+
+    rows = {}
+    for name, x, y in PATCHES:
+        for bench, bytes_a_second in benched(f"{name}/device", {"ISG_DEVICE": "cuda"}).items():
+            rows.setdefault(f"isg {bench}", {})[name] = bytes_a_second
+        slide = openslide.OpenSlide(data / "slides" / name)
+        patch = numpy.array(slide.read_region((x, y), 0, (1024, 1024)).convert("RGB")).ravel()
+        pixels = nvcomp.as_array(numpy.tile(patch, 64)).cuda()
+        for algorithm in ("LZ4", "Snappy", "GDeflate", "Deflate", "Zstd", "ANS"):
+            codec = nvcomp.Codec(algorithm=algorithm)
+            seconds = []
+            for _ in range(12):
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                codec.encode(pixels)
+                torch.cuda.synchronize()
+                seconds.append(time.perf_counter() - start)
+            rows.setdefault(f"nvCOMP {algorithm}", {})[name] = 64 * patch.size / numpy.median(seconds[2:])
+    names = [name for name, _, _ in PATCHES]
+    table(["GB/s of pixels"] + names, [[row] + [f"{found.get(n, 0) / 1e9:.1f}" for n in names] for row, found in rows.items()])
 
 
 def prefilter(isg, data):
@@ -269,7 +306,7 @@ if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("data", type=pathlib.Path)
     arguments.add_argument("--isg", default="target/release/isg")
-    for other in (anatomy, speed, prefilter):
+    for other in (anatomy, speed, gpu, prefilter):
         arguments.add_argument(f"--{other.__name__}", dest="what", action="store_const", const=other, default=quality)
     arguments = arguments.parse_args()
     arguments.what(arguments.isg, arguments.data)
