@@ -6,6 +6,7 @@ use super::{Context, Outcome};
 use crate::{
     error::{Error, Result},
     io::atomic,
+    ops,
     select::shannon,
     slide::Slide,
 };
@@ -48,9 +49,10 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
                 return Err(Error::input(input, "is too large for one stream", "encode a region of it"));
             }
             let image = slide.read_region(0, 0, 0, width_px as usize, height_px as usize)?;
-            let stream = shannon::encode(&image).map_err(|e| {
-                Error::input(&input, format!("cannot be encoded: {e}"), "give an image of at least one pixel")
-            })?;
+            if image.pixels.is_empty() {
+                return Err(Error::input(input, "has no pixels to encode", "give an image of at least one pixel"));
+            }
+            let stream = ops::shannon::encode(&image, &context.device()?)?;
             atomic::write_bytes(&output, &stream)?;
             if !context.quiet {
                 let bits_per_px = 8.0 * stream.len() as f64 / (width_px * height_px) as f64;

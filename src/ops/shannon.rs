@@ -48,7 +48,8 @@ pub fn batch(images: &[RgbImage], device: &crate::Device) -> Result<Tensor> {
     if images.iter().any(|image| (image.width_px, image.height_px) != (width_px, height_px)) {
         return Err(Error::shape("shannon", "images of one batch have one size"));
     }
-    let pixels = images.iter().flat_map(|image| &image.pixels).copied().collect();
+    let mut pixels = Vec::with_capacity(images.len() * first.pixels.len());
+    images.iter().for_each(|image| pixels.extend_from_slice(&image.pixels));
     Tensor::from_vec::<u8>(pixels, [images.len(), height_px, width_px, 3], device)
 }
 
