@@ -199,10 +199,7 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
     if (args.response.is_some() || args.figure.is_some()) && args.files.len() > 1 {
         return Err(Error::Usage("--response and --figure are of one file; give one, or leave them out".to_string()));
     }
-    // Networks and codecs compute on any device; the other selectors are the processor's.
-    let on_device =
-        matches!(options.selector, Selector::Dexined(_) | Selector::Shannon(_)) || args.parameters.weights.is_some();
-    let device = if on_device { context.device()? } else { Device::cpu() };
+    let device = context.device()?;
     let scorer = Scorer::new(&options.selector, &device)?;
     let (mut scored, mut failed) = (Vec::new(), Vec::new());
     for file in &args.files {

@@ -20,6 +20,7 @@ ops! {
     bias_act,
     binary,
     broadcast,
+    canny,
     cast,
     concat,
     conv2d,
@@ -52,6 +53,7 @@ ops! {
     softmax,
     squeeze_excite,
     sum,
+    texture,
     unary,
     upfirdn2d,
 }

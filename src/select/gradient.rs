@@ -14,6 +14,11 @@ pub const STEP_LEVELS: f64 = 1.0 / (8.0 * 256.0);
 
 /// Mean gradient in grey levels a pixel; 0 for an image without pixels.
 pub fn score(grey: &GreyImage) -> f64 {
+    steps(grey) as f64 * STEP_LEVELS / grey.values.len().max(1) as f64
+}
+
+/// The sum over all pixels, in steps of [`STEP_LEVELS`].
+pub fn steps(grey: &GreyImage) -> u64 {
     let mut steps = 0u64;
     for_each_row(grey, |_, dx, dy| {
         vectorised(
@@ -30,7 +35,7 @@ pub fn score(grey: &GreyImage) -> f64 {
             },
         );
     });
-    steps as f64 * STEP_LEVELS / grey.values.len().max(1) as f64
+    steps
 }
 
 /// Gradient of every pixel, in grey levels a pixel.

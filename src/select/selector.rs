@@ -16,7 +16,7 @@ use crate::{
     device::Device,
     error::{Error, Result},
     image::RgbImage,
-    ops::shannon,
+    ops::{shannon, texture::MAX_RADIUS},
     slide::Slide,
 };
 
@@ -252,6 +252,8 @@ enum Kind {
     Canny(Canny),
     BandPass(BandPass),
     Network(Box<Dexined>),
+    /// One of Otsu, gradient, Canny and the band passes, whose scores are a device's.
+    OnDevice(Box<Kind>, Device),
 }
 
 /// A score that any thread may ask for.
@@ -273,7 +275,8 @@ pub enum Work<'a> {
 }
 
 impl Scorer {
-    /// Loads what the selector needs; networks and, where it is a GPU, codecs compute on `device`.
+    /// Loads what the selector needs. Networks and, where it is a GPU, everything else computes on `device`, but for filters of a
+    /// radius beyond [`MAX_RADIUS`], which have no kernel: those are the processor's everywhere.
     pub fn new(selector: &Selector, device: &Device) -> Result<Scorer> {
         selector.check()?;
         let kind = match selector {
@@ -286,6 +289,15 @@ impl Scorer {
             Selector::Log(log) => Kind::BandPass(log.filter()?),
             Selector::Dexined(options) => Kind::Network(Box::new(Dexined::load(options, device)?)),
         };
+        let on_device = match &kind {
+            Kind::Otsu(_) | Kind::Gradient | Kind::Canny(_) => true,
+            Kind::BandPass(filter) => filter.radius() <= MAX_RADIUS,
+            _ => false,
+        };
+        let kind = match on_device && !device.is_same(&Device::cpu()) {
+            true => Kind::OnDevice(Box::new(kind), device.clone()),
+            false => kind,
+        };
         Ok(Scorer { selector: selector.clone(), kind })
     }
 
@@ -295,7 +307,7 @@ impl Scorer {
 
     /// The threshold between tissue and glass of a whole slide, for a selector that has one.
     pub fn slide_threshold(&self, slide: &Slide) -> Result<Option<u8>> {
-        match self.kind {
+        match self.kind.on_host() {
             Kind::Otsu(OtsuOver::Slide) => Ok(Some(otsu::threshold(&overview(slide)?))),
             _ => Ok(None),
         }
@@ -314,6 +326,7 @@ impl Scorer {
             Kind::Canny(canny) => Work::Each(Box::new(|image| canny::score(&GreyImage::of(image), canny))),
             Kind::BandPass(filter) => Work::Each(Box::new(|image| filter.energy(&GreyImage::of(image)))),
             Kind::Network(network) => Work::InTurn(Box::new(|image| network.score(image))),
+            Kind::OnDevice(kind, device) => Work::Queued(Box::new(move |images| kind.queue(images, tissue, device))),
         }
     }
 
@@ -332,7 +345,7 @@ impl Scorer {
     pub fn response(&self, image: &RgbImage, tissue: Option<u8>) -> Result<Response> {
         let (width_px, height_px) = (image.width_px, image.height_px);
         let whole = |values| Response { width_px, height_px, values };
-        Ok(match &self.kind {
+        Ok(match self.kind.on_host() {
             Kind::Codec(_) | Kind::CodecOn(..) => whole(order0::costs(image)),
             Kind::Network(network) => {
                 let (width_px, height_px, values) = network.probabilities(image)?;
@@ -352,6 +365,50 @@ impl Scorer {
                     _ => gradient::response(&grey),
                 })
             }
+        })
+    }
+}
+
+impl Kind {
+    /// The same without its device.
+    fn on_host(&self) -> &Kind {
+        match self {
+            Kind::OnDevice(kind, _) => kind,
+            kind => kind,
+        }
+    }
+
+    /// Scores of images of one size by a device.
+    fn queue(&self, images: &[RgbImage], tissue: Option<u8>, device: &Device) -> Result<Pending> {
+        let pixels = images.first().map_or(1, |image| image.width_px * image.height_px).max(1) as f64;
+        let batch = shannon::batch(images, device)?;
+        Ok(match self {
+            Kind::Otsu(_) => {
+                let histograms = batch.grey_histogram()?;
+                Box::new(move || {
+                    let counts = histograms.to_vec::<i32>()?;
+                    let fraction = |counts: &[i32; 256]| {
+                        let counts = counts.map(|count| u64::from(count.cast_unsigned()));
+                        let threshold = tissue.unwrap_or_else(|| otsu::threshold_of(&counts));
+                        counts[..=usize::from(threshold)].iter().sum::<u64>() as f64 / pixels
+                    };
+                    Ok(counts.as_chunks().0.iter().map(fraction).collect())
+                })
+            }
+            Kind::Gradient => {
+                let steps = batch.gradient_steps()?;
+                let level = move |steps: u64| steps as f64 * gradient::STEP_LEVELS / pixels;
+                Box::new(move || Ok(steps.to_scores()?.into_iter().map(level).collect()))
+            }
+            Kind::Canny(canny) => {
+                let [_, counts] = batch.canny_edges(canny)?;
+                Box::new(move || Ok(counts.to_scores()?.into_iter().map(|count| count as f64 / pixels).collect()))
+            }
+            Kind::BandPass(filter) => {
+                let energies = batch.band_energy(filter)?;
+                Box::new(move || energies.to_vec::<f64>())
+            }
+            _ => return Err(Error::Usage("this selector's scores are not a device's".to_string())),
         })
     }
 }
