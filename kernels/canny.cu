@@ -17,8 +17,6 @@
 //           larger batches.
 #include "common/grey.cuh"
 
-namespace {
-
 constexpr int THREADS = 256;
 constexpr int TILE_W = 64, TILE_H = 16;
 constexpr u8 CANDIDATE = 0, NONE = 1, EDGE = 2;
@@ -51,8 +49,6 @@ __device__ void unite(u32* parent, u32 a, u32 b) {
         a = before, b = low;
     }
 }
-
-}  // namespace
 
 // --------------------------------------------------------------------------------------------------------------- thin
 

@@ -17,8 +17,6 @@
 // Tail      pixels beyond the image are loaded from within it and not counted.
 #include "common/grey.cuh"
 
-namespace {
-
 constexpr int THREADS = 256;
 
 __device__ __forceinline__ float block_sum(float x) {
@@ -32,8 +30,6 @@ __device__ __forceinline__ float block_sum(float x) {
     for (int warp = 0; warp < THREADS / 32; ++warp) sum += of_warp[warp];
     return sum;
 }
-
-}  // namespace
 
 // ---------------------------------------------------------------------------------------------------------- histogram
 

@@ -110,6 +110,31 @@ fn gradient_dog_and_log_are_scipys() {
     }
 }
 
+/// Scores on the emulator, which runs the GPU's kernels, are the processor's: integers exactly, energies within rounding.
+#[test]
+fn a_gpu_gives_the_same_scores() {
+    let device = Device::named("emulator").unwrap();
+    for (name, image) in Peers::open().images().into_iter().filter(|(name, _)| ["discs", "row", "one", "white"].contains(&name.as_str())) {
+        for host in scorers() {
+            let scorer = Scorer::new(host.selector(), &device).unwrap();
+            for tissue in [None, Some(180)] {
+                let (wanted, found) = (host.measure(&image, tissue).unwrap(), scorer.measure(&image, tissue).unwrap());
+                let tolerance = match scorer.selector() {
+                    Selector::Dog(_) | Selector::Log(_) => 1e-4 * wanted.sqrt() + 1e-8,
+                    _ => 0.0,
+                };
+                let which = scorer.selector().name();
+                assert!((wanted - found).abs() <= tolerance, "{name} {which}: {found} instead of {wanted}");
+            }
+        }
+    }
+    // A filter too wide for the kernels is still scored.
+    let wide = Selector::Log(Log { sigma_px: 9.0 });
+    let image = RgbImage::filled(9, 9, [7; 3]);
+    let score = |device| Scorer::new(&wide, device).unwrap().measure(&image, None).unwrap();
+    assert_eq!(score(&device), score(&Device::cpu()));
+}
+
 /// All selectors that need no file, with their defaults.
 fn scorers() -> Vec<Scorer> {
     let named = |name: &&str| Selector::named(name, &Settings::default()).unwrap();
