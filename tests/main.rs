@@ -9,6 +9,7 @@ mod isg;
 mod ops;
 mod optim;
 mod report;
+mod selectors;
 mod shannon;
 mod shannon_device;
 mod shapes;
