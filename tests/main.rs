@@ -17,4 +17,5 @@ mod slide;
 mod synth;
 mod tape;
 mod tidy;
+mod training;
 mod weights;

@@ -1,0 +1,169 @@
+//! Whole training steps on a device with kernels (the emulator, or with `ISG_DEVICE=cuda` a GPU): the losses are the CPU's, and
+//! a recorded step replayed is the step itself, to the bit.
+
+use std::{cell::RefCell, env};
+
+use isg::{
+    DType, Device, Result, Shape, Tape, Tensor,
+    device::emulator::{Emulator, Options},
+    isg::{
+        extractor_config::ExtractorConfig,
+        extractor_training::Training,
+        regressor::{Dims, Mode, Regressor, RegressorConfig},
+    },
+    nn::{
+        builder::{Builder, Params},
+        norm::RunningStats,
+        vit::Sequences,
+    },
+    optim::{Adam, AdamConfig, Ema},
+    random::Philox,
+};
+
+fn device() -> Device {
+    match env::var("ISG_DEVICE") {
+        Ok(name) if !name.is_empty() && !name.starts_with("emulator") => {
+            Device::named(&name).unwrap_or_else(|error| panic!("{error}"))
+        }
+        _ => Device::gpu(Emulator::new(&Options { seed: 21, ..Options::default() })),
+    }
+}
+
+/// A small Dual Attention network on two slides of 3 and 5 patches.
+struct Regression {
+    model: Regressor,
+    params: Params,
+    adam: RefCell<Adam>,
+    averaged: Ema,
+    slides: Sequences,
+    cubes: Tensor,
+    globals: Tensor,
+    targets: Tensor,
+    dropout: f64,
+}
+
+impl Regression {
+    fn new(device: &Device) -> Result<Regression> {
+        let config = RegressorConfig { mbconv_blocks: 2, ..RegressorConfig::small() };
+        let mut b = Builder::fresh(5, DType::F32, device);
+        let model = Regressor::new(&mut b, &config, Dims { width: 12, grid: 3, genes: 3 })?;
+        let params = b.finish()?;
+        let drawn = |name: &str, shape: &[usize]| {
+            let shape = Shape::from(shape);
+            Tensor::from_f64(&Philox::named(3, name).normals(shape.elems()), shape, DType::F32, device)
+        };
+        let settings = AdamConfig { lr: 3e-3, weight_decay: 0.01, ..AdamConfig::default() };
+        Ok(Regression {
+            model,
+            adam: RefCell::new(Adam::new(&params, settings)?),
+            averaged: Ema::of(&params)?,
+            params,
+            slides: Sequences::new(&[3, 5], device)?,
+            cubes: drawn("cubes", &[8, 3, 3, 12])?,
+            globals: drawn("globals", &[8, 12])?,
+            targets: drawn("targets", &[2, 3])?,
+            dropout: config.dropout,
+        })
+    }
+
+    /// Everything of a step that happens on the device; returns the loss and the gradient's norm, not looked at.
+    fn launches(&self, number: u32) -> Result<[Tensor; 2]> {
+        let (mut site, mut stats) = (0, RunningStats::default());
+        let mut drop = |x: Tensor| {
+            site += 1;
+            x.dropout(self.dropout, Philox::named(site, "dropout"), number)
+        };
+        let tape = Tape::start();
+        tape.watch(self.params.trainable());
+        let mode = Mode::Train { drop: &mut drop, stats: &mut stats };
+        let y = self.model.forward(&self.cubes, &self.globals, &self.slides, mode)?;
+        let loss = y.mse_loss(&self.targets)?;
+        let grads = tape.backward(&loss)?;
+        let norm = self.adam.borrow().apply(&self.params, &grads, 0.5)?.expect("gradients");
+        self.averaged.update(&self.params, 0.9)?;
+        Ok([loss, norm])
+    }
+
+    fn step(&self, number: u32) -> Result<[f64; 2]> {
+        self.adam.borrow_mut().advance()?;
+        let [loss, norm] = self.launches(number)?;
+        Ok([loss.item()?, norm.item()?])
+    }
+
+    fn weights(&self) -> Result<Vec<Vec<f32>>> {
+        self.params.trainable().iter().map(|t| t.to_vec()).collect()
+    }
+}
+
+fn near(ours: f64, reference: f64, limit: f64) -> bool {
+    (ours - reference).abs() <= limit * reference.abs().max(1e-3)
+}
+
+#[test]
+fn a_regressor_trains_as_on_the_cpu() -> Result<()> {
+    let (here, there) = (Regression::new(&Device::cpu())?, Regression::new(&device())?);
+    let mut first = None;
+    for number in 1..=4 {
+        let (expected, ours) = (here.step(number)?, there.step(number)?);
+        for (ours, expected) in ours.into_iter().zip(expected) {
+            assert!(near(ours, expected, 2e-3), "step {number}: {ours} on the device, {expected} on the CPU");
+        }
+        first = first.or(Some(ours[0]));
+    }
+    let last = there.step(5)?[0];
+    assert!(first.is_some_and(|first| last < first), "five steps do not lower the loss: {first:?} to {last}");
+    Ok(())
+}
+
+#[test]
+fn a_recorded_regressor_step_is_the_step() -> Result<()> {
+    let device = device();
+    let (eager, recorded) = (Regression::new(&device)?, Regression::new(&device)?);
+    assert_eq!(eager.step(1)?, recorded.step(1)?);
+    recorded.adam.borrow_mut().advance()?;
+    let (graph, [loss, norm]) = device.capture(|| recorded.launches(2))?;
+    for number in 2..=4 {
+        if number > 2 {
+            recorded.adam.borrow_mut().advance()?;
+        }
+        graph.replay()?;
+        assert_eq!([loss.item()?, norm.item()?], eager.step(number)?, "step {number}");
+    }
+    assert_eq!(recorded.weights()?, eager.weights()?);
+    Ok(())
+}
+
+/// Encoder, generator and critic at 16 pixels, R1 in the first step.
+#[test]
+fn an_extractor_trains_as_on_the_cpu() -> Result<()> {
+    let mut config = ExtractorConfig::small();
+    (config.image_px, config.d, config.batch, config.steps) = (16, 12, 2, 3);
+    config.encoder.channels = vec![8, 8, 12];
+    config.encoder.head_pool_px = vec![2, 1];
+    config.generator_channels = vec![12, 8, 8];
+    config.discriminator.channels = vec![8, 8, 12];
+    config.lpips.weights = "none".into();
+    let (cpu, other) = (Device::cpu(), device());
+    let (mut here, mut there) = (Training::new(&config, &cpu)?, Training::new(&config, &other)?);
+    for step in 1..=3 {
+        let count = config.batch * 16 * 16 * 3;
+        let drawn = Philox::named(step, "images").uniforms(count);
+        let images: Vec<f32> = drawn.into_iter().map(|u| (2.0 * u - 1.0) as f32).collect();
+        let (expected, ours) = (here.one_step(step, images.clone())?, there.one_step(step, images)?);
+        let terms = [
+            (Some(ours.l1), Some(expected.l1)),
+            (ours.adversarial, expected.adversarial),
+            (ours.critic, expected.critic),
+            (ours.r1, expected.r1),
+        ];
+        for (term, (ours, expected)) in ["l1", "adversarial", "critic", "r1"].iter().zip(terms) {
+            let agree = match (ours, expected) {
+                (None, None) => true,
+                (Some(ours), Some(expected)) => near(ours, expected, if step == 1 { 1e-3 } else { 1e-2 }),
+                _ => false,
+            };
+            assert!(agree, "step {step}, {term}: {ours:?} on the device, {expected:?} on the CPU");
+        }
+    }
+    Ok(())
+}
