@@ -3,7 +3,8 @@
 //
 // Shapes    pixels u8 [n, h, w, 3]; score: bits u64 [n]; encode: payloads u8 [n, chunks, 49152] and their sizes u32 [n, chunks].
 // Launch    one block of 512 threads a chunk of at most 16384 pixels, chunks of all images in one grid.
-//           Shared memory 91 KiB: two blocks a multiprocessor of an H100 (228 KiB), one of an A100. encode: 126 KiB, one block.
+//           Shared memory 91 KiB: two blocks a multiprocessor of an H100 (228 KiB), one of an A100. encode: 96 KiB,
+//           which every GPU since compute capability 8.0 has; it predicts twice, because the tables are built in the same memory.
 // Phases    1 predict   each thread walks down a column, the line above in registers; residuals to shared memory
 //           2 mark      slabs of 512 pixels: hash and look up, barrier, enter with atomicMax, barrier
 //           3 count     histogram of symbols, two copies by lane; costs from counts
@@ -50,8 +51,8 @@ constexpr u32 SEGMENT_PX = CHUNK_PIXELS / WARPS;
 constexpr u32 HEADER_BYTES = 17, SIZE_BYTES = 2;
 
 // The state of a chunk: 92 KiB, two blocks a multiprocessor.
-struct State {
-    u8 residuals[RESIDUAL_BYTES];       // the score's Huffman work once all copies are known
+struct alignas(16) State {
+    u8 residuals[RESIDUAL_BYTES];       // the Huffman work once all copies are known
     union {
         u32 heads[1 << HASH_BITS];      // the pixel each hash points to
         struct {
@@ -75,14 +76,14 @@ struct State {
     u8 lengths[TABLES][260];
 };
 
-struct EncoderState {
+struct alignas(16) EncoderState {
     State state;
-    HuffmanWork work[TABLES];
     u16 words[TABLES][260];
     u32 warp_bits[WARPS];
 };
 
-static_assert(sizeof(State) == 93308 && sizeof(EncoderState) == 129412, "as src/ops/shannon.rs asks for");
+static_assert(sizeof(State) == 93312 && sizeof(EncoderState) == 98576, "as src/ops/shannon.rs asks for");
+static_assert(sizeof(HuffmanWork[TABLES]) <= RESIDUAL_BYTES, "the work fits the residuals");
 
 struct Copy {
     u32 length_px, distance_px;
@@ -114,6 +115,12 @@ __device__ __forceinline__ u32 price(u32 length_px, u32 distance_px) {
 }
 
 __device__ __forceinline__ bool bit_of(const u32* words, u32 pixel) { return words[pixel / 32] >> (pixel % 32) & 1; }
+
+__device__ void predict(State& s, const ChunkArea& area) {
+    predict_chunk<THREADS>(area, [&](u32 pixel, u32 channel, u32 residual) {
+        s.residuals[3 * pixel + channel] = fold(residual);
+    });
+}
 
 // Marks equal neighbours and agreeing candidates, one slab a step: look up, then enter.
 __device__ void mark(State& s, const Residuals& residuals, u32 pixels) {
@@ -385,9 +392,9 @@ __device__ bool take_copies(State& s, const Residuals& residuals, u32 pixels, u3
     return true;
 }
 
-// Predicts, finds the copies and builds the tables; `s.bits` is then the length of the coded chunk. Returns whether it has
-// copies. `work` may be the memory of the residuals.
-__device__ bool analyse(State& s, const ChunkArea& area, HuffmanWork* work) {
+// Predicts, finds the copies and builds the tables; `s.bits` is then the length of the coded chunk, and the residuals are gone.
+// Returns whether it has copies.
+__device__ bool analyse(State& s, const ChunkArea& area) {
     u32 pixels = area.size_px(), samples = 3 * pixels, warp = threadIdx.x / 32;
     Residuals residuals(s.residuals, s.bases, area.width);
     for (u32 i = threadIdx.x; i < 1 << HASH_BITS; i += THREADS) s.heads[i] = 0;
@@ -395,7 +402,7 @@ __device__ bool analyse(State& s, const ChunkArea& area, HuffmanWork* work) {
     if (threadIdx.x < BUCKETS) s.length_counts[threadIdx.x] = s.distance_counts[threadIdx.x] = 0;
     if (threadIdx.x == 0) s.bits = 1;
     if (threadIdx.x < RESIDUAL_BYTES - CHUNK_BYTES) s.residuals[samples + threadIdx.x] = 0;
-    predict_chunk<THREADS>(area, [&](u32 pixel, u32 channel, u32 residual) { s.residuals[3 * pixel + channel] = fold(residual); });
+    predict(s, area);
     __syncthreads();
     mark(s, residuals, pixels);
     count(s, residuals, samples);
@@ -408,7 +415,7 @@ __device__ bool analyse(State& s, const ChunkArea& area, HuffmanWork* work) {
         const u32* counts = warp < CONTEXTS ? s.counts + warp * LITERALS : warp == CONTEXTS ? s.length_counts : s.distance_counts;
         u32 symbols = warp < CONTEXTS ? LITERALS : BUCKETS;
         u8* lengths = s.lengths[warp];
-        code_lengths(work[warp], counts, symbols, lengths);
+        code_lengths(reinterpret_cast<HuffmanWork*>(s.residuals)[warp], counts, symbols, lengths);
         u32 table_bits = description_bits(lengths, min(symbols, MATCH)) + (warp < CONTEXTS && copies ? 4 : 0);
         u32 bits = 0;
         for (u32 i = lane_id(); i < symbols; i += 32) bits += counts[i] * lengths[i];
@@ -435,8 +442,7 @@ extern "C" __global__ void __launch_bounds__(512, 2) shannon_score(const __grid_
     extern __shared__ __align__(16) u8 shared[];
     State& s = *reinterpret_cast<State*>(shared);
     ChunkArea area = chunk_area({p.pixels, p.width_px, p.height_px, p.columns, p.rows}, blockIdx.x);
-    static_assert(sizeof(HuffmanWork[TABLES]) <= RESIDUAL_BYTES, "the work fits the residuals");
-    analyse(s, area, reinterpret_cast<HuffmanWork*>(s.residuals));
+    analyse(s, area);
     if (threadIdx.x == 0) {
         u32 payload = min((s.bits + 7) / 8, 3 * area.size_px());
         u32 bytes = payload + SIZE_BYTES + (area.index == 0 ? HEADER_BYTES : 0);
@@ -535,7 +541,7 @@ extern "C" __global__ void __launch_bounds__(512, 1) shannon_encode(const __grid
     EncoderState& e = *reinterpret_cast<EncoderState*>(shared);
     State& s = e.state;
     ChunkArea area = chunk_area({p.pixels, p.width_px, p.height_px, p.columns, p.rows}, blockIdx.x);
-    bool copies = analyse(s, area, e.work);
+    bool copies = analyse(s, area);
     u32 pixels = area.size_px(), warp = threadIdx.x / 32;
     u32 coded = (s.bits + 7) / 8;
     u32* out = p.payloads + u64(blockIdx.x) * p.slot_words;
@@ -547,6 +553,8 @@ extern "C" __global__ void __launch_bounds__(512, 1) shannon_encode(const __grid
         return;
     }
 
+    // The tables were built where the residuals were.
+    predict(s, area);
     u32 tables = copies ? TABLES : CONTEXTS;
     if (warp < tables) code_words(s.lengths[warp], warp < CONTEXTS ? LITERALS : BUCKETS, e.words[warp]);
     u32 at = 1;
