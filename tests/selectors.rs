@@ -114,7 +114,9 @@ fn gradient_dog_and_log_are_scipys() {
 #[test]
 fn a_gpu_gives_the_same_scores() {
     let device = Device::named("emulator").unwrap();
-    for (name, image) in Peers::open().images().into_iter().filter(|(name, _)| ["discs", "row", "one", "white"].contains(&name.as_str())) {
+    for (name, image) in
+        Peers::open().images().into_iter().filter(|(name, _)| ["discs", "row", "one", "white"].contains(&name.as_str()))
+    {
         for host in scorers() {
             let scorer = Scorer::new(host.selector(), &device).unwrap();
             for tissue in [None, Some(180)] {

@@ -138,7 +138,7 @@ impl Op for LayerNormGrad {
             LayerNormParams { x: x_ptr, weight, dy, dx, rows_stats, parts, dweight, dbias, ..params };
         let dtype = x.dtype();
         args.launch(&BACKWARD, dtype, blocks(rows, WARPS), 0, &params)?;
-        let grid = params.runs.checked_mul(params.tiles).unwrap_or(u32::MAX);
+        let grid = params.runs.saturating_mul(params.tiles);
         args.launch(&PARTS, dtype, grid, 0, &params)?;
         args.launch(&SUM, dtype, blocks(cols, THREADS as usize), 0, &params)
     }

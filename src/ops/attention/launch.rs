@@ -179,7 +179,7 @@ impl Layout {
         let pack = 16 / dtype.bytes() as u64;
         let strides = [self.q_stride, self.k_stride, self.v_stride, self.y_stride];
         let whole = strides.iter().flatten().all(|stride| stride % pack == 0)
-            && [d, e].iter().all(|&width| width as u64 % pack == 0)
+            && [d, e].iter().all(|&width| (width as u64).is_multiple_of(pack))
             && pointers.iter().all(|pointer| pointer.0 % 16 == 0);
         small("heads", self.heads)?;
         let null = DevicePtr::NULL;

@@ -131,7 +131,7 @@ impl Plan {
 
 /// Elements of a copy from lines that begin every `pitch` elements: 16 bytes, 4 bytes or one element.
 pub(crate) fn vector(pitch: usize, dtype: DType) -> u32 {
-    let fits = |bytes: usize| (bytes >= dtype.bytes() && pitch * dtype.bytes() % bytes == 0).then_some(bytes);
+    let fits = |bytes: usize| (bytes >= dtype.bytes() && (pitch * dtype.bytes()).is_multiple_of(bytes)).then_some(bytes);
     (fits(16).or(fits(4)).unwrap_or(dtype.bytes()) / dtype.bytes()) as u32
 }
 
