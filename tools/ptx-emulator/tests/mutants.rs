@@ -13,8 +13,22 @@ use harness::mutate::{Safeguard, mutants};
 use ptx_emulator::FaultKind;
 use teaching::{hopper, runs};
 
-/// Mutants that are as correct as the original: kernel, a piece of the line, why.
-const EQUIVALENT: &[(&str, &str, &str)] = &[];
+/// What may pass: kernel, a piece of the line, how often at most, why.
+const EQUIVALENT: &[(&str, &str, usize, &str)] = &[
+    ("transpose", "@%p3 bra", 1, "the elements read in vain lie inside the matrix and are not used"),
+    ("sum_tree", "@%p5 bra", 1, "every thread stores the same sum"),
+    ("sum_syncwarp", "@%p6 bra", 1, "every thread stores the same sum"),
+    ("sum_syncwarp", "bar.warp.sync", 5, "lanes in step read all they need in the instruction before they write"),
+    ("sum_syncwarp", "bar.warp.sync", 1, "nobody reads after the last write"),
+    ("sum_shuffle", "@%p10 bra", 1, "the other warps add up zeros and store nothing"),
+    ("sum_last_block", "@%p6 bra", 1, "every thread stores the same sum"),
+    ("locked_sum", "membar.gl", 1, "taking a lock is believed to order what follows, as many programs do"),
+    ("histogram", "@%p6 bra", 1, "adding zero changes nothing"),
+    ("softmax", "@%p8 bra", 2, "the butterfly leaves the same value in all lanes"),
+    ("scan_tree", "bar.sync", 3, "the first and the last step touch what the thread itself wrote"),
+    ("scan_look_back", "@%p28 bra", 1, "the first tile may look back too: it finds nothing"),
+    ("scan_look_back", "membar.gl", 1, "seeing a flag is believed to order what follows, as many programs do"),
+];
 
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
@@ -40,21 +54,28 @@ fn outcome(run: &runs::Run, text: &str) -> Outcome {
 fn planted_faults_are_reported() {
     std::panic::set_hook(Box::new(|_| {}));
     let mut missed = Vec::new();
-    let (mut reported, mut wrong) = (0, 0);
+    let mut excuses: Vec<usize> = EQUIVALENT.iter().map(|(_, _, times, _)| *times).collect();
+    let mut excused = |kernel: &str, line: &str| {
+        let mut fitting = EQUIVALENT.iter().zip(&mut excuses);
+        let left = fitting.find(|((k, piece, ..), left)| *k == kernel && line.contains(piece) && **left > 0);
+        left.map(|(_, left)| *left -= 1).is_some()
+    };
+    let (mut reported, mut wrong, mut idle) = (0, 0, 0);
     for run in runs::ALL.iter().chain(hopper::ALL) {
         for mutant in mutants(run.text, run.name) {
             let what = format!("{} line {}, {:?}: {}", run.name, mutant.line, mutant.safeguard, mutant.was);
-            let excused = EQUIVALENT.iter().any(|(kernel, line, _)| *kernel == run.name && mutant.was.contains(line));
             match outcome(run, &mutant.text) {
                 Outcome::Reported(_) => reported += 1,
                 // A missing branch that changes what is computed is the business of the kernel's own tests.
                 Outcome::Wrong if mutant.safeguard == Safeguard::Guard => wrong += 1,
-                _ if excused => {}
+                // A branch that no input here takes.
+                Outcome::Passed if mutant.trapped.is_some_and(|text| outcome(run, &text) == Outcome::Passed) => idle += 1,
+                _ if excused(run.name, &mutant.was) => {}
                 other => missed.push(format!("{what}: {other:?}")),
             }
         }
     }
     let _ = std::panic::take_hook();
-    println!("{reported} reported, {wrong} wrong results");
+    println!("{reported} reported, {wrong} wrong results, {idle} branches never taken");
     assert!(missed.is_empty(), "{} not reported:\n{}", missed.len(), missed.join("\n"));
 }

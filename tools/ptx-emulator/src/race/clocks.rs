@@ -57,6 +57,8 @@ pub struct BlockClocks {
     /// What each warp's last fence covered, until a strong write publishes it.
     fenced: Vec<Option<Published>>,
     foreign: Vec<Option<Foreign>>,
+    /// For each warp and each warp of another block whose unfenced strong stores it has seen: the newest clock and where.
+    seen: Vec<HashMap<(u32, usize), (u32, u64)>>,
     /// Shared addresses that strong writes made hand on clocks.
     published: HashMap<u32, Box<Clock>>,
     /// Barriers being arrived at.
@@ -109,6 +111,7 @@ impl BlockClocks {
             proxied: vec![[0; ACTORS]; warps],
             fenced: vec![None; warps],
             foreign: vec![None; warps],
+            seen: vec![HashMap::new(); warps],
             clocks,
             floor: 1,
             cluster_floor: 1,
@@ -144,6 +147,17 @@ impl BlockClocks {
     pub fn knows_foreign(&self, warp: usize, block: u32, actor: usize, clock: u32) -> bool {
         let known = self.foreign[warp].as_ref().and_then(|f| f.get(&block));
         known.is_some_and(|c| clock <= c[actor])
+    }
+
+    /// `warp` saw a strong store that no fence orders. True if it had seen a later one of the same writer elsewhere before:
+    /// nothing but luck makes the earlier store visible then.
+    pub fn sees(&mut self, warp: usize, block: u32, actor: usize, clock: u32, address: u64) -> bool {
+        let newest = self.seen[warp].entry((block, actor)).or_insert((clock, address));
+        if newest.1 != address && clock < newest.0 {
+            return true;
+        }
+        *newest = (clock.max(newest.0), address);
+        false
     }
 
     /// Whether `warp` has learned anything of other blocks.
@@ -196,7 +210,8 @@ impl BlockClocks {
         }
     }
 
-    fn bump(&mut self, warp: usize) {
+    /// What `warp` does from now on is told from what it did.
+    pub(super) fn bump(&mut self, warp: usize) {
         self.clocks[warp][warp] += 1;
         self.touched &= !(1 << warp);
     }

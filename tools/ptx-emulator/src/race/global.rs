@@ -8,14 +8,15 @@ use super::{
     contiguous, lanes,
 };
 
-/// An access: launch in bits 54.., block 32..54, strong 31, several blocks 30, warp 25..30, clock 0..25.
+/// An access: launch in bits 54.., block 32..54, strong 31, several blocks 30, warp 25..30, atomic 24, clock 0..24.
 const LAUNCH_SHIFT: u32 = 54;
 const BLOCK_SHIFT: u32 = 32;
 const BLOCK_MASK: u32 = (1 << 22) - 1;
 const STRONG: u64 = 1 << 31;
 const SEVERAL: u64 = 1 << 30;
 const WARP_SHIFT: u32 = 25;
-const CLOCK_MASK: u64 = (1 << 25) - 1;
+const ATOMIC: u64 = 1 << 24;
+const CLOCK_MASK: u64 = (1 << 24) - 1;
 /// Launch numbers are reused after this many.
 const LAUNCHES: u64 = (1 << 10) - 1;
 
@@ -151,6 +152,16 @@ impl GlobalShadow {
             let range = pages.range(addresses[lane] - place.start, bytes.into());
             for granule in range.clone() {
                 let write = pages.writes[granule];
+                if strength != Strength::Plain
+                    && write & (STRONG | ATOMIC) == STRONG
+                    && write >> LAUNCH_SHIFT == launch
+                    && let Some(Party::Block { block, warp: actor }) = unordered(clocks, warp, write)
+                    && clocks.sees(warp, block, actor, (write & CLOCK_MASK) as u32, addresses[lane])
+                {
+                    let address = place.start + ((granule as u64) << pages.shift);
+                    let party = Party::Block { block, warp: actor };
+                    return Err(Conflict { lane, address, wrote: true, party, in_flight: false, simultaneous: false });
+                }
                 if write >> LAUNCH_SHIFT == launch
                     && !(strength != Strength::Plain && write & STRONG != 0)
                     && let Some(party) = unordered(clocks, warp, write)
@@ -189,14 +200,17 @@ impl GlobalShadow {
             }
         }
         let launch = self.launch;
-        let mine = stamp(launch, clocks, warp, strength);
+        let mine = stamp(launch, clocks, warp, strength) | if atomic { ATOMIC } else { 0 };
         let pages = self.pages(place, bytes);
         if let Some((first, length)) = contiguous(mask, addresses, bytes) {
             let range = pages.range(first - place.start, length);
             let entries = pages.writes[range.clone()].iter().zip(&pages.reads[range.clone()]);
-            let own = |e: u64| e >> LAUNCH_SHIFT != launch || (e ^ mine) & !(CLOCK_MASK | STRONG) == 0;
+            let own = |e: u64| e >> LAUNCH_SHIFT != launch || (e ^ mine) & !(CLOCK_MASK | STRONG | ATOMIC) == 0;
             if entries.fold(true, |quiet, (w, r)| quiet & own(*w) & own(*r)) {
                 pages.writes[range].fill(mine);
+                if strength != Strength::Plain && !atomic {
+                    clocks.bump(warp);
+                }
                 return Ok(());
             }
         }
@@ -216,6 +230,10 @@ impl GlobalShadow {
                 }
             }
             pages.writes[range].fill(mine);
+        }
+        if strength != Strength::Plain && !atomic {
+            // The order of strong stores shows in their stamps.
+            clocks.bump(warp);
         }
         match values {
             Some(values) => simultaneous(warp, mask, addresses, values),
@@ -374,6 +392,20 @@ mod tests {
             assert!(launch.store(block, 0, 128 * block as u64, Plain));
             launch.blocks[block].fence(0);
             assert!(launch.store(block, 0, 8192 + 128 * block as u64, Volatile));
+        }
+    }
+
+    #[test]
+    fn data_behind_a_flag_needs_a_fence_even_if_volatile() {
+        for fenced in [true, false] {
+            let mut launch = Launch::new(2, 1);
+            assert!(launch.store(0, 0, 0, Volatile));
+            if fenced {
+                launch.blocks[0].fence(0);
+            }
+            assert!(launch.store(0, 0, 1024, Volatile));
+            assert!(launch.load(1, 0, 1024, Volatile));
+            assert_eq!(launch.load(1, 0, 0, Volatile), fenced);
         }
     }
 

@@ -14,7 +14,13 @@ const STRONG: u32 = 1 << 12;
 const VOLATILE: u32 = 1 << 11;
 /// The clock of what is under way: after everything.
 const IN_FLIGHT: u32 = (1 << 19) - 1;
-/// The last read: clock in bits 7.., several actors 6, actor 0..6.
+/// A warp's last read: clock in bits 13.., plain 12, several lanes 11, number among its loads 5..11, lane 0..5.
+const PLAIN_READ: u32 = 1 << 12;
+const SEVERAL_LANES: u32 = 1 << 11;
+const NUMBER_SHIFT: u32 = 5;
+/// Lanes in step read before any of them writes: `x[t] += x[t + 1]`. So many loads back a read may lie for that.
+const IN_STEP: u32 = 2;
+/// The last read of any: clock in bits 7.., several actors 6, actor 0..6.
 const LAST_SHIFT: u32 = 7;
 const SEVERAL: u32 = 1 << 6;
 
@@ -23,9 +29,11 @@ pub struct SharedShadow {
     shift: u32,
     granules: usize,
     writes: Vec<u32>,
-    /// For each warp a row: its last read of each granule, twice the clock, plus one if plain.
+    /// For each warp a row: its last read of each granule.
     reads: Vec<u32>,
     last_read: Vec<u32>,
+    /// Loads of each warp so far.
+    loads: Vec<u32>,
 }
 
 fn writer(stamp: u32) -> (usize, usize, u32) {
@@ -43,6 +51,7 @@ impl SharedShadow {
             writes: vec![0; granules],
             reads: vec![0; granules * warps],
             last_read: vec![0; granules],
+            loads: vec![0; warps],
         }
     }
 
@@ -69,12 +78,17 @@ impl SharedShadow {
         strength: Strength,
     ) -> Result<(), Conflict> {
         clocks.touched |= 1 << warp;
+        self.loads[warp] = self.loads[warp].wrapping_add(1);
         let floor = clocks.floor << CLOCK_SHIFT;
         if let Some((first, length)) = contiguous(mask, addresses, bytes) {
             let range = self.range(first, length);
             let highest = self.writes[range.clone()].iter().fold(0, |a, b| a.max(*b));
-            if highest < floor {
-                self.note_reads(clocks, warp, range, strength);
+            if highest < floor && length >= 32 << self.shift {
+                let per_lane = range.len() / 32;
+                for lane in 0..32 {
+                    let start = range.start + lane * per_lane;
+                    self.note_reads(clocks, warp, lane, start..start + per_lane, strength);
+                }
                 return Ok(());
             }
         }
@@ -98,7 +112,11 @@ impl SharedShadow {
                     }
                 }
             }
-            self.note_reads(clocks, warp, range, strength);
+            self.note_reads(clocks, warp, lane, range.clone(), strength);
+            if same && mask & (mask - 1) != 0 {
+                let row = warp * self.granules;
+                self.reads[row + range.start..row + range.end].iter_mut().for_each(|read| *read |= SEVERAL_LANES);
+            }
         }
         if strength != Strength::Plain {
             for lane in lanes(mask) {
@@ -108,13 +126,26 @@ impl SharedShadow {
         Ok(())
     }
 
-    #[inline]
-    fn note_reads(&mut self, clocks: &BlockClocks, warp: usize, range: std::ops::Range<usize>, strength: Strength) {
+    #[inline(always)]
+    fn note_reads(
+        &mut self,
+        clocks: &BlockClocks,
+        warp: usize,
+        lane: usize,
+        range: std::ops::Range<usize>,
+        strength: Strength,
+    ) {
         let now = clocks.now(warp);
-        let stamp = now << 1 | u32::from(strength == Strength::Plain);
+        let plain = if strength == Strength::Plain { PLAIN_READ } else { 0 };
+        let number = (self.loads[warp] & 63) << NUMBER_SHIFT;
+        let stamp = now << CLOCK_SHIFT | plain | number | lane as u32;
         let row = warp * self.granules;
         for read in &mut self.reads[row + range.start..row + range.end] {
-            *read = stamp.max(*read);
+            let old = *read;
+            let same_clock = (old ^ stamp) >> CLOCK_SHIFT == 0;
+            let others = if (old ^ stamp) & 31 != 0 { SEVERAL_LANES } else { old & SEVERAL_LANES };
+            let merged = if same_clock { stamp | others | old & PLAIN_READ } else { stamp };
+            *read = if old >> CLOCK_SHIFT == IN_FLIGHT { old } else { merged };
         }
         let (mine, floor) = (now << LAST_SHIFT | warp as u32, clocks.floor << LAST_SHIFT);
         for last in &mut self.last_read[range] {
@@ -172,7 +203,7 @@ impl SharedShadow {
             let range = self.range(addresses[lane].into(), bytes.into());
             if !self.quiet(clocks, warp, range.clone()) {
                 for granule in range.clone() {
-                    if let Some((party, wrote, in_flight)) = self.write_conflict(clocks, warp, granule, strength)
+                    if let Some((party, wrote, in_flight)) = self.write_conflict(clocks, warp, lane, granule, strength, IN_STEP)
                         && (in_flight || !silent(lane))
                     {
                         return Err(self.conflict(lane, granule, wrote, party, in_flight));
@@ -207,7 +238,10 @@ impl SharedShadow {
     fn quiet(&self, clocks: &BlockClocks, warp: usize, range: std::ops::Range<usize>) -> bool {
         let (write_floor, read_floor) = (clocks.floor << CLOCK_SHIFT, clocks.floor << LAST_SHIFT);
         let mut bad = false;
-        for (write, last) in self.writes[range.clone()].iter().zip(&self.last_read[range]) {
+        let (row, now) = (warp * self.granules, clocks.now(warp));
+        let own = &self.reads[row + range.start..row + range.end];
+        for ((write, last), own) in self.writes[range.clone()].iter().zip(&self.last_read[range]).zip(own) {
+            bad |= own >> CLOCK_SHIFT == now;
             let mine = write >> 5 & 63 == warp as u32 && write >> CLOCK_SHIFT != IN_FLIGHT;
             bad |= *write >= write_floor && !mine;
             bad |= *last >= read_floor && (last & (SEVERAL | 63) != warp as u32 || last >> LAST_SHIFT == IN_FLIGHT);
@@ -219,25 +253,34 @@ impl SharedShadow {
         &self,
         clocks: &BlockClocks,
         warp: usize,
+        lane: usize,
         granule: usize,
         strength: Strength,
+        in_step: u32,
     ) -> Option<(Party, bool, bool)> {
         let stamp = self.writes[granule];
-        let (actor, lane, clock) = writer(stamp);
+        let (actor, writer_lane, clock) = writer(stamp);
         if clock == IN_FLIGHT {
-            return Some((party(actor, Some(lane)), true, true));
+            return Some((party(actor, Some(writer_lane)), true, true));
         }
         let both_strong = strength == Strength::Strong && stamp & STRONG != 0;
         if actor != warp && !both_strong && clock > 0 && !clocks.knows(warp, actor, clock) {
-            return Some((party(actor, Some(lane)), true, false));
+            return Some((party(actor, Some(writer_lane)), true, false));
         }
         for other in 0..clocks.warps() {
             let read = self.reads[other * self.granules + granule];
-            let clock = read >> 1;
+            let clock = read >> CLOCK_SHIFT;
             if clock == IN_FLIGHT {
                 return Some((party(other, None), false, true));
             }
-            let both_strong = strength == Strength::Strong && read & 1 == 0;
+            if other == warp && clock == clocks.now(warp) && strength == Strength::Plain && read & PLAIN_READ != 0 {
+                let age = self.loads[warp].wrapping_sub(read >> NUMBER_SHIFT) & 63;
+                let another = read & SEVERAL_LANES != 0 || read & 31 != lane as u32;
+                if another && age >= in_step {
+                    return Some((party(warp, Some((read & 31) as usize)), false, false));
+                }
+            }
+            let both_strong = strength == Strength::Strong && read & PLAIN_READ == 0;
             if other != warp && clock > 0 && !both_strong && !clocks.knows(warp, other, clock) {
                 return Some((party(other, None), false, false));
             }
@@ -262,7 +305,8 @@ impl SharedShadow {
         let range = self.range(address.into(), bytes.into());
         if !self.quiet(clocks, warp, range.clone()) {
             for granule in range.clone() {
-                if let Some((party, wrote, in_flight)) = self.write_conflict(clocks, warp, granule, Strength::Plain) {
+                let found = self.write_conflict(clocks, warp, lane, granule, Strength::Plain, 0);
+                if let Some((party, wrote, in_flight)) = found {
                     return Err(self.conflict(lane, granule, wrote, party, in_flight));
                 }
             }
@@ -308,7 +352,7 @@ impl SharedShadow {
             }
         }
         let row = warp * self.granules;
-        self.reads[row + range.start..row + range.end].fill(IN_FLIGHT << 1 | 1);
+        self.reads[row + range.start..row + range.end].fill(IN_FLIGHT << CLOCK_SHIFT | PLAIN_READ);
         self.last_read[range].fill(IN_FLIGHT << LAST_SHIFT | SEVERAL);
         Ok(())
     }
@@ -317,12 +361,12 @@ impl SharedShadow {
     pub fn read_done(&mut self, clocks: &BlockClocks, warp: usize, address: u32, bytes: u32) {
         let range = self.range(address.into(), bytes.into());
         let (row, now) = (warp * self.granules, clocks.now(warp));
-        self.reads[row + range.start..row + range.end].fill(now << 1 | 1);
+        self.reads[row + range.start..row + range.end].fill(now << CLOCK_SHIFT | PLAIN_READ);
         for granule in range {
             let in_flight =
-                (0..clocks.warps()).any(|other| self.reads[other * self.granules + granule] >> 1 == IN_FLIGHT);
+                (0..clocks.warps()).any(|other| self.reads[other * self.granules + granule] >> CLOCK_SHIFT == IN_FLIGHT);
             if !in_flight {
-                let highest = (0..clocks.warps()).map(|other| self.reads[other * self.granules + granule] >> 1).max();
+                let highest = (0..clocks.warps()).map(|other| self.reads[other * self.granules + granule] >> CLOCK_SHIFT).max();
                 self.last_read[granule] = highest.unwrap_or(now) << LAST_SHIFT | SEVERAL;
             }
         }
@@ -461,6 +505,24 @@ mod tests {
         block.load(0, ALL, shifted, Plain).unwrap();
         block.store(0, 1, row(0), Plain).unwrap();
         assert!(block.load(0, ALL, [0; 32], Plain).is_err(), "a broadcast of one lane's word");
+    }
+
+    #[test]
+    fn lanes_in_step_read_before_they_write() {
+        let mut shifted = row(0);
+        shifted.rotate_left(1);
+        let mut block = Block::new(1);
+        block.load(0, ALL, shifted, Plain).unwrap();
+        block.store(0, ALL, row(0), Plain).unwrap();
+        let mut block = Block::new(1);
+        block.load(0, ALL, shifted, Plain).unwrap();
+        for far in [512, 1024] {
+            block.load(0, ALL, row(far), Plain).unwrap();
+        }
+        assert!(block.store(0, ALL, row(0), Plain).is_err(), "too long ago");
+        let mut block = Block::new(1);
+        block.load(0, ALL, shifted, Plain).unwrap();
+        assert!(block.shadow.begin_write(&mut block.clocks, 0, 0, 0, 16).is_err(), "a copy is not in step");
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Mutant {
     /// The line as it was.
     pub was: String,
     pub text: String,
+    /// For branches: the text that traps where the branch would be taken.
+    pub trapped: Option<String>,
 }
 
 /// Every mutant of one entry.
@@ -38,9 +40,15 @@ pub fn mutants(text: &str, entry: &str) -> Vec<Mutant> {
     let mut found = Vec::new();
     for n in start..end {
         let Some((safeguard, replacement)) = without(lines[n], n, &labels) else { continue };
-        let mut changed: Vec<&str> = lines.clone();
-        changed[n] = &replacement;
-        found.push(Mutant { safeguard, line: n + 1, was: lines[n].trim().to_owned(), text: changed.join("\n") });
+        let with = |line: &str| {
+            let mut changed: Vec<&str> = lines.clone();
+            changed[n] = line;
+            changed.join("\n")
+        };
+        let trap = lines[n].split_once("bra").map(|(guard, _)| format!("{guard}trap;"));
+        let trapped = trap.filter(|_| safeguard == Safeguard::Guard && replacement.is_empty()).map(|line| with(&line));
+        let (was, text) = (lines[n].trim().to_owned(), with(&replacement));
+        found.push(Mutant { safeguard, line: n + 1, was, text, trapped });
     }
     found
 }

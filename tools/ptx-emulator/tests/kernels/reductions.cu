@@ -135,7 +135,7 @@ extern "C" __global__ void locked_sum(int* lock, int* total) {
     if (threadIdx.x == 0) {
         while (atomicCAS(lock, 0, 1) != 0) { }
         __threadfence();
-        *(volatile int*)total = *(volatile int*)total + blockIdx.x;
+        *total += blockIdx.x;
         __threadfence();
         atomicExch(lock, 0);
     }

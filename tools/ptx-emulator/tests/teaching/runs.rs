@@ -176,6 +176,9 @@ fn any_negative(text: &str, seed: u64) -> Result<(), Fault> {
     let (from, flag) = (host.upload(&floats(500)), host.upload(&[0i32]));
     host.launch("any_negative", x(4), x(128), 0, args![from, 500, flag])?;
     assert_eq!(host.download::<i32>(flag, 1), [1]);
+    let (from, flag) = (host.upload(&[1f32; 100]), host.upload(&[0i32]));
+    host.launch("any_negative", x(1), x(128), 0, args![from, 100, flag])?;
+    assert_eq!(host.download::<i32>(flag, 1), [0]);
     Ok(())
 }
 
@@ -353,7 +356,7 @@ fn matmul_pipelined(text: &str, seed: u64) -> Result<(), Fault> {
 }
 
 fn matmul_tensor_core(text: &str, seed: u64) -> Result<(), Fault> {
-    let (m, n, k) = (32, 16, 48);
+    let (m, n, k) = (32, 16, 112);
     let (a, b) = (floats(m * k), floats(k * n));
     let half = |v: &[f32]| -> Vec<u16> { v.iter().map(|f| half::bf16::from_f32(*f).to_bits()).collect() };
     let across: Vec<f32> = (0..n * k).map(|i| b[i % k * n + i / k]).collect();
