@@ -204,7 +204,7 @@ fn worker<'a>(
             return Ok(());
         }
         let chosen = rng.below(running.len() as u64) as usize;
-        let budget = if communicates { 200 + rng.below(8000) } else { 1 << 20 };
+        let budget = if communicates { 32 << rng.below(9) } else { 1 << 20 };
         let unit = &mut running[chosen];
         unit.turn(launch, tally, budget).map_err(|fault| (unit.place, fault))?;
         if unit.done {
