@@ -5,7 +5,8 @@
 //   dx = weight · scale · (dy − Σ dy / rows − (x − mean) scale² Σ dy (x − mean) / rows); without the sums where statistics are given
 //
 // Shapes    x, y, dy, dx: rows x c (rows = n h w); everything else: c. Mean and variance (unbiased) come out in f32.
-// Types     f32, bf16, f16 in memory; given statistics in f32 or the type of x; f32 arithmetic.
+// Types     f32, bf16, f16 in memory; weight and bias together, and given statistics together, in f32 or the type of x;
+//           f32 arithmetic.
 // Launch    256 threads. parts, bwd_parts: a block takes 32 packs of channels of a run of rows, a warp every eighth row, warps merged in
 //           order; stats, bwd_stats: a thread a channel merges the runs in order; normalise, bwd_x: a pack a thread.
 // Traffic   fwd: x twice, y once; bwd: x and dy twice, dx once: memory bound.
@@ -33,6 +34,8 @@ struct BatchNormParams {
     u32 training;
     u32 whole;            // c is a whole number of packs
     u32 f32_stats;        // mean and variance are f32
+    u32 f32_affine;       // weight, bias and their gradients are f32
+    u32 unused;
 };
 
 constexpr int THREADS = 256;
@@ -47,15 +50,17 @@ __device__ __forceinline__ void load_floats(float (&x)[8], const float* from) {
     for (int i = 0; i < 4; ++i) x[i] = low[i], x[i + 4] = high[i];
 }
 
+// W neighbours of a vector that is f32 or T.
+template <typename T, int W>
+__device__ __forceinline__ void load_channels(float (&v)[W], const void* from, u32 channel, bool is_f32) {
+    if (is_f32) load_floats(v, static_cast<const float*>(from) + channel);
+    else load_floats(v, static_cast<const T*>(from) + channel);
+}
+
 template <typename T, int W>
 __device__ __forceinline__ void load_stats(const BatchNormParams& p, u32 channel, float (&mean)[W], float (&scale)[W]) {
-    if (p.f32_stats) {
-        load_floats(mean, static_cast<const float*>(p.mean) + channel);
-        load_floats(scale, static_cast<const float*>(p.variance) + channel);
-    } else {
-        load_floats(mean, static_cast<const T*>(p.mean) + channel);
-        load_floats(scale, static_cast<const T*>(p.variance) + channel);
-    }
+    load_channels<T>(mean, p.mean, channel, p.f32_stats);
+    load_channels<T>(scale, p.variance, channel, p.f32_stats);
 #pragma unroll
     for (int i = 0; i < W; ++i) scale[i] = 1.0f / sqrtf(fmaf(scale[i], p.biased, p.eps));
 }
@@ -130,8 +135,8 @@ __device__ __forceinline__ void normalise(const BatchNormParams& p) {
     float v[W], mean[W], scale[W], weight[W], bias[W];
     load_floats(v, static_cast<const T*>(p.x) + at);
     load_stats<T, W>(p, channel, mean, scale);
-    load_floats(weight, static_cast<const T*>(p.weight) + channel);
-    load_floats(bias, static_cast<const T*>(p.bias) + channel);
+    load_channels<T>(weight, p.weight, channel, p.f32_affine);
+    load_channels<T>(bias, p.bias, channel, p.f32_affine);
 #pragma unroll
     for (int i = 0; i < W; ++i) v[i] = fmaf(v[i] - mean[i], scale[i] * weight[i], bias[i]);
     store_floats(static_cast<T*>(p.y) + at, v);
@@ -187,12 +192,18 @@ __device__ __forceinline__ void backward_stats(const BatchNormParams& p) {
         sum += p.parts[run * 2 * p.c + channel];
         along += p.parts[(run * 2 + 1) * p.c + channel];
     }
-    float mean[1], scale[1];
+    float mean[1], scale[1], weight[1];
     load_stats<T, 1>(p, u32(channel), mean, scale);
-    static_cast<T*>(p.dbias)[channel] = from_float<T>(sum);
-    static_cast<T*>(p.dweight)[channel] = from_float<T>(along * scale[0]);
+    load_channels<T>(weight, p.weight, u32(channel), p.f32_affine);
+    if (p.f32_affine) {
+        static_cast<float*>(p.dbias)[channel] = sum;
+        static_cast<float*>(p.dweight)[channel] = along * scale[0];
+    } else {
+        static_cast<T*>(p.dbias)[channel] = from_float<T>(sum);
+        static_cast<T*>(p.dweight)[channel] = from_float<T>(along * scale[0]);
+    }
     const float batch = p.training ? 1.0f / float(p.rows) : 0.0f;
-    p.coefficients[channel] = to_float(static_cast<const T*>(p.weight)[channel]) * scale[0];
+    p.coefficients[channel] = weight[0] * scale[0];
     p.coefficients[p.c + channel] = sum * batch;
     p.coefficients[2 * u64(p.c) + channel] = along * scale[0] * scale[0] * batch;
 }

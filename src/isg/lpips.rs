@@ -7,6 +7,9 @@
 //! Trained weights come as two files: torchvision's AlexNet and LPIPS's linear layers. Without them `random` gives the
 //! same network with drawn convolutions (He et al. 2015) and equal channel weights. Such features still compare edges,
 //! colours and texture at growing scales; what training adds is their agreement with human judgement.
+//!
+//! Images and weights of 16 bits are compared in f32: features differ by less than they are long, their unit lengths by less
+//! still, and rounding either to 16 bits leaves the gradient without a digit, or overflows it.
 
 use std::{collections::HashMap, path::Path};
 
@@ -125,16 +128,17 @@ impl Lpips {
 
     /// Distance of each image in `x0` to the one at its place in `x1`: `[n]`.
     pub fn distance(&self, x0: &Tensor, x1: &Tensor) -> Result<Tensor> {
+        let dtype = x0.dtype();
         let mut total: Option<Tensor> = None;
-        let features = self.features(x0)?.into_iter().zip(self.features(x1)?);
+        let features = self.features(&x0.widened()?)?.into_iter().zip(self.features(&x1.widened()?)?);
         for ((a, b), layer) in features.zip(&self.layers) {
-            let distance = a.lpips_distance(&b, &layer.linear)?;
+            let distance = a.lpips_distance(&b, &layer.linear.widened()?)?;
             total = Some(match total {
                 Some(total) => total.add(&distance)?,
                 None => distance,
             });
         }
-        Ok(total.expect("there are five layers"))
+        total.expect("there are five layers").cast(dtype)
     }
 
     fn features(&self, images: &Tensor) -> Result<Vec<Tensor>> {
@@ -146,14 +150,15 @@ impl Lpips {
                 return Err(Error::shape("lpips", message));
             }
         }
-        let mut x = images.sub(&self.shift)?.mul(&self.inverse_scale)?;
+        let mut x = images.sub(&self.shift.widened()?)?.mul(&self.inverse_scale.widened()?)?;
         let mut out = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             if layer.pool_before {
                 x = x.max_pool2d(Pool2d { kernel: 3, stride: 2, padding: 0 })?;
             }
             let rectifier = BiasAct { alpha: 0.0, gain: 1.0, clamp: None };
-            x = x.conv2d(&layer.weight, None, layer.conv)?.bias_act(Some(&layer.bias), Activation::Relu, rectifier)?;
+            let (weight, bias) = (layer.weight.widened()?, layer.bias.widened()?);
+            x = x.conv2d(&weight, None, layer.conv)?.bias_act(Some(&bias), Activation::Relu, rectifier)?;
             out.push(x.clone());
         }
         Ok(out)

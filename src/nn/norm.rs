@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::Result,
     nn::builder::{Builder, Init},
+    ops::batch_norm2d,
     optim::lerp,
     tensor::Tensor,
 };
@@ -112,7 +113,7 @@ impl Norm {
             Norm::Batch { weight, bias, running_mean, running_var } => {
                 let [y, mean, var] = x.batch_norm2d_train(weight, bias, BATCH_EPS)?;
                 for (what, held, seen) in [("mean", running_mean, mean), ("var", running_var, var)] {
-                    let updated = held.scale(1.0 - BATCH_MOMENTUM)?.add(&seen.scale(BATCH_MOMENTUM)?)?;
+                    let updated = batch_norm2d::moved(held, &seen, BATCH_MOMENTUM)?;
                     let name = format!("{name}.running_{what}");
                     stats.0.push(RunningStat { name, held: held.clone(), updated });
                 }

@@ -41,18 +41,35 @@ impl Tensor {
     }
 }
 
+/// What a running statistic becomes when `momentum` of it is replaced by what a batch shows: at the type it is kept in, which
+/// may be a narrower one than the batch's.
+pub fn moved(running: &Tensor, batch: &Tensor, momentum: f64) -> Result<Tensor> {
+    let kept = running.cast(batch.dtype())?.scale(1.0 - momentum)?;
+    kept.add(&batch.scale(momentum)?)?.cast(running.dtype())
+}
+
 /// Statistics of 16-bit tensors are kept in f32.
 fn statistics(x: Spec) -> Spec {
     Spec::new([x.shape.last()], if x.dtype == DType::F64 { DType::F64 } else { DType::F32 })
 }
 
+/// Weight and bias, and so given statistics, are of `x`'s type; beside 16-bit images they may also be f32.
 fn checked(x: &[Spec]) -> Result<()> {
-    let channels = x[0].shape.last();
-    match x[1..].iter().find(|v| v.shape[..] != [channels] || !v.dtype.is_float()) {
-        None if x[0].dtype.is_float() && x[0].shape.rank() > 0 => Ok(()),
-        None => Err(Error::shape("batch_norm2d", format!("{}:{}", x[0].shape, x[0].dtype))),
-        Some(v) => Err(Error::shape("batch_norm2d", format!("{}:{} for {channels} channels", v.shape, v.dtype))),
+    let (Spec { shape, dtype }, channels) = (x[0], x[0].shape.last());
+    if !dtype.is_float() || shape.rank() == 0 {
+        return Err(Error::shape("batch_norm2d", format!("{shape}:{dtype}")));
     }
+    let narrow = matches!(dtype, DType::Bf16 | DType::F16);
+    for pair in x[1..].chunks(2) {
+        for v in pair {
+            let fits = v.dtype == dtype || (narrow && v.dtype == DType::F32);
+            if v.shape[..] != [channels] || !fits || v.dtype != pair[0].dtype {
+                let message = format!("{}:{} for {channels} channels of {dtype}", v.shape, v.dtype);
+                return Err(Error::shape("batch_norm2d", message));
+            }
+        }
+    }
+    Ok(())
 }
 
 struct Train {
@@ -90,11 +107,10 @@ impl Op for Train {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let [x, weight, bias] = [0, 1, 2].map(|i| args.x[i]);
         let [y, mean, variance] = [0, 1, 2].map(|i| args.y[i]);
-        let params = params(&x, &[mean, variance], self.eps, true)?;
+        let params = params(&x, &weight, &[mean, variance], self.eps, true)?;
         let parts = args.scratch((params.runs as usize * 2 * params.c as usize * 4).max(4))?;
         let params = BatchNormParams {
             x: x.ptr,
-            weight: weight.ptr,
             bias: bias.ptr,
             y: y.ptr,
             parts: parts.ptr,
@@ -147,9 +163,8 @@ impl Op for Eval {
 
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let [x, weight, bias, mean, variance] = [0, 1, 2, 3, 4].map(|i| args.x[i]);
-        let params = params(&x, &[mean, variance], self.eps, false)?;
-        let (weight, bias, y) = (weight.ptr, bias.ptr, args.y[0].ptr);
-        let params = BatchNormParams { x: x.ptr, weight, bias, y, ..params };
+        let params = params(&x, &weight, &[mean, variance], self.eps, false)?;
+        let params = BatchNormParams { x: x.ptr, bias: bias.ptr, y: args.y[0].ptr, ..params };
         args.launch(&NORMALISE, x.dtype(), params.packs.div_ceil(THREADS), 0, &params)
     }
 
@@ -280,13 +295,12 @@ impl Op for Grad {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let [dy, x, weight, mean, variance] = [0, 1, 2, 3, 4].map(|i| args.x[i]);
         let [dx, dweight, dbias] = [0, 1, 2].map(|i| args.y[i].ptr);
-        let params = params(&x, &[mean, variance], self.eps, self.training)?;
+        let params = params(&x, &weight, &[mean, variance], self.eps, self.training)?;
         let c = params.c as usize;
         let parts = args.scratch((params.runs as usize * 2 * c * 4).max(4))?;
         let coefficients = args.scratch((3 * c * 4).max(4))?;
         let params = BatchNormParams {
             x: x.ptr,
-            weight: weight.ptr,
             dy: dy.ptr,
             dx,
             dweight,
@@ -329,6 +343,8 @@ kernel_params! {
         training: u32,
         whole: u32,
         f32_stats: u32,
+        f32_affine: u32,
+        unused: u32,
     }
 }
 
@@ -347,18 +363,21 @@ const BACKWARD_PARTS: Kernel<BatchNormParams> = kernel("bwd_parts");
 const BACKWARD_STATS: Kernel<BatchNormParams> = kernel("bwd_stats");
 const BACKWARD: Kernel<BatchNormParams> = kernel("bwd_x");
 
-/// Sizes, and where mean and variance are.
-fn params(x: &DeviceView, stats: &[DeviceView; 2], eps: f64, training: bool) -> Result<BatchNormParams> {
+/// Sizes, and where weight, mean and variance are.
+fn params(
+    x: &DeviceView,
+    weight: &DeviceView,
+    stats: &[DeviceView; 2],
+    eps: f64,
+    training: bool,
+) -> Result<BatchNormParams> {
     let (rows, c, bytes) = (x.shape().rows(), x.shape().last(), x.dtype().bytes());
     let (packs, whole) = threads_of_packs("batch_norm2d", x.elems(), c, bytes)?;
-    let f32_stats = stats[0].dtype() == DType::F32;
-    if stats.iter().any(|s| s.dtype() != if f32_stats { DType::F32 } else { x.dtype() }) {
-        return Err(Error::DType { op: "batch_norm2d", wanted: "statistics in f32 or the input's type", got: stats[1].dtype() });
-    }
+    let is_f32 = |v: &DeviceView| u32::from(v.dtype() == DType::F32);
     let null = DevicePtr::NULL;
     Ok(BatchNormParams {
         x: null,
-        weight: null,
+        weight: weight.ptr,
         bias: null,
         mean: stats[0].ptr,
         variance: stats[1].ptr,
@@ -382,7 +401,9 @@ fn params(x: &DeviceView, stats: &[DeviceView; 2], eps: f64, training: bool) -> 
         biased: if training { (rows as f64 - 1.0) as f32 / rows as f32 } else { 1.0 },
         training: training.into(),
         whole,
-        f32_stats: f32_stats.into(),
+        f32_stats: is_f32(&stats[0]),
+        f32_affine: is_f32(weight),
+        unused: 0,
     })
 }
 
@@ -477,6 +498,18 @@ pub const SPEC: OpSpec = OpSpec {
             train("past_a_run", [1, 27, 19, 3], Draw::Normal),
             train("many_rows", [3, 16, 11, 2], Draw::Normal),
             statistics.wrt([]),
+            Case::new("wide_parameters", [normal([2, 3, 5, 8]), normal([8]), normal([8])], |x| {
+                let [y, ..] = x[0].batch_norm2d_train(&x[1].widened()?, &x[2].widened()?, 1e-5)?;
+                Ok(vec![y])
+            }),
+            // Running statistics of 16-bit models are kept in f32 or in 16 bits.
+            Case::new("running", [normal([2, 3, 5, 9]), normal([9]), normal([9])], |x| {
+                let [_, mean, variance] = x[0].batch_norm2d_train(&x[1], &x[2], 1e-5)?;
+                let kept = [moved(&x[1], &mean, 0.1)?, moved(&x[1].square()?, &variance, 0.1)?];
+                let wide = x[0].batch_norm2d_eval(&x[1], &x[2], &mean, &variance, 1e-5)?;
+                Ok(vec![wide, x[0].batch_norm2d_eval(&x[1].widened()?, &x[2].widened()?, &kept[0], &kept[1], 1e-5)?])
+            })
+            .wrt([]),
             Case::new("eval", eval, |x| Ok(vec![x[0].batch_norm2d_eval(&x[1], &x[2], &x[3], &x[4], 1e-5)?]))
                 .wrt([0, 1, 2]),
         ]

@@ -24,6 +24,11 @@ impl Tensor {
         }
         apply1(Cast { to: dtype }, &[self])
     }
+
+    /// 16-bit values in f32, all others as they are.
+    pub fn widened(&self) -> Result<Tensor> {
+        self.cast(if matches!(self.dtype(), DType::Bf16 | DType::F16) { DType::F32 } else { self.dtype() })
+    }
 }
 
 struct Cast {

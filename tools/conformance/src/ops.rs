@@ -7,6 +7,7 @@ use isg::{
     Tensor, cohort,
     ops::{
         avg_pool2d::Pool2d,
+        batch_norm2d,
         bias_act::{Activation, BiasAct},
         conv2d::Conv2d,
         modulated_conv2d::{ModulatedConv2d, Resampling},
@@ -94,7 +95,7 @@ pub fn prepare(case: &CaseFile, inputs: HashMap<String, Tensor>) -> Result<Prepa
             let eps = case.float("eps")?;
             Box::new(move || y(a.get("x")?.layer_norm(a.get("weight")?, a.get("bias")?, eps)))
         }
-        "batch_norm2d" => batch_norm2d(case, a)?,
+        "batch_norm2d" => batch_norm(case, a)?,
         "softmax" => Box::new(move || y(a.get("x")?.softmax())),
         "max_pool2d" | "avg_pool2d" => {
             let (kernel, stride, padding) = (case.int("kernel")?, case.int("stride")?, case.int("padding")?);
@@ -140,7 +141,7 @@ pub fn prepare(case: &CaseFile, inputs: HashMap<String, Tensor>) -> Result<Prepa
     Ok(Prepared { leaves, run })
 }
 
-fn batch_norm2d(case: &CaseFile, a: Arguments) -> Result<Box<dyn FnOnce() -> isg::Result<Outputs>>> {
+fn batch_norm(case: &CaseFile, a: Arguments) -> Result<Box<dyn FnOnce() -> isg::Result<Outputs>>> {
     let (training, momentum, eps) = (case.flag("training")?, case.float("momentum")?, case.float("eps")?);
     Ok(Box::new(move || {
         let (x, weight, bias) = (a.get("x")?, a.get("weight")?, a.get("bias")?);
@@ -148,9 +149,8 @@ fn batch_norm2d(case: &CaseFile, a: Arguments) -> Result<Box<dyn FnOnce() -> isg
         let mut outputs = Outputs::new();
         if training {
             let [y, batch_mean, batch_var] = x.batch_norm2d_train(weight, bias, eps)?;
-            let blend = |running: &Tensor, batch: &Tensor| running.scale(1.0 - momentum)?.add(&batch.scale(momentum)?);
-            outputs.insert("running_mean".into(), blend(mean, &batch_mean)?);
-            outputs.insert("running_var".into(), blend(var, &batch_var)?);
+            outputs.insert("running_mean".into(), batch_norm2d::moved(mean, &batch_mean, momentum)?);
+            outputs.insert("running_var".into(), batch_norm2d::moved(var, &batch_var, momentum)?);
             outputs.insert("y".into(), y);
         } else {
             outputs.insert("y".into(), x.batch_norm2d_eval(weight, bias, mean, var, eps)?);
