@@ -165,11 +165,9 @@ impl Cuda {
     pub unsafe fn adopt(index: u32, context: *mut c_void, stream: *mut c_void) -> Result<Rc<Cuda>> {
         probe()?;
         let mut device = 0;
+        let ordinal = c_int::try_from(index).unwrap_or(c_int::MAX);
         // SAFETY: `probe` has found the function; the result goes to a local.
-        check(
-            unsafe { sys::cuDeviceGet(&mut device, c_int::try_from(index).unwrap_or(c_int::MAX)) },
-            "opening the GPU",
-        )?;
+        check(unsafe { sys::cuDeviceGet(&mut device, ordinal) }, "opening the GPU")?;
         Cuda::on(device, context.cast(), Some(stream.cast()))
     }
 
@@ -383,7 +381,8 @@ fn compile(stem: &str, text: &str) -> Result<sys::CUmodule> {
         Option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
         Option::CU_JIT_GENERATE_LINE_INFO,
     ];
-    let mut values = [log.as_mut_ptr().cast::<c_void>(), LOG_BYTES as *mut c_void, 1usize as *mut c_void];
+    let number = std::ptr::without_provenance_mut::<c_void>;
+    let mut values = [log.as_mut_ptr().cast::<c_void>(), number(LOG_BYTES), number(1)];
     let mut module = null_mut();
     // SAFETY: the text is zero-terminated, the log is as long as said, options and values are three each, and all outlive
     // the call.

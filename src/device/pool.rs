@@ -105,10 +105,11 @@ impl Pool {
             return Ok(address);
         }
         // While recording, nothing may wait and nothing is given back.
-        if self.recording.is_none() && self.trim(source) > 0 {
-            if let Some(address) = source.take(class).map_err(Failure::Source)? {
-                return Ok(address);
-            }
+        if self.recording.is_none()
+            && self.trim(source) > 0
+            && let Some(address) = source.take(class).map_err(Failure::Source)?
+        {
+            return Ok(address);
         }
         let (free_bytes, total_bytes) = source.room();
         let held_bytes = self.used_bytes + self.kept_bytes;
