@@ -188,7 +188,7 @@ fn recorded_steps_do_what_steps_do() {
             match (recorded, &graph) {
                 (false, _) => step()?,
                 (true, None) => {
-                    let (recording, ()) = device.capture(&step)?;
+                    let (recording, ()) = device.capture(step)?;
                     recording.replay()?;
                     graph = Some(recording);
                 }
