@@ -3,7 +3,7 @@
 //
 // Shapes    pixels u8 [n, h, w, 3]; score: bits u64 [n]; encode: payloads u8 [n, chunks, 49152] and their sizes u32 [n, chunks].
 // Launch    one block of 512 threads a chunk of at most 16384 pixels, chunks of all images in one grid.
-//           Shared memory 91 KiB: two blocks a multiprocessor of an H100 (228 KiB), one of an A100. encode: 96 KiB,
+//           Shared memory 83 KiB: two blocks a multiprocessor of an H100 (228 KiB), one of an A100. encode: 88 KiB,
 //           which every GPU since compute capability 8.0 has; it predicts twice, because the tables are built in the same memory.
 // Phases    1 predict   each thread walks down a column, the line above in registers; residuals to shared memory
 //           2 mark      slabs of 512 pixels: hash and look up, barrier, enter with atomicMax, barrier
@@ -18,16 +18,18 @@
 //           3.35 TB/s, so instructions and shared memory decide.
 // Counted   on the emulator, 512 px images, a pixel (three samples), before ptxas shortens anything:
 //                       warp instructions   shared wavefronts   serialised atomic steps
-//           tissue                   14.7                2.08                      1.66   predict 1.9, mark 3.1, count 3.3,
-//           white                    15.8                1.87                      5.50   worth 1.0, parse and take 3.0 to 4.0,
-//           noise                    12.9                2.06                      0.19   tables 2.4
-//           a short period           28.6                4.71                      2.90
-//           two colours at random    54.1                5.86                      1.80   (short repeats everywhere)
+//           tissue                   14.1                1.87                      1.66   predict 1.9, mark 2.8, count 3.3,
+//           white                    15.5                1.74                      5.56   worth 0.5, parse and take 2.9,
+//           noise                    12.5                1.88                      0.19   tables 2.8
+//           a short period           20.4                2.93                      2.85
+//           two colours at random    23.1                2.41                      1.27   (short repeats everywhere)
 //           An H100 (132 multiprocessors at 1.755 GHz) issues 927 G warp instructions and passes 232 G wavefronts a second: on
-//           tissue 63 G pixels/s (189 GB/s of pixels) by instructions, 62 G (186 GB/s) by wavefronts and atomic steps together.
-//           50 GB/s takes 27 % of either. A multiprocessor then ends a chunk every 228 thousand cycles and holds two, so a block
+//           tissue 66 G pixels/s (197 GB/s of pixels) by instructions, 66 G (197 GB/s) by wavefronts and atomic steps together.
+//           50 GB/s takes 25 % of either. A multiprocessor then ends a chunk every 228 thousand cycles and holds two, so a block
 //           may take 456 thousand; its longest part without parallelism, joining at most 257 leaves by eight warps side by
 //           side, is some 40 thousand.
+// Tried     candidates for every second pixel and repeats of four pixels: 14.7 instructions on tissue, 54 where two colours
+//           alternate, and streams no smaller.
 // Not done  16-bit hash heads (no 16-bit atomicMax); a third block a multiprocessor would need 75 KiB.
 // Numerics  none: integers, and atomics on integers whose order cannot matter.
 // Tail      chunks of any size and alignment; words past the last sample are zero and masked.
@@ -39,6 +41,8 @@ namespace {
 constexpr u32 THREADS = 512;
 constexpr u32 WARPS = THREADS / 32;
 constexpr u32 LEAST_PX = 4;
+constexpr u32 LEAST_REPEAT_PX = 6;
+constexpr u32 HASH_STEP = 4;
 constexpr u32 SLAB_PX = THREADS;
 constexpr u32 HASH_BITS = 12;
 // A copy this long is always worth taking: its samples cost at least 3 * 256, its own bits at most 25 + log2(length) of 256.
@@ -63,9 +67,9 @@ struct alignas(16) State {
             };
         };
     };
-    u16 candidates[CHUNK_PIXELS / 2];   // of even pixels; then, within each copy, its length and distance
+    u16 candidates[CHUNK_PIXELS / HASH_STEP];  // of every fourth pixel; then, within each copy, what it is
     u32 equal[WORDS + 1];               // pixels equal to the one before
-    u32 repeat[WORDS];                  // even pixels that agree with their candidate
+    u32 repeat[WORDS];                  // fourth pixels that agree with their candidate
     u32 worth[WORDS];                   // pixels with a copy worth taking; then the pixels that copies cover
     u32 taken[WORDS];                   // first pixels of copies
     u32 length_counts[BUCKETS], distance_counts[BUCKETS];
@@ -82,7 +86,7 @@ struct alignas(16) EncoderState {
     u32 warp_bits[WARPS];
 };
 
-static_assert(sizeof(State) == 93312 && sizeof(EncoderState) == 98576, "as src/ops/shannon.rs asks for");
+static_assert(sizeof(State) == 85120 && sizeof(EncoderState) == 90384, "as src/ops/shannon.rs asks for");
 static_assert(sizeof(HuffmanWork[TABLES]) <= RESIDUAL_BYTES, "the work fits the residuals");
 
 struct Copy {
@@ -122,16 +126,34 @@ __device__ void predict(State& s, const ChunkArea& area) {
     });
 }
 
-// Marks equal neighbours and agreeing candidates, one slab a step: look up, then enter.
+// Bits 52 to 63 of the product of a little-endian word and 0x9e3779b185ebca77.
+__device__ __forceinline__ u32 hash_of(u32 low, u32 high) {
+    return (__umulhi(low, 0x85ebca77u) + low * 0x9e3779b1u + high * 0x85ebca77u) >> (32 - HASH_BITS);
+}
+
+// Marks equal neighbours and agreeing candidates, one slab a step: look up, then enter. Four warps look up, a pixel a lane.
 __device__ void mark(State& s, const Residuals& residuals, u32 pixels) {
     u32 slabs = (pixels + SLAB_PX - 1) / SLAB_PX;
-    for (u32 word = slabs * WARPS + threadIdx.x; word <= WORDS; word += THREADS) {
-        s.equal[word] = 0;
+    for (u32 word = threadIdx.x; word <= WORDS; word += THREADS) {
+        if (word >= slabs * WARPS) s.equal[word] = 0;
         if (word < WORDS) s.repeat[word] = 0;
     }
-    for (u32 slab = 0; slab < slabs; slab++) {
-        u32 pixel = slab * SLAB_PX + threadIdx.x;
-        u32 here[3] = {};
+    __syncthreads();
+    for (u32 slab = 0; slab < slabs * SLAB_PX; slab += SLAB_PX) {
+        u32 pixel = slab + HASH_STEP * threadIdx.x;
+        if (threadIdx.x < SLAB_PX / HASH_STEP && pixel > 0 && pixel + LEAST_REPEAT_PX <= pixels) {
+            u32 here[5], there[5];
+            residuals.words(3 * pixel, here);
+            u32 candidate = s.heads[hash_of(here[0], here[1])];
+            residuals.words(3 * candidate, there);
+            bool agrees = here[0] == there[0] && here[1] == there[1] && here[2] == there[2] && here[3] == there[3];
+            if (agrees && ((here[4] ^ there[4]) & 0xffff) == 0) {
+                s.candidates[pixel / HASH_STEP] = candidate;
+                atomicOr(&s.repeat[pixel / 32], 1u << (pixel % 32));
+            }
+        }
+        pixel = slab + threadIdx.x;
+        u32 here[2] = {};
         if (pixel < pixels) residuals.words(3 * pixel, here);
         u32 before = __shfl_up_sync(EVERY_LANE, here[0], 1);
         if (lane_id() == 0 && pixel > 0 && pixel < pixels) {
@@ -140,21 +162,9 @@ __device__ void mark(State& s, const Residuals& residuals, u32 pixels) {
             before = word[0];
         }
         u32 equal = __ballot_sync(EVERY_LANE, pixel > 0 && pixel < pixels && ((here[0] ^ before) << 8) == 0);
-        u32 hash = (here[0] * 0x9e3779b1u + here[1] * 0x85ebca77u) >> (32 - HASH_BITS);
-        bool agrees = false;
-        if (pixel % 2 == 0 && pixel > 0 && pixel + LEAST_PX <= pixels) {
-            u32 candidate = s.heads[hash], there[3];
-            residuals.words(3 * candidate, there);
-            agrees = here[0] == there[0] && here[1] == there[1] && here[2] == there[2];
-            if (agrees) s.candidates[pixel / 2] = candidate;
-        }
-        u32 repeat = __ballot_sync(EVERY_LANE, agrees);
-        if (lane_id() == 0) {
-            s.equal[pixel / 32] = equal;
-            s.repeat[pixel / 32] = repeat;
-        }
+        if (lane_id() == 0) s.equal[pixel / 32] = equal;
         __syncthreads();
-        if (pixel + LEAST_PX <= pixels) atomicMax(&s.heads[hash], pixel);
+        if (pixel + LEAST_REPEAT_PX <= pixels) atomicMax(&s.heads[hash_of(here[0], here[1])], pixel);
         __syncthreads();
     }
 }
@@ -194,7 +204,7 @@ __device__ bool is_worth(const State& s, const Residuals& residuals, u32 pixel, 
     u32 run = __ffs(~__funnelshift_r(s.equal[word], s.equal[word + 1], pixel % 32)) - 1;
     u32 length = run < LEAST_PX ? 0 : run, distance = 1;
     if (bit_of(s.repeat, pixel)) {
-        u32 candidate = s.candidates[pixel / 2], here[7], there[7];
+        u32 candidate = s.candidates[pixel / HASH_STEP], here[7], there[7];
         residuals.words(3 * pixel, here);
         residuals.words(3 * candidate, there);
         u32 agreeing = 28;
@@ -267,7 +277,7 @@ __device__ Copy copy_at(const State& s, const Residuals& residuals, u32 pixel, u
     }
     Copy copy = {run < LEAST_PX ? 0 : run, 1};
     if (bit_of(s.repeat, pixel)) {
-        u32 candidate = s.candidates[pixel / 2], length = 0;
+        u32 candidate = s.candidates[pixel / HASH_STEP], length = 0;
         for (;; length += 128) {
             u32 mine = length + 4 * lane_id(), agreeing = 0;
             if (pixel + mine < pixels) {
@@ -346,6 +356,22 @@ __device__ u32 parse(State& s, const Residuals& residuals, u32 pixels, u32 worth
     return taken;
 }
 
+// Within a copy nobody needs candidates any more. A run covers at least one of the pixels that have them, a repeat begins on one
+// and covers the next.
+constexpr u32 IS_RUN = 1 << 15;
+
+__device__ void note_copy(State& s, u32 pixel, Copy copy) {
+    u32 slot = (pixel + HASH_STEP - 1) / HASH_STEP;
+    s.candidates[slot] = copy.length_px | (copy.distance_px == 1 ? IS_RUN : 0);
+    if (copy.distance_px > 1) s.candidates[slot + 1] = copy.distance_px;
+}
+
+__device__ Copy noted_copy(const State& s, u32 pixel) {
+    u32 slot = (pixel + HASH_STEP - 1) / HASH_STEP;
+    u32 noted = s.candidates[slot];
+    return {noted & (IS_RUN - 1), noted & IS_RUN ? 1u : s.candidates[slot + 1]};
+}
+
 // Counts the copies' words and takes what they cover out of the histograms. Returns whether there are copies.
 __device__ bool take_copies(State& s, const Residuals& residuals, u32 pixels, u32 taken) {
     s.taken[threadIdx.x] = taken;
@@ -366,9 +392,7 @@ __device__ bool take_copies(State& s, const Residuals& residuals, u32 pixels, u3
             atomicAdd(&s.length_counts[bucket(length)], 1);
             atomicAdd(&s.distance_counts[bucket(distance)], 1);
             extra_bits += bucket_extra_bits(length) + bucket_extra_bits(distance);
-            // A copy covers two even pixels, whose candidates nobody needs any more.
-            s.candidates[(pixel + 1) / 2] = copy.length_px;
-            s.candidates[(pixel + 1) / 2 + 1] = copy.distance_px;
+            note_copy(s, pixel, copy);
         }
         for (u32 word = pixel / 32 + lane_id(); 32 * word < end; word += 32) {
             u32 covered = not_before(pixel, 32 * word) & ~not_before(end, 32 * word);
@@ -588,8 +612,9 @@ extern "C" __global__ void __launch_bounds__(512, 1) shannon_encode(const __grid
         };
         if (starts) {
             part(0, residuals.base(3 * pixel) / LITERALS, MATCH);
-            bucket_parts(1, CONTEXTS, s.candidates[(pixel + 1) / 2] - LEAST_PX);
-            bucket_parts(3, CONTEXTS + 1, s.candidates[(pixel + 1) / 2 + 1] - 1);
+            Copy copy = noted_copy(s, pixel);
+            bucket_parts(1, CONTEXTS, copy.length_px - LEAST_PX);
+            bucket_parts(3, CONTEXTS + 1, copy.distance_px - 1);
         } else if (in && !covered) {
 #pragma unroll
             for (u32 c = 0; c < 3; c++) {

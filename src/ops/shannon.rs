@@ -82,8 +82,8 @@ const SCORE: Kernel<ScoreParams> = Kernel::new("shannon", "score", THREADS, UNTY
 const ENCODE: Kernel<EncodeParams> = Kernel::new("shannon", "encode", THREADS, UNTYPED);
 const KERNELS: &[KernelInfo] = &[SCORE.info(), ENCODE.info()];
 /// `sizeof(State)` and `sizeof(EncoderState)` in `kernels/shannon.cu`, which asserts them.
-const SCORE_SHARED_BYTES: usize = 93_312;
-const ENCODE_SHARED_BYTES: usize = 98_576;
+const SCORE_SHARED_BYTES: usize = 85_120;
+const ENCODE_SHARED_BYTES: usize = 90_384;
 
 /// The extents of a batch of images, or what is wrong with it.
 pub(super) fn images(op: &'static str, x: Spec) -> Result<[usize; 4]> {

@@ -3,13 +3,14 @@
 //! A pixel here is its three residuals. Every rule is a function of the chunk's residuals alone, so that all pixels can be examined
 //! at once:
 //!
-//! * **Candidates** of pixel `i`: `i - 1` (a run), and, if `i` is even, the pixel its hash points to. The hash of a pixel is that of
-//!   the 8 residuals from its first on (`(low * 0x9e3779b1 + high * 0x85ebca77) mod 2^32 >> 20` of two little-endian words); a hash
+//! * **Candidates** of pixel `i`: `i - 1` (a run), and, if `i` is a multiple of 4, the pixel its hash points to. The hash of a pixel
+//!   is that of the 8 residuals from its first on (`word * 0x9e3779b185ebca77 mod 2^64 >> 52` of the little-endian word); a hash
 //!   points to the greatest pixel with this hash in the slabs of [`SLAB_PX`] pixels before the slab of `i`, or to 0. "Greatest" does
-//!   not depend on the order in which pixels are entered. Pixels that fewer than three follow have neither hash nor
-//!   candidates.
-//! * **Length**: as many whole pixels as agree, to the end of the chunk, at least [`LEAST_PX`]. Of two candidates the longer one
-//!   counts, the run if they are equally long.
+//!   not depend on the order in which pixels are entered. Pixels that fewer than five follow have no hash, and pixels that fewer
+//!   than three follow no candidate.
+//! * **Length**: as many whole pixels as agree, to the end of the chunk; at least [`LEAST_PX`] for a run, [`LEAST_REPEAT_PX`] for a
+//!   repeat: shorter repeats are common in noise and save nothing. Of two candidates the longer one counts, the run if they are
+//!   equally long.
 //! * **Worth**: a copy is worth taking if coding its samples one by one would cost more than the copy. Both costs are estimates
 //!   in 1/256 bit from the counts of all residuals of the chunk in their contexts, before any copy is taken.
 //! * **Parse**: from pixel 0 on, the first worthwhile copy is taken and the next one is looked for behind it (greedy), so the
@@ -23,6 +24,9 @@ use super::{
 /// The shortest copy.
 pub const LEAST_PX: usize = 4;
 const LEAST_BYTES: usize = 3 * LEAST_PX;
+/// The shortest copy that is no run.
+const LEAST_REPEAT_PX: usize = 6;
+const LEAST_REPEAT_BYTES: usize = 3 * LEAST_REPEAT_PX;
 /// A copy this long is always worth taking: its samples cost at least a bit each, and it never costs more than 25 bits and the
 /// logarithm of its length.
 const SURE_PX: usize = 9;
@@ -30,7 +34,7 @@ const SURE_PX: usize = 9;
 pub const SLAB_PX: usize = 512;
 const HASH_BITS: u32 = 12;
 /// Every so many pixels may copy from where their hash points; every pixel is pointed to.
-const HASH_STEP: usize = 2;
+const HASH_STEP: usize = 4;
 
 /// One copy: `length_px` pixels at pixel `start_px` equal those `distance_px` before them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -132,7 +136,7 @@ impl Costs<'_> {
 
 /// A chunk's residuals, followed by enough room to read eight of them at any pixel without a bounds check.
 type Residuals = [u8; RESIDUALS];
-pub const RESIDUALS: usize = 3 * PIXELS + 16;
+pub const RESIDUALS: usize = 3 * PIXELS + 24;
 /// Pixels that a 14-bit number can name.
 const PIXELS: usize = 1 << 14;
 const _: () = assert!(CHUNK_PIXELS <= PIXELS);
@@ -148,7 +152,7 @@ const WORDS: usize = CHUNK_BYTES / 64 + 1;
 pub struct Finder {
     /// The pixel that each hash points to.
     heads: Box<[u16; 1 << HASH_BITS]>,
-    /// The candidate of each even pixel whose bit in `repeats` is set.
+    /// The candidate of each fourth pixel whose bit in `repeats` is set.
     candidates: Box<[u16; PIXELS / HASH_STEP]>,
     /// Bits of the first samples of pixels that continue a run, and of those with an agreeing candidate.
     runs: Box<[u64; WORDS]>,
@@ -176,9 +180,8 @@ fn load(residuals: &Residuals, pixel: usize, ahead: usize) -> u64 {
 }
 
 #[inline(always)]
-fn hash(word: u64) -> usize {
-    let (low, high) = (word as u32, (word >> 32) as u32);
-    (low.wrapping_mul(0x9e37_79b1).wrapping_add(high.wrapping_mul(0x85eb_ca77)) >> (32 - HASH_BITS)) as usize
+fn hash(word: u64) -> u16 {
+    (word.wrapping_mul(0x9e37_79b1_85eb_ca77) >> (64 - HASH_BITS)) as u16
 }
 
 /// How many of the chunk's `n` samples agree from two pixels on, the first of which is the later one; in whole pixels.
@@ -284,28 +287,25 @@ impl Finder {
         }
     }
 
-    /// Marks the even pixels whose candidate agrees for [`LEAST_PX`] pixels, and notes the candidates.
+    /// Marks the fourth pixels whose candidate agrees for [`LEAST_REPEAT_PX`] pixels, and notes the candidates.
     fn mark_repeats(&mut self, residuals: &Residuals, n: usize) {
         self.heads.fill(0);
         self.repeats[..n.div_ceil(64)].fill(0);
-        let pixels = n / 3 - LEAST_PX + 1;
+        let pixels = (n / 3 + 1).saturating_sub(LEAST_REPEAT_PX);
         let mut hashes = [0u16; SLAB_PX];
         // The word of bits that is being filled, in a register: in flat areas every candidate agrees.
         let (mut w, mut word) = (0, 0);
         for slab in (0..pixels).step_by(SLAB_PX) {
             let slab_end = (slab + SLAB_PX).min(pixels);
-            for (pair, pixel) in
-                hashes.as_chunks_mut::<HASH_STEP>().0.iter_mut().zip((slab..slab_end).step_by(HASH_STEP))
-            {
+            let steps = (slab..slab_end).step_by(HASH_STEP);
+            for (four, pixel) in hashes.as_chunks_mut::<HASH_STEP>().0.iter_mut().zip(steps) {
                 let here = load(residuals, pixel, 0);
-                *pair = [hash(here) as u16, hash(load(residuals, pixel, 3)) as u16];
-                let candidate = self.heads[usize::from(pair[0]) % (1 << HASH_BITS)];
+                *four = [0, 3, 6, 9].map(|ahead| hash(load(residuals, pixel, ahead)));
+                let candidate = self.heads[usize::from(four[0]) % (1 << HASH_BITS)];
                 let there = usize::from(candidate);
+                let agree = |ahead: usize| load(residuals, pixel, ahead) == load(residuals, there, ahead);
                 // Pixel 0 has nothing before it.
-                if here == load(residuals, there, 0)
-                    && load(residuals, pixel, LEAST_BYTES - 8) == load(residuals, there, LEAST_BYTES - 8)
-                    && pixel > 0
-                {
+                if here == load(residuals, there, 0) && agree(8) && agree(LEAST_REPEAT_BYTES - 8) && pixel > 0 {
                     self.candidates[pixel % PIXELS / HASH_STEP] = candidate;
                     if w != 3 * pixel / 64 {
                         self.repeats[w] = word;
@@ -461,11 +461,11 @@ mod tests {
             let mut at = 1;
             while at + LEAST_PX <= pixels {
                 let mut best = (agree(at, at - 1), 1);
-                if at % HASH_STEP == 0 {
+                if at % HASH_STEP == 0 && at + LEAST_REPEAT_PX <= pixels {
                     let slab = at / SLAB_PX * SLAB_PX;
                     let candidate = (0..slab).rev().find(|p| hash(word(*p)) == hash(word(at))).unwrap_or(0);
                     let repeat = agree(at, candidate);
-                    if repeat >= LEAST_PX && repeat > best.0 {
+                    if repeat >= LEAST_REPEAT_PX && repeat > best.0 {
                         best = (repeat, at - candidate);
                     }
                 }

@@ -3,9 +3,9 @@
 //! That length bounds the patch's Kolmogorov complexity from above (paper 3.1): [`decode`] gives back every pixel, and
 //! [`bits`] is 8 times the bytes that [`encode`] writes, without writing them. Integer arithmetic only, and nothing
 //! in a chunk depends on another chunk, so that one thread block per chunk can compute the identical number
-//! (`kernels/shannon_score.cu`): residuals, contexts, hashes and candidates are functions of a pixel, the greedy parse is a function
+//! (`kernels/shannon.cu`): residuals, contexts, hashes and candidates are functions of a pixel, the greedy parse is a function
 //! of the marked pixels, histograms are integer sums, and code lengths follow from them by a fixed algorithm. The state of
-//! a chunk (48 KiB of residuals, 16 KiB of candidates, 16 KiB of hash heads or counts, 4 KiB of marks) fits the shared
+//! a chunk (48 KiB of residuals, 8 KiB of candidates, 16 KiB of hash heads or counts, 8 KiB of marks) fits the shared
 //! memory of one block.
 //!
 //! # Method
@@ -19,8 +19,8 @@
 //! 3. **Contexts**: the sizes `(folded + 1) >> 1` of the residuals on the left, above and above right (the samples 3, `3w` and
 //!    `max(3w - 3, 3)` back in the chunk of width `w`; 0 before the chunk) are added. At least 2, 5, 9, 15, 24, 36, 56 is
 //!    context 1, 2 ... 7; less than 2 is context 0. All channels share the contexts.
-//! 4. **Copies**: runs of the last pixel and repeats of an earlier place, whole pixels only, found and chosen by rules that do not depend on the order of
-//!    work (module `matches`).
+//! 4. **Copies**: runs of the last pixel and repeats of an earlier place, whole pixels only, found and chosen by rules that do
+//!    not depend on the order of work (module `matches`).
 //! 5. **Codes**: one canonical Huffman code per context for its 256 residuals and "a copy starts here", one for lengths, one for
 //!    distances (module `huffman`), at most 15 bits a word.
 //!
@@ -79,7 +79,7 @@
 //! | the same in 256 px | 0.864 | 0.867 | 0.867 | 0.866 | 0.849 | 0.865 | 0.912 | 0.997 | 0.984 | 0.962 | 0.962 | 0.886 |
 //!
 //! Where pen marks and empty glass are mixed in, zlib on raw pixels ranks them differently from everything that predicts
-//! pixels first, PNG included: no score can be near both. `tools/peers/shannon_quality.py` makes all tables of this page.
+//! pixels first, PNG included: no score can be near both, nor at 256 px nearer to one than they are to each other. `tools/peers/shannon_quality.py` makes all tables of this page.
 //!
 //! # What it could be, and is not
 //! What each choice is worth on the 512 px patches, as entropies in the chunk's contexts without any copy (`--anatomy`):
