@@ -69,7 +69,9 @@ fn planted_faults_are_reported() {
                 // A missing branch that changes what is computed is the business of the kernel's own tests.
                 Outcome::Wrong if mutant.safeguard == Safeguard::Guard => wrong += 1,
                 // A branch that no input here takes.
-                Outcome::Passed if mutant.trapped.is_some_and(|text| outcome(run, &text) == Outcome::Passed) => idle += 1,
+                Outcome::Passed if mutant.trapped.is_some_and(|text| outcome(run, &text) == Outcome::Passed) => {
+                    idle += 1
+                }
                 _ if excused(run.name, &mutant.was) => {}
                 other => missed.push(format!("{what}: {other:?}")),
             }

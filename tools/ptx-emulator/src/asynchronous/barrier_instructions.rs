@@ -122,6 +122,11 @@ pub(super) fn key(address: u32, phase: u32) -> u64 {
     1 << 63 | u64::from(address) << 32 | u64::from(phase)
 }
 
+/// The phase under way of the barrier at `address`.
+pub(super) fn phase(block: &Block<'_>, address: u32) -> Option<u32> {
+    block.asynchronous.barriers.get(&address).map(|barrier| barrier.phase)
+}
+
 /// The barrier at `address`, unless something is wrong with it.
 pub(super) fn find(block: &Block<'_>, warp: &Warp, lane: usize, address: u32) -> Result<Mbarrier, Fault> {
     let range = ends::shared(block, warp, lane, address, 8, 8)?;

@@ -9,7 +9,7 @@ use crate::{
     decode::{Decoded, Decoder},
     machine::{Block, Class, Control, Ins, Step, Warp},
     memory::{SHARED_WINDOW, WINDOW_SHIFT},
-    race::{self, BlockClocks},
+    race::{self, BlockClocks, LAST_CLOCK, PEERS, Strength},
     report::{Fault, FaultKind},
 };
 
@@ -62,6 +62,34 @@ pub(crate) fn peer<'a>(
             Err(block.fault(warp, lane as u32, FaultKind::OutOfBounds, message))
         }
     }
+}
+
+/// An access to another block's shared memory: `access` does it there, where its own race check does not know the warp.
+#[allow(clippy::too_many_arguments, reason = "everything an access is")]
+pub(crate) fn remote(
+    warp: &Warp,
+    block: &Block<'_>,
+    peer: &mut Block<'static>,
+    lane: usize,
+    address: u32,
+    bytes: u32,
+    write: bool,
+    strength: Strength,
+    access: impl FnOnce(&mut Block<'static>) -> Step,
+) -> Step {
+    let on = std::mem::replace(&mut peer.race.on, false);
+    peer.pc = block.pc;
+    let result = access(peer);
+    peer.race.on = on;
+    result.map_err(|fault| block.place(fault, warp.index, lane as u32))?;
+    if !on {
+        return Ok(());
+    }
+    let rank = block.asynchronous.cluster.rank as usize;
+    let races = &mut peer.race;
+    let found = races.shadow.remote(&races.clocks, rank, lane, address, bytes, write, strength);
+    let now = if write { "write from another block" } else { "read from another block" };
+    found.map_err(|conflict| block.place(race::shared_fault(peer, warp.index, conflict, now), warp.index, lane as u32))
 }
 
 /// `mapa`, `getctarank`, `barrier.cluster`.
@@ -147,8 +175,12 @@ pub(super) fn change_remote(
     address: u32,
     value: u32,
 ) -> Step {
-    // Order between the two blocks is not followed; the count is.
     let on = std::mem::replace(&mut peer.race.on, false);
+    if on && let Some(phase) = barrier_instructions::phase(peer, address) {
+        // Whoever waits for this arrival learns of all that the block did here.
+        let actor = PEERS + block.asynchronous.cluster.rank as usize % 16;
+        peer.race.clocks.arrive_engine(barrier_instructions::key(address, phase), actor, LAST_CLOCK);
+    }
     let result = barrier_instructions::change_one(warp, peer, lane, operation, address, value);
     peer.race.on = on;
     match result {

@@ -31,6 +31,7 @@ pub(super) struct Copy {
 pub(super) struct Copies {
     open: Vec<Copy>,
     committed: [u32; 32],
+    #[allow(clippy::vec_box, reason = "moved whole between copies, never copied")]
     spare: Vec<Box<[[u8; 16]; 32]>>,
 }
 

@@ -470,14 +470,9 @@ pub(crate) fn shared_load<const WIDTH: usize>(
             let at = addresses[lane] & 0xff_ffff;
             if let Some(peer) = cluster::peer(warp, block, lane, addresses[lane] >> 24)? {
                 let mut one = [0; 16 * LANES];
-                shared_load::<WIDTH>(
-                    peer,
-                    warp,
-                    1 << lane,
-                    &[at; LANES],
-                    Order { strength: Strength::Strong, ..order },
-                    &mut one,
-                )?;
+                cluster::remote(warp, block, peer, lane, at, WIDTH as u32, false, order.strength, |peer| {
+                    shared_load::<WIDTH>(peer, warp, 1 << lane, &[at; LANES], order, &mut one)
+                })?;
                 into[lane * WIDTH..][..WIDTH].copy_from_slice(&one[lane * WIDTH..][..WIDTH]);
             }
         }
@@ -532,14 +527,9 @@ pub(crate) fn shared_store<const WIDTH: usize>(
         for lane in (0..LANES).filter(|lane| others >> lane & 1 != 0) {
             let at = addresses[lane] & 0xff_ffff;
             if let Some(peer) = cluster::peer(warp, block, lane, addresses[lane] >> 24)? {
-                shared_store::<WIDTH>(
-                    peer,
-                    warp,
-                    1 << lane,
-                    &[at; LANES],
-                    Order { strength: Strength::Strong, ..order },
-                    from,
-                )?;
+                cluster::remote(warp, block, peer, lane, at, WIDTH as u32, true, order.strength, |peer| {
+                    shared_store::<WIDTH>(peer, warp, 1 << lane, &[at; LANES], order, from)
+                })?;
             }
         }
         return match mask & !others {

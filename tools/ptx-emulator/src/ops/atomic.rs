@@ -195,7 +195,21 @@ fn shared<const WIDTH: usize>(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins,
         let mut bytes = [0; 8];
         let cells = match crate::asynchronous::cluster::peer(warp, block, lane, rank)? {
             Some(peer) => {
-                access::shared_check::<WIDTH>(peer, warp, 1 << lane, &[start as u32; LANES], access::Deed::Atomic)?;
+                let (at, strength) = (start as u32, crate::race::Strength::Strong);
+                crate::asynchronous::cluster::remote(
+                    warp,
+                    block,
+                    peer,
+                    lane,
+                    at,
+                    WIDTH as u32,
+                    true,
+                    strength,
+                    |peer| {
+                        access::shared_check::<WIDTH>(peer, warp, 1 << lane, &[at; LANES], access::Deed::Atomic)
+                            .map(drop)
+                    },
+                )?;
                 &mut peer.shared
             }
             None => &mut block.shared,

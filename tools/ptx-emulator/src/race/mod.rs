@@ -13,7 +13,7 @@ mod global;
 mod hooks;
 mod shared;
 
-pub(crate) use clocks::{BlockClocks, ENGINE_COUNT, ENGINES};
+pub(crate) use clocks::{BlockClocks, ENGINE_COUNT, ENGINES, LAST_CLOCK, PEERS};
 pub(crate) use hooks::shared_fault;
 pub use hooks::{BlockRaces, GlobalRaces, global_load, global_store, shared_load, shared_store};
 

@@ -203,7 +203,8 @@ impl SharedShadow {
             let range = self.range(addresses[lane].into(), bytes.into());
             if !self.quiet(clocks, warp, range.clone()) {
                 for granule in range.clone() {
-                    if let Some((party, wrote, in_flight)) = self.write_conflict(clocks, warp, lane, granule, strength, IN_STEP)
+                    if let Some((party, wrote, in_flight)) =
+                        self.write_conflict(clocks, warp, lane, granule, strength, IN_STEP)
                         && (in_flight || !silent(lane))
                     {
                         return Err(self.conflict(lane, granule, wrote, party, in_flight));
@@ -363,10 +364,11 @@ impl SharedShadow {
         let (row, now) = (warp * self.granules, clocks.now(warp));
         self.reads[row + range.start..row + range.end].fill(now << CLOCK_SHIFT | PLAIN_READ);
         for granule in range {
-            let in_flight =
-                (0..clocks.warps()).any(|other| self.reads[other * self.granules + granule] >> CLOCK_SHIFT == IN_FLIGHT);
+            let in_flight = (0..clocks.warps())
+                .any(|other| self.reads[other * self.granules + granule] >> CLOCK_SHIFT == IN_FLIGHT);
             if !in_flight {
-                let highest = (0..clocks.warps()).map(|other| self.reads[other * self.granules + granule] >> CLOCK_SHIFT).max();
+                let highest =
+                    (0..clocks.warps()).map(|other| self.reads[other * self.granules + granule] >> CLOCK_SHIFT).max();
                 self.last_read[granule] = highest.unwrap_or(now) << LAST_SHIFT | SEVERAL;
             }
         }
@@ -392,6 +394,7 @@ impl SharedShadow {
     }
 
     /// A warp of another block of the cluster reads or writes here. Only barriers of the whole cluster order that.
+    #[allow(clippy::too_many_arguments, reason = "everything an access is")]
     pub fn remote(
         &mut self,
         clocks: &BlockClocks,
