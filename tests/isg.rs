@@ -2,4 +2,4 @@
 
 mod extractor;
 mod regressor;
-mod simulation;
+pub(crate) mod simulation;

@@ -3,13 +3,15 @@
 
 use std::{cell::RefCell, env};
 
-use isg::{
+use ::isg::{
     DType, Device, Result, Shape, Tape, Tensor,
     device::emulator::{Emulator, Options},
     isg::{
         extractor_config::ExtractorConfig,
         extractor_training::Training,
         regressor::{Dims, Mode, Regressor, RegressorConfig},
+        train_config::{Preset, TrainConfig},
+        training::{Job, curve, fit},
     },
     nn::{
         builder::{Builder, Params},
@@ -17,8 +19,11 @@ use isg::{
         vit::Sequences,
     },
     optim::{Adam, AdamConfig, Ema},
+    progress::Silent,
     random::Philox,
 };
+
+use crate::isg::simulation;
 
 fn device() -> Device {
     match env::var("ISG_DEVICE") {
@@ -130,6 +135,40 @@ fn a_recorded_regressor_step_is_the_step() -> Result<()> {
         assert_eq!([loss.item()?, norm.item()?], eager.step(number)?, "step {number}");
     }
     assert_eq!(recorded.weights()?, eager.weights()?);
+    Ok(())
+}
+
+/// As `isg run` trains a network: from the second step of one shape on, the device replays a recording.
+#[test]
+fn a_network_is_fitted_as_on_the_cpu() -> Result<()> {
+    let set = simulation::bags(6, 8, 2, 4);
+    let mut config = TrainConfig::preset(Preset::Small);
+    (config.max_patches, config.batch_slides, config.checkpoint_s) = (4, 2, 3600);
+    let curve_on = |device: &Device| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let job = Job {
+            set: &set,
+            train: &[0, 1, 2, 3, 4, 5],
+            valid: &[],
+            genes: vec![0, 1, 2, 3],
+            seed: 9,
+            epochs: 3,
+            learning_rate: 2e-3,
+            patience: 0,
+            begin: None,
+            dir: folder.path(),
+        };
+        fit(&job, &config, device, &Silent)?;
+        curve(folder.path())
+    };
+    let (expected, ours) = (curve_on(&Device::cpu())?, curve_on(&device())?);
+    assert_eq!((expected.len(), ours.len()), (3, 3));
+    for (ours, expected) in ours.iter().zip(&expected) {
+        let agree = near(ours.train_loss, expected.train_loss, 5e-3)
+            && near(ours.gradient_norm, expected.gradient_norm, 2e-2)
+            && ours.learning_rate == expected.learning_rate;
+        assert!(agree, "{ours:?} on the device, {expected:?} on the CPU");
+    }
     Ok(())
 }
 

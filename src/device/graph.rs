@@ -22,6 +22,11 @@ impl Graph {
 }
 
 impl Device {
+    /// Whether [`Device::capture`] is for this device: the CPU runs ops at once.
+    pub fn records(&self) -> bool {
+        matches!(self.kind(), Kind::Gpu(_))
+    }
+
     /// Records what `step` launches instead of running it; the first replay runs it for the first time. Run `step` once
     /// before, so that its kernels are loaded and its memory is pooled.
     ///

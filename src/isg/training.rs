@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cohort::{stats, targets::TargetScaler},
-    device::Device,
+    device::{Device, graph::Graph, host::HostBuffer},
     error::{Error, Result},
     io::{
         checkpoint::{Checkpoint, Checkpoints},
@@ -173,6 +173,9 @@ struct Training<'a> {
     /// The model of averaged weights, where they are averaged.
     averaged: Option<(Model, Ema)>,
     optimiser: Adam,
+    recording: Option<RecordedStep>,
+    /// Patches and slides of the last batch.
+    last_shape: [usize; 2],
     best: Vec<(String, Tensor)>,
     state: State,
 }
@@ -232,7 +235,8 @@ impl<'a> Training<'a> {
                 State { fingerprint, epoch: 0, step: 0, best: None, stopped: false }
             }
         };
-        Ok(Training { job, config, device, model, averaged, optimiser, best, state })
+        let (recording, last_shape) = (None, [0; 2]);
+        Ok(Training { job, config, device, model, averaged, optimiser, recording, last_shape, best, state })
     }
 
     /// Whether validation chooses the epoch.
@@ -308,7 +312,53 @@ impl<'a> Training<'a> {
 
     /// One update; returns the loss and the gradient's norm.
     fn step(&mut self, slides: &[usize]) -> Result<[f64; 2]> {
-        let batch = self.batch(slides)?;
+        let values = self.batch(slides)?;
+        self.optimiser.advance()?;
+        let results = if self.device.records() {
+            self.replayed(values)?
+        } else {
+            self.launches(&values.into_tensors(self.device)?, None)?
+        };
+        // The only look at results: until here a GPU has everything queued.
+        let [value, norm] = [results[0].item()?, results[1].item()?];
+        if !value.is_finite() {
+            let problem = format!("epoch {} gave a loss that is no number", self.state.epoch + 1);
+            return Err(Error::input(self.job.dir, problem, "lower train.learning_rate and run again"));
+        }
+        self.state.step += 1;
+        Ok([value, norm])
+    }
+
+    /// A batch of the shape that the last one had is worth a recording, and every following one a replay.
+    fn replayed(&mut self, values: BatchValues) -> Result<[Tensor; 2]> {
+        let (step, shape, fade) = (self.state.step, values.shape(), (1.0 - self.decay()) as f32);
+        if let Some(recorded) = self.recording.as_mut().filter(|r| r.next == step && r.shape == shape) {
+            recorded.batch.overwrite(values)?;
+            recorded.fade.overwrite(HostBuffer::F32(vec![fade]))?;
+            recorded.graph.replay()?;
+            recorded.next += 1;
+            return Ok(recorded.results.clone());
+        }
+        self.recording = None;
+        let batch = values.into_tensors(self.device)?;
+        if std::mem::replace(&mut self.last_shape, shape) != shape {
+            return self.launches(&batch, None);
+        }
+        let fade = Tensor::from_vec(vec![fade], [1], self.device)?;
+        let (graph, results) = self.device.capture(|| self.launches(&batch, Some(&fade)))?;
+        graph.replay()?;
+        self.recording = Some(RecordedStep { graph, batch, fade, results: results.clone(), shape, next: step + 1 });
+        Ok(results)
+    }
+
+    /// What the averaged weights keep. Young averages forget faster, or they would remember the fresh weights.
+    fn decay(&self) -> f64 {
+        Ema::warmed_up(self.config.ema_decay, self.state.step)
+    }
+
+    /// All that an update does on the device, without a look at any value; returns the loss and the gradient's norm. `fade`
+    /// is where a recording finds what the averages take of the current weights.
+    fn launches(&self, batch: &Batch, fade: Option<&Tensor>) -> Result<[Tensor; 2]> {
         let (config, seed, step) = (self.config, self.job.seed, self.state.step);
         let mut stats = RunningStats::default();
         let mut site = 0;
@@ -321,24 +371,20 @@ impl<'a> Training<'a> {
         let mode = Mode::Train { drop: &mut drop, stats: &mut stats };
         let predicted = self.model.regressor.forward(&batch.cubes, &batch.globals, &batch.slides, mode)?;
         let loss = predicted.sub(&batch.targets)?.square()?.mul(&batch.weights)?.sum_all()?;
-        let value = loss.item()?;
-        if !value.is_finite() {
-            let problem = format!("epoch {} gave a loss that is no number", self.state.epoch + 1);
-            return Err(Error::input(self.job.dir, problem, "lower train.learning_rate and run again"));
-        }
         let grads = tape.backward(&loss)?;
-        let norm = self.optimiser.step(&self.model.params, &grads, config.clip_norm)?;
+        let norm = self.optimiser.apply(&self.model.params, &grads, config.clip_norm)?;
         stats.store()?;
-        self.state.step += 1;
-        if let Some((_, ema)) = &self.averaged {
-            // Young averages forget faster, or they would remember the fresh weights.
-            ema.update(&self.model.params, Ema::warmed_up(config.ema_decay, step))?;
+        match (&self.averaged, fade) {
+            (None, _) => {}
+            (Some((_, ema)), None) => ema.update(&self.model.params, self.decay())?,
+            (Some((_, ema)), Some(fade)) => ema.update_by(&self.model.params, fade)?,
         }
-        Ok([value, norm])
+        let norm = norm.map_or_else(|| loss.zeros_like(), Ok)?;
+        Ok([loss, norm])
     }
 
     /// The drawn patches of these slides, augmented.
-    fn batch(&self, slides: &[usize]) -> Result<Batch> {
+    fn batch(&self, slides: &[usize]) -> Result<BatchValues> {
         let (set, config, step) = (self.job.set, self.config, self.state.step);
         let (d, g, genes) = (set.width, set.grid, set.genes.len());
         let (mut globals, mut locals, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
@@ -380,15 +426,8 @@ impl<'a> Training<'a> {
         }
         let counted = weights.iter().sum::<f64>().max(1.0);
         weights.iter_mut().for_each(|w| *w /= counted);
-        let (n, device) = (lengths.iter().sum::<usize>(), self.device);
-        let dtype = crate::DType::F32;
-        Ok(Batch {
-            cubes: Tensor::from_vec(locals, [n, g, g, d], device)?,
-            globals: Tensor::from_vec(globals, [n, d], device)?,
-            targets: Tensor::from_f64(&targets, [slides.len(), genes], dtype, device)?,
-            weights: Tensor::from_f64(&weights, [slides.len(), genes], dtype, device)?,
-            slides: Sequences::new(&lengths, device)?,
-        })
+        let [targets, weights] = [targets, weights].map(|values| values.into_iter().map(|v| v as f32).collect());
+        Ok(BatchValues { cubes: locals, globals, targets, weights, lengths, grid: g, width: d, genes })
     }
 
     /// The model that is evaluated and kept.
@@ -461,6 +500,58 @@ struct Batch {
     targets: Tensor,
     /// What each squared error counts: zero where nothing was measured, summing to one.
     weights: Tensor,
+}
+
+/// The same in host memory.
+struct BatchValues {
+    cubes: Vec<f32>,
+    globals: Vec<f32>,
+    targets: Vec<f32>,
+    weights: Vec<f32>,
+    lengths: Vec<usize>,
+    grid: usize,
+    width: usize,
+    genes: usize,
+}
+
+impl BatchValues {
+    /// Patches and slides.
+    fn shape(&self) -> [usize; 2] {
+        [self.lengths.iter().sum(), self.lengths.len()]
+    }
+
+    fn into_tensors(self, device: &Device) -> Result<Batch> {
+        let ([n, slides], g) = (self.shape(), self.grid);
+        Ok(Batch {
+            cubes: Tensor::from_vec(self.cubes, [n, g, g, self.width], device)?,
+            globals: Tensor::from_vec(self.globals, [n, self.width], device)?,
+            targets: Tensor::from_vec(self.targets, [slides, self.genes], device)?,
+            weights: Tensor::from_vec(self.weights, [slides, self.genes], device)?,
+            slides: Sequences::new(&self.lengths, device)?,
+        })
+    }
+}
+
+impl Batch {
+    /// Other values in the same memory.
+    fn overwrite(&mut self, values: BatchValues) -> Result<()> {
+        self.cubes.overwrite(HostBuffer::F32(values.cubes))?;
+        self.globals.overwrite(HostBuffer::F32(values.globals))?;
+        self.targets.overwrite(HostBuffer::F32(values.targets))?;
+        self.weights.overwrite(HostBuffer::F32(values.weights))?;
+        self.slides.overwrite(&values.lengths)
+    }
+}
+
+/// A step that the device repeats by itself: on the values that are in `batch` and `fade`, into `results`.
+struct RecordedStep {
+    graph: Graph,
+    batch: Batch,
+    fade: Tensor,
+    results: [Tensor; 2],
+    shape: [usize; 2],
+    /// The step its next replay is: random numbers count on with the replays.
+    next: u64,
 }
 
 fn add_noise(values: &mut [f32], deviation: f64, random: Philox) {

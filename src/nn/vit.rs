@@ -5,8 +5,8 @@
 //! all of them at once; attention stays within a sequence.
 
 use crate::{
-    device::Device,
     device::nvtx,
+    device::{Device, host::HostBuffer},
     error::{Error, Result},
     nn::{
         builder::Builder,
@@ -27,17 +27,21 @@ pub struct Sequences {
 
 impl Sequences {
     pub fn new(lengths: &[usize], device: &Device) -> Result<Sequences> {
-        if lengths.is_empty() || lengths.contains(&0) {
-            return Err(Error::shape("vit", format!("sequences of at least one token wanted, got {lengths:?}")));
-        }
-        let mut offsets = vec![0];
-        for &length in lengths {
-            let last = offsets[offsets.len() - 1];
-            let next = i32::try_from(length).ok().and_then(|length| length.checked_add(last));
-            offsets.push(next.ok_or_else(|| Error::shape("vit", format!("{lengths:?} tokens are more than 2³¹")))?);
-        }
+        let offsets = offsets(lengths)?;
         let count = offsets.len();
         Ok(Sequences { lengths: lengths.to_vec(), offsets: Tensor::from_vec(offsets, [count], device)? })
+    }
+
+    /// Other lengths in the same memory: as many, of the same total.
+    pub fn overwrite(&mut self, lengths: &[usize]) -> Result<()> {
+        if lengths.len() != self.lengths.len() {
+            let message = format!("{} sequences in the place of {}", lengths.len(), self.lengths.len());
+            return Err(Error::shape("vit", message));
+        }
+        self.check("vit", lengths.iter().sum())?;
+        self.offsets.overwrite(HostBuffer::I32(offsets(lengths)?))?;
+        self.lengths.copy_from_slice(lengths);
+        Ok(())
     }
 
     pub fn lengths(&self) -> &[usize] {
@@ -56,6 +60,19 @@ impl Sequences {
             false => Err(Error::shape(op, format!("sequences of {:?} tokens in {rows} rows", self.lengths))),
         }
     }
+}
+
+fn offsets(lengths: &[usize]) -> Result<Vec<i32>> {
+    if lengths.is_empty() || lengths.contains(&0) {
+        return Err(Error::shape("vit", format!("sequences of at least one token wanted, got {lengths:?}")));
+    }
+    let mut offsets = vec![0];
+    for &length in lengths {
+        let last = offsets[offsets.len() - 1];
+        let next = i32::try_from(length).ok().and_then(|length| length.checked_add(last));
+        offsets.push(next.ok_or_else(|| Error::shape("vit", format!("{lengths:?} tokens are more than 2³¹")))?);
+    }
+    Ok(offsets)
 }
 
 /// Sizes of one block.
