@@ -130,6 +130,7 @@ fn cases() -> Vec<Case> {
         // On noise, chains of candidates wind through the whole image: with a high threshold few are edges.
         Case::new("noise", image([2, 37, 70, 3]), edges(100.0, 620.0, 3, false)),
         Case::new("lengths", image([1, 20, 67, 3]), edges(90.0, 480.0, 3, true)),
+        Case::new("whole tiles", image([1, 32, 128, 3]), edges(100.0, 200.0, 3, false)),
         Case::new("a line", image([3, 1, 90, 3]), edges(60.0, 300.0, 3, false)),
         Case::new("five", image([1, 17, 65, 3]), edges(900.0, 5200.0, 5, false)),
         Case::new("seven", image([2, 18, 33, 3]), edges(12000.0, 60000.0, 7, true)),
