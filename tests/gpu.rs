@@ -23,25 +23,6 @@ use isg::{
 
 use crate::ops::{accepted, compare, draw, gradients, outputs, second_gradients, values};
 
-/// Ops that have no kernel yet, by the name their errors carry. Only ever gets shorter.
-pub(crate) const AWAITED: &[&str] = &[
-    "avg_pool2d",
-    "batch_norm2d",
-    "batch_norm2d_eval",
-    "bias_act",
-    "global_norm",
-    "layer_norm",
-    "max_pool2d",
-    "resize",
-    "softmax",
-    "sum",
-    "upfirdn2d",
-    "adam",
-    "lerp",
-    "conv2d",
-    "depthwise_conv2d",
-];
-
 fn on_emulator() -> bool {
     env::var("ISG_DEVICE").map_or(true, |name| name.is_empty() || name.starts_with("emulator"))
 }
@@ -53,8 +34,7 @@ fn device(seed: u64) -> Device {
     }
 }
 
-/// Runs `check` on the chosen cases. Ops without a kernel are accepted where the list says so; everything else that fails
-/// is reported at once.
+/// Runs `check` on the chosen cases and reports everything that fails at once.
 fn every_case(mut check: impl FnMut(&OpSpec, &Case) -> Result<Vec<String>>) {
     let chosen = env::var("ISG_OP").unwrap_or_default();
     let mut failures = Vec::new();
@@ -62,7 +42,6 @@ fn every_case(mut check: impl FnMut(&OpSpec, &Case) -> Result<Vec<String>>) {
         for case in (spec.cases)() {
             match check(spec, &case) {
                 Ok(found) => failures.extend(found.into_iter().map(|f| format!("{} {}: {f}", spec.name, case.name))),
-                Err(Error::NoKernel { op, .. }) if AWAITED.contains(&op) => {}
                 Err(error) => failures.push(format!("{} {}: {error}", spec.name, case.name)),
             }
         }
@@ -198,10 +177,7 @@ fn recorded_steps_do_what_steps_do() {
         }
         Ok(seen)
     };
-    let (eager, replayed) = match (run(false), run(true)) {
-        (Err(Error::NoKernel { op, .. }), _) if AWAITED.contains(&op) => return,
-        (eager, replayed) => (eager.expect("steps"), replayed.expect("replays")),
-    };
+    let (eager, replayed) = (run(false).expect("steps"), run(true).expect("replays"));
     assert!(eager == replayed, "a replay differs from a step");
     assert!(eager[0] != eager[2], "steps change the weights");
 }
