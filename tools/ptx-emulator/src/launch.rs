@@ -68,14 +68,19 @@ fn check(
         return Err(format!("a grid of {}x{}x{} blocks", grid[0], grid[1], grid[2]));
     }
     if let Some(most) = entry.max_threads
-        && threads > most.iter().product::<u32>()
+        && u128::from(threads) > most.iter().map(|n| u128::from(*n)).product()
     {
-        return Err(format!("{threads} threads in a block; .maxntid allows {}", most.iter().product::<u32>()));
+        return Err(format!("{threads} threads in a block; .maxntid allows {most:?}"));
     }
     if let Some(required) = entry.required_threads
         && block != required
     {
         return Err(format!("a block of {block:?} threads; .reqntid asks for {required:?}"));
+    }
+    if let Some(cluster) = entry.cluster
+        && cluster.iter().map(|n| u128::from(*n)).product::<u128>() > 16
+    {
+        return Err(format!("clusters of {cluster:?} blocks; 16 are the most"));
     }
     if let Some(cluster) = entry.cluster
         && let Some(axis) = (0..3).find(|&n| !grid[n].is_multiple_of(cluster[n].max(1)))

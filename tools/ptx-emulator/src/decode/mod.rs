@@ -21,7 +21,7 @@ use crate::{
 pub(crate) type Decoded<T> = Result<T, LoadError>;
 
 /// Inlining stops here; recursion is refused before.
-const MOST_INSTRUCTIONS: usize = 4 << 20;
+const MOST_INSTRUCTIONS: usize = 1 << 20;
 
 /// Decodes one entry.
 pub(crate) struct Decoder<'a, 't> {
@@ -65,6 +65,9 @@ pub(crate) fn decode(text: &Text<'_>) -> Decoded<Image> {
 
 fn global(variable: &Variable<'_>, numbers: &HashMap<&str, u32>) -> Decoded<GlobalVariable> {
     let element = variable.element_bytes as usize;
+    if variable.bytes > 1 << 30 {
+        return Err(error(variable.line, "a module-level variable past 1 GiB"));
+    }
     let mut initial = vec![0u8; variable.bytes as usize];
     let mut pointers = Vec::new();
     for (index, value) in variable.initial.iter().enumerate() {
@@ -113,6 +116,9 @@ fn entry<'t>(text: &Text<'t>, function: &Function<'t>, global_numbers: &HashMap<
         let bytes = u32::try_from(param.bytes).ok().filter(|b| *b <= 32764);
         let bytes = bytes.ok_or_else(|| error(param.line, "a parameter past 32764 bytes"))?;
         end = offset + bytes;
+        if end > 32764 {
+            return Err(error(param.line, "more than 32764 bytes of parameters"));
+        }
         params.push(Param { name: param.name.to_owned(), offset, bytes, align: param.align });
         decoder.declare(param.name, Symbol::Param(offset), param.line)?;
     }
@@ -194,7 +200,7 @@ impl<'a, 't> Decoder<'a, 't> {
 
     pub(crate) fn push(&mut self, ins: Ins, text: String) -> Decoded<()> {
         if self.code.ins.len() >= MOST_INSTRUCTIONS {
-            return Err(error(ins.line, "more than four million instructions after inlining"));
+            return Err(error(ins.line, "more than a million instructions after inlining"));
         }
         self.code.ins.push(ins);
         self.code.text.push(text);

@@ -135,8 +135,8 @@ impl<'t> Decoder<'_, 't> {
                 _ => return Err(error(0, format!("registers of type {kind} are not supported"))),
             },
         };
-        if self.code.slots32 + self.code.slots64 > 4 << 20 {
-            return Err(error(0, "more than four million registers after inlining"));
+        if self.code.slots32 + self.code.slots64 + self.code.predicates > 1 << 17 {
+            return Err(error(0, "more than 131072 registers after inlining"));
         }
         if let Some(scope) = self.scopes.last_mut() {
             match count {

@@ -105,7 +105,7 @@ impl<'t> Decoder<'_, 't> {
                 match self.find(name) {
                     Some(Symbol::Register(Reg::R32(slot, _))) => Ok(slot),
                     Some(Symbol::Shared(offset) | Symbol::Local(offset)) => {
-                        Ok(self.constant32((i64::from(offset) + addend) as u32))
+                        Ok(self.constant32(i64::from(offset).wrapping_add(addend) as u32))
                     }
                     Some(Symbol::Dynamic) if addend == 0 => Ok(self.dynamic_shared()),
                     Some(Symbol::Register(_)) => {
@@ -135,11 +135,11 @@ impl<'t> Decoder<'_, 't> {
                 match self.find(name) {
                     Some(Symbol::Register(Reg::R64(slot))) => Ok(slot),
                     Some(Symbol::Shared(offset) | Symbol::Local(offset)) => {
-                        Ok(self.constant64((i64::from(offset) + addend) as u64))
+                        Ok(self.constant64(i64::from(offset).wrapping_add(addend) as u64))
                     }
                     Some(Symbol::Param(offset)) => {
                         self.param_address_taken = true;
-                        Ok(self.constant64((i64::from(offset) + addend) as u64))
+                        Ok(self.constant64(i64::from(offset).wrapping_add(addend) as u64))
                     }
                     Some(Symbol::Global(number)) => Ok(self.preset(Preset::Global(number, addend))),
                     Some(Symbol::Dynamic) => Err(self.refuse(i, "this use of dynamic shared memory is not supported")),
@@ -192,7 +192,7 @@ impl<'t> Decoder<'_, 't> {
             Symbol::Register(Reg::R32(slot, _)) => (Start::R32(slot), offset),
             Symbol::Register(Reg::R64(slot)) => (Start::R64(slot), offset),
             Symbol::Register(Reg::Predicate(_)) => return Err(self.refuse(i, "a predicate is no address")),
-            Symbol::Param(at) | Symbol::Shared(at) | Symbol::Local(at) => (Start::None, offset + i64::from(at)),
+            Symbol::Param(at) | Symbol::Shared(at) | Symbol::Local(at) => (Start::None, offset.wrapping_add(at.into())),
             Symbol::Dynamic => (Start::R32(self.dynamic_shared()), offset),
             Symbol::Global(number) => (Start::R64(self.preset(Preset::Global(number, 0))), offset),
         };

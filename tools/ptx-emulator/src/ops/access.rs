@@ -327,38 +327,41 @@ pub(crate) fn global_atomic<const WIDTH: usize>(
     Ok(())
 }
 
-/// Passes over the banks for lanes `from..to`: the most distinct words in one bank.
-fn passes(addresses: &R32, mask: u32, from: usize, to: usize, words: u32) -> u64 {
+/// Passes over the banks of the lanes `from..to`: the most distinct units in one bank, where a unit is as wide as the
+/// access, or a word if that is wider, and a bank as many words wide as a unit.
+#[inline(always)]
+fn passes<const WIDTH: usize>(addresses: &R32, mask: u32, from: usize, to: usize) -> u64 {
+    let unit = WIDTH.max(4);
+    let (shift, banks) = (unit.ilog2(), 128 / unit);
     let mut owner = [u32::MAX; 32];
     let mut conflict = false;
-    for lane in (from..to).filter(|lane| mask >> lane & 1 != 0) {
-        for k in 0..words {
-            let word = (addresses[lane] >> 2) + k;
-            let held = &mut owner[(word & 31) as usize];
-            conflict |= *held != u32::MAX && *held != word;
-            *held = word;
-        }
+    // Inactive lanes are settled on an active one's address; they add nothing.
+    for lane in from..to {
+        let at = addresses[lane] >> shift;
+        let held = &mut owner[at as usize % banks];
+        conflict |= *held != u32::MAX && *held != at;
+        *held = at;
     }
-    if !conflict {
-        return u64::from(mask >> from & (u32::MAX >> (32 - (to - from))) != 0);
+    let size = to - from;
+    let active = mask >> from & (u32::MAX >> (32 - size));
+    if !conflict || active == 0 {
+        return u64::from(active != 0);
     }
-    let mut all = [u32::MAX; 128];
+    let mut all = [u32::MAX; LANES];
     let mut count = 0;
     for lane in (from..to).filter(|lane| mask >> lane & 1 != 0) {
-        for k in 0..words {
-            all[count] = (addresses[lane] >> 2) + k;
-            count += 1;
-        }
+        all[count] = addresses[lane] >> shift;
+        count += 1;
     }
     let all = &mut all[..count];
     all.sort_unstable();
-    let mut banks = [0u8; 32];
+    let mut filled = [0u8; 32];
     let mut last = u32::MAX;
-    for word in all.iter().copied() {
-        banks[(word & 31) as usize] += u8::from(word != last);
-        last = word;
+    for at in all.iter().copied() {
+        filled[at as usize % banks] += u8::from(at != last);
+        last = at;
     }
-    u64::from(banks.iter().copied().max().unwrap_or(1))
+    u64::from(filled.iter().copied().max().unwrap_or(1))
 }
 
 /// Counts a shared access: wavefronts as the banks see it.

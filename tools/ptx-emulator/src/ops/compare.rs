@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use super::{
     float::flush,
-    lanes::{JOIN_AND, JOIN_NONE, JOIN_OR, JOIN_XOR, binary, compare, predicate},
+    lanes::{JOIN_AND, JOIN_NONE, JOIN_OR, JOIN_XOR, compare, predicate},
 };
 use crate::{
     ast::{Instruction, Operand},

@@ -358,8 +358,8 @@ fn transfer<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>, load: bool) -> Dec
     let place = d.place(i, address_at)?;
     let elements = d.elements(i, data_at)?;
     let count = elements.len() as u32;
-    let declared = i.parts.iter().find_map(|p| p.strip_prefix('v')).and_then(|n| n.parse::<u32>().ok()).unwrap_or(1);
-    if count != declared || count == 0 {
+    let declared = i.parts.iter().find_map(|p| p.strip_prefix('v')?.parse::<u32>().ok()).unwrap_or(1);
+    if count != declared || count == 0 || count > 8 {
         return Err(d.refuse(i, "another number of elements than the vector has"));
     }
     let width = bytes * count;
