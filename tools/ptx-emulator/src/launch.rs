@@ -114,6 +114,8 @@ struct Unit<'a> {
     /// Place in the launch's order.
     place: usize,
     done: bool,
+    /// No block has run in it yet.
+    fresh: bool,
 }
 
 /// The order of units, and how a unit's number becomes block indices.
@@ -263,11 +265,13 @@ impl<'a> Unit<'a> {
             schedules: (0..size).map(|_| Schedule::new((0..warps).map(warp).collect())).collect(),
             place: 0,
             done: false,
+            fresh: true,
         }
     }
 
     /// Sets everything up for the unit of that number.
     fn begin(&mut self, launch: &Launch<'_>, plan: &Plan, number: u32, place: usize) {
+        let fresh = std::mem::take(&mut self.fresh);
         (self.place, self.done) = (place, false);
         let poison = if launch.options.poison { 0xff } else { 0 };
         let (gx, gy) = (u64::from(launch.grid[0]), u64::from(launch.grid[1]));
@@ -284,7 +288,7 @@ impl<'a> Unit<'a> {
             (block.pc, block.clock) = (0, 0);
             schedule.restart();
             for warp in &mut schedule.warps {
-                start(warp, block, plan, number, rank as u32);
+                start(warp, block, plan, number, rank as u32, fresh);
             }
         }
         if self.blocks.len() > 1 {
@@ -325,7 +329,7 @@ impl<'a> Unit<'a> {
 }
 
 /// A warp before its first instruction.
-fn start(warp: &mut Warp, block: &Block<'_>, plan: &Plan, unit: u32, rank: u32) {
+fn start(warp: &mut Warp, block: &Block<'_>, plan: &Plan, unit: u32, rank: u32, fresh: bool) {
     let launch = block.launch;
     let first = warp.index * LANES as u32;
     let present = (block.threads - first).min(LANES as u32);
@@ -337,19 +341,25 @@ fn start(warp: &mut Warp, block: &Block<'_>, plan: &Plan, unit: u32, rank: u32) 
     warp.local.fill(if launch.options.poison { 0xff } else { 0 });
     warp.local_written.fill(0);
     warp.asynchronous = asynchronous::WarpState::default();
-    for (wide, slot, preset) in &launch.entry.code.presets {
+    for (_, slot, preset) in &launch.entry.code.presets {
         let slot = *slot as usize;
-        let value = |lane: u32| match *preset {
-            Preset::Bits32(bits) => bits.into(),
-            Preset::Bits64(bits) => bits,
-            Preset::Global(number, offset) => {
-                launch.globals.get(number as usize).copied().unwrap_or(0).wrapping_add_signed(offset)
+        match *preset {
+            // What is the same in every block stays from the block before: nobody writes these registers.
+            Preset::Bits32(bits) if fresh => warp.r32[slot] = [bits; LANES],
+            Preset::Bits64(bits) if fresh => warp.r64[slot] = [bits; LANES],
+            Preset::Global(number, offset) if fresh => {
+                let start = launch.globals.get(number as usize).copied().unwrap_or(0);
+                warp.r64[slot] = [start.wrapping_add_signed(offset); LANES];
             }
-            Preset::Special(special) => special_value(special, block, warp.index, lane, plan, unit, rank).into(),
-        };
-        match wide {
-            true => warp.r64[slot] = std::array::from_fn(|lane| value(lane as u32)),
-            false => warp.r32[slot] = std::array::from_fn(|lane| value(lane as u32) as u32),
+            Preset::Special(special @ (Special::Tid(_) | Special::LaneId | Special::LaneMask(..))) if fresh => {
+                let value = |lane: usize| special_value(special, block, warp.index, lane as u32, plan, unit, rank);
+                warp.r32[slot] = std::array::from_fn(value);
+            }
+            Preset::Special(Special::Tid(_) | Special::LaneId | Special::LaneMask(..)) => {}
+            Preset::Special(special) => {
+                warp.r32[slot] = [special_value(special, block, warp.index, 0, plan, unit, rank); LANES];
+            }
+            Preset::Bits32(_) | Preset::Bits64(_) | Preset::Global(..) => {}
         }
     }
 }

@@ -374,14 +374,13 @@ pub(crate) fn count_shared<const WIDTH: usize>(block: &mut Block<'_>, mask: u32,
     let counters = &mut block.counters;
     counters.shared_requests += 1;
     counters.shared_ideal_wavefronts += ideal;
-    if row && addresses[0].is_multiple_of(4) || row && WIDTH >= 4 {
+    if row && (WIDTH >= 4 || addresses[0].is_multiple_of(4)) {
         counters.shared_wavefronts += ideal;
         return;
     }
     let size = LANES / groups;
-    let words = (WIDTH as u32).div_ceil(4);
     counters.shared_wavefronts +=
-        (0..groups).map(|g| passes(addresses, mask, g * size, (g + 1) * size, words)).sum::<u64>();
+        (0..groups).map(|g| passes::<WIDTH>(addresses, mask, g * size, (g + 1) * size)).sum::<u64>();
 }
 
 #[cold]

@@ -1,4 +1,11 @@
 //! `setp`, `set`, `testp`.
+#![allow(
+    clippy::double_comparisons,
+    clippy::neg_cmp_op_on_partial_ord,
+    clippy::eq_op,
+    clippy::nonminimal_bool,
+    reason = "with NaN they are not what they look like"
+)]
 
 use half::{bf16, f16};
 
@@ -210,7 +217,6 @@ macro_rules! unordered {
     };
 }
 
-#[allow(clippy::eq_op, clippy::neg_cmp_op_on_partial_ord, reason = "NaN is the point")]
 fn relation(name: &str, kind: &str, ftz: bool) -> Option<OpFn> {
     Some(match kind {
         "u16" | "b16" => ordered!(name, u16, compare, |v| v),
