@@ -96,7 +96,17 @@ fn ends_and_edges_of_texts_are_refused() {
             let _ = Module::load(&text[..cut]);
         }
     }
-    for text in ["", "\u{0}", "é", ".version", ".version 8.0 .target sm_80 .entry", "{{{{", "\"", "/*", ".version 8.0\n.target sm_80\n"] {
+    for text in [
+        "",
+        "\u{0}",
+        "é",
+        ".version",
+        ".version 8.0 .target sm_80 .entry",
+        "{{{{",
+        "\"",
+        "/*",
+        ".version 8.0\n.target sm_80\n",
+    ] {
         let _ = Module::load(text);
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     decode::{Decoded, Decoder},
     machine::{Block, Class, Control, Ins, Step, Warp},
     memory::{SHARED_WINDOW, WINDOW_SHIFT},
-    race::{self, BlockClocks, LAST_CLOCK, PEERS, Strength},
+    race::{self, BlockClocks, LAST_CLOCK, PEERS},
     report::{Fault, FaultKind},
 };
 
@@ -42,6 +42,11 @@ pub(crate) fn is_own(block: &Block<'_>, rank: u32) -> bool {
     rank == block.asynchronous.cluster.rank + 1
 }
 
+/// The block's own rank in its cluster.
+pub(crate) fn rank(block: &Block<'_>) -> u32 {
+    block.asynchronous.cluster.rank
+}
+
 /// The block of that rank plus one, if it is another one than `block`.
 pub(crate) fn peer<'a>(
     warp: &Warp,
@@ -62,34 +67,6 @@ pub(crate) fn peer<'a>(
             Err(block.fault(warp, lane as u32, FaultKind::OutOfBounds, message))
         }
     }
-}
-
-/// An access to another block's shared memory: `access` does it there, where its own race check does not know the warp.
-#[allow(clippy::too_many_arguments, reason = "everything an access is")]
-pub(crate) fn remote(
-    warp: &Warp,
-    block: &Block<'_>,
-    peer: &mut Block<'static>,
-    lane: usize,
-    address: u32,
-    bytes: u32,
-    write: bool,
-    strength: Strength,
-    access: impl FnOnce(&mut Block<'static>) -> Step,
-) -> Step {
-    let on = std::mem::replace(&mut peer.race.on, false);
-    peer.pc = block.pc;
-    let result = access(peer);
-    peer.race.on = on;
-    result.map_err(|fault| block.place(fault, warp.index, lane as u32))?;
-    if !on {
-        return Ok(());
-    }
-    let rank = block.asynchronous.cluster.rank as usize;
-    let races = &mut peer.race;
-    let found = races.shadow.remote(&races.clocks, rank, lane, address, bytes, write, strength);
-    let now = if write { "write from another block" } else { "read from another block" };
-    found.map_err(|conflict| block.place(race::shared_fault(peer, warp.index, conflict, now), warp.index, lane as u32))
 }
 
 /// `mapa`, `getctarank`, `barrier.cluster`.

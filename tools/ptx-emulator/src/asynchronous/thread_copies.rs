@@ -31,7 +31,7 @@ pub(super) struct Copy {
 pub(super) struct Copies {
     open: Vec<Copy>,
     committed: [u32; 32],
-    #[allow(clippy::vec_box, reason = "moved whole between copies, never copied")]
+    #[allow(clippy::vec_box, reason = "the boxes move between the two lists")]
     spare: Vec<Box<[[u8; 16]; 32]>>,
 }
 

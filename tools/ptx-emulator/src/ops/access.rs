@@ -455,6 +455,27 @@ fn foreign(block: &Block<'_>, addresses: &mut R32, mask: u32) -> u32 {
     found
 }
 
+/// A place in the shared memory of another block of the cluster, checked; none if it is the block's own.
+pub(crate) fn remote<'p, const WIDTH: usize>(
+    block: &Block<'_>,
+    warp: &Warp,
+    lane: usize,
+    address: u32,
+    order: Order,
+    deed: Deed,
+) -> Result<Option<(&'p mut Block<'static>, std::ops::Range<usize>)>, Fault> {
+    let at = address & 0xff_ffff;
+    let Some(peer) = cluster::peer(warp, block, lane, address >> 24)? else { return Ok(None) };
+    shared_check::<WIDTH>(peer, warp, 1 << lane, &[at; LANES], deed)?;
+    if peer.race.on {
+        let (races, write) = (&mut peer.race, deed != Deed::Load);
+        let own = cluster::rank(block) as usize;
+        let result = races.shadow.remote(&races.clocks, own, lane, at, WIDTH as u32, write, order.strength);
+        result.map_err(|c| race::shared_fault(block, warp.index, c, if write { "write" } else { "read" }))?;
+    }
+    Ok(Some((peer, at as usize..at as usize + WIDTH)))
+}
+
 /// Loads from shared memory into `into`.
 #[inline(always)]
 pub(crate) fn shared_load<const WIDTH: usize>(
@@ -469,14 +490,14 @@ pub(crate) fn shared_load<const WIDTH: usize>(
     if addresses.iter().fold(0, |all, a| all | a) >> 24 != 0 {
         let others = foreign(block, &mut addresses, mask);
         for lane in (0..LANES).filter(|lane| others >> lane & 1 != 0) {
-            let at = addresses[lane] & 0xff_ffff;
-            if let Some(peer) = cluster::peer(warp, block, lane, addresses[lane] >> 24)? {
-                let mut one = [0; 16 * LANES];
-                cluster::remote(warp, block, peer, lane, at, WIDTH as u32, false, order.strength, |peer| {
-                    shared_load::<WIDTH>(peer, warp, 1 << lane, &[at; LANES], order, &mut one)
-                })?;
-                into[lane * WIDTH..][..WIDTH].copy_from_slice(&one[lane * WIDTH..][..WIDTH]);
+            let Some((peer, range)) = remote::<WIDTH>(block, warp, lane, addresses[lane], order, Deed::Load)? else {
+                continue;
+            };
+            if peer.shared.written.get(range.clone()).is_some_and(|w| w.contains(&0)) {
+                let message = format!("a load of shared memory of block {:?} that nobody wrote", peer.index);
+                return Err(block.fault(warp, lane as u32, FaultKind::Uninitialised, message));
             }
+            into[lane * WIDTH..][..WIDTH].copy_from_slice(&peer.shared.bytes[range]);
         }
         return match mask & !others {
             0 => Ok(()),
@@ -527,12 +548,13 @@ pub(crate) fn shared_store<const WIDTH: usize>(
     if addresses.iter().fold(0, |all, a| all | a) >> 24 != 0 {
         let others = foreign(block, &mut addresses, mask);
         for lane in (0..LANES).filter(|lane| others >> lane & 1 != 0) {
-            let at = addresses[lane] & 0xff_ffff;
-            if let Some(peer) = cluster::peer(warp, block, lane, addresses[lane] >> 24)? {
-                cluster::remote(warp, block, peer, lane, at, WIDTH as u32, true, order.strength, |peer| {
-                    shared_store::<WIDTH>(peer, warp, 1 << lane, &[at; LANES], order, from)
-                })?;
+            let Some((peer, range)) = remote::<WIDTH>(block, warp, lane, addresses[lane], order, Deed::Store)? else {
+                continue;
+            };
+            if let Some(written) = peer.shared.written.get_mut(range.clone()) {
+                written.fill(1);
             }
+            peer.shared.bytes[range].copy_from_slice(&from[lane * WIDTH..][..WIDTH]);
         }
         return match mask & !others {
             0 => Ok(()),

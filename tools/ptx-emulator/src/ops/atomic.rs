@@ -190,28 +190,11 @@ fn shared<const WIDTH: usize>(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins,
     block.counters.atomic_serialised += degree(active(mask).map(|lane| at[lane].into()));
     for lane in active(mask) {
         let (b, c) = operands::<WIDTH>(warp, ins, lane);
-        let rank = at[lane] >> 24;
         let start = (at[lane] & 0xff_ffff) as usize;
         let mut bytes = [0; 8];
-        let cells = match crate::asynchronous::cluster::peer(warp, block, lane, rank)? {
-            Some(peer) => {
-                let (at, strength) = (start as u32, crate::race::Strength::Strong);
-                crate::asynchronous::cluster::remote(
-                    warp,
-                    block,
-                    peer,
-                    lane,
-                    at,
-                    WIDTH as u32,
-                    true,
-                    strength,
-                    |peer| {
-                        access::shared_check::<WIDTH>(peer, warp, 1 << lane, &[at; LANES], access::Deed::Atomic)
-                            .map(drop)
-                    },
-                )?;
-                &mut peer.shared
-            }
+        let there = access::remote::<WIDTH>(block, warp, lane, at[lane], memory::order(ins), access::Deed::Atomic)?;
+        let cells = match there {
+            Some((peer, _)) => &mut peer.shared,
             None => &mut block.shared,
         };
         bytes[..WIDTH].copy_from_slice(&cells.bytes[start..start + WIDTH]);

@@ -19,13 +19,7 @@ use crate::{
 fn exp2(x: f32) -> f32 {
     const ROUND: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52: adding it rounds to an integer held in the low bits
     let wide = f64::from(x);
-    let x = if wide > 1000.0 {
-        1000.0
-    } else if wide < -1000.0 {
-        -1000.0
-    } else {
-        wide
-    };
+    let x = wide.clamp(-1000.0, 1000.0);
     let shifted = x + ROUND;
     let r = (x - (shifted - ROUND)) * std::f64::consts::LN_2;
     let mut p = 1.0 / 39_916_800.0;

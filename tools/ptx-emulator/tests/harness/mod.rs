@@ -1,5 +1,6 @@
 //! Launching the kernels of tests/kernels with little ceremony, and their texts with something taken out.
 
+#[allow(dead_code, reason = "not every test takes texts apart")]
 pub mod mutate;
 
 use ptx_emulator::{Counters, Fault, Gpu, Module, Options};

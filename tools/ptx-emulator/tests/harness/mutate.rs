@@ -33,7 +33,7 @@ pub struct Mutant {
 pub fn mutants(text: &str, entry: &str) -> Vec<Mutant> {
     let lines: Vec<&str> = text.lines().collect();
     let is_start = |line: &&str| line.contains(".entry") && line.contains(&format!(" {entry}("));
-    let start = lines.iter().position(|l| is_start(l)).unwrap_or_else(|| panic!("no entry {entry}"));
+    let start = lines.iter().position(is_start).unwrap_or_else(|| panic!("no entry {entry}"));
     let end = (start..lines.len()).find(|&n| lines[n] == "}").unwrap_or(lines.len());
     let labels: HashMap<&str, usize> =
         (start..end).filter_map(|n| lines[n].trim().strip_suffix(':').map(|label| (label, n))).collect();

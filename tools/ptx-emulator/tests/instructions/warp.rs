@@ -19,7 +19,7 @@ fn shuffles() {
     check_lanes(&[B32], B32, "", "shfl.sync.down.b32 %r0, %r1, 7, 31, -1;", |x, i| {
         mates(x, i)[if i % 32 + 7 > 31 { i % 32 } else { i % 32 + 7 }]
     });
-    check_lanes(&[B32], B32, "", "shfl.sync.bfly.b32 %r0, %r1, 16, 31, -1;", |x, i| mates(x, i)[i % 32 ^ 16]);
+    check_lanes(&[B32], B32, "", "shfl.sync.bfly.b32 %r0, %r1, 16, 31, -1;", |x, i| mates(x, i)[(i % 32) ^ 16]);
     // Segments of eight: c holds the clamp and the segment's mask.
     check_lanes(&[B32], B32, "", "shfl.sync.down.b32 %r0|%p1, %r1, 1, 6175, -1; @!%p1 mov.u32 %r0, 77;", |x, i| {
         if i % 8 == 7 { 77 } else { mates(x, i)[i % 32 + 1] }
