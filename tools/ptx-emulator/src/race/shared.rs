@@ -92,15 +92,6 @@ impl SharedShadow {
                 return Ok(());
             }
         }
-        // Nothing of it was written lately: it does not matter which lane reads what.
-        let range = |lane: usize| self.range(addresses[lane].into(), bytes.into());
-        if strength == Strength::Plain && lanes(mask).all(|lane| self.writes[range(lane)].iter().all(|w| *w < floor)) {
-            let mut last = None;
-            for lane in lanes(mask).filter(|lane| last.replace(addresses[*lane]) != Some(addresses[*lane])) {
-                self.note_reads(clocks, warp, self.range(addresses[lane].into(), bytes.into()), strength);
-            }
-            return Ok(());
-        }
         let first = mask.trailing_zeros() as usize;
         let same = mask != 0 && lanes(mask).all(|lane| addresses[lane] == addresses[first]);
         let mut accepted = 0;
