@@ -11,8 +11,6 @@
 #![allow(clippy::needless_range_loop, reason = "a lane is an index into several registers at once")]
 #![allow(clippy::wrong_self_convention, reason = "to_ and from_ name destinations and sources of instructions")]
 
-#![allow(clippy::needless_range_loop, reason = "a lane's number indexes several registers at once")]
-
 mod ast;
 pub mod asynchronous;
 mod counters;
