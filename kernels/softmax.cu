@@ -4,12 +4,15 @@
 // Types     f32, bf16, f16 in memory; f32 arithmetic.
 // Launch    256 threads. A warp a row (`fwd`, `bwd_x`), eight rows a block; rows longer than 2048 get a block each (`fwd_wide`,
 //           `bwd_x_wide`). 16 bytes a lane where rows are whole packs, else one element.
-// Traffic   a row is read twice, from L1 the second time (three times in neither); memory bound.
+// Traffic   rows of up to 1024 columns (512 in the gradient) are held in registers: every operand once, memory bound. Longer
+//           rows are read twice, from L1 or L2 the second time.
 // Tried     maximum and sum in two looks: a third look at rows that do not fit L1.
-// Numerics  maximum and sum of exponentials together, rescaled as the maximum rises; expf within 2 ulp. NaN is not lost.
+// Numerics  held rows: the maximum first. Longer ones: maximum and sum of exponentials together, rescaled as the maximum
+//           rises. expf within 2 ulp. NaN is not lost.
 // Tail      columns beyond the row are skipped; a row of -inf gives NaN, as the definition does.
 
 #include "common/block.cuh"
+#include "common/row.cuh"
 
 struct SoftmaxParams {
     const void* x;   // dy in the gradient
@@ -97,9 +100,30 @@ __device__ __forceinline__ void write_gradient(const T* dy, const T* y, T* dx, u
     }
 }
 
+template <typename T, int W, int K>
+__device__ __forceinline__ void forward_held(const T* x, T* y, u32 cols) {
+    float v[K];
+    load_row<W>(v, x, cols, -INFINITY);
+    float top = v[0], sum = 0.0f;
+#pragma unroll
+    for (int k = 1; k < K; ++k) top = larger(top, v[k]);
+    top = warp_max(top);
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+        v[k] = in_row<W>(k, cols) ? expf(v[k] - top) : 0.0f;
+        sum += v[k];
+    }
+    const float scale = 1.0f / warp_sum(sum);
+#pragma unroll
+    for (int k = 0; k < K; ++k) v[k] *= scale;
+    store_row<W>(y, v, cols);
+}
+
 template <typename T, int W>
 __device__ __forceinline__ void forward(const SoftmaxParams& p, u64 row, u32 lane) {
     const T* const x = static_cast<const T*>(p.x) + row * p.cols;
+    if (p.cols <= 256) return forward_held<T, W, 8>(x, static_cast<T*>(p.out) + row * p.cols, u32(p.cols));
+    if (p.cols <= 1024) return forward_held<T, W, 32>(x, static_cast<T*>(p.out) + row * p.cols, u32(p.cols));
     write<T, W>(x, static_cast<T*>(p.out) + row * p.cols, p.cols, lane, 32, warp_join(look<T, W>(x, p.cols, lane, 32)));
 }
 
@@ -116,9 +140,25 @@ __device__ __forceinline__ void forward_wide(const SoftmaxParams& p, u64 row, u3
     write<T, W>(x, static_cast<T*>(p.out) + row * p.cols, p.cols, me, THREADS, all);
 }
 
+template <typename T, int W, int K>
+__device__ __forceinline__ void backward_held(const T* dy, const T* y, T* dx, u32 cols) {
+    float d[K], v[K], sum = 0.0f;
+    load_row<W>(d, dy, cols);
+    load_row<W>(v, y, cols);
+#pragma unroll
+    for (int k = 0; k < K; ++k) sum = fmaf(d[k], v[k], sum);
+    sum = warp_sum(sum);
+#pragma unroll
+    for (int k = 0; k < K; ++k) v[k] *= d[k] - sum;
+    store_row<W>(dx, v, cols);
+}
+
 template <typename T, int W>
 __device__ __forceinline__ void backward(const SoftmaxParams& p, u64 row, u32 lane) {
     const T *const dy = static_cast<const T*>(p.x) + row * p.cols, *const y = static_cast<const T*>(p.y) + row * p.cols;
+    T* const dx = static_cast<T*>(p.out) + row * p.cols;
+    if (p.cols <= 256) return backward_held<T, W, 8>(dy, y, dx, u32(p.cols));
+    if (p.cols <= 512) return backward_held<T, W, 16>(dy, y, dx, u32(p.cols));
     const float sum = warp_sum(dot<T, W>(dy, y, p.cols, lane, 32));
     write_gradient<T, W>(dy, y, static_cast<T*>(p.out) + row * p.cols, p.cols, lane, 32, sum);
 }
