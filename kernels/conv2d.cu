@@ -19,6 +19,16 @@
 
 #include "common/conv.cuh"
 
+template <typename Tile>
+__device__ __forceinline__ void forward(const ConvParams& p) {
+    conv_forward<Tile, false>(p, {});
+}
+
+template <typename Tile>
+__device__ __forceinline__ void input_gradient(const ConvParams& p) {
+    conv_input_gradient<Tile, false>(p, {});
+}
+
 #define CONV(ROLE, MAP, TILE, SIZE, NAME, T, EXACT)                                                                       \
     extern "C" __global__ void __launch_bounds__(TILE<Product<T COMMA EXACT>>::THREADS, TILE<Product<T COMMA EXACT>>::RESIDENT) \
         conv2d_##ROLE##_##SIZE##_##NAME(const __grid_constant__ ConvParams p) {                                           \
@@ -36,7 +46,7 @@
     CONV_SIZES(ROLE, MAP, f32, f32, true)    \
     CONV_SIZES(ROLE, MAP, tf32_f32, f32, false)
 
-CONVS(fwd, conv_forward)
-CONVS(bwd_x, conv_input_gradient)
+CONVS(fwd, forward)
+CONVS(bwd_x, input_gradient)
 CONVS(bwd_weight, conv_weight_gradient)
 MERGES(conv2d)

@@ -47,12 +47,32 @@ struct Window {
 // For rows beyond the last: outside every image, whatever the tap.
 constexpr int NOWHERE = -(1 << 30);
 
+// A block's shared memory: windows of its rows, then which image each lies in, then the ring of stages.
+template <typename Tile>
+__device__ __forceinline__ u32* samples_of() {
+    return reinterpret_cast<u32*>(block_memory + Tile::M * sizeof(Window));
+}
+
+template <typename Tile>
+__device__ __forceinline__ typename Tile::T* ring_of() {
+    return reinterpret_cast<typename Tile::T*>(block_memory + Tile::M * (sizeof(Window) + sizeof(u32)));
+}
+
+// Factors of each image's channels: of what is read, which is scaled on its way to shared memory, and of what is written.
+// Without STYLED there are none and copies are asynchronous.
+template <typename T, bool STYLED>
+struct Style {
+    const T* read = nullptr;     // [n, channels read]
+    const T* written = nullptr;  // [n, channels written], or null
+};
+
 // A of the forward map and of the input gradient: row m, inner index (tap, channel) is the pixel that lies `tap` from the
 // row's window.
-template <typename Tile>
+template <typename Tile, bool STYLED>
 struct GatheredRows {
     using T = typename Tile::T;
     const T* image;
+    const T* style;
     const Window* windows;  // of the tile's rows, in shared memory
     int h, w;               // of the image
     u32 pitch;              // channels of a pixel
@@ -81,7 +101,19 @@ struct GatheredRows {
             const int row = window.h + int(tap_h) * step_h, column = window.w + int(tap_w) * step_w;
             const bool there = int(inner) < end && u32(row) < u32(h) && u32(column) < u32(w);
             const u64 at = window.base + (u64(row) * w + column) * pitch + channel;
-            copy_elements<VEC>(tile + line * LINE + col, there ? image + at : image, there);
+            if constexpr (STYLED) {
+                float x[VEC] = {};
+                if (there) {
+                    float factor[VEC];
+                    load_floats(x, image + at);
+                    load_floats(factor, style + u64(samples_of<Tile>()[line]) * pitch + channel);
+#pragma unroll
+                    for (int i = 0; i < VEC; ++i) x[i] *= factor[i];
+                }
+                store_floats(tile + line * LINE + col, x);
+            } else {
+                copy_elements<VEC>(tile + line * LINE + col, there ? image + at : image, there);
+            }
         });
     }
 };
@@ -162,12 +194,6 @@ struct GatheredColumns {
     }
 };
 
-// A block's windows lie before the ring of stages.
-template <typename Tile>
-__device__ __forceinline__ typename Tile::T* after_windows() {
-    return reinterpret_cast<typename Tile::T*>(block_memory + Tile::M * sizeof(Window));
-}
-
 // Which product a block works on.
 struct ConvPlace {
     u32 m, n, group, split, rest;  // `rest`: what `parts` beyond groups and splits there are
@@ -180,18 +206,21 @@ __device__ __forceinline__ ConvPlace conv_place(const ConvParams& p, u32 parts) 
     return {place.m * Tile::M, place.n * Tile::N, z % p.groups, z / p.groups, place.z % parts};
 }
 
-// Writes the tile: row r of it begins at element `row(r)` of y.
-template <typename Tile, typename Row, typename Finish>
+// Writes the tile: row r of it begins at element `row_at(r)` of y. `scale` is applied to partial sums too, `finish` to whole ones.
+template <typename Tile, typename Row, typename Scale, typename Finish>
 __device__ __forceinline__ void store_tile(const ConvParams& p, const Accumulators<Tile>& c, u32 split, int rows, int cols, Row row_at,
-                                           Finish finish) {
+                                           Scale scale, Finish finish) {
     using T = typename Tile::T;
-    void* memory = after_windows<Tile>();
+    void* memory = ring_of<Tile>();
     const bool aligned = p.y_vector == 4;
     if (p.partials != nullptr) {
         float* to = p.partials + split * p.count;
         for_each_four<Tile>(c, memory, [&](int row, int col, const float4& v) {
-            const float values[4] = {v.x, v.y, v.z, v.w};
-            if (row < rows) store_four(to + row_at(row) + col, values, cols - col, aligned);
+            float values[4] = {v.x, v.y, v.z, v.w};
+            if (row < rows) {
+                scale(row, col, values);
+                store_four(to + row_at(row) + col, values, cols - col, aligned);
+            }
         });
         return;
     }
@@ -199,16 +228,41 @@ __device__ __forceinline__ void store_tile(const ConvParams& p, const Accumulato
     for_each_four<Tile>(c, memory, [&](int row, int col, const float4& v) {
         float values[4] = {v.x, v.y, v.z, v.w};
         if (row < rows) {
+            scale(row, col, values);
             finish(row, col, values);
             store_four(to + row_at(row) + col, values, cols - col, aligned);
         }
     });
 }
 
+// Nothing to do to four results.
+struct Unchanged {
+    __device__ __forceinline__ void operator()(int, int, float (&)[4]) const {}
+};
+
+// Multiplies four results by their image's factors of channels `first` .. of `channels`.
+template <typename Tile, bool STYLED>
+struct Scaled {
+    const typename Tile::T* factors;
+    u32 channels, first;
+    int cols;
+
+    __device__ __forceinline__ void operator()(int row, int col, float (&values)[4]) const {
+        if constexpr (STYLED) {
+            if (factors == nullptr) return;
+            const typename Tile::T* at = factors + u64(samples_of<Tile>()[row]) * channels + first + col;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                if (col + i < cols) values[i] *= to_float(at[i]);
+            }
+        }
+    }
+};
+
 // ------------------------------------------------------------------------------------------------ the three maps
 
-template <typename Tile>
-__device__ __forceinline__ void conv_forward(const ConvParams& p) {
+template <typename Tile, bool STYLED>
+__device__ __forceinline__ void conv_forward(const ConvParams& p, const Style<typename Tile::T, STYLED>& style) {
     using T = typename Tile::T;
     const ConvPlace place = conv_place<Tile>(p, 1);
     const u32 c_group = p.c / p.groups, k_group = p.k / p.groups;
@@ -222,22 +276,24 @@ __device__ __forceinline__ void conv_forward(const ConvParams& p) {
             window.w = int((m - across * p.ow) * p.stride) - int(p.padding);
         }
         windows[threadIdx.x] = window;
+        if constexpr (STYLED) samples_of<Tile>()[threadIdx.x] = min(sample, p.n - 1);
     }
     __syncthreads();
 
     const u32 begin = place.split * p.inner_each, end = min(depth, begin + p.inner_each);
     const int step = int(p.dilation);
-    const GatheredRows<Tile> a{static_cast<const T*>(p.a), windows, int(p.h), int(p.w), p.c, step, step, p.channels, TapDivisor(p.s),
+    const GatheredRows<Tile, STYLED> a{static_cast<const T*>(p.a), style.read, windows, int(p.h), int(p.w), p.c, step, step, p.channels, TapDivisor(p.s),
                                p.a_vector};
     const u32 first = place.group * k_group + place.n;
     const PlainOperand<Tile, true, Tile::N> b{static_cast<const T*>(p.b) + u64(first) * depth, depth, int(k_group - place.n), p.b_vector};
     Accumulators<Tile> c;
-    multiply<Tile, true, true>(c, after_windows<Tile>(), int(begin), int(end), a, b);
+    multiply<Tile, true, true>(c, ring_of<Tile>(), int(begin), int(end), a, b);
 
     const T* bias = static_cast<const T*>(p.bias);
     const int cols = int(k_group - place.n);
     store_tile<Tile>(
         p, c, place.split, int(pixels - place.m), cols, [&](int row) { return u64(place.m + row) * p.k + first; },
+        Scaled<Tile, STYLED>{style.written, p.k, first, cols},
         [&](int, int col, float(&values)[4]) {
             if (bias != nullptr) {
 #pragma unroll
@@ -263,8 +319,8 @@ __device__ __forceinline__ u32 greatest_common_divisor(u32 a, u32 b) {
     return a;
 }
 
-template <typename Tile>
-__device__ __forceinline__ void conv_input_gradient(const ConvParams& p) {
+template <typename Tile, bool STYLED>
+__device__ __forceinline__ void conv_input_gradient(const ConvParams& p, const Style<typename Tile::T, STYLED>& style) {
     using T = typename Tile::T;
     const u32 phases = p.stride * p.stride;
     const ConvPlace place = conv_place<Tile>(p, phases);
@@ -291,17 +347,18 @@ __device__ __forceinline__ void conv_input_gradient(const ConvParams& p) {
             window.w = int(m - across * columns) + origin_w;
         }
         windows[threadIdx.x] = window;
+        if constexpr (STYLED) samples_of<Tile>()[threadIdx.x] = min(sample, p.n - 1);
     }
     __syncthreads();
 
     const u32 depth = taps_r * taps_s * k_group;
     const u32 begin = min(depth, place.split * p.inner_each), end = min(depth, begin + p.inner_each);
     const TapDivisor taps(taps_s);
-    const GatheredRows<Tile> a{static_cast<const T*>(p.a), windows, int(p.oh), int(p.ow), p.k, -travel, -travel, p.channels, taps, p.a_vector};
+    const GatheredRows<Tile, STYLED> a{static_cast<const T*>(p.a), style.read, windows, int(p.oh), int(p.ow), p.k, -travel, -travel, p.channels, taps, p.a_vector};
     const T* weight = static_cast<const T*>(p.b) + u64(place.group) * k_group * p.r * p.s * c_group + place.n;
     const WeightLines<Tile> b{weight, p.s, p.r * p.s, c_group, first_r, first_s, step, p.channels, taps, int(c_group - place.n), p.b_vector};
     Accumulators<Tile> c;
-    multiply<Tile, true, false>(c, after_windows<Tile>(), int(begin), int(end), a, b);
+    multiply<Tile, true, false>(c, ring_of<Tile>(), int(begin), int(end), a, b);
 
     store_tile<Tile>(
         p, c, place.split, int(pixels - place.m), int(c_group - place.n),
@@ -311,7 +368,7 @@ __device__ __forceinline__ void conv_input_gradient(const ConvParams& p) {
             const u32 h = (across - sample * rows) * p.stride + phase_h, w = (m - across * columns) * p.stride + phase_w;
             return ((u64(sample) * p.h + h) * p.w + w) * p.c + place.group * c_group + place.n;
         },
-        [](int, int, float(&)[4]) {});
+        Scaled<Tile, STYLED>{style.written, p.c, place.group * c_group + place.n, int(c_group - place.n)}, Unchanged{});
 }
 
 template <typename Tile>
@@ -340,8 +397,8 @@ __device__ __forceinline__ void conv_weight_gradient(const ConvParams& p) {
                                   columns,
                                   p.a_vector};
     Accumulators<Tile> c;
-    multiply<Tile, false, false>(c, after_windows<Tile>(), int(begin), int(end), a, b);
+    multiply<Tile, false, false>(c, ring_of<Tile>(), int(begin), int(end), a, b);
     store_tile<Tile>(
         p, c, place.split, int(k_group - place.m), int(columns - place.n),
-        [&](int row) { return u64(first + row) * columns + place.n; }, [](int, int, float(&)[4]) {});
+        [&](int row) { return u64(first + row) * columns + place.n; }, Unchanged{}, Unchanged{});
 }

@@ -8,7 +8,7 @@
 //!
 //! On the CPU they are matrix products: see [`convolution`](crate::device::convolution).
 
-mod launch;
+pub(crate) mod launch;
 
 use super::matmul::same_float;
 pub use crate::device::convolution::Conv2d;

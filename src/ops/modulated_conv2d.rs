@@ -9,8 +9,12 @@
 //! Resampling follows StyleGAN2: `up` is zero insertion and a low-pass filter before a stride-1 convolution, `down` the
 //! filter before a strided one. All of it is linear and shift-invariant on the fine grid, so the order is ours to choose:
 //! going up, the transposed convolution comes first and the filter runs over its result, which spares the products with
-//! inserted zeros; a 1×1 kernel always runs on the coarse grid. Everything is made of other ops, so every order exists.
+//! inserted zeros; a 1×1 kernel always runs on the coarse grid. Both factors act on channels alone and so pass through the
+//! filters: they are applied inside the convolution (see `styled.rs`), and no scaled image is ever stored.
 
+mod styled;
+
+use self::styled::{Map, styled};
 use super::{
     conv2d::Conv2d,
     matmul::launch::extent,
@@ -52,6 +56,9 @@ pub struct ModulatedConv2d {
     pub resampling: Resampling,
 }
 
+/// What each image's channels are multiplied by before the convolution, and after it.
+type Factors<'a> = (&'a Tensor, Option<&'a Tensor>);
+
 /// Keeps the demodulation finite where a style is zero.
 const EPSILON: f64 = 1e-8;
 
@@ -62,25 +69,37 @@ impl Tensor {
             let message = format!("{} and weight {}: four axes wanted", self.shape(), weight.shape());
             return Err(Error::shape("modulated_conv2d", message));
         };
-        let styled = self.mul(&style.reshape([n, 1, 1, c])?)?;
-        let y = styled.resampled_conv2d(weight, &conv.resampling)?;
         if !conv.demodulate {
-            return Ok(y);
+            return self.resampled(weight, &conv.resampling, Some((style, None)));
         }
         let energy = weight.square()?.sum(&[1, 2])?.reshape([k, c])?;
         let scale = style.square()?.linear(&energy, None)?.shift(EPSILON)?.rsqrt()?;
-        y.mul(&scale.reshape([n, 1, 1, k])?)
+        if *style.shape() != [n, c] {
+            let message = format!("style {} for {n} images of {c} channels", style.shape());
+            return Err(Error::shape("modulated_conv2d", message));
+        }
+        self.resampled(weight, &conv.resampling, Some((style, Some(&scale))))
     }
 
     /// `[n, h, w, c] -> [n, h', w', k]` with `weight` `[k, r, s, c]`: convolution of the enlarged and filtered image, or
     /// convolution of the filtered image at every `down`-th pixel.
     pub fn resampled_conv2d(&self, weight: &Tensor, resampling: &Resampling) -> Result<Tensor> {
+        self.resampled(weight, resampling, None)
+    }
+
+    /// The convolution with `factors` of what it reads and of what it writes: filters act on each channel alone, so it does
+    /// not matter on which side of them a factor stands.
+    fn resampled(&self, weight: &Tensor, resampling: &Resampling, factors: Option<Factors>) -> Result<Tensor> {
         let &Resampling { up, down, padding, ref filter } = resampling;
         let (Some([_, h, w, _]), Some([_, r, s, _])) = (self.shape().nhwc(), weight.shape().nhwc()) else {
             let message = format!("{} and weight {}: four axes wanted", self.shape(), weight.shape());
             return Err(Error::shape("resampled_conv2d", message));
         };
         let plain = Conv2d::default();
+        let convolve = |x: &Tensor, conv: Conv2d| match factors {
+            Some((read, written)) => styled(x, weight, read, written, conv, Map::Forward),
+            None => x.conv2d(weight, None, conv),
+        };
         // Left, right, top, bottom on the fine grid, where the filter's own reach is split as StyleGAN2 splits it.
         let around = |before: usize, after: usize| {
             let (before, after) = ((padding + before) as i64, (padding + after) as i64);
@@ -88,17 +107,21 @@ impl Tensor {
         };
         let taps = filter.extents()[1];
         match (up, down) {
-            (1, 1) => self.conv2d(weight, None, Conv2d { padding, ..plain }),
+            (1, 1) => convolve(self, Conv2d { padding, ..plain }),
             (_, 1) if up > 1 && taps >= up => {
                 let pads = around((taps + up - 1) / 2, (taps - up) / 2);
                 let gain = (up * up) as f64;
                 if [r, s] == [1, 1] {
-                    let y = self.conv2d(weight, None, plain)?;
+                    let y = convolve(self, plain)?;
                     return y.upfirdn2d(filter, Upfirdn2d { up, padding: pads, gain, ..Default::default() });
                 }
                 let full = [(h - 1) * up + r, (w - 1) * up + s];
                 let kernel = apply1(TransposeKernel, &[weight])?;
-                let y = self.conv2d_input_gradient(&kernel, full, Conv2d { stride: up, ..plain })?;
+                let conv = Conv2d { stride: up, ..plain };
+                let y = match factors {
+                    Some((read, written)) => styled(self, &kernel, read, written, conv, Map::Transposed(full))?,
+                    None => self.conv2d_input_gradient(&kernel, full, conv)?,
+                };
                 // The full transposed convolution already reaches `r − 1` pixels out on either side.
                 let [left, right, top, bottom] = pads;
                 let [r, s, up_by] = [r, s, up].map(|extent| extent as i64);
@@ -109,10 +132,10 @@ impl Tensor {
                 let padding = around((taps - down).div_ceil(2), (taps - down) / 2);
                 if [r, s] == [1, 1] {
                     let y = self.upfirdn2d(filter, Upfirdn2d { down, padding, ..Default::default() })?;
-                    return y.conv2d(weight, None, plain);
+                    return convolve(&y, plain);
                 }
                 let y = self.upfirdn2d(filter, Upfirdn2d { padding, ..Default::default() })?;
-                y.conv2d(weight, None, Conv2d { stride: down, ..plain })
+                convolve(&y, Conv2d { stride: down, ..plain })
             }
             _ => Err(Error::shape("resampled_conv2d", format!("up {up}, down {down} with {taps} filter taps"))),
         }
@@ -193,7 +216,10 @@ fn transpose<T: Real>(w: &[T], [k, taps, c]: [usize; 3], y: &mut [T]) {
 pub const SPEC: OpSpec = OpSpec {
     name: "modulated_conv2d",
     order: Order::Any,
-    kernels: &[TURN.info()],
+    kernels: &{
+        let [a, b, c, d, e, f, g, h, i] = styled::INFOS;
+        [a, b, c, d, e, f, g, h, i, TURN.info()]
+    },
     cases: || {
         let case = |name, x: [usize; 4], [k, r, s]: [usize; 3], demodulate, [up, down]: [usize; 2]| {
             let inputs = [normal(x), normal([k, r, s, x[3]]), drawn([x[0], x[3]], Draw::Uniform(0.5, 1.5))];
@@ -210,6 +236,8 @@ pub const SPEC: OpSpec = OpSpec {
             case("up_pointwise", [1, 3, 2, 4], [3, 1, 1], true, [2, 1]),
             case("down", [2, 7, 6, 3], [4, 3, 3], true, [1, 2]),
             case("down_pointwise", [1, 6, 5, 2], [3, 1, 1], false, [1, 2]),
+            case("whole_vectors", [2, 3, 5, 16], [24, 3, 3], true, [1, 1]),
+            case("whole_vectors_up", [2, 3, 4, 8], [16, 3, 3], true, [2, 1]),
             case("many_channels", [1, 4, 4, 21], [19, 3, 3], true, [2, 1]),
         ]
     },

@@ -4,11 +4,11 @@ use crate::{
     device::{
         convolution::Geometry,
         driver::DevicePtr,
-        kernel::{Kernel, KernelInfo},
+        kernel::{Kernel, KernelInfo, Params},
     },
     error::Result,
     kernel_params,
-    op::DeviceArgs,
+    op::{DeviceArgs, DeviceView},
     ops::{
         linear,
         matmul::{
@@ -61,11 +61,11 @@ pub(super) const KERNELS: &[KernelInfo] = &{
     [a, b, c, d, e, f, g, h, i, j, k, l, merge("conv2d").info()]
 };
 
-/// Bytes of a tile's row windows, which lie before its operands.
-const WINDOW_BYTES: usize = 16;
+/// Shared memory of a tile's row: its window and its image, before the operands.
+const ROW_BYTES: usize = 20;
 
 /// One of the three maps as products: their extents, how many there are beside each other, and how operands are copied.
-struct Products {
+pub(crate) struct Products {
     op: &'static str,
     /// `m n k` of the largest.
     extents: [usize; 3],
@@ -76,58 +76,93 @@ struct Products {
     channels: usize,
 }
 
-fn launch(args: &DeviceArgs, g: &Geometry, family: &Family<ConvParams>, products: &Products) -> Result<()> {
-    let Products { op, extents, count, runs, channels } = *products;
-    let y = &args.y[0];
-    if y.elems() == 0 {
-        return Ok(());
+impl Products {
+    pub fn forward(op: &'static str, g: &Geometry) -> Products {
+        let (c, k, depth) = (g.c_group(), g.k_group(), g.r * g.s * g.c_group());
+        Products { op, extents: [pixels(g), k, depth], count: g.conv.groups, runs: [c, depth, k], channels: c }
     }
-    let dtype = y.dtype();
-    let plan = Plan::new(extents, count, dtype, [family.a, family.b], &args.driver.facts());
-    let bias = args.x.get(2);
-    let int = |value| extent(op, value);
-    int(g.n * g.h.max(g.oh) * g.w.max(g.ow))?;
-    int(extents[2])?;
-    let mut params = ConvParams {
-        a: args.x[0].ptr,
-        b: args.x[1].ptr,
-        bias: bias.map_or(DevicePtr::NULL, |bias| bias.ptr),
-        y: y.ptr,
-        partials: DevicePtr::NULL,
-        count: y.elems() as u64,
-        n: int(g.n)?,
-        h: int(g.h)?,
-        w: int(g.w)?,
-        c: int(g.c)?,
-        k: int(g.k)?,
-        r: int(g.r)?,
-        s: int(g.s)?,
-        oh: int(g.oh)?,
-        ow: int(g.ow)?,
-        stride: int(g.conv.stride)?,
-        padding: int(g.conv.padding)?,
-        dilation: int(g.conv.dilation)?,
-        groups: int(g.conv.groups)?,
-        tiles_m: plan.tiles_m,
-        tiles_n: plan.tiles_n,
-        inner_each: plan.inner_each,
-        a_vector: vector(runs[0], dtype),
-        b_vector: vector(runs[1], dtype),
-        y_vector: if runs[2] % 4 == 0 { 4 } else { 1 },
-        channels: Divisor::new(int(channels)?),
-        out_w: Divisor::new(int(g.ow)?),
-        out_h: Divisor::new(int(g.oh)?),
-    };
-    let multiplications = g.n * g.oh * g.ow * g.k * g.r * g.s * g.c / g.conv.groups;
-    let kernel: &Kernel<ConvParams> = family.kernel(&plan, args.rounds_to_tf32(dtype, multiplications));
-    let (grid, shared) = (plan.grid(op, count)?, plan.shared_bytes + if plan.large { 128 } else { 64 } * WINDOW_BYTES);
-    if plan.splits == 1 {
-        return args.launch(kernel, dtype, grid, shared, &params);
+
+    pub fn input_gradient(op: &'static str, g: &Geometry) -> Products {
+        let (c, k, stride) = (g.c_group(), g.k_group(), g.conv.stride);
+        // Of the class of pixels that is never smaller than another, and the taps such a class meets at most.
+        let shared = common_divisor(stride, g.conv.dilation);
+        let most = |taps: usize| taps.div_ceil(stride / shared);
+        Products {
+            op,
+            extents: [g.n * g.h.div_ceil(stride) * g.w.div_ceil(stride), c, most(g.r) * most(g.s) * k],
+            count: g.conv.groups * stride * stride,
+            runs: [k, c, c],
+            channels: k,
+        }
     }
-    let partials = args.scratch(plan.splits as usize * y.elems() * 4)?;
-    params.partials = partials.ptr;
-    args.launch(kernel, dtype, grid, shared, &params)?;
-    add_splits(args, "conv2d", partials.ptr, plan.splits, bias)
+
+    pub fn weight_gradient(op: &'static str, g: &Geometry) -> Products {
+        let (c, k, columns) = (g.c_group(), g.k_group(), g.r * g.s * g.c_group());
+        Products { op, extents: [k, columns, pixels(g)], count: g.conv.groups, runs: [c, k, columns], channels: c }
+    }
+
+    /// Tiles on tensor cores, and the pass that adds splits where there are any, by the kernels of `stem`; `params` adds what
+    /// they take beside the convolution's.
+    pub fn launch<P: Params>(
+        &self,
+        args: &DeviceArgs,
+        g: &Geometry,
+        stem: &'static str,
+        family: &Family<P>,
+        bias: Option<&DeviceView>,
+        params: impl Fn(ConvParams) -> P,
+    ) -> Result<()> {
+        let Products { op, extents, count, runs, channels } = *self;
+        let y = &args.y[0];
+        if y.elems() == 0 {
+            return Ok(());
+        }
+        let dtype = y.dtype();
+        let plan = Plan::new(extents, count, dtype, [family.a, family.b], &args.driver.facts());
+        let int = |value| extent(op, value);
+        int(g.n * g.h.max(g.oh) * g.w.max(g.ow))?;
+        int(extents[2])?;
+        let mut conv = ConvParams {
+            a: args.x[0].ptr,
+            b: args.x[1].ptr,
+            bias: bias.map_or(DevicePtr::NULL, |bias| bias.ptr),
+            y: y.ptr,
+            partials: DevicePtr::NULL,
+            count: y.elems() as u64,
+            n: int(g.n)?,
+            h: int(g.h)?,
+            w: int(g.w)?,
+            c: int(g.c)?,
+            k: int(g.k)?,
+            r: int(g.r)?,
+            s: int(g.s)?,
+            oh: int(g.oh)?,
+            ow: int(g.ow)?,
+            stride: int(g.conv.stride)?,
+            padding: int(g.conv.padding)?,
+            dilation: int(g.conv.dilation)?,
+            groups: int(g.conv.groups)?,
+            tiles_m: plan.tiles_m,
+            tiles_n: plan.tiles_n,
+            inner_each: plan.inner_each,
+            a_vector: vector(runs[0], dtype),
+            b_vector: vector(runs[1], dtype),
+            y_vector: if runs[2] % 4 == 0 { 4 } else { 1 },
+            channels: Divisor::new(int(channels)?),
+            out_w: Divisor::new(int(g.ow)?),
+            out_h: Divisor::new(int(g.oh)?),
+        };
+        let multiplications = g.n * g.oh * g.ow * g.k * g.r * g.s * g.c / g.conv.groups;
+        let kernel: &Kernel<P> = family.kernel(&plan, args.rounds_to_tf32(dtype, multiplications));
+        let (grid, shared) = (plan.grid(op, count)?, plan.shared_bytes + plan.side() * ROW_BYTES);
+        if plan.splits == 1 {
+            return args.launch(kernel, dtype, grid, shared, &params(conv));
+        }
+        let partials = args.scratch(plan.splits as usize * y.elems() * 4)?;
+        conv.partials = partials.ptr;
+        args.launch(kernel, dtype, grid, shared, &params(conv))?;
+        add_splits(args, stem, partials.ptr, plan.splits, bias)
+    }
 }
 
 /// A convolution that meets every pixel once is a product of matrices.
@@ -150,15 +185,7 @@ pub(super) fn forward(args: &DeviceArgs, g: &Geometry) -> Result<()> {
         let problem = Problem { bias: args.x.get(2), ..plain("conv2d", "linear", [pixels(g), g.k, g.c]) };
         return problem.launch(args, &linear::FORWARD);
     }
-    let (c, k, depth) = (g.c_group(), g.k_group(), g.r * g.s * g.c_group());
-    let products = Products {
-        op: "conv2d",
-        extents: [pixels(g), k, depth],
-        count: g.conv.groups,
-        runs: [c, depth, k],
-        channels: c,
-    };
-    launch(args, g, &FORWARD, &products)
+    Products::forward("conv2d", g).launch(args, g, "conv2d", &FORWARD, args.x.get(2), |conv| conv)
 }
 
 /// `(dy, weight) -> dx`
@@ -167,32 +194,13 @@ pub(super) fn input_gradient(args: &DeviceArgs, g: &Geometry) -> Result<()> {
     if is_plain(g) {
         return plain(OP, "matmul", [pixels(g), g.c, g.k]).launch(args, &matmul::NN);
     }
-    let (c, k, stride) = (g.c_group(), g.k_group(), g.conv.stride);
-    // Of the class of pixels that is never smaller than another, and the taps such a class meets at most.
-    let shared = common_divisor(stride, g.conv.dilation);
-    let most = |taps: usize| taps.div_ceil(stride / shared);
-    let products = Products {
-        op: OP,
-        extents: [g.n * g.h.div_ceil(stride) * g.w.div_ceil(stride), c, most(g.r) * most(g.s) * k],
-        count: g.conv.groups * stride * stride,
-        runs: [k, c, c],
-        channels: k,
-    };
-    launch(args, g, &INPUT_GRADIENT, &products)
+    Products::input_gradient(OP, g).launch(args, g, "conv2d", &INPUT_GRADIENT, None, |conv| conv)
 }
 
 /// `(x, dy) -> dweight`
 pub(super) fn weight_gradient(args: &DeviceArgs, g: &Geometry) -> Result<()> {
-    const OP: &str = "conv2d_weight_gradient";
-    let (c, k, columns) = (g.c_group(), g.k_group(), g.r * g.s * g.c_group());
-    let products = Products {
-        op: OP,
-        extents: [k, columns, pixels(g)],
-        count: g.conv.groups,
-        runs: [c, k, columns],
-        channels: c,
-    };
-    launch(args, g, &WEIGHT_GRADIENT, &products)
+    let products = Products::weight_gradient("conv2d_weight_gradient", g);
+    products.launch(args, g, "conv2d", &WEIGHT_GRADIENT, None, |conv| conv)
 }
 
 fn common_divisor(a: usize, b: usize) -> usize {

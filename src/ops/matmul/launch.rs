@@ -121,6 +121,11 @@ impl Plan {
         }
     }
 
+    /// Rows and columns of a tile.
+    pub fn side(&self) -> usize {
+        if self.large { 128 } else { 64 }
+    }
+
     /// Blocks for `problems` products, all splits.
     pub fn grid(&self, op: &'static str, problems: usize) -> Result<u32> {
         let blocks = (self.tiles_m as u64 * self.tiles_n as u64 * self.splits as u64).checked_mul(problems as u64);

@@ -1,0 +1,206 @@
+//! A convolution, or a transposed one, of an image whose channels are scaled per image before, and after: what is left of a
+//! modulated convolution once its filters are taken out.
+//!
+//! `y_i = written_i ∘ F(x_i ∘ read_i, w)`, `F` linear in both. Its input gradient is of the same kind with `F` transposed and the
+//! factors' roles exchanged, so every order exists.
+
+use rayon::prelude::*;
+
+use crate::{
+    device::{
+        convolution::{Conv2d, Geometry, forward, input_gradient},
+        driver::DevicePtr,
+        host::Real,
+        kernel::KernelInfo,
+    },
+    error::{Error, Result},
+    float_dispatch, kernel_params,
+    op::{DeviceArgs, HostArgs, Op, apply1},
+    ops::{
+        conv2d::launch::{ConvParams, Products},
+        matmul::{
+            launch::{Family, family, merge},
+            same_float,
+        },
+    },
+    shape::Spec,
+    tape::{Keep, Vjp},
+    tensor::Tensor,
+};
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Map {
+    /// `[n, h, w, c] -> [n, h', w', k]`
+    Forward,
+    /// `[n, h', w', k] -> [n, h, w, c]`, whose extents are given.
+    Transposed([usize; 2]),
+}
+
+/// `(x, weight, read)` or `(x, weight, read, written)`; `weight` is `[k, r, s, c]` either way.
+struct Styled {
+    conv: Conv2d,
+    map: Map,
+}
+
+/// `read` is `[n, channels of x]`, `written` `[n, channels of y]` and nowhere zero.
+pub(super) fn styled(
+    x: &Tensor,
+    weight: &Tensor,
+    read: &Tensor,
+    written: Option<&Tensor>,
+    conv: Conv2d,
+    map: Map,
+) -> Result<Tensor> {
+    match written {
+        Some(written) => apply1(Styled { conv, map }, &[x, weight, read, written]),
+        None => apply1(Styled { conv, map }, &[x, weight, read]),
+    }
+}
+
+kernel_params! {
+    struct StyledParams { conv: ConvParams, read: DevicePtr, written: DevicePtr }
+}
+
+const FORWARD: Family<StyledParams> = family!("modulated_conv2d", "fwd", Inner, Inner);
+const UP: Family<StyledParams> = family!("modulated_conv2d", "up", Inner, Outer);
+
+pub(super) const INFOS: [KernelInfo; 9] = {
+    let ([a, b, c, d], [e, f, g, h]) = (FORWARD.infos(), UP.infos());
+    [a, b, c, d, e, f, g, h, merge("modulated_conv2d").info()]
+};
+
+impl Styled {
+    fn geometry(&self, x: Spec, weight: Spec) -> Result<Geometry> {
+        let (Some(image), Some(weight)) = (x.shape.nhwc(), weight.shape.nhwc()) else {
+            let message = format!("{} and weight {}: four axes wanted", x.shape, weight.shape);
+            return Err(Error::shape(self.name(), message));
+        };
+        match self.map {
+            Map::Forward => Geometry::new(self.name(), self.conv, image, weight),
+            Map::Transposed([h, w]) => {
+                let g = Geometry::new(self.name(), self.conv, [image[0], h, w, weight[3]], weight)?;
+                if g.y() == image {
+                    return Ok(g);
+                }
+                Err(Error::shape(self.name(), format!("{image:?} does not arise from {h}x{w}, weight {weight:?}")))
+            }
+        }
+    }
+
+    fn y(&self, g: &Geometry) -> [usize; 4] {
+        match self.map {
+            Map::Forward => g.y(),
+            Map::Transposed(_) => g.x(),
+        }
+    }
+}
+
+impl Op for Styled {
+    fn name(&self) -> &'static str {
+        match self.map {
+            Map::Forward => "modulated_conv2d",
+            Map::Transposed(_) => "modulated_conv2d_transposed",
+        }
+    }
+
+    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+        let dtype = same_float(self.name(), x)?;
+        let g = self.geometry(x[0], x[1])?;
+        let (channels, y) = (x[0].shape.last(), self.y(&g));
+        let fits = |spec: &Spec, channels: usize| *spec.shape == [g.n, channels];
+        if !fits(&x[2], channels) || x.get(3).is_some_and(|written| !fits(written, y[3])) {
+            let message = format!("factors {} for {} images of {channels} channels", x[2].shape, g.n);
+            return Err(Error::shape(self.name(), message));
+        }
+        Ok(vec![Spec::new(y, dtype)])
+    }
+
+    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+        let spec = |i: usize| Spec { shape: args.x_shape(i), dtype: args.x_dtype(i) };
+        let g = self.geometry(spec(0), spec(1))?;
+        let (x_shape, y_shape) = (args.x_shape(0), args.y_shape(0));
+        let row = |shape: crate::Shape| [shape[2] * shape[3], shape[1]];
+        float_dispatch!(args, T => {
+            let written = (args.inputs() == 4).then(|| args.x::<T>(3));
+            let mut x = args.x::<T>(0).to_vec();
+            scale_rows(&mut x, row(x_shape), args.x(2), x_shape.last());
+            let weight = args.x::<T>(1);
+            let y = args.y::<T>(0);
+            match self.map {
+                Map::Forward => forward::<T>(&g, &x, weight, None, y),
+                Map::Transposed(_) => input_gradient::<T>(&g, &x, weight, y),
+            }
+            if let Some(written) = written {
+                scale_rows(y, row(y_shape), written, y_shape.last());
+            }
+        });
+        Ok(())
+    }
+
+    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+        let g = self.geometry(args.x[0].spec, args.x[1].spec)?;
+        let (family, products) = match self.map {
+            Map::Forward => (&FORWARD, Products::forward(self.name(), &g)),
+            Map::Transposed(_) => (&UP, Products::input_gradient(self.name(), &g)),
+        };
+        let written = args.x.get(3).map_or(DevicePtr::NULL, |written| written.ptr);
+        products.launch(args, &g, "modulated_conv2d", family, None, |conv| StyledParams {
+            conv,
+            read: args.x[2].ptr,
+            written,
+        })
+    }
+
+    fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        let (dy, x, weight, read) = (v.upstream()?, v.x(0), v.x(1), v.x(2));
+        let written = (v.inputs() == 4).then(|| v.x(3));
+        let along = |factors: &Tensor| factors.reshape([factors.shape()[0], 1, 1, factors.shape().last()]);
+        let over_pixels = |t: Tensor| t.sum(&[1, 2])?.reshape([t.shape()[0], t.shape().last()]);
+        // The gradient of `x ∘ read`, which both of them need.
+        let through = |dy: &Tensor| -> Result<Tensor> {
+            let ([_, h, w, _], conv) = (v.x_spec(0).shape.nhwc().unwrap_or([0; 4]), self.conv);
+            match (self.map, written) {
+                (Map::Forward, Some(written)) => styled(dy, weight, written, None, conv, Map::Transposed([h, w])),
+                (Map::Forward, None) => dy.conv2d_input_gradient(weight, [h, w], conv),
+                (Map::Transposed(_), Some(written)) => styled(dy, weight, written, None, conv, Map::Forward),
+                (Map::Transposed(_), None) => dy.conv2d(weight, None, conv),
+            }
+        };
+        let inner = if v.need(0) || v.need(2) { Some(through(dy)?) } else { None };
+        let dx = inner.as_ref().filter(|_| v.need(0)).map(|inner| inner.mul(&along(read)?)).transpose()?;
+        let dread = inner.as_ref().filter(|_| v.need(2)).map(|inner| over_pixels(inner.mul(x)?)).transpose()?;
+        let dweight = v.when(1, || {
+            let x = x.mul(&along(read)?)?;
+            let dy = written.map_or_else(|| Ok(dy.clone()), |written| dy.mul(&along(written)?))?;
+            let [_, r, s, _] = v.x_spec(1).shape.nhwc().unwrap_or([0; 4]);
+            match self.map {
+                Map::Forward => x.conv2d_weight_gradient(&dy, [r, s], self.conv),
+                Map::Transposed(_) => dy.conv2d_weight_gradient(&x, [r, s], self.conv),
+            }
+        })?;
+        let mut all = vec![dx, dweight, dread];
+        if let Some(written) = written {
+            all.push(v.when(3, || over_pixels(dy.mul(v.y(0))?)?.div(written))?);
+        }
+        Ok(all)
+    }
+
+    fn keep(&self) -> Keep {
+        Keep::ALL
+    }
+}
+
+/// Multiplies the pixels of each image by its factors, row by row: `row` is the length of a row and the rows of an image.
+fn scale_rows<T: Real>(x: &mut [T], [row, rows]: [usize; 2], factors: &[T], channels: usize) {
+    if row == 0 {
+        return;
+    }
+    x.par_chunks_mut(row).enumerate().with_min_len(4096_usize.div_ceil(row)).for_each(|(i, x)| {
+        let factors = &factors[i / rows * channels..][..channels];
+        for pixel in x.chunks_exact_mut(channels) {
+            for (x, &factor) in pixel.iter_mut().zip(factors) {
+                *x = *x * factor;
+            }
+        }
+    });
+}
