@@ -10,10 +10,12 @@ use std::{
 };
 
 pub use ptx_emulator::Checks;
-use ptx_emulator::{Counters, Gpu, MemoryError, Module};
+use ptx_emulator::{Counters, Gpu, MemoryError, Module, asynchronous};
 
 use super::{
-    driver::{DevicePtr, Driver, Facts, KernelCounters, KernelEntry, LaunchConfig, Memory, Pattern, Recording},
+    driver::{
+        DevicePtr, Driver, Facts, KernelCounters, KernelEntry, LaunchConfig, Memory, Pattern, Recording, TensorMap,
+    },
     kernel,
 };
 use crate::error::{Error, Result};
@@ -351,6 +353,22 @@ impl Driver for Emulator {
             counts: total.fields(),
         };
         counters.into_iter().map(row).collect()
+    }
+
+    fn encode_tensor_map(&self, map: &TensorMap) -> Result<[u8; 128]> {
+        if self.facts.capability < (9, 0) {
+            return Err(Error::Device(format!("{}: has no tensor memory accelerator", self.name)));
+        }
+        let map = asynchronous::TensorMap {
+            base: map.base.0,
+            element_bytes: map.dtype.bytes() as u32,
+            extents: map.extents.clone(),
+            strides_bytes: map.strides_bytes.clone(),
+            box_extents: map.box_extents.clone(),
+            element_strides: vec![1; map.extents.len()],
+            swizzle_bytes: map.swizzle_bytes,
+        };
+        asynchronous::encode_tensor_map(&map).map_err(|e| Error::Device(format!("{}: {e}", self.name)))
     }
 
     fn memory(&self) -> Memory {
