@@ -286,7 +286,7 @@ fn the_command_knows_every_selector() {
     let read = Slide::open(file("edges.png")).unwrap().read_region(0, 0, 0, image.width_px, image.height_px).unwrap();
     assert!(read.pixels.chunks_exact(3).map(|p| p[0]).eq(edges.values.iter().copied()));
     let npy = std::fs::read(file("edges.npy")).unwrap();
-    assert!(npy.starts_with(b"\x93NUMPY") && (npy.len() - 4 * edges.values.len()) % 64 == 0);
+    assert!(npy.starts_with(b"\x93NUMPY") && (npy.len() - 4 * edges.values.len()).is_multiple_of(64));
 
     let refused = |arguments: &[&str], word: &str| {
         let path = file("a.png");
