@@ -199,7 +199,7 @@ fn scale_rows<T: Real>(x: &mut [T], [row, rows]: [usize; 2], factors: &[T], chan
         let factors = &factors[i / rows * channels..][..channels];
         for pixel in x.chunks_exact_mut(channels) {
             for (x, &factor) in pixel.iter_mut().zip(factors) {
-                *x = *x * factor;
+                *x *= factor;
             }
         }
     });
