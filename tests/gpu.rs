@@ -96,6 +96,27 @@ fn f16_agrees_with_double() {
     agrees_with_double(&device(3), DType::F16, accepted(DType::F16));
 }
 
+/// Products that compute capability 9.0 has kernels of its own for.
+#[test]
+fn hopper_products_agree_with_double() {
+    if !on_emulator() {
+        return;
+    }
+    for (seed, dtype) in [(6, DType::Bf16), (7, DType::F16)] {
+        let options = Options { seed, capability: (9, 0), ..Options::default() };
+        let device = Device::gpu(Emulator::new(&options));
+        for spec in OPS.iter().filter(|spec| matches!(spec.name, "matmul" | "linear")) {
+            for case in (spec.cases)() {
+                let x = draw(&case, dtype, &device).unwrap();
+                let ours = outputs(&case, &x).unwrap_or_else(|error| panic!("{} {}: {error}", spec.name, case.name));
+                let found =
+                    compare("output", &ours, &outputs(&case, &judged(&x).unwrap()).unwrap(), accepted(dtype).0, 1e-2);
+                assert!(found.is_empty(), "{} {}: {found:?}", spec.name, case.name);
+            }
+        }
+    }
+}
+
 /// The penalty on gradients needs the gradient of the gradient: the same kernels, once more.
 #[test]
 fn gradients_of_gradients_agree_with_double() {
