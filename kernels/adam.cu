@@ -9,7 +9,7 @@
 // Launch    256 threads, 4096 elements of one parameter a block; addresses by value, so nothing is copied to the device.
 //           Learning rate and bias corrections (`rates`) and the norm lie in device memory: a captured step stays valid.
 // Traffic   reads 16 bytes and writes 12 an element: 28 bytes, memory bound.
-// Tried     a table of addresses in device memory: one launch for any number of parameters, but gradients move from step to
+// Rejected  a table of addresses in device memory: one launch for any number of parameters, but gradients move from step to
 //           step, so the table would be copied at every one.
 // Numerics  sqrt and division correctly rounded; products and sums as written, contracted to fma.
 // Tail      a parameter's last elements one at a time.

@@ -13,7 +13,7 @@
 //           bwd_q forms the scores again and needs 3 products a tile, bwd_kv 4: 14 · l · lk · d FLOP where the least is 10.
 //           The two extra products buy a gradient of the queries without atomics: every output has one owner, every sum
 //           one order, the same bits on every run.
-// Tried     a single backward kernel over keys that adds dq through global memory: 10 products, but either atomics (bits
+// Rejected  a single backward kernel over keys that adds dq through global memory: 10 products, but either atomics (bits
 //           differ from run to run) or a semaphore per tile that serialises short sequences, which is what slides are.
 //           Queries held in registers for d = 128: 32 more registers and one block less on a multiprocessor.
 //           64-row tiles instead of 128: with 1000 patches and 6 heads, 96 blocks instead of 48.

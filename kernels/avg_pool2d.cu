@@ -4,7 +4,7 @@
 // Types     f32, bf16, f16 in memory; f32 sums.
 // Launch    256 threads, a 128-bit pack of channels of one pixel each.
 // Traffic   a window's values come from L1 but for the first: memory bound.
-// Tried     running sums along a row: saves additions that nobody waits for.
+// Rejected  running sums along a row: saves additions that nobody waits for.
 // Numerics  taps in reading order, one product with 1 / kernel².
 // Tail      c not a whole number of packs: one element a thread.
 

@@ -10,7 +10,7 @@
 // Launch    256 threads. parts, bwd_parts: a block takes 32 packs of channels of a run of rows, a warp every eighth row, warps merged in
 //           order; stats, bwd_stats: a thread a channel merges the runs in order; normalise, bwd_x: a pack a thread.
 // Traffic   fwd: x twice, y once; bwd: x and dy twice, dx once: memory bound.
-// Tried     one block a channel group over all rows: too few blocks for images of few channels.
+// Rejected  one block a channel group over all rows: too few blocks for images of few channels.
 // Numerics  each warp sums deviations from its first row, so that channels far from zero keep their digits; counts, means and squares
 //           are merged as Chan, Golub and LeVeque (1979) do: deterministic, no atomics.
 // Tail      c not a whole number of 16-byte packs: one element a lane.

@@ -5,7 +5,7 @@
 // Launch    256 threads, four elements each; bias packs where rows are whole packs. The function is chosen once a launch,
 //           not once an element.
 // Traffic   order 0 reads x, writes y; orders 1 and 2 read t and x: memory bound, at most some 40 instructions an element (gelu).
-// Tried     an entry for each function: 72 entries of mostly the same loads and stores.
+// Rejected  an entry for each function: 72 entries of mostly the same loads and stores.
 // Numerics  expf, tanhf, erff, log1pf of the full-range library, within a few ulp. ReLUs keep NaN.
 // Tail      the last thread with work goes element by element; so do all where bias rows are not whole packs.
 

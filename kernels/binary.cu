@@ -7,7 +7,7 @@
 // Launch    256 threads, one pack each: 128 bits where the innermost extent is a multiple of that (or there is only one
 //           axis), else one element.
 // Limit     memory: every operand once, the result once; repeats come from cache. 1 FLOP an element.
-// Tried     one kernel a pattern (same, scalar, rows): four times the entries, and the walk costs one wide product and one
+// Rejected  one kernel a pattern (same, scalar, rows): four times the entries, and the walk costs one wide product and one
 //           shift an axis, hidden behind the loads.
 // Numerics  division is correctly rounded.
 // Tail      with one axis the last thread goes element by element; otherwise there is none.

@@ -4,7 +4,7 @@
 // Types     any of 2 or 4 bytes: nothing is computed.
 // Launch    256 threads, one unit each: 16 bytes where the innermost extent allows it, down to one element.
 // Limit     memory: x once (then from cache), y once.
-// Tried     one block a repeated row, the row in registers: idle threads where rows are short.
+// Rejected  one block a repeated row, the row in registers: idle threads where rows are short.
 // Numerics  bits are copied.
 // Tail      units are whole by the launcher's choice.
 

@@ -11,7 +11,7 @@
 //           and their neighbours; mark and finish 1 and 4 for candidates; edges 1. About 9 bytes a pixel where a tenth are candidates.
 // Limit     instructions, counted on the emulator in warp instructions a pixel of white noise, an eighth of it candidates: thin3 6.7, link
 //           6.4, mark 1.5, finish 1.1: 59 G pixels/s of an H100's 926 G/s, 175 GB/s of RGB. Tissue has fewer candidates.
-// Tried     growing the edges by one pixel a launch until nothing changes: as many launches as the longest edge has pixels,
+// Rejected  growing the edges by one pixel a launch until nothing changes: as many launches as the longest edge has pixels,
 //           and the host in every one of them.
 // Numerics  integers. Which root a set ends with does not depend on the order: the smallest of its pixels. Atomics only lower a
 //           parent or set the mark.

@@ -4,7 +4,7 @@
 // Types     between any two of f32, bf16, f16, u8, i32.
 // Launch    256 threads, one pack each: 128 bits of the wider type, so that neither side wastes part of a sector.
 // Limit     memory: count * (sizeof(X) + sizeof(Y)) bytes.
-// Tried     packs of 128 bits of the narrower type: two accesses of the wider one, each touching half of every sector.
+// Rejected  packs of 128 bits of the narrower type: two accesses of the wider one, each touching half of every sector.
 // Numerics  to a float: nearest, ties to even. To an integer: nearest, ties to even, saturating; NaN becomes 0.
 // Tail      the last thread goes element by element.
 

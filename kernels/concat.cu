@@ -4,7 +4,7 @@
 // Types     any: nothing is computed.
 // Launch    256 threads, one unit of x each: 16 bytes where widths and start allow it, down to one element.
 // Limit     memory: every element read once and written once.
-// Tried     one launch for all tensors, the right one found by search: saves launches, but ties every tensor to the smallest
+// Rejected  one launch for all tensors, the right one found by search: saves launches, but ties every tensor to the smallest
 //           unit among them, and the usual case is a wide tensor beside one of few channels.
 // Numerics  bits are copied.
 // Tail      units are whole by the launcher's choice.

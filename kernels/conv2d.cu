@@ -9,7 +9,7 @@
 //           Where the inner axis is split (weight gradients: it is all pixels) `merge` adds the splits in their order.
 //           A 1 x 1 convolution of stride 1 is a plain product and runs as linear.cu and matmul.cu.
 // Limit     tensor cores: 2 · n oh ow k r s c / groups FLOP each. With 64 channels or fewer memory: the bytes of x and y.
-// Tried     the address of every row kept in registers: 16 more of them, against one 16-byte load from shared memory. The input
+// Rejected  the address of every row kept in registers: 16 more of them, against one 16-byte load from shared memory. The input
 //           gradient over dy with inserted zeros: stride² times the products. Division by tap and channel with the hardware's
 //           32-bit division: 20 instructions each where a multiplication by the reciprocal takes 3.
 // Numerics  as matmul.cu: f32 sums in an order given by shapes and splits.

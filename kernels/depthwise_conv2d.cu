@@ -14,7 +14,7 @@
 //           order in shared memory. `merge` adds the shares in order: the same bits on every run.
 // Limit     memory: x and y once each; 2 r s FLOP an element is 4.5 FLOP/B for 3 x 3 in 16 bits. The weight gradient reads x once per
 //           row of the kernel, all but the first from L2.
-// Tried     tiles of x in shared memory: the reuse is between neighbours that L1 already serves, and the barriers cost more than
+// Rejected  tiles of x in shared memory: the reuse is between neighbours that L1 already serves, and the barriers cost more than
 //           the loads. All taps of the weight gradient in one thread: 72 accumulators for 3 x 3, too many for 5 x 5.
 // Numerics  f32 sums over taps in order; the weight gradient's order depends on its shares alone.
 // Tail      where c is no multiple of 16 bytes a thread takes one channel; pixels beyond a row's end are computed by nobody.

@@ -5,7 +5,7 @@
 // Launch    256 threads, one 128-bit pack each: one or two positions of the random stream, four words a position.
 // Limit     memory: reads and writes count * sizeof(T) bytes; ten rounds are some 60 integer instructions for 4 elements, below
 //           what the loads take.
-// Tried     a mask in memory for the gradient: one more byte an element, twice.
+// Rejected  a mask in memory for the gradient: one more byte an element, twice.
 // Numerics  a word below `dropped` drops its element: the same elements as on the CPU.
 // Tail      the last thread goes element by element.
 

@@ -6,7 +6,7 @@
 // Launch    256 threads, 4096 elements of one tensor a block; addresses by value. The weight may lie in device memory, so that a
 //           captured step stays valid while it changes.
 // Traffic   two reads and a write an element: memory bound.
-// Tried     one launch per tensor: a regressor has some four hundred.
+// Rejected  one launch per tensor: a regressor has some four hundred.
 // Numerics  two products and a sum, contracted to one product and one fma.
 // Tail      a tensor's last elements one at a time.
 

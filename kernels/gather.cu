@@ -6,7 +6,7 @@
 //           of y and 256 packs of columns; the block scans all indices, 256 at a time, and keeps those of its row.
 // Limit     fwd: memory, 2 * n * width. scatter_add: the same, beside rows * n index reads from L2; for the thousands of rows
 //           that patches and genes are here, those are small beside the columns.
-// Tried     float atomics for scatter_add: the order, so the last bits, would differ from run to run. Sorting the indices
+// Rejected  float atomics for scatter_add: the order, so the last bits, would differ from run to run. Sorting the indices
 //           first: pays beyond some ten thousand rows only.
 // Numerics  a row named several times receives its terms in the order of the indices.
 // Tail      units and packs are whole by the launcher's choice. An index out of range gives a row of NaN (of ones bits) in

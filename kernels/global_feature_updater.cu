@@ -11,7 +11,7 @@
 //           Each warp works out the softmax of its patch by itself: some tens of numbers, from L1.
 // Traffic   fwd reads r once; z is never stored. bwd reads r once and writes dr once; Σ z (r·dy) over cells is y·dy, so one
 //           pass is enough. 2 FLOP a byte at most: memory bound.
-// Tried     a block per patch over all columns in fwd: too few blocks for a slide of a hundred patches.
+// Rejected  a block per patch over all columns in fwd: too few blocks for a slide of a hundred patches.
 // Numerics  expf within 2 ulp; weights are not rounded before they multiply.
 // Tail      columns not a whole number of 16-byte packs: one element a lane instead.
 

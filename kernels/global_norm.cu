@@ -5,7 +5,7 @@
 // Launch    squares: 256 threads, 4096 elements of one tensor a block; addresses by value; one part a block.
 //           root: one block adds the parts of all launches in a fixed order.
 // Traffic   every element once: memory bound.
-// Tried     atomics on one sum: faster by the second launch, but its bits change from run to run.
+// Rejected  atomics on one sum: faster by the second launch, but its bits change from run to run.
 // Numerics  16 squares a thread, then butterflies, then parts: errors grow with the logarithm of the count.
 // Tail      a tensor's last elements one at a time.
 

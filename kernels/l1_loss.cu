@@ -8,7 +8,7 @@
 //           bwd_x: a 128-bit pack a thread.
 // Traffic   fwd reads x and target once, bwd reads both and writes dx: memory bound. Composed of difference, magnitude and mean
 //           it is 6 tensors forward, 7 backward.
-// Tried     atomics on one number: one launch, but its bits change from run to run.
+// Rejected  atomics on one number: one launch, but its bits change from run to run.
 // Numerics  16 or 32 terms a thread, butterflies, then parts in order. NaN stays NaN.
 // Tail      the last elements one at a time.
 

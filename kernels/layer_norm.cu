@@ -10,7 +10,7 @@
 // Traffic   fwd: x once from memory (three looks, two of them from L1), y once. bwd_x: x and dy once, dx once, and two numbers a row
 //           for bwd_parts, which reads x and dy again: 5 passes where one kernel with accumulators for every column could
 //           do 3, but only up to the width its registers hold.
-// Tried     Welford's running variance: a division an element, and lanes to be merged; two looks are exact enough and cheaper.
+// Rejected  Welford's running variance: a division an element, and lanes to be merged; two looks are exact enough and cheaper.
 // Numerics  the mean of x − mean is taken off as well, so that rows far from zero keep their digits.
 // Tail      cols not a whole number of 16-byte packs: one element a lane.
 

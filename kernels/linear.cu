@@ -7,7 +7,7 @@
 //           Where the inner axis is split, `merge` adds the splits, then the bias. `few_rows`, for at most four rows (styles, a
 //           slide's heads), gives a warp to each output.
 // Limit     tensor cores; for few rows memory: the weight is read once, in * out elements.
-// Tried     the bias as the accumulators' first value: the same, but it would have to be left out of all splits but one.
+// Rejected  the bias as the accumulators' first value: the same, but it would have to be left out of all splits but one.
 // Numerics  f32 sums, the bias added last in f32, one rounding.
 // Tail      as matmul.cu.
 

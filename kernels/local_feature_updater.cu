@@ -12,7 +12,7 @@
 //           read than projections and gate apart. 4 rows d² FLOP. At d = 512 in bf16: 1024 FLOP a byte of r and y.
 //           bwd: the same products, reads dy, writes dk and dv. Storing k and v instead would move 4 tensors to save
 //           4 rows d² FLOP, the same time on an H100, and hold two more activations a fusion block.
-// Tried     one product with w_k and w_v beside each other (n = 2d): a column's key and value then end in different
+// Rejected  one product with w_k and w_v beside each other (n = 2d): a column's key and value then end in different
 //           blocks, and the gate needs both.
 // Numerics  sigmoid by ex2.approx and rcp.approx, 2^-21 together. bwd sums dq over the columns of a block in registers, then
 //           over blocks in order of columns (`sum_q`): no atomics.

@@ -10,7 +10,7 @@
 //           bwd_x: as fwd, dx of whichever operand is called a; the other gradient is the same kernel with a and b exchanged.
 // Traffic   fwd reads a and b from memory once (the second look at a pixel's channels, at most 3 KB, comes from L1);
 //           the composed form moves 13 tensors. bwd reads a and b, writes da. Memory bound: 10 FLOP an element.
-// Tried     one look with five sums (Σa², Σb², Σwa², Σwab, Σwb²): alike images, which training makes, cancel all digits.
+// Rejected  one look with five sums (Σa², Σb², Σwa², Σwab, Σwb²): alike images, which training makes, cancel all digits.
 // Numerics  sqrtf and division correctly rounded; warp sums by butterflies, parts in order: the same bits every run.
 //           The addend under the root changes no value and gives a pixel without any activation gradient 0, not 0/0.
 // Tail      c not a whole number of packs: one channel a lane. Pixels beyond the image add nothing.

@@ -8,7 +8,7 @@
 //           `few_rows` is for m <= 4 with b stored n x k: a warp forms one column's dot products.
 // Limit     tensor cores for large sizes: 2 m n k FLOP over (m k n/128 + k n m/128 + m n) elements through L2. Below about 256
 //           rows or columns memory: (m k + k n + m n) elements, and then few_rows and splits matter.
-// Tried     no padding of lines but a permutation of 16-byte pieces: the same conflict-free loads and 20 % less shared memory, yet
+// Rejected  no padding of lines but a permutation of 16-byte pieces: the same conflict-free loads and 20 % less shared memory, yet
 //           every address costs two more instructions for the outer-major layouts. A tile of 256 x 128: the f32 split does not
 //           fit the registers. Storing fragments straight to global memory: half of every sector unused in 16-bit types.
 // Numerics  f32 sums in an order given by k, the tile and the splits. Three TF32 products leave about 2^-21 relative to

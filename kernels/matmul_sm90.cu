@@ -9,7 +9,7 @@
 //           batch, times splits; matmul.cu's `merge` adds the splits.
 // Limit     tensor cores, 2 m n k FLOP; 989 TFLOP/s in 16 bits. mma.sync reaches two thirds of that at best, wgmma all but
 //           power. A step of `wide` moves 48 KiB for 4.2 MFLOP, 87 FLOP/B from L2.
-// Tried     waiting for each step's products before the next step's are started: the tensor cores idle for the barrier's
+// Rejected  waiting for each step's products before the next step's are started: the tensor cores idle for the barrier's
 //           latency at every step; now one step is always queued behind the one at work.
 // Numerics  f32 sums over k in steps of 16, one rounding at the end.
 // Tail      boxes beyond an operand arrive as zeros and count all the same; results beyond y are not stored.

@@ -9,7 +9,7 @@
 // Launch    256 threads, a 128-bit pack of channels of one pixel each. spread takes two launches: `winners` writes which tap wins
 //           each window, `spread` lets every pixel look at the windows it lies in: no atomics, one order of additions.
 // Traffic   a window's values come from L1 but for the first; winners are 2 bytes an element. Memory bound.
-// Tried     spread without winners: every pixel searches every window it lies in again, 36 loads instead of 8 for 3x3 stride 2.
+// Rejected  spread without winners: every pixel searches every window it lies in again, 36 loads instead of 8 for 3x3 stride 2.
 // Numerics  exact but for spread's sums. The first of equal values wins, NaN beats numbers, padding never wins.
 // Tail      c not a whole number of packs: one element a thread.
 

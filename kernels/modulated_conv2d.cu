@@ -11,7 +11,7 @@
 // Launch    fwd, up: as conv2d.cu, but an element of x goes through registers to meet its factor. turn_kernel: 256 threads, a block
 //           turns 32 k by 32 c of one tap through shared memory; grid = (tiles of c, tiles of k, taps).
 // Limit     tensor cores as conv2d.cu; two passes over each of x and y fewer than with the factors applied on their own.
-// Tried     scaling the weight instead, a copy per image: k r s c elements each, more than x itself at low resolutions. Scaling
+// Rejected  scaling the weight instead, a copy per image: k r s c elements each, more than x itself at low resolutions. Scaling
 //           fragments: each of them then needs its channel's factor again from shared memory. Holding the next step's elements in
 //           registers over the products of this one: 16 more of them, one block less on a multiprocessor, which is what hides
 //           their latency now.

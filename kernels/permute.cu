@@ -6,7 +6,7 @@
 //           it). tiles: it does not; one block of 256 threads a tile of 32 x 32, read along x's contiguous axis and written
 //           along y's, through shared memory.
 // Limit     memory: every element read once and written once, both in whole sectors but for ragged edges.
-// Tried     tiles without shared memory, leaving it to cache: each sector is fetched by up to eight warps.
+// Rejected  tiles without shared memory, leaving it to cache: each sector is fetched by up to eight warps.
 // Numerics  bits are copied.
 // Tail      ragged tiles by predicate.
 

@@ -5,7 +5,7 @@
 // Launch    256 threads, one 128-bit pack each: one or two positions of the stream, four numbers a position.
 // Limit     memory: writes count * sizeof(T) bytes; some 60 integer instructions for 4 numbers, and for normal ones two square
 //           roots, logarithms and sine pairs.
-// Tried     one number a thread: four times the rounds.
+// Rejected  one number a thread: four times the rounds.
 // Numerics  uniform: one rounding of (word + 1/2) / 2^32. normal: Box and Muller, the logarithm taken from whichever end is
 //           nearer, so that small radii keep their digits; within 3e-7 of the CPU's f64.
 // Tail      the last thread goes element by element.

@@ -4,7 +4,7 @@
 // Types     f32, bf16, f16 in memory; f32 arithmetic.
 // Launch    256 threads, a 128-bit pack of channels of one pixel each.
 // Traffic   old pixels come from L1 but for the first look: memory bound but for strong shrinking.
-// Tried     weights from the host: a copy into device memory inside an op. Two passes, rows then columns: an image in between.
+// Rejected  weights from the host: a copy into device memory inside an op. Two passes, rows then columns: an image in between.
 // Numerics  positions are exact integers in units of 1 / (2 to): only the weights themselves are rounded.
 // Tail      c not a whole number of packs: one element a thread.
 

@@ -8,7 +8,7 @@
 // Launch    256 threads. fwd: a block for a run and 32 packs of columns; the eight warps take every eighth row and are added
 //           in order of warps. bwd_x: a thread a pack; it finds its row's run by bisection.
 // Traffic   fwd reads x once, bwd_x writes dx once: memory bound.
-// Tried     one mean per run: as many launches as slides.
+// Rejected  one mean per run: as many launches as slides.
 // Numerics  sums in a fixed order; one division by the length.
 // Tail      columns not a whole number of 16-byte packs: one element a lane.
 

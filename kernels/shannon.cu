@@ -28,7 +28,7 @@
 //           50 GB/s takes 25 % of either. A multiprocessor then ends a chunk every 228 thousand cycles and holds two, so a block
 //           may take 456 thousand; its longest part without parallelism, joining at most 257 leaves by eight warps side by
 //           side, is some 40 thousand.
-// Tried     candidates for every second pixel and repeats of four pixels: 14.7 instructions on tissue, 54 where two colours
+// Rejected  candidates for every second pixel and repeats of four pixels: 14.7 instructions on tissue, 54 where two colours
 //           alternate, and streams no smaller.
 // Not done  16-bit hash heads (no 16-bit atomicMax); a third block a multiprocessor would need 75 KiB.
 // Numerics  none: integers, and atomics on integers whose order cannot matter.

@@ -4,7 +4,7 @@
 // Types     any: nothing is computed.
 // Launch    256 threads, one unit of the result each: 16 bytes where widths and start allow it, down to one element.
 // Limit     memory: what is kept is read once, the result written once.
-// Tried     memset, then a copy, for pad: writes the range twice.
+// Rejected  memset, then a copy, for pad: writes the range twice.
 // Numerics  bits are copied; zero bits are the number zero in every type.
 // Tail      units are whole by the launcher's choice.
 

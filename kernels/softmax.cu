@@ -6,7 +6,7 @@
 //           `bwd_x_wide`). 16 bytes a lane where rows are whole packs, else one element.
 // Traffic   rows of up to 1024 columns (512 in the gradient) are held in registers: every operand once, memory bound. Longer
 //           rows are read twice, from L1 or L2 the second time.
-// Tried     maximum and sum in two looks: a third look at rows that do not fit L1.
+// Rejected  maximum and sum in two looks: a third look at rows that do not fit L1.
 // Numerics  held rows: the maximum first. Longer ones: maximum and sum of exponentials together, rescaled as the maximum
 //           rises. expf within 2 ulp. NaN is not lost.
 // Tail      columns beyond the row are skipped; a row of -inf gives NaN, as the definition does.

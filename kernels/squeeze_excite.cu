@@ -14,7 +14,7 @@
 //           the gate multiplies it between the load and the store to shared memory. Blocks count through columns first.
 // Traffic   forward 3 passes over the hidden tensor (read x, write s, read s) instead of 6; backward 6 instead of 11.
 //           project_fwd 2 rows c out FLOP; everything else is memory bound.
-// Tried     silu inside the projection too, so that s is never written: each block of columns computes it again, two
+// Rejected  silu inside the projection too, so that s is never written: each block of columns computes it again, two
 //           special-function instructions an element, which at 512 outputs take longer than the products.
 //           Pooling inside the depthwise kernel: the normalisation between them needs whole rows or whole batches first.
 // Numerics  expf within 2 ulp, divisions correctly rounded. s ∘ gate is rounded to the stored type, as a tensor would be.

@@ -6,7 +6,7 @@
 // Launch    256 threads. rows (inner = 1): a warp a part, eight a block. columns: a block a part and 32 packs of the inner axis, a warp
 //           every eighth position, warps added in order through shared memory.
 // Traffic   x once: memory bound.
-// Tried     one pass over several stretches: rare, and the second pass is small.
+// Rejected  one pass over several stretches: rare, and the second pass is small.
 // Numerics  lanes, then butterflies, then parts: a fixed order, the same bits on every run.
 // Tail      rows that are not whole packs: one element a lane.
 

@@ -12,7 +12,7 @@
 //           gradient 2.6: 360 G pixels/s, 1.1 TB/s of RGB; of them 1.1 are loading with its border rule;
 //           band at radius 8 6.1: 150 G pixels/s, 450 GB/s; 0.69 shared wavefronts a pixel would allow twice that. Taps are
 //           constant operands of the FMA because the radius is known to the compiler: 8, 16 or 32, smaller kernels padded.
-// Tried     bytes instead of floats in the band's tile: half the shared memory, but a conversion for every tap. Taps by an index known
+// Rejected  bytes instead of floats in the band's tile: half the shared memory, but a conversion for every tap. Taps by an index known
 //           only at run time: one constant load for two FMA.
 // Numerics  histogram and gradient are integers (sqrtf is correctly rounded): the CPU's numbers, in any order. band: f32 with FMA,
 //           partial sums of the tiles added in their order: the same bits every run.

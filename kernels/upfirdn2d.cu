@@ -7,7 +7,7 @@
 //           column and a strip of 4 rows; every row of x is filtered along the row once and then joins all outputs of the
 //           strip that it reaches. dense: one output pixel a thread.
 // Limit     memory: x once, y once. A 4 x 4 blur loads 28 packs for 4 outputs from L1 (dense: 64), 44 FLOP an output.
-// Tried     x in shared memory as the reference does: a barrier and twice the traffic on chip for tiles whose overlap L1 holds
+// Rejected  x in shared memory as the reference does: a barrier and twice the traffic on chip for tiles whose overlap L1 holds
 //           anyway; channels last makes every load a whole sector.
 // Numerics  taps in f32, the gain folded into them on the host in f64.
 // Tail      channels that fill no pack go one by one; rows beyond the last are not stored. Taps travel in the parameters.
