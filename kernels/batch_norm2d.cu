@@ -15,7 +15,7 @@
 //           are merged as Chan, Golub and LeVeque (1979) do: deterministic, no atomics.
 // Tail      c not a whole number of 16-byte packs: one element a lane.
 
-#include "common/element.cuh"
+#include "common/block.cuh"
 
 struct BatchNormParams {
     const void *x, *weight, *bias, *mean, *variance;
@@ -165,21 +165,13 @@ __device__ __forceinline__ void backward_parts(const BatchNormParams& p, float (
             }
         }
     }
-#pragma unroll
-    for (int i = 0; i < W; ++i) {
-        shared[0][warp][lane * W + i] = sum[i];
-        shared[1][warp][lane * W + i] = along[i];
-    }
+    put_columns(shared[0], sum);
+    put_columns(shared[1], along);
     __syncthreads();
     const u32 at = threadIdx.x;
     if (at < 32 * W && first + at < p.c) {
 #pragma unroll
-        for (int which = 0; which < 2; ++which) {
-            float total = 0.0f;
-#pragma unroll
-            for (int i = 0; i < WARPS; ++i) total += shared[which][i][at];
-            p.parts[(run * 2 + which) * p.c + first + at] = total;
-        }
+        for (int which = 0; which < 2; ++which) p.parts[(run * 2 + which) * p.c + first + at] = column_sum(shared[which], at);
     }
 }
 

@@ -15,7 +15,7 @@
 // Numerics  expf within 2 ulp; weights are not rounded before they multiply.
 // Tail      columns not a whole number of 16-byte packs: one element a lane instead.
 
-#include "common/element.cuh"
+#include "common/block.cuh"
 
 struct GatherParams {
     const void *logits, *r;
@@ -32,12 +32,6 @@ struct GatherParams {
 constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / 32;
 
-__device__ __forceinline__ float warp_sum(float x) {
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
-    return x;
-}
-
 // The softmax of a row of logits: exp(logit - top) * scale.
 struct Softmax {
     float top, scale;
@@ -48,7 +42,7 @@ struct Softmax {
         float top = -INFINITY;
         for (u32 i = lane; i < cells; i += 32) top = fmaxf(top, to_float(logits[i]));
 #pragma unroll
-        for (int step = 16; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, step));
+        for (int step = 16; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(EVERY_LANE, top, step));
         float sum = 0.0f;
         for (u32 i = lane; i < cells; i += 32) sum += expf(to_float(logits[i]) - top);
         return {top, 1.0f / warp_sum(sum)};
@@ -76,15 +70,11 @@ __device__ __forceinline__ void gather(const GatherParams& p, float (&parts)[WAR
             for (int i = 0; i < W; ++i) sum[i] = fmaf(z, x[i], sum[i]);
         }
     }
-#pragma unroll
-    for (int i = 0; i < W; ++i) parts[warp][lane * W + i] = sum[i];
+    put_columns(parts, sum);
     __syncthreads();
     const u32 at = threadIdx.x;
     if (at < 32 * W && first + at < p.d) {
-        float total = 0.0f;
-#pragma unroll
-        for (int i = 0; i < WARPS; ++i) total += parts[i][at];
-        static_cast<T*>(p.y)[patch * p.d + first + at] = from_float<T>(total);
+        static_cast<T*>(p.y)[patch * p.d + first + at] = from_float<T>(column_sum(parts, at));
     }
 }
 

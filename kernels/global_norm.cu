@@ -9,6 +9,7 @@
 // Numerics  16 squares a thread, then butterflies, then parts: errors grow with the logarithm of the count.
 // Tail      a tensor's last elements one at a time.
 
+#include "common/block.cuh"
 #include "common/tensor_list.cuh"
 
 struct SquaresParams {
@@ -26,21 +27,6 @@ struct RootParams {
     u64 count;
 };
 
-// The sum of every thread's value, in thread 0.
-__device__ __forceinline__ float sum_of_block(float x) {
-    __shared__ float warps[LIST_THREADS / 32];
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
-    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
-    __syncthreads();
-    float sum = 0.0f;
-    if (threadIdx.x == 0) {
-#pragma unroll
-        for (int i = 0; i < LIST_THREADS / 32; ++i) sum += warps[i];
-    }
-    return sum;
-}
-
 template <typename T>
 __device__ __forceinline__ void squares(const SquaresParams& list) {
     const u32 tensor = tensor_of_block(list.first_block, list.tensors);
@@ -53,14 +39,14 @@ __device__ __forceinline__ void squares(const SquaresParams& list) {
 #pragma unroll
         for (int i = 0; i < W; ++i) sum = fmaf(v[i], v[i], sum);
     });
-    sum = sum_of_block(sum);
+    sum = block_sum<LIST_THREADS>(sum);
     if (threadIdx.x == 0) list.parts[blockIdx.x] = sum;
 }
 
 extern "C" __global__ void __launch_bounds__(LIST_THREADS) global_norm_root(const __grid_constant__ RootParams p) {
     float sum = 0.0f;
     for (u64 i = threadIdx.x; i < p.count; i += LIST_THREADS) sum += p.parts[i];
-    sum = sum_of_block(sum);
+    sum = block_sum<LIST_THREADS>(sum);
     if (threadIdx.x == 0) *p.norm = sqrtf(sum);
 }
 

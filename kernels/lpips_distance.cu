@@ -15,7 +15,7 @@
 //           The addend under the root changes no value and gives a pixel without any activation gradient 0, not 0/0.
 // Tail      c not a whole number of packs: one channel a lane. Pixels beyond the image add nothing.
 
-#include "common/element.cuh"
+#include "common/block.cuh"
 
 struct DistanceParams {
     const void *a, *b, *weight;
@@ -40,12 +40,6 @@ struct SumParams {
 constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / 32;
 constexpr int PIXELS = 64;  // of a block
-
-__device__ __forceinline__ float warp_sum(float x) {
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
-    return x;
-}
 
 // Calls f(channel, W values of x, W values of y) for a lane's channels.
 template <int W, typename T, typename F>
@@ -103,17 +97,9 @@ __device__ __forceinline__ float compare(const DistanceParams& p, u64 image, u64
 
 template <typename T>
 __device__ __forceinline__ void forward(const DistanceParams& p) {
-    __shared__ float parts[WARPS];
     const u64 image = blockIdx.x / p.parts_per_image, first = u64(blockIdx.x % p.parts_per_image) * PIXELS;
-    const float sum = warp_sum(p.whole ? compare<T, WIDTH<T>>(p, image, first) : compare<T, 1>(p, image, first));
-    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = sum;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        float total = 0.0f;
-#pragma unroll
-        for (int i = 0; i < WARPS; ++i) total += parts[i];
-        p.parts[blockIdx.x] = total;
-    }
+    const float sum = block_sum<THREADS>(p.whole ? compare<T, WIDTH<T>>(p, image, first) : compare<T, 1>(p, image, first));
+    if (threadIdx.x == 0) p.parts[blockIdx.x] = sum;
 }
 
 template <typename T>

@@ -12,7 +12,7 @@
 // Numerics  sums in a fixed order; one division by the length.
 // Tail      columns not a whole number of 16-byte packs: one element a lane.
 
-#include "common/element.cuh"
+#include "common/block.cuh"
 
 struct SegmentParams {
     const void* from;
@@ -43,16 +43,12 @@ __device__ __forceinline__ void mean(const SegmentParams& p, float (&parts)[WARP
             for (int i = 0; i < W; ++i) sum[i] += x[i];
         }
     }
-#pragma unroll
-    for (int i = 0; i < W; ++i) parts[warp][lane * W + i] = sum[i];
+    put_columns(parts, sum);
     __syncthreads();
     const u32 at = threadIdx.x;
     if (at < 32 * W && first + at < p.c) {
-        float total = 0.0f;
-#pragma unroll
-        for (int i = 0; i < WARPS; ++i) total += parts[i][at];
         const float length = begin < end ? float(end - begin) : 1.0f;
-        static_cast<T*>(p.to)[run * p.c + first + at] = from_float<T>(total / length);
+        static_cast<T*>(p.to)[run * p.c + first + at] = from_float<T>(column_sum(parts, at) / length);
     }
 }
 

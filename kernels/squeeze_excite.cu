@@ -21,6 +21,7 @@
 // Tail      rows and columns beyond the matrix are zero in shared memory; c not a whole number of 16-byte packs: one element
 //           at a time.
 
+#include "common/block.cuh"
 #include "common/tile.cuh"
 
 struct PoolParams {
@@ -75,16 +76,10 @@ __device__ __forceinline__ void pool(float (&parts)[WARPS][32 * WIDTH<T>], u32 t
 #pragma unroll 2
         for (u64 pixel = warp; pixel < pixels; pixel += WARPS) f((image * pixels + pixel) * c + channel, image * c + channel, sum);
     }
-#pragma unroll
-    for (int i = 0; i < W; ++i) parts[warp][lane * W + i] = sum[i];
+    put_columns(parts, sum);
     __syncthreads();
     const u32 at = threadIdx.x;
-    if (at < 32 * W && first + at < c) {
-        float total = 0.0f;
-#pragma unroll
-        for (int i = 0; i < WARPS; ++i) total += parts[i][at];
-        to[image * c + first + at] = from_float<T>(total * scale);
-    }
+    if (at < 32 * W && first + at < c) to[image * c + first + at] = from_float<T>(column_sum(parts, at) * scale);
 }
 
 template <typename T, int W>

@@ -10,7 +10,7 @@
 // Numerics  lanes, then butterflies, then parts: a fixed order, the same bits on every run.
 // Tail      rows that are not whole packs: one element a lane.
 
-#include "common/warp.cuh"
+#include "common/block.cuh"
 
 struct SumParams {
     const void* x;
@@ -62,15 +62,11 @@ __device__ __forceinline__ void columns(const SumParams& p, float (&parts)[WARPS
             for (int i = 0; i < W; ++i) sum[i] += v[i];
         }
     }
-#pragma unroll
-    for (int i = 0; i < W; ++i) parts[warp][lane * W + i] = sum[i];
+    put_columns(parts, sum);
     __syncthreads();
     const u32 at = threadIdx.x;
     if (at < 32 * W && first + at < p.inner) {
-        float total = 0.0f;
-#pragma unroll
-        for (int i = 0; i < WARPS; ++i) total += parts[i][at];
-        static_cast<Out*>(p.y)[index * p.inner + first + at] = from_float<Out>(total);
+        static_cast<Out*>(p.y)[index * p.inner + first + at] = from_float<Out>(column_sum(parts, at));
     }
 }
 

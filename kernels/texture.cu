@@ -17,21 +17,11 @@
 // Numerics  histogram and gradient are integers (sqrtf is correctly rounded): the CPU's numbers, in any order. band: f32 with FMA,
 //           partial sums of the tiles added in their order: the same bits every run.
 // Tail      pixels beyond the image are loaded from within it and not counted.
+
+#include "common/block.cuh"
 #include "common/grey.cuh"
 
 constexpr int THREADS = 256;
-
-__device__ __forceinline__ float block_sum(float x) {
-    __shared__ float of_warp[THREADS / 32];
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
-    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = x;
-    __syncthreads();
-    float sum = 0.0f;
-#pragma unroll
-    for (int warp = 0; warp < THREADS / 32; ++warp) sum += of_warp[warp];
-    return sum;
-}
 
 // ---------------------------------------------------------------------------------------------------------- histogram
 
@@ -209,7 +199,7 @@ __device__ __forceinline__ void band(const BandParams& p) {
             }
         }
     }
-    energy = block_sum(energy);
+    energy = block_sum<THREADS>(energy);
     if (threadIdx.x == 0) p.parts[blockIdx.x] = energy;
 }
 
@@ -222,6 +212,6 @@ extern "C" __global__ void __launch_bounds__(256) texture_band_sum(const __grid_
     const float* parts = p.parts + u64(blockIdx.x) * p.parts_each;
     float sum = 0.0f;
     for (u32 i = threadIdx.x; i < p.parts_each; i += THREADS) sum += parts[i];
-    sum = block_sum(sum);
+    sum = block_sum<THREADS>(sum);
     if (threadIdx.x == 0) p.energies[blockIdx.x] = sum * p.scale;
 }

@@ -10,10 +10,9 @@ use isg::{
     DType, Device,
     device::emulator::{Checks, Emulator, Options},
     op::{OpSpec, Order},
-    ops::OPS,
 };
 
-use crate::ops::{draw, gradients, outputs};
+use crate::ops::{chosen, draw, gradients, outputs};
 
 /// The counters worth a line: what makes a kernel slow.
 const HELD: &[&str] = &[
@@ -66,9 +65,8 @@ fn counted(spec: &OpSpec) -> String {
 fn kernels_do_no_more_than_they_did() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/counters");
     let update = env::var("ISG_UPDATE").is_ok_and(|what| what == "counters");
-    let chosen = env::var("ISG_OP").unwrap_or_default();
     let mut changed = Vec::new();
-    for spec in OPS.iter().filter(|spec| !spec.kernels.is_empty() && spec.name.contains(&chosen)) {
+    for spec in chosen().filter(|spec| !spec.kernels.is_empty()) {
         let path = folder.join(format!("{}.txt", spec.name));
         let now = counted(spec);
         if update {

@@ -15,13 +15,12 @@ use isg::{
         emulator::{Emulator, Options},
         kernel::modules,
     },
-    op::{Case, OpSpec, Order},
-    ops::OPS,
+    op::Order,
     optim::lerp,
     random::Philox,
 };
 
-use crate::ops::{accepted, compare, draw, gradients, outputs, second_gradients, values};
+use crate::ops::{accepted, bits, chosen, compare, draw, every_case, gradients, outputs, second_gradients, values};
 
 fn on_emulator() -> bool {
     env::var("ISG_DEVICE").map_or(true, |name| name.is_empty() || name.starts_with("emulator"))
@@ -32,21 +31,6 @@ fn device(seed: u64) -> Device {
         Ok(name) if !on_emulator() => Device::named(&name).unwrap_or_else(|error| panic!("{error}")),
         _ => Device::gpu(Emulator::new(&Options { seed, ..Options::default() })),
     }
-}
-
-/// Runs `check` on the chosen cases and reports everything that fails at once.
-fn every_case(mut check: impl FnMut(&OpSpec, &Case) -> Result<Vec<String>>) {
-    let chosen = env::var("ISG_OP").unwrap_or_default();
-    let mut failures = Vec::new();
-    for spec in OPS.iter().filter(|spec| spec.name.contains(&chosen)) {
-        for case in (spec.cases)() {
-            match check(spec, &case) {
-                Ok(found) => failures.extend(found.into_iter().map(|f| format!("{} {}: {f}", spec.name, case.name))),
-                Err(error) => failures.push(format!("{} {}: {error}", spec.name, case.name)),
-            }
-        }
-    }
-    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
 }
 
 /// The same values in f64 on the CPU.
@@ -105,7 +89,7 @@ fn hopper_products_agree_with_double() {
     for (seed, dtype) in [(6, DType::Bf16), (7, DType::F16)] {
         let options = Options { seed, capability: (9, 0), ..Options::default() };
         let device = Device::gpu(Emulator::new(&options));
-        for spec in OPS.iter().filter(|spec| matches!(spec.name, "matmul" | "linear")) {
+        for spec in chosen().filter(|spec| matches!(spec.name, "matmul" | "linear")) {
             for case in (spec.cases)() {
                 let x = draw(&case, dtype, &device).unwrap();
                 let ours = outputs(&case, &x).unwrap_or_else(|error| panic!("{} {}: {error}", spec.name, case.name));
@@ -129,16 +113,6 @@ fn gradients_of_gradients_agree_with_double() {
         let (ours, reference) = (second_gradients(case, &x)?, second_gradients(case, &judged(&x)?)?);
         Ok(compare("second gradient", &ours, &reference, 1e-3, 1e-1))
     });
-}
-
-/// Outputs and gradients, exactly.
-fn bits(case: &Case, spec: &OpSpec, device: &Device) -> Result<Vec<Vec<f64>>> {
-    let x = draw(case, DType::F32, device)?;
-    let mut all = outputs(case, &x)?;
-    if spec.order != Order::None && !case.wrt.is_empty() {
-        all.extend(values(&gradients(case, &x)?)?);
-    }
-    Ok(all)
 }
 
 /// Whatever the order of blocks and warps, and whatever memory held before.

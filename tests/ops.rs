@@ -115,10 +115,16 @@ fn relative(ours: &[f64], reference: &[f64], floor: f64) -> f64 {
     if difference == 0.0 { 0.0 } else { difference / scale }
 }
 
+/// The registry, or with `ISG_OP=conv2d` the ops whose name contains that.
+pub(crate) fn chosen() -> impl Iterator<Item = &'static OpSpec> {
+    let chosen = std::env::var("ISG_OP").unwrap_or_default();
+    OPS.iter().copied().filter(move |spec| spec.name.contains(&chosen))
+}
+
 /// Runs `check` on every case and reports all failures at once.
-fn every_case(mut check: impl FnMut(&OpSpec, &Case) -> Result<Vec<String>>) {
+pub(crate) fn every_case(mut check: impl FnMut(&OpSpec, &Case) -> Result<Vec<String>>) {
     let mut failures = Vec::new();
-    for spec in OPS {
+    for spec in chosen() {
         for case in (spec.cases)() {
             match check(spec, &case) {
                 Ok(found) => failures.extend(found.into_iter().map(|f| format!("{} {}: {f}", spec.name, case.name))),
@@ -189,7 +195,7 @@ fn sixteen_bit_types_are_near() {
 }
 
 /// Outputs and gradients, exactly.
-fn bits(case: &Case, spec: &OpSpec, device: &Device) -> Result<Vec<Vec<f64>>> {
+pub(crate) fn bits(case: &Case, spec: &OpSpec, device: &Device) -> Result<Vec<Vec<f64>>> {
     let x = draw(case, DType::F32, device)?;
     let mut all = outputs(case, &x)?;
     if spec.order != Order::None && !case.wrt.is_empty() {

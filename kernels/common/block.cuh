@@ -1,48 +1,37 @@
-// Reductions over the threads of a block, in a fixed order: the butterfly of every warp, then the warps in turn. Every thread
-// calls them; every thread receives the result.
+// Sums over the threads of a block, in a fixed order: the butterfly of every warp, then the warps in turn. Every thread calls
+// them, once a kernel: a second call would write shared memory that others still read.
 #pragma once
 
 #include "warp.cuh"
 
-template <int THREADS, typename Warp, typename Join>
-__device__ __forceinline__ float block_reduce(float x, Warp within, Join join) {
+// Every thread receives the result.
+template <int THREADS>
+__device__ __forceinline__ float block_sum(float x) {
     static_assert(THREADS % 32 == 0 && THREADS <= 1024, "whole warps");
     __shared__ float of_warp[THREADS / 32];
-    x = within(x);
+    x = warp_sum(x);
     if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = x;
     __syncthreads();
     float all = of_warp[0];
 #pragma unroll
-    for (int warp = 1; warp < THREADS / 32; ++warp) all = join(all, of_warp[warp]);
-    __syncthreads();  // the next reduction writes of_warp again
+    for (int warp = 1; warp < THREADS / 32; ++warp) all += of_warp[warp];
     return all;
 }
 
-template <int THREADS>
-__device__ __forceinline__ float block_sum(float x) {
-    return block_reduce<THREADS>(x, [](float v) { return warp_sum(v); }, [](float a, float b) { return a + b; });
+// Where every warp has gone through rows of its own and its lanes hold W neighbouring columns each: hands the warps' sums
+// over. A barrier, then `column_sum(parts, i)` is the block's sum of column i.
+template <int WARPS, int COLUMNS, int W>
+__device__ __forceinline__ void put_columns(float (&parts)[WARPS][COLUMNS], const float (&sums)[W]) {
+    static_assert(32 * W <= COLUMNS, "a warp's columns fit");
+    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < W; ++i) parts[warp][lane * W + i] = sums[i];
 }
 
-template <int THREADS>
-__device__ __forceinline__ float block_max(float x) {
-    return block_reduce<THREADS>(x, [](float v) { return warp_max(v); }, larger);
-}
-
-// Sums of N values a thread over the threads with the same place in a row of `row` threads (a power of two). The result is
-// valid in the first row. `shared` holds N * THREADS floats and may be reused after a barrier.
-template <int THREADS, int N>
-__device__ __forceinline__ void column_sum(float (&v)[N], float* shared, u32 row) {
-    const u32 me = threadIdx.x;
+template <int WARPS, int COLUMNS>
+__device__ __forceinline__ float column_sum(const float (&parts)[WARPS][COLUMNS], u32 column) {
+    float total = 0.0f;
 #pragma unroll
-    for (int i = 0; i < N; ++i) shared[i * THREADS + me] = v[i];
-    for (u32 half = THREADS / 2; half >= row; half /= 2) {
-        __syncthreads();
-        if (me < half) {
-#pragma unroll
-            for (int i = 0; i < N; ++i) {
-                v[i] += shared[i * THREADS + me + half];
-                shared[i * THREADS + me] = v[i];
-            }
-        }
-    }
+    for (int warp = 0; warp < WARPS; ++warp) total += parts[warp][column];
+    return total;
 }

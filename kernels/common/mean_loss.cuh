@@ -2,7 +2,7 @@
 // adds the blocks' sums in a fixed order.
 #pragma once
 
-#include "element.cuh"
+#include "block.cuh"
 
 constexpr int LOSS_THREADS = 256;
 constexpr int LOSS_CHUNK = 4096;
@@ -17,21 +17,6 @@ struct LossParams {
     float scale;  // 1 / count
     u32 blocks;
 };
-
-// The sum of every thread's value, in thread 0.
-__device__ __forceinline__ float loss_sum_of_block(float x) {
-    __shared__ float warps[LOSS_THREADS / 32];
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
-    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
-    __syncthreads();
-    float sum = 0.0f;
-    if (threadIdx.x == 0) {
-#pragma unroll
-        for (int i = 0; i < LOSS_THREADS / 32; ++i) sum += warps[i];
-    }
-    return sum;
-}
 
 // y where one block is enough, else its part. f(difference) is what is averaged.
 template <typename T, typename F>
@@ -53,7 +38,7 @@ __device__ __forceinline__ void loss_parts(const LossParams& p, F f) {
             for (u64 j = at; j < p.count; ++j) sum += f(to_float(x[j]) - to_float(target[j]));
         }
     }
-    sum = loss_sum_of_block(sum);
+    sum = block_sum<LOSS_THREADS>(sum);
     if (threadIdx.x == 0) {
         if (p.blocks == 1) {
             *static_cast<T*>(p.y) = from_float<T>(sum * p.scale);
@@ -67,7 +52,7 @@ template <typename T>
 __device__ __forceinline__ void loss_sum(const LossParams& p) {
     float sum = 0.0f;
     for (u32 i = threadIdx.x; i < p.blocks; i += LOSS_THREADS) sum += p.parts[i];
-    sum = loss_sum_of_block(sum);
+    sum = block_sum<LOSS_THREADS>(sum);
     if (threadIdx.x == 0) *static_cast<T*>(p.y) = from_float<T>(sum * p.scale);
 }
 

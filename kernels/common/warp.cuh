@@ -6,17 +6,11 @@
 
 constexpr u32 EVERY_LANE = 0xffffffffu;
 
-// Sum over groups of `lanes` neighbouring lanes, a power of two.
+// Sum over groups of `LANES` neighbouring lanes, a power of two.
 template <int LANES = 32>
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
     for (int step = LANES / 2; step > 0; step /= 2) x += __shfl_xor_sync(EVERY_LANE, x, step);
-    return x;
-}
-
-// As above with the group's size known at run time only.
-__device__ __forceinline__ float group_sum(float x, u32 lanes) {
-    for (u32 step = lanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(EVERY_LANE, x, step);
     return x;
 }
 
