@@ -21,6 +21,37 @@ impl Graph {
     }
 }
 
+/// Work whose launches are the same every time: run the first time, recorded the second, replayed from then on. On the CPU it
+/// is run every time.
+pub struct Repeated<R> {
+    ran: bool,
+    recorded: Option<(Graph, R)>,
+}
+
+impl<R> Default for Repeated<R> {
+    fn default() -> Repeated<R> {
+        Repeated { ran: false, recorded: None }
+    }
+}
+
+impl<R: Clone> Repeated<R> {
+    /// `launches` reads whatever changes between two calls from tensors that stay, as [`Device::capture`] asks; what it
+    /// returns holds the latest results.
+    pub fn run(&mut self, device: &Device, launches: impl FnOnce() -> Result<R>) -> Result<R> {
+        if let Some((graph, results)) = &self.recorded {
+            graph.replay()?;
+            return Ok(results.clone());
+        }
+        if !device.records() || !std::mem::replace(&mut self.ran, true) {
+            return launches();
+        }
+        let (graph, results) = device.capture(launches)?;
+        graph.replay()?;
+        self.recorded = Some((graph, results.clone()));
+        Ok(results)
+    }
+}
+
 impl Device {
     /// Whether [`Device::capture`] is for this device: the CPU runs ops at once.
     pub fn records(&self) -> bool {

@@ -8,7 +8,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{error::Result, random::Philox, tensor::Tensor};
+use crate::{
+    device::{Device, host::HostBuffer},
+    dtype::DType,
+    error::Result,
+    random::Philox,
+    tensor::Tensor,
+};
 
 /// Steps between two changes of p.
 const INTERVAL_STEPS: u64 = 4;
@@ -53,22 +59,63 @@ struct Transform {
     brightness: f64,
 }
 
-/// `images` `[n, px, px, 3]`, each under a transform of its own, drawn from `chance` at positions of `place` onward.
-pub fn augmented(images: &Tensor, p: f64, chance: &Philox, place: u64) -> Result<Tensor> {
-    if p == 0.0 {
-        return Ok(images.clone());
+/// The transforms of a batch of `n` images as numbers, each image's drawn for itself.
+pub struct Drawn {
+    /// For every pixel of the transformed images the pixel of the originals that it shows.
+    rows: Vec<i32>,
+    colours: Vec<f64>,
+    brightness: Vec<f64>,
+}
+
+impl Drawn {
+    /// From `chance` at positions of `place` onward; none where `p` is 0.
+    pub fn new([n, px]: [usize; 2], p: f64, chance: &Philox, place: u64) -> Option<Drawn> {
+        if p == 0.0 {
+            return None;
+        }
+        let drawn: Vec<Transform> = (0..n as u64).map(|i| draw(p, chance, (place + i) * 4, px)).collect();
+        let rows = |(i, t)| sources(t, px).map(move |row| (i * px * px + row) as i32);
+        Some(Drawn {
+            rows: drawn.iter().enumerate().flat_map(rows).collect(),
+            colours: drawn.iter().flat_map(|t| t.colour).collect(),
+            brightness: drawn.iter().map(|t| t.brightness).collect(),
+        })
     }
-    let [n, px, _, c] = images.shape().nhwc().unwrap_or_default();
-    let drawn: Vec<Transform> = (0..n as u64).map(|i| draw(p, chance, (place + i) * 4, px)).collect();
-    let rows = (drawn.iter().enumerate()).flat_map(|(i, t)| sources(t, px).map(move |row| (i * px * px + row) as i32));
-    let device = images.device();
-    let rows = Tensor::from_vec(rows.collect::<Vec<i32>>(), [n * px * px], device)?;
-    let moved = images.reshape([n * px * px, c])?.gather_rows(&rows)?.reshape([n, px * px, c])?;
-    let colours: Vec<f64> = drawn.iter().flat_map(|t| t.colour).collect();
-    let colours = Tensor::from_f64(&colours, [n, 3, 3], images.dtype(), device)?;
-    let brightness: Vec<f64> = drawn.iter().map(|t| t.brightness).collect();
-    let brightness = Tensor::from_f64(&brightness, [n, 1, 1], images.dtype(), device)?;
-    moved.matmul(&colours, false, false)?.add(&brightness)?.reshape(images.shape())
+
+    /// For images of type `dtype` on `device`.
+    pub fn into_tensors(self, dtype: DType, device: &Device) -> Result<Transforms> {
+        let (pixels, n) = (self.rows.len(), self.brightness.len());
+        Ok(Transforms {
+            rows: Tensor::from_vec(self.rows, [pixels], device)?,
+            colours: Tensor::from_f64(&self.colours, [n, 3, 3], dtype, device)?,
+            brightness: Tensor::from_f64(&self.brightness, [n, 1, 1], dtype, device)?,
+        })
+    }
+}
+
+/// The transforms of a batch where its images are.
+pub struct Transforms {
+    rows: Tensor,
+    colours: Tensor,
+    brightness: Tensor,
+}
+
+impl Transforms {
+    /// Another batch's, in the same memory.
+    pub fn overwrite(&mut self, drawn: Drawn) -> Result<()> {
+        let dtype = self.colours.dtype();
+        self.rows.overwrite(HostBuffer::I32(drawn.rows))?;
+        self.colours.overwrite(HostBuffer::F64(drawn.colours).cast(dtype))?;
+        self.brightness.overwrite(HostBuffer::F64(drawn.brightness).cast(dtype))
+    }
+
+    /// `images` `[n, px, px, 3]`, each under its transform.
+    pub fn apply(&self, images: &Tensor) -> Result<Tensor> {
+        let [n, px, _, c] = images.shape().nhwc().unwrap_or_default();
+        let pixels = images.reshape([n * px * px, c])?;
+        let moved = pixels.gather_rows(&self.rows)?.reshape([n, px * px, c])?;
+        moved.matmul(&self.colours, false, false)?.add(&self.brightness)?.reshape(images.shape())
+    }
 }
 
 /// Four blocks of random numbers make one transform; each part happens with probability `p`.
@@ -112,7 +159,7 @@ fn sources(t: &Transform, px: usize) -> impl Iterator<Item = usize> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DType, Device, Tape};
+    use crate::Tape;
 
     #[test]
     fn pixels_move_within_the_image_and_gradients_flow_back() -> Result<()> {
@@ -120,10 +167,12 @@ mod tests {
         let values: Vec<f64> = (0..6 * 8 * 8 * 3).map(|i| (i as f64 * 0.37).sin()).collect();
         let x = Tensor::from_f64(&values, [6, 8, 8, 3], DType::F64, &device)?;
         let chance = Philox::named(3, "t");
-        assert_eq!(augmented(&x, 0.0, &chance, 0)?.id(), x.id());
+        assert!(Drawn::new([6, 8], 0.0, &chance, 0).is_none());
+        let drawn = || Drawn::new([6, 8], 1.0, &chance, 0).expect("p is 1");
+        let transforms = drawn().into_tensors(DType::F64, &device)?;
         let tape = Tape::start();
         tape.watch([&x]);
-        let y = augmented(&x, 1.0, &chance, 0)?;
+        let y = transforms.apply(&x)?;
         assert_ne!(y.to_vec::<f64>()?, values);
         let grads = tape.backward(&y.square()?.sum_all()?)?;
         let dx = grads.get(&x).expect("watched").to_vec::<f64>()?;
@@ -133,11 +182,15 @@ mod tests {
         let loss = |sign: f64| -> Result<f64> {
             let moved: Vec<f64> = values.iter().zip(&nudge).map(|(v, n)| v + sign * n).collect();
             let x = Tensor::from_f64(&moved, [6, 8, 8, 3], DType::F64, &device)?;
-            augmented(&x, 1.0, &chance, 0)?.square()?.sum_all()?.item()
+            transforms.apply(&x)?.square()?.sum_all()?.item()
         };
         let predicted: f64 = dx.iter().zip(&nudge).map(|(d, n)| d * n).sum();
         let measured = (loss(1.0)? - loss(-1.0)?) / 2.0;
         assert!((predicted - measured).abs() < 1e-8 * predicted.abs().max(1.0), "{predicted} {measured}");
+        let mut others = Drawn::new([6, 8], 1.0, &chance, 6).expect("p is 1").into_tensors(DType::F64, &device)?;
+        assert_ne!(others.apply(&x)?.to_vec::<f64>()?, y.to_vec::<f64>()?);
+        others.overwrite(drawn())?;
+        assert_eq!(others.apply(&x)?.to_vec::<f64>()?, y.to_vec::<f64>()?);
         Ok(())
     }
 

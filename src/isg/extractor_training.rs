@@ -21,7 +21,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    device::Device,
+    device::{Device, graph::Repeated, host::HostBuffer},
     dtype::DType,
     error::{Error, Result},
     io::{
@@ -29,7 +29,7 @@ use crate::{
         metrics::{self, MetricsLog},
     },
     isg::{
-        adaptive_augment::{Strength, augmented},
+        adaptive_augment::{Drawn, Strength, Transforms},
         discriminator::{Discriminator, r1_penalty},
         extractor::{self, Autoencoder},
         extractor_config::{AugmentConfig, ExtractorConfig, OptimizerConfig},
@@ -153,6 +153,9 @@ pub struct Training<'a> {
     lpips: Option<Lpips>,
     averaged: Ema,
     augment: Strength,
+    batch: Option<Batch>,
+    update: Repeated<Terms>,
+    penalty: Repeated<Tensor>,
     /// Steps done.
     step: u64,
 }
@@ -204,7 +207,8 @@ impl<'a> Training<'a> {
         }
         let lpips = perceptual(config, device)?;
         let (step, augment) = (checkpoint.map_or(0, Checkpoint::step), state.map(|s| s.augment).unwrap_or_default());
-        Ok(Training { config, dir, device, pair, critic, lpips, averaged, augment, step })
+        let (batch, update, penalty) = Default::default();
+        Ok(Training { config, dir, device, pair, critic, lpips, averaged, augment, batch, update, penalty, step })
     }
 
     /// All steps that are left. Batches are made ready on a thread of their own.
@@ -252,97 +256,127 @@ impl<'a> Training<'a> {
 
     /// Step number `step` (from 1) on `[batch, px, px, 3]` images in [-1, 1].
     pub fn one_step(&mut self, step: u64, images: Vec<f32>) -> Result<StepRecord> {
-        let px = self.config.image_px;
-        let real = Tensor::from_vec(images, [self.config.batch, px, px, 3], self.device)?;
-        let mut record = StepRecord { step, l1: 0.0, lpips: None, adversarial: None, critic: None, r1: None };
-        let fake = self.update_pair(&real, &mut record)?;
-        self.update_critic(&real, &fake, &mut record)?;
-        let decay = ema_decay(self.config, step);
-        self.averaged.update(&self.pair.params, decay)?;
+        let values = self.values(step, images);
+        match &mut self.batch {
+            Some(batch) if batch.holds(&values) => batch.overwrite(values)?,
+            batch => {
+                *batch = Some(values.into_batch(self.config, self.device)?);
+                (self.update, self.penalty) = Default::default();
+            }
+        }
+        let terms = self.update_networks()?;
+        let weights = &self.config.loss;
+        let r1 = match self.critic {
+            Some(_) if weights.r1 > 0.0 && (step - 1).is_multiple_of(weights.r1_every_steps) => Some(self.pay_r1()?),
+            _ => None,
+        };
+        // The first look at results: until here a GPU has everything queued.
+        let number = |term: &Option<Tensor>| term.as_ref().map(Tensor::item).transpose();
+        let record = StepRecord {
+            step,
+            l1: terms.l1.item()?,
+            lpips: number(&terms.lpips)?,
+            adversarial: number(&terms.adversarial)?,
+            critic: number(&terms.critic)?,
+            r1: number(&r1)?,
+        };
+        self.refuse_not_finite(&record)?;
+        let AugmentConfig { adaptive_target, adaptive_length_images, .. } = self.config.augment;
+        if let Some(logits) = terms.real_logits.filter(|_| adaptive_target > 0.0) {
+            self.augment.steer(&logits, adaptive_target, adaptive_length_images)?;
+        }
         Ok(record)
     }
 
+    /// What the device needs to know of a step.
+    fn values(&self, step: u64, images: Vec<f32>) -> BatchValues {
+        let (batch, px) = (self.config.batch, self.config.image_px);
+        let chance = Philox::named(self.config.seed, "extractor.adaptive");
+        let look = |look: u64| Drawn::new([batch, px], self.augment.p, &chance, (step * 4 + look) * batch as u64);
+        let fade = (1.0 - ema_decay(self.config, step)) as f32;
+        BatchValues { images, looks: [0, 1, 2, 3].map(look), fade }
+    }
+
+    /// One update of the pair, one of the critic, and of the averages.
+    fn update_networks(&mut self) -> Result<Terms> {
+        self.pair.adam.advance()?;
+        self.critic.as_mut().map_or(Ok(()), |critic| critic.adam.advance())?;
+        let mut update = std::mem::take(&mut self.update);
+        let terms = update.run(self.device, || {
+            let (fake, terms) = self.launch_pair()?;
+            let terms = self.launch_critic(&fake, terms)?;
+            self.averaged.update_by(&self.pair.params, &self.batch()?.fade)?;
+            Ok(terms)
+        });
+        self.update = update;
+        terms
+    }
+
+    /// The critic's update for R1; returns the penalty.
+    fn pay_r1(&mut self) -> Result<Tensor> {
+        self.critic.as_mut().map_or(Ok(()), |critic| critic.adam.advance())?;
+        let mut penalty = std::mem::take(&mut self.penalty);
+        let value = penalty.run(self.device, || self.launch_r1());
+        self.penalty = penalty;
+        value
+    }
+
+    fn batch(&self) -> Result<&Batch> {
+        self.batch.as_ref().ok_or_else(|| Error::Usage("a training step without a batch".into()))
+    }
+
     /// One update of encoder and generator; returns the reconstructions it was computed from.
-    fn update_pair(&mut self, real: &Tensor, record: &mut StepRecord) -> Result<Tensor> {
-        let weights = &self.config.loss;
+    fn launch_pair(&self) -> Result<(Tensor, Terms)> {
+        let (weights, batch) = (&self.config.loss, self.batch()?);
         let tape = Tape::start();
         // Only the pair's weights are watched, so nothing computes gradients of the critic's.
         tape.watch(self.pair.params.trainable());
-        let fake = self.pair.model.forward(real)?;
-        let l1 = fake.l1_loss(real)?;
+        let fake = self.pair.model.forward(&batch.real)?;
+        let l1 = fake.l1_loss(&batch.real)?;
         let mut loss = l1.scale(weights.l1)?;
-        let mut lpips = None;
+        let (mut lpips, mut adversarial) = (None, None);
         if let Some(net) = &self.lpips {
-            let distance = net.distance(real, &fake)?.mean_all()?;
+            let distance = net.distance(&batch.real, &fake)?.mean_all()?;
             loss = loss.add(&distance.scale(weights.lpips)?)?;
             lpips = Some(distance);
         }
-        let mut adversarial = None;
         if let Some(critic) = &self.critic {
-            let shown = self.shown(&fake, record.step, 0)?;
-            let recognised = critic.model.forward(&shown)?.neg()?.softplus()?.mean_all()?;
+            let recognised = critic.model.forward(&batch.shown(&fake, 0)?)?.neg()?.softplus()?.mean_all()?;
             loss = loss.add(&recognised.scale(weights.adversarial)?)?;
             adversarial = Some(recognised);
         }
-        record.l1 = l1.item()?;
-        record.lpips = lpips.map(|t| t.item()).transpose()?;
-        record.adversarial = adversarial.map(|t| t.item()).transpose()?;
-        self.refuse_not_finite(&loss, record)?;
-        let grads = tape.backward(&loss)?;
-        self.pair.update(&grads, self.config)?;
-        Ok(fake)
+        self.pair.apply(&tape.backward(&loss)?, self.config)?;
+        Ok((fake, Terms { l1, lpips, adversarial, critic: None, real_logits: None }))
     }
 
-    /// One update of the critic, and another for R1 where it is due.
-    fn update_critic(&mut self, real: &Tensor, fake: &Tensor, record: &mut StepRecord) -> Result<()> {
-        let Some(mut critic) = self.critic.take() else { return Ok(()) };
-        let outcome = self.update_with(&mut critic, real, fake, record);
-        self.critic = Some(critic);
-        outcome
-    }
-
-    fn update_with(
-        &mut self,
-        critic: &mut Learner<Discriminator>,
-        real: &Tensor,
-        fake: &Tensor,
-        record: &mut StepRecord,
-    ) -> Result<()> {
+    /// One update of the critic.
+    fn launch_critic(&self, fake: &Tensor, terms: Terms) -> Result<Terms> {
+        let Some(critic) = &self.critic else { return Ok(terms) };
+        let batch = self.batch()?;
         let tape = Tape::start();
         tape.watch(critic.params.trainable());
-        let real_logits = critic.model.forward(&self.shown(real, record.step, 1)?)?;
-        let fake_logits = critic.model.forward(&self.shown(fake, record.step, 2)?)?;
+        let real_logits = critic.model.forward(&batch.shown(&batch.real, 1)?)?;
+        let fake_logits = critic.model.forward(&batch.shown(fake, 2)?)?;
         let loss = real_logits.neg()?.softplus()?.mean_all()?.add(&fake_logits.softplus()?.mean_all()?)?;
-        record.critic = Some(loss.item()?);
-        self.refuse_not_finite(&loss, record)?;
-        critic.update(&tape.backward(&loss)?, self.config)?;
-        let AugmentConfig { adaptive_target, adaptive_length_images, .. } = self.config.augment;
-        if adaptive_target > 0.0 {
-            self.augment.steer(&real_logits, adaptive_target, adaptive_length_images)?;
-        }
-
-        let weights = &self.config.loss;
-        if weights.r1 > 0.0 && (record.step - 1).is_multiple_of(weights.r1_every_steps) {
-            let tape = Tape::start();
-            tape.watch(critic.params.trainable().into_iter().chain([real]));
-            let logits = critic.model.forward(&self.shown(real, record.step, 3)?)?;
-            let penalty = r1_penalty(&tape, &logits, real)?;
-            record.r1 = Some(penalty.item()?);
-            let loss = penalty.scale(weights.r1 / 2.0 * weights.r1_every_steps as f64)?;
-            self.refuse_not_finite(&loss, record)?;
-            critic.update(&tape.backward(&loss)?, self.config)?;
-        }
-        Ok(())
+        critic.apply(&tape.backward(&loss)?, self.config)?;
+        Ok(Terms { critic: Some(loss), real_logits: Some(real_logits), ..terms })
     }
 
-    /// What the critic sees of `images` in one of the four looks that it takes a step.
-    fn shown(&self, images: &Tensor, step: u64, look: u64) -> Result<Tensor> {
-        let chance = Philox::named(self.config.seed, "extractor.adaptive");
-        augmented(images, self.augment.p, &chance, (step * 4 + look) * self.config.batch as u64)
+    fn launch_r1(&self) -> Result<Tensor> {
+        let (weights, batch) = (&self.config.loss, self.batch()?);
+        let critic = self.critic.as_ref().ok_or_else(|| Error::Usage("R1 without a critic".into()))?;
+        let tape = Tape::start();
+        tape.watch(critic.params.trainable().into_iter().chain([&batch.real]));
+        let logits = critic.model.forward(&batch.shown(&batch.real, 3)?)?;
+        let penalty = r1_penalty(&tape, &logits, &batch.real)?;
+        let loss = penalty.scale(weights.r1 / 2.0 * weights.r1_every_steps as f64)?;
+        critic.apply(&tape.backward(&loss)?, self.config)?;
+        Ok(penalty)
     }
 
-    fn refuse_not_finite(&self, loss: &Tensor, record: &StepRecord) -> Result<()> {
-        if loss.item()?.is_finite() {
+    fn refuse_not_finite(&self, record: &StepRecord) -> Result<()> {
+        let terms = [Some(record.l1), record.lpips, record.adversarial, record.critic, record.r1];
+        if terms.into_iter().flatten().all(f64::is_finite) {
             return Ok(());
         }
         let problem = format!("training step {} gave a loss that is no number ({})", record.step, remark(record));
@@ -371,9 +405,67 @@ impl<'a> Training<'a> {
 }
 
 impl<M> Learner<M> {
-    fn update(&mut self, grads: &Grads, config: &ExtractorConfig) -> Result<()> {
-        self.adam.step(&self.params, grads, config.optimizer.clip_norm).map(|_| ())
+    fn apply(&self, grads: &Grads, config: &ExtractorConfig) -> Result<()> {
+        self.adam.apply(&self.params, grads, config.optimizer.clip_norm).map(|_| ())
     }
+}
+
+/// What changes from step to step.
+struct BatchValues {
+    images: Vec<f32>,
+    /// How the critic sees images in each of the four looks that it takes a step.
+    looks: [Option<Drawn>; 4],
+    /// What the averages take of the current weights.
+    fade: f32,
+}
+
+impl BatchValues {
+    fn into_batch(self, config: &ExtractorConfig, device: &Device) -> Result<Batch> {
+        let (n, px) = (config.batch, config.image_px);
+        let [a, b, c, d] = self.looks.map(|look| look.map(|drawn| drawn.into_tensors(DType::F32, device)).transpose());
+        Ok(Batch {
+            real: Tensor::from_vec(self.images, [n, px, px, 3], device)?,
+            looks: [a?, b?, c?, d?],
+            fade: Tensor::from_vec(vec![self.fade], [1], device)?,
+        })
+    }
+}
+
+/// The same where the launches of a step read it.
+struct Batch {
+    real: Tensor,
+    looks: [Option<Transforms>; 4],
+    fade: Tensor,
+}
+
+impl Batch {
+    /// Whether these values fit in: a step with transforms is made of other launches than one without.
+    fn holds(&self, values: &BatchValues) -> bool {
+        self.real.shape().elems() == values.images.len()
+            && self.looks.iter().zip(&values.looks).all(|(ours, theirs)| ours.is_some() == theirs.is_some())
+    }
+
+    fn overwrite(&mut self, values: BatchValues) -> Result<()> {
+        self.real.overwrite(HostBuffer::F32(values.images))?;
+        self.fade.overwrite(HostBuffer::F32(vec![values.fade]))?;
+        let looks = self.looks.iter_mut().flatten().zip(values.looks.into_iter().flatten());
+        looks.into_iter().try_for_each(|(look, drawn)| look.overwrite(drawn))
+    }
+
+    /// What the critic sees of `images` in a look.
+    fn shown(&self, images: &Tensor, look: usize) -> Result<Tensor> {
+        self.looks[look].as_ref().map_or_else(|| Ok(images.clone()), |transforms| transforms.apply(images))
+    }
+}
+
+/// The unweighted losses of an update, not looked at.
+#[derive(Clone)]
+struct Terms {
+    l1: Tensor,
+    lpips: Option<Tensor>,
+    adversarial: Option<Tensor>,
+    critic: Option<Tensor>,
+    real_logits: Option<Tensor>,
 }
 
 /// Adam as configured, its rates corrected for updates that are not of the loss itself.
