@@ -24,7 +24,7 @@ struct ConcatParams {
 extern "C" __global__ void __launch_bounds__(256) concat_fwd(const __grid_constant__ ConcatParams p) {
     const u32 i = u32(global_thread());
     if (i >= p.count) return;
-    const Division at = split(i, p.width);
+    const Division at = p.width.split(i);
     with_unit(p.unit_bytes, [&](auto unit) {
         using U = decltype(unit);
         static_cast<U*>(p.y)[at.quotient * p.pitch + p.from + at.remainder] = static_cast<const U*>(p.x)[i];

@@ -35,12 +35,12 @@ __device__ __forceinline__ U ones() {
 extern "C" __global__ void __launch_bounds__(256) gather_fwd(const __grid_constant__ GatherParams p) {
     const u32 i = u32(global_thread());
     if (i >= p.count) return;
-    const Division at = split(i, p.width);
+    const Division at = p.width.split(i);
     const u32 row = u32(p.indices[at.quotient]);
     with_unit(p.unit_bytes, [&](auto unit) {
         using U = decltype(unit);
         U value = ones<U>();
-        if (row < p.rows) value = static_cast<const U*>(p.x)[u64(row) * p.width.divisor + at.remainder];
+        if (row < p.rows) value = static_cast<const U*>(p.x)[u64(row) * p.width.value + at.remainder];
         static_cast<U*>(p.y)[i] = value;
     });
 }

@@ -46,7 +46,7 @@ template <typename U>
 __device__ __forceinline__ void transpose(const TilesParams& p) {
     constexpr int TILE = 32, PITCH = TILE + 4 / int(sizeof(U));  // an odd number of words: columns hit different banks
     __shared__ U tile[TILE * PITCH];
-    const Division slow_tile = split(blockIdx.x, p.slow_tiles), fast_tile = split(slow_tile.quotient, p.fast_tiles);
+    const Division slow_tile = p.slow_tiles.split(blockIdx.x), fast_tile = p.fast_tiles.split(slow_tile.quotient);
     u64 x_at = 0, y_at = 0;
     walk(fast_tile.quotient, p.axes, [&](int axis, u32 at) {
         x_at += at * p.x_strides.of[axis];

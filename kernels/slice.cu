@@ -25,7 +25,7 @@ struct SliceParams {
 extern "C" __global__ void __launch_bounds__(256) slice_fwd(const __grid_constant__ SliceParams p) {
     const u32 i = u32(global_thread());
     if (i >= p.count) return;
-    const Division at = split(i, p.width);
+    const Division at = p.width.split(i);
     with_unit(p.unit_bytes, [&](auto unit) {
         using U = decltype(unit);
         static_cast<U*>(p.y)[i] = static_cast<const U*>(p.x)[at.quotient * p.pitch + p.from + at.remainder];
@@ -35,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(256) slice_fwd(const __grid_constan
 extern "C" __global__ void __launch_bounds__(256) slice_pad(const __grid_constant__ SliceParams p) {
     const u32 i = u32(global_thread());
     if (i >= p.count) return;
-    const Division at = split(i, p.width);
+    const Division at = p.width.split(i);
     const u32 inside = at.remainder - p.from;  // wraps below the range
     with_unit(p.unit_bytes, [&](auto unit) {
         using U = decltype(unit);

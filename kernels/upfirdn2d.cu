@@ -37,8 +37,8 @@ struct Span {
 
 __device__ __forceinline__ Span span(i32 first, i32 last, const Divisor& up, i32 extent) {
     if (last < 0) return {0, 0};
-    const i32 begin = first <= 0 ? 0 : i32(divide(u32(first) + up.divisor - 1, up));
-    return {begin, min(i32(divide(u32(last), up)) + 1, extent)};
+    const i32 begin = first <= 0 ? 0 : i32(up.divide(u32(first) + up.value - 1));
+    return {begin, min(i32(up.divide(u32(last))) + 1, extent)};
 }
 
 template <int N, int ROWS, typename T>
@@ -56,7 +56,7 @@ __device__ __forceinline__ void separable(const Upfirdn2dParams& p) {
     const u32 index = u32(global_thread());
     if (index >= p.count) return;
     const Pixel at = pixel(index, p.of);
-    const i32 up = i32(p.up.divisor), row0 = i32(at.i) * STRIP;
+    const i32 up = i32(p.up.value), row0 = i32(at.i) * STRIP;
     const i32 top = row0 * p.down - p.top, left = i32(at.j) * p.down - p.left;
     const Span over = span(top, top + (STRIP - 1) * p.down + p.rows - 1, p.up, p.h);
     const Span along = span(left, left + p.cols - 1, p.up, p.w);
@@ -89,7 +89,7 @@ __device__ __forceinline__ void dense(const Upfirdn2dParams& p) {
     const u32 index = u32(global_thread());
     if (index >= p.count) return;
     const Pixel at = pixel(index, p.of);
-    const i32 up = i32(p.up.divisor);
+    const i32 up = i32(p.up.value);
     const i32 top = i32(at.i) * p.down - p.top, left = i32(at.j) * p.down - p.left;
     const Span over = span(top, top + p.rows - 1, p.up, p.h), along = span(left, left + p.cols - 1, p.up, p.w);
     const T* x = static_cast<const T*>(p.x) + u64(at.n) * p.h * p.w * p.c + at.pack * N;

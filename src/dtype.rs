@@ -21,6 +21,11 @@ impl DType {
         }
     }
 
+    /// Elements of 16 bytes, the widest access of a thread.
+    pub const fn pack(self) -> usize {
+        16 / self.bytes()
+    }
+
     pub const fn is_float(self) -> bool {
         !matches!(self, DType::U8 | DType::I32)
     }

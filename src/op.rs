@@ -204,6 +204,10 @@ impl DeviceArgs<'_> {
         if grid.contains(&0) {
             return Ok(());
         }
+        if grid[0] >= 1 << 31 {
+            let (stem, name) = (kernel.stem, kernel.name);
+            return Err(Error::Device(format!("{stem}_{name}: more than 2^31 blocks of threads; split the batch")));
+        }
         let entry = kernel.info().entry(dtype).ok_or_else(|| {
             let (stem, name) = (kernel.stem, kernel.name);
             Error::Device(format!("{}: {stem}_{name} has no kernel for {dtype}; cast to f32 first", self.driver.name()))

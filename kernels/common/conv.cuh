@@ -82,13 +82,7 @@ struct GatheredRows {
     u32 vector;
 
     __device__ __forceinline__ void load(T* tile, int k, int end) const {
-        if (vector == u32(WIDTH<T>)) {
-            copy<WIDTH<T>>(tile, k, end);
-        } else if (sizeof(T) == 2 && vector == 2) {
-            copy<4 / int(sizeof(T))>(tile, k, end);
-        } else {
-            copy<1>(tile, k, end);
-        }
+        with_copy_width<T>(vector, [&](auto width) { copy<width.value>(tile, k, end); });
     }
 
     template <int VEC>
@@ -131,13 +125,7 @@ struct WeightLines {
     u32 vector;
 
     __device__ __forceinline__ void load(T* tile, int k, int end) const {
-        if (vector == u32(WIDTH<T>)) {
-            copy<WIDTH<T>>(tile, k, end);
-        } else if (sizeof(T) == 2 && vector == 2) {
-            copy<4 / int(sizeof(T))>(tile, k, end);
-        } else {
-            copy<1>(tile, k, end);
-        }
+        with_copy_width<T>(vector, [&](auto width) { copy<width.value>(tile, k, end); });
     }
 
     template <int VEC>
@@ -169,13 +157,7 @@ struct GatheredColumns {
     u32 vector;
 
     __device__ __forceinline__ void load(T* tile, int k, int end) const {
-        if (vector == u32(WIDTH<T>)) {
-            copy<WIDTH<T>>(tile, k, end);
-        } else if (sizeof(T) == 2 && vector == 2) {
-            copy<4 / int(sizeof(T))>(tile, k, end);
-        } else {
-            copy<1>(tile, k, end);
-        }
+        with_copy_width<T>(vector, [&](auto width) { copy<width.value>(tile, k, end); });
     }
 
     template <int VEC>

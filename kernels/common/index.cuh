@@ -1,25 +1,7 @@
-// Where an element lies: division by numbers known at launch, walks over strided boxes, copies in units of 1 to 16 bytes.
+// Where an element lies: walks over strided boxes, copies in units of 1 to 16 bytes.
 #pragma once
 
-#include "element.cuh"
-
-// Division of any n below 2^31 by a number known at launch: one wide product, one shift (Granlund, Montgomery 1994).
-struct Divisor {
-    u32 divisor, multiplier, shift;
-};
-
-__device__ __forceinline__ u32 divide(u32 n, const Divisor& by) {
-    return u32((u64(n) * by.multiplier) >> by.shift);
-}
-
-struct Division {
-    u32 quotient, remainder;
-};
-
-__device__ __forceinline__ Division split(u32 n, const Divisor& by) {
-    const u32 quotient = divide(n, by);
-    return {quotient, n - quotient * by.divisor};
-}
+#include "divisor.cuh"
 
 // The axes of a box. Extents 0 .. inner - 1 are those of the inner axes, innermost first; the outermost has none. Strides
 // stand in the same order, that of the outermost axis always in the last slot.
@@ -40,7 +22,7 @@ __device__ __forceinline__ void walk(u32 i, const Axes& axes, F f) {
 #pragma unroll
     for (int axis = 0; axis < INNER_AXES; ++axis) {
         if (axis >= axes.inner) break;
-        const Division at = split(i, axes.extent[axis]);
+        const Division at = axes.extent[axis].split(i);
         f(axis, at.remainder);
         i = at.quotient;
     }
@@ -83,8 +65,8 @@ struct Pixels {
 };
 
 __device__ __forceinline__ Pixel pixel(u32 index, const Pixels& of) {
-    const Division pack = split(index, of.packs);
-    const Division col = split(pack.quotient, of.cols);
-    const Division row = split(col.quotient, of.rows);
+    const Division pack = of.packs.split(index);
+    const Division col = of.cols.split(pack.quotient);
+    const Division row = of.rows.split(col.quotient);
     return {row.quotient, row.remainder, col.remainder, pack.remainder};
 }

@@ -14,14 +14,8 @@
 // The result passes through shared memory once more, 16 rows a warp at a time, so that global stores are whole sectors.
 #pragma once
 
+#include "divisor.cuh"
 #include "tile.cuh"
-
-// Division of numbers below 2^31 by a number known at launch.
-struct Divisor {
-    u32 value, multiplier, shift;
-
-    __device__ __forceinline__ u32 divide(u32 n) const { return (__umulhi(n, multiplier) + n) >> shift; }
-};
 
 // Whether factors are TF32 as they are: those fragments take the registers of one more block.
 template <typename P>
@@ -72,6 +66,23 @@ __device__ __forceinline__ void copy_elements(T* to, const T* from, bool there) 
     }
 }
 
+template <int N>
+struct Constant {
+    static constexpr int value = N;
+};
+
+// Calls f with the constant `vector`: elements of 16 bytes, of 4 bytes or one.
+template <typename T, typename F>
+__device__ __forceinline__ void with_copy_width(u32 vector, F f) {
+    if (vector == u32(WIDTH<T>)) {
+        f(Constant<WIDTH<T>>{});
+    } else if (sizeof(T) == 2 && vector == 2) {
+        f(Constant<4 / int(sizeof(T))>{});
+    } else {
+        f(Constant<1>{});
+    }
+}
+
 // Calls f(line, col) for every VEC elements of a tile of LINES x COLS; a thread always has the same column.
 template <int VEC, int LINES, int COLS, int THREADS, typename F>
 __device__ __forceinline__ void for_each_vector(F f) {
@@ -93,13 +104,7 @@ struct PlainOperand {
     u32 vector;
 
     __device__ __forceinline__ void load(T* tile, int k, int end) const {
-        if (vector == u32(WIDTH<T>)) {
-            copy<WIDTH<T>>(tile, k, end);
-        } else if (sizeof(T) == 2 && vector == 2) {
-            copy<4 / int(sizeof(T))>(tile, k, end);
-        } else {
-            copy<1>(tile, k, end);
-        }
+        with_copy_width<T>(vector, [&](auto width) { copy<width.value>(tile, k, end); });
     }
 
     template <int VEC>

@@ -1,5 +1,6 @@
 //! Where an element lies, worked out at launch: the host's side of `kernels/common/index.cuh`.
 
+use super::divisor::Divisor;
 use crate::{
     error::{Error, Result},
     kernel_params,
@@ -10,25 +11,11 @@ const AXES: usize = 6;
 const INNER_AXES: usize = AXES - 1;
 
 kernel_params! {
-    /// Division of any number below 2³¹ by one product and one shift (Granlund and Montgomery 1994).
-    pub struct Divisor { divisor: u32, multiplier: u32, shift: u32 }
-
     /// Extents of a box, innermost axis first; the outermost needs none.
     pub struct Axes { extents: [Divisor; INNER_AXES], inner: u32 }
 
     /// Steps along the axes of a box in the same order, that of the outermost always last.
     pub struct Strides { of: [u64; AXES] }
-}
-
-impl Divisor {
-    /// `divisor` is at least 1 and below 2³¹.
-    pub fn new(divisor: u32) -> Divisor {
-        let divisor = divisor.max(1);
-        // 2^(31 + bits) / divisor, rounded up: its error times any n below 2³¹ stays below one part in the divisor.
-        let bits = divisor.next_power_of_two().ilog2();
-        let multiplier = (1u64 << (31 + bits)) / u64::from(divisor) + 1;
-        Divisor { divisor, multiplier: multiplier as u32, shift: 31 + bits }
-    }
 }
 
 kernel_params! {
@@ -43,10 +30,13 @@ impl Pixels {
     }
 }
 
-/// How many threads or units a kernel that counts in 31 bits gets, or a sentence.
-pub fn count31(op: &str, count: usize) -> Result<u32> {
+/// An extent, or how many elements, threads or units, as kernels that count in 31 bits take it, or a sentence.
+pub fn count31(op: &'static str, count: usize) -> Result<u32> {
     u32::try_from(count).ok().filter(|&count| count < 1 << 31).ok_or_else(|| {
-        Error::Device(format!("{op}: {count} elements in one tensor; kernels take up to 2^31, split the batch"))
+        Error::shape(
+            op,
+            format!("{count} elements along an axis or in all; a GPU's kernels count to 2^31, split the batch"),
+        )
     })
 }
 
@@ -119,18 +109,6 @@ pub fn strides(steps: &[usize]) -> Strides {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn division_by_product_and_shift_is_division() {
-        for divisor in (1..200).chain([255, 256, 257, 1000, 65_535, 65_537, 1 << 20, (1 << 30) + 1, (1 << 31) - 1]) {
-            let by = Divisor::new(divisor);
-            let near = (0..4).flat_map(|k| (0..3).map(move |d| (k * u64::from(divisor) + d).saturating_sub(1)));
-            for n in near.chain([0, 1, (1 << 31) - 1, (1 << 31) - 2, 0x5555_5555]).filter(|n| *n < 1 << 31) {
-                let quotient = (n * u64::from(by.multiplier)) >> by.shift;
-                assert_eq!(quotient, n / u64::from(divisor), "{n} / {divisor}");
-            }
-        }
-    }
 
     #[test]
     fn equal_shapes_are_one_axis_and_repeats_keep_theirs() {

@@ -156,6 +156,16 @@ pub fn modules() -> &'static [(&'static str, &'static str)] {
     embedded::MODULES
 }
 
+/// `each` blocks for every one of `count`; a launch refuses more than a grid takes.
+pub fn blocks_for_each(count: usize, each: u32) -> u32 {
+    count.checked_mul(each as usize).and_then(|blocks| u32::try_from(blocks).ok()).unwrap_or(u32::MAX)
+}
+
+/// Blocks a warp of columns wide that cover `cols`: 16 bytes a lane where rows are whole, else one element.
+pub fn column_blocks(cols: usize, whole: bool, element_bytes: usize) -> u32 {
+    blocks(cols, 32 * if whole { 16 / element_bytes } else { 1 })
+}
+
 /// Blocks of `per_block` that cover `count`.
 pub fn blocks(count: usize, per_block: usize) -> u32 {
     u32::try_from(count.div_ceil(per_block)).unwrap_or(u32::MAX)

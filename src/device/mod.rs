@@ -2,6 +2,7 @@
 
 pub mod convolution;
 pub mod cuda;
+pub mod divisor;
 pub mod driver;
 pub mod emulator;
 pub mod graph;

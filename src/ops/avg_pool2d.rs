@@ -4,7 +4,8 @@ use crate::{
     device::{
         driver::DevicePtr,
         host::Real,
-        kernel::{FLOATS, Kernel, blocks},
+        index::count31,
+        kernel::{FLOATS, Kernel},
         stencil::{Reads, Uniform, dense},
     },
     error::{Error, Result},
@@ -145,10 +146,7 @@ const BACKWARD: Kernel<AvgPoolParams> = Kernel::new("avg_pool2d", "bwd_x", THREA
 pub(super) fn threads_of_packs(op: &'static str, elems: usize, c: usize, element_bytes: usize) -> Result<(u32, u32)> {
     let whole = (c * element_bytes).is_multiple_of(16);
     let threads = elems / if whole { 16 / element_bytes } else { 1 };
-    match blocks(threads, 1) {
-        threads if threads < 1 << 31 => Ok((threads, whole.into())),
-        _ => Err(Error::shape(op, format!("{elems} elements are more than a GPU's kernel counts; split the batch"))),
-    }
+    Ok((count31(op, threads)?, whole.into()))
 }
 
 pub const SPEC: OpSpec = OpSpec {

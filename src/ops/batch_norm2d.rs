@@ -8,7 +8,7 @@ use crate::{
     device::{
         driver::DevicePtr,
         host::{Element, Real},
-        kernel::{FLOATS, Kernel, UNTYPED, blocks},
+        kernel::{FLOATS, Kernel, UNTYPED, blocks, column_blocks},
         vector::{column_partials, column_sums, par_rows, rows_a_task, vectorised},
     },
     dtype::DType,
@@ -394,8 +394,7 @@ fn params(
         c: c as u32,
         run: RUN as u32,
         runs: blocks(rows, RUN),
-        // A warp side by side: 16 bytes a lane where rows are whole, else one element.
-        tiles: blocks(c, 32 * if whole == 1 { 16 / bytes } else { 1 }),
+        tiles: column_blocks(c, whole == 1, bytes),
         packs,
         eps: eps as f32,
         biased: if training { (rows as f64 - 1.0) as f32 / rows as f32 } else { 1.0 },

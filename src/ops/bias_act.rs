@@ -9,6 +9,7 @@ use crate::{
     device::{
         driver::DevicePtr,
         host::Real,
+        index::count31,
         kernel::{FLOATS, Kernel, blocks},
         math::{normal_below, normal_density, sigmoid, softplus, tanh},
         vector::{par_rows, rows_a_task, vectorised},
@@ -195,10 +196,6 @@ impl Op for BiasActOp {
         let (cols, bytes) = (x.shape().last(), x.dtype().bytes());
         // Whole rows, as many as 31 bits count.
         let most = ((1 << 30) / cols.max(1)).max(1) * cols.max(1);
-        let small = |n: usize| {
-            let message = || Error::shape(self.name(), format!("rows of {cols} are longer than a GPU's kernel counts"));
-            u32::try_from(n).ok().filter(|&n| n < 1 << 31).ok_or_else(message)
-        };
         for first in (0..x.elems()).step_by(most) {
             let count = most.min(x.elems() - first);
             let part = |ptr: DevicePtr| ptr.offset_bytes(first * bytes);
@@ -207,8 +204,8 @@ impl Op for BiasActOp {
                 x: part(x.ptr),
                 bias,
                 y: part(args.y[0].ptr),
-                count: small(count)?,
-                cols: small(cols)?,
+                count: count31(self.name(), count)?,
+                cols: count31(self.name(), cols)?,
                 // In the order of `ALL`, which is the kernel's.
                 function: self.activation as u32,
                 alpha: self.around.alpha as f32,

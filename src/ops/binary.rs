@@ -116,7 +116,7 @@ impl Op for Binary {
         let shape = y.shape();
         let (a_strides, b_strides) = (broadcast_strides(&a.shape(), &shape), broadcast_strides(&b.shape(), &shape));
         let mut walk = Walk::new(&shape, [&a_strides[..shape.rank()], &b_strides[..shape.rank()]]);
-        let width = 16 / y.dtype().bytes();
+        let width = y.dtype().pack();
         let wide = walk.extents.len() == 1 || walk.extents[0].is_multiple_of(width);
         if wide {
             walk.extents[0] = walk.extents[0].div_ceil(width);

@@ -1,13 +1,13 @@
 //! Canny's edges of a batch of images `u8 [n, h, w, 3]`, pixel for pixel those of [`crate::select::canny`] on every device.
 
 use super::{
-    shannon::{blocks, images},
+    shannon::{images},
     texture::{GreyBatch, greys},
 };
 use crate::{
     device::{
         driver::{DevicePtr, Pattern},
-        kernel::{Kernel, UNTYPED},
+        kernel::{Kernel, UNTYPED, blocks_for_each},
     },
     dtype::DType,
     error::{Error, Result},
@@ -99,7 +99,7 @@ impl Op for Edges {
             7 => &THIN7,
             _ => &THIN3,
         };
-        args.launch(kernel, DType::U8, blocks(self.name(), n, tiles)?, 0, &thin)?;
+        args.launch(kernel, DType::U8, blocks_for_each(n, tiles as u32), 0, &thin)?;
         let each = (h * w).div_ceil(BLOCK_PX);
         let link = LinkParams {
             state: state.ptr,
@@ -111,7 +111,7 @@ impl Op for Edges {
             blocks_each: each as u32,
             unused: 0,
         };
-        let grid = blocks(self.name(), n, each)?;
+        let grid = blocks_for_each(n, each as u32);
         [&LINK, &MARK, &FINISH].into_iter().try_for_each(|kernel| args.launch(kernel, DType::U8, grid, 0, &link))
     }
 

@@ -80,7 +80,7 @@ impl Op for Cast {
             return Err(Error::NoKernel { op: "cast", device: args.driver.name().to_string() });
         }
         let params = CastParams { x: x.ptr, y: y.ptr, count: x.elems() as u64 };
-        let per_block = THREADS as usize * 16 / x.dtype().bytes().max(y.dtype().bytes());
+        let per_block = THREADS as usize * x.dtype().pack().min(y.dtype().pack());
         args.launch(&kernel(x.dtype()), self.to, blocks(x.elems(), per_block), 0, &params)
     }
 

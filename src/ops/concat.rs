@@ -2,9 +2,10 @@
 
 use crate::{
     device::{
+        divisor::Divisor,
         driver::DevicePtr,
         host::Element,
-        index::{Divisor, count31, unit_bytes},
+        index::{count31, unit_bytes},
         kernel::{Kernel, UNTYPED, blocks},
         vector::{par_rows, rows_a_task},
     },

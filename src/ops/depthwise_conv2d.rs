@@ -9,6 +9,7 @@ use crate::{
     device::{
         driver::{DevicePtr, Facts},
         host::Real,
+        index::count31,
         kernel::{FLOATS, Kernel, KernelInfo, blocks},
         stencil::{PerChannel, Reads, dense, lanes, sum_over_rows},
         vector::vectorised,
@@ -17,7 +18,7 @@ use crate::{
     float_dispatch, kernel_params,
     op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     ops::matmul::{
-        launch::{add_splits, extent, merge, vector},
+        launch::{add_splits, merge, vector},
         same_float,
     },
     shape::{Shape, Spec},
@@ -174,7 +175,7 @@ impl Depthwise {
         [stride, up]: [usize; 2],
         turned: Option<[usize; 2]>,
     ) -> Result<()> {
-        let int = |value| extent(self.name(), value);
+        let int = |value| count31(self.name(), value);
         let dtype = args.y[0].dtype();
         let channels = vector(g.c, dtype) as usize;
         let channels = if channels * dtype.bytes() == 16 { channels } else { 1 };
@@ -211,7 +212,7 @@ impl Depthwise {
 
     /// Each share of the rows by itself, then their sum.
     fn launch_weight_gradient(&self, args: &DeviceArgs, g: &Geometry) -> Result<()> {
-        let int = |value| extent(self.name(), value);
+        let int = |value| count31(self.name(), value);
         let dtype = args.y[0].dtype();
         let channels = vector(g.c, dtype) as usize;
         let channels = if channels * dtype.bytes() == 16 { channels } else { 1 };

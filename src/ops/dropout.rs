@@ -80,7 +80,7 @@ impl Op for Dropout {
             scale: (1.0 / (1.0 - self.probability)) as f32,
             unused: 0,
         };
-        let per_block = THREADS as usize * 16 / x.dtype().bytes();
+        let per_block = THREADS as usize * x.dtype().pack();
         args.launch(&FORWARD, x.dtype(), blocks(x.elems(), per_block), 0, &params)
     }
 

@@ -3,9 +3,10 @@
 
 use crate::{
     device::{
+        divisor::Divisor,
         driver::DevicePtr,
         host::{Element, Real},
-        index::{Divisor, count31, unit_bytes},
+        index::{count31, unit_bytes},
         kernel::{FLOATS, Kernel, UNTYPED, blocks},
         vector::{par_rows, rows_a_task, vectorised},
     },
@@ -128,7 +129,7 @@ impl Op for ScatterAdd {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let (x, indices, y) = (args.x[0], args.x[1], args.y[0]);
         let width: usize = x.shape()[1..].iter().product();
-        let pack = 16 / x.dtype().bytes();
+        let pack = x.dtype().pack();
         let wide = width.is_multiple_of(pack);
         let params = ScatterParams {
             x: x.ptr,

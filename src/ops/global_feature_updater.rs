@@ -12,7 +12,7 @@ use crate::{
     device::{
         driver::DevicePtr,
         host::Real,
-        kernel::{FLOATS, Kernel, blocks},
+        kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
         vector::{sum2, vectorised},
     },
     error::{Error, Result},
@@ -80,8 +80,7 @@ impl Op for Gather {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let [logits, r, y] = [args.x[0], args.x[1], args.y[0]];
         let params = GatherParams { y: y.ptr, ..params(&logits, &r) };
-        let grid = r.shape()[0].checked_mul(params.tiles as usize).and_then(|n| u32::try_from(n).ok());
-        args.launch(&FORWARD, r.dtype(), grid.unwrap_or(u32::MAX), 0, &params)
+        args.launch(&FORWARD, r.dtype(), blocks_for_each(r.shape()[0], params.tiles), 0, &params)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -214,8 +213,6 @@ const BACKWARD: Kernel<GatherParams> = Kernel::new("global_feature_updater", "bw
 fn params(logits: &DeviceView, r: &DeviceView) -> GatherParams {
     let [cells, d] = extents(r.shape());
     let whole = (d * r.dtype().bytes()).is_multiple_of(16);
-    // A warp side by side: 16 bytes a lane where rows are whole, else one element.
-    let columns = 32 * if whole { 16 / r.dtype().bytes() } else { 1 };
     let null = DevicePtr::NULL;
     GatherParams {
         logits: logits.ptr,
@@ -227,7 +224,7 @@ fn params(logits: &DeviceView, r: &DeviceView) -> GatherParams {
         d: d as u64,
         cells: u32::try_from(cells).unwrap_or(u32::MAX),
         whole: whole.into(),
-        tiles: blocks(d, columns),
+        tiles: column_blocks(d, whole, r.dtype().bytes()),
         unused: 0,
     }
 }

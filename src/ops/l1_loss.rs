@@ -139,7 +139,7 @@ impl Op for MeanLossGrad {
         let x = args.x[1];
         let params = params(args, [x.ptr, args.x[2].ptr]);
         let params = LossParams { dy: args.x[0].ptr, dx: args.y[0].ptr, ..params };
-        let per_block = THREADS as usize * 16 / x.dtype().bytes();
+        let per_block = THREADS as usize * x.dtype().pack();
         args.launch(&self.of.kernels()[2], x.dtype(), blocks(x.elems(), per_block), 0, &params)
     }
 

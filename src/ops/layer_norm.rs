@@ -7,7 +7,7 @@ use crate::{
     device::{
         driver::DevicePtr,
         host::{Element, Real},
-        kernel::{FLOATS, Kernel, blocks},
+        kernel::{FLOATS, Kernel, blocks, column_blocks},
         vector::{par_rows, rows_a_task, rows_with_sums, sum1, sum2, vectorised},
     },
     error::{Error, Result},
@@ -204,8 +204,7 @@ fn params(x: &DeviceView, eps: f64) -> LayerNormParams {
         whole: whole.into(),
         run: RUN as u32,
         runs: blocks(rows, RUN),
-        // A warp side by side: 16 bytes a lane where rows are whole, else one element.
-        tiles: blocks(cols, 32 * if whole { 16 / bytes } else { 1 }),
+        tiles: column_blocks(cols, whole, bytes),
         unused: 0,
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     device::{
         driver::DevicePtr,
         host::Real,
-        kernel::{FLOATS, Kernel, blocks},
+        kernel::{FLOATS, Kernel, blocks, blocks_for_each},
         math::sigmoid,
         product::{Matrix, MatrixMut, Threads, product},
         vector::{par_rows, rows_a_task, sum2, vectorised},
@@ -249,8 +249,7 @@ fn gate_params(q: &DeviceView, r: &DeviceView, w_k: &DeviceView, w_v: &DeviceVie
 
 /// One block for each tile of rows and columns.
 fn tiles(params: &GateParams) -> u32 {
-    let tiles = params.rows.div_ceil(TILE as u64) * u64::from(params.tiles);
-    u32::try_from(tiles).unwrap_or(u32::MAX)
+    blocks_for_each((params.rows as usize).div_ceil(TILE), params.tiles)
 }
 
 pub const SPEC: OpSpec = OpSpec {

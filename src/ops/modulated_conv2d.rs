@@ -17,13 +17,13 @@ mod styled;
 use self::styled::{Map, styled};
 use super::{
     conv2d::Conv2d,
-    matmul::launch::extent,
     upfirdn2d::{Filter, Upfirdn2d},
 };
 use crate::{
     device::{
         driver::DevicePtr,
         host::Real,
+        index::count31,
         kernel::{FLOATS, Kernel},
         vector::par_rows,
     },
@@ -172,7 +172,7 @@ impl Op for TransposeKernel {
 
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let Some([c, r, s, k]) = args.y[0].shape().nhwc() else { return Ok(()) };
-        let int = |value| extent(self.name(), value);
+        let int = |value| count31(self.name(), value);
         let params = TurnParams {
             weight: args.x[0].ptr,
             y: args.y[0].ptr,

@@ -4,9 +4,10 @@ use rayon::prelude::*;
 
 use crate::{
     device::{
+        divisor::Divisor,
         driver::DevicePtr,
         host::Element,
-        index::{Axes, Divisor, Strides, axes, count31, strides, unit_bytes},
+        index::{Axes, Strides, axes, count31, strides, unit_bytes},
         kernel::{Kernel, UNTYPED, blocks},
         vector::{GRAIN, par_rows, rows_a_task},
     },

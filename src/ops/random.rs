@@ -107,7 +107,7 @@ impl Op for Random {
             Kind::Normal => NORMAL,
             Kind::Uniform => UNIFORM,
         };
-        let per_block = THREADS as usize * 16 / y.dtype().bytes();
+        let per_block = THREADS as usize * y.dtype().pack();
         args.launch(&kernel, y.dtype(), blocks(y.elems(), per_block), 0, &params)
     }
 }

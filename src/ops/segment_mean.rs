@@ -7,7 +7,7 @@ use crate::{
     device::{
         driver::DevicePtr,
         host::Real,
-        kernel::{FLOATS, Kernel, blocks},
+        kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
     },
     dtype::DType,
     error::{Error, Result},
@@ -75,8 +75,7 @@ impl Op for SegmentMean {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let (x, y) = (args.x[0], args.y[0]);
         let params = params(args, x.shape().rows(), y.shape().last());
-        let grid = y.shape().rows().checked_mul(params.tiles as usize).and_then(|n| u32::try_from(n).ok());
-        args.launch(&FORWARD, x.dtype(), grid.unwrap_or(u32::MAX), 0, &params)
+        args.launch(&FORWARD, x.dtype(), blocks_for_each(y.shape().rows(), params.tiles), 0, &params)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -124,7 +123,7 @@ impl Op for SegmentSpread {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let dx = args.y[0];
         let params = params(args, self.rows, dx.shape().last());
-        let each = if params.whole == 1 { 16 / dx.dtype().bytes() } else { 1 };
+        let each = if params.whole == 1 { dx.dtype().pack() } else { 1 };
         args.launch(&BACKWARD, dx.dtype(), blocks(dx.elems(), THREADS as usize * each), 0, &params)
     }
 
@@ -167,7 +166,7 @@ fn params(args: &DeviceArgs, rows: usize, c: usize) -> SegmentParams {
         runs: args.x[1].elems() as u64 - 1,
         c: c as u64,
         whole: whole.into(),
-        tiles: blocks(c, 32 * if whole { 16 / bytes } else { 1 }),
+        tiles: column_blocks(c, whole, bytes),
     }
 }
 

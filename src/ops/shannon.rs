@@ -6,7 +6,7 @@
 use crate::{
     device::{
         driver::{DevicePtr, Pattern},
-        kernel::{Kernel, KernelInfo, UNTYPED},
+        kernel::{Kernel, KernelInfo, UNTYPED, blocks_for_each},
     },
     dtype::DType,
     error::{Error, Result},
@@ -135,13 +135,7 @@ pub(super) fn score_params(args: &DeviceArgs) -> Result<(ScoreParams, u32)> {
         columns: grid.columns as u32,
         rows: grid.rows as u32,
     };
-    Ok((params, blocks("shannon", n, grid.len())?))
-}
-
-/// Blocks of a launch with so many for each of `n` images.
-pub(super) fn blocks(op: &'static str, n: usize, of_each: usize) -> Result<u32> {
-    let blocks = n.checked_mul(of_each).and_then(|blocks| i32::try_from(blocks).ok());
-    blocks.map(|blocks| blocks as u32).ok_or_else(|| Error::shape(op, "more images than one launch can score; give fewer"))
+    Ok((params, blocks_for_each(n, grid.len() as u32)))
 }
 
 struct ShannonScore;
@@ -214,7 +208,7 @@ impl Op for ShannonEncode {
             slot_words: CHUNK_BYTES as u32 / 4,
             unused: 0,
         };
-        args.launch(&ENCODE, DType::U8, blocks(self.name(), n, grid.len())?, ENCODE_SHARED_BYTES, &params)
+        args.launch(&ENCODE, DType::U8, blocks_for_each(n, grid.len() as u32), ENCODE_SHARED_BYTES, &params)
     }
 
     fn keep(&self) -> Keep {

@@ -3,13 +3,13 @@
 use crate::{
     device::{
         driver::{DevicePtr, Pattern},
-        kernel::{Kernel, UNTYPED},
+        kernel::{Kernel, UNTYPED, blocks_for_each},
     },
     dtype::DType,
     error::Result,
     kernel_params,
     op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn},
-    ops::shannon::{blocks, infer_scores, score_images},
+    ops::shannon::{infer_scores, score_images},
     select::jpeg,
     shape::Spec,
     tape::Keep,
@@ -70,7 +70,7 @@ impl Op for Jpeg {
             blocks: of_each as u32,
             scale: jpeg::table_percent(self.quality),
         };
-        args.launch(&SCORE, DType::U8, blocks(self.name(), n, of_each)?, 0, &params)
+        args.launch(&SCORE, DType::U8, blocks_for_each(n, of_each as u32), 0, &params)
     }
 
     fn keep(&self) -> Keep {

@@ -11,7 +11,7 @@ use crate::{
     device::{
         driver::DevicePtr,
         host::Real,
-        kernel::{FLOATS, Kernel, blocks},
+        kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
         math::sigmoid,
         product::{Matrix, MatrixMut, Threads, product},
         vector::vectorised,
@@ -87,7 +87,7 @@ impl Op for SiluPool {
         let params = pool_params(args, args.x[0].shape())?;
         let [s, pooled] = [args.y[0].ptr, args.y[1].ptr];
         let params = PoolParams { x: args.x[0].ptr, s, pooled, ..params };
-        let grid = groups(params.images, params.tiles);
+        let grid = blocks_for_each(params.images as usize, params.tiles);
         args.launch(&SILU_POOL, args.x[0].dtype(), grid, 0, &params)
     }
 
@@ -142,7 +142,7 @@ impl Op for SiluPoolGrad {
         let [ds, dpooled, x] = [0, 1, 2].map(|i| args.x[i]);
         let params = pool_params(args, x.shape())?;
         let params = PoolParams { x: x.ptr, ds: ds.ptr, dpooled: dpooled.ptr, dx: args.y[0].ptr, ..params };
-        let each = if params.whole == 1 { 16 / x.dtype().bytes() } else { 1 };
+        let each = if params.whole == 1 { x.dtype().pack() } else { 1 };
         args.launch(&SILU_POOL_GRAD, x.dtype(), blocks(x.elems(), POOL_THREADS as usize * each), 0, &params)
     }
 }
@@ -202,7 +202,7 @@ impl Op for ExcitedLinear {
         };
         let tf32 = args.rounds_to_tf32(s.dtype(), n * pixels * c * out);
         let kernel = if tf32 { &PROJECT_TF32 } else { &PROJECT };
-        args.launch(kernel, s.dtype(), groups((n * pixels).div_ceil(TILE) as u64, tiles), 0, &params)
+        args.launch(kernel, s.dtype(), blocks_for_each((n * pixels).div_ceil(TILE), tiles), 0, &params)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -275,7 +275,7 @@ impl Op for ExciteGrad {
         let [ds, dgate, a] = [0, 1, 2].map(|i| args.y[i].ptr);
         let PoolParams { images, pixels, c, whole, tiles, .. } = pool_params(args, args.x[1].shape())?;
         let params = ExciteParams { da, s, gate, ds, dgate, a, images, pixels, c, whole, tiles };
-        args.launch(&PROJECT_GRAD, args.x[1].dtype(), groups(images, tiles), 0, &params)
+        args.launch(&PROJECT_GRAD, args.x[1].dtype(), blocks_for_each(images as usize, tiles), 0, &params)
     }
 }
 
@@ -353,14 +353,8 @@ fn pool_params(args: &DeviceArgs, images: Shape) -> Result<PoolParams> {
         pixels: pixels as u64,
         c: c as u64,
         whole: whole.into(),
-        // A warp side by side: 16 bytes a lane where rows are whole, else one element.
-        tiles: blocks(c, 32 * if whole { 16 / bytes } else { 1 }),
+        tiles: column_blocks(c, whole, bytes),
     })
-}
-
-/// `tiles` blocks for each of `count`.
-fn groups(count: u64, tiles: u32) -> u32 {
-    count.checked_mul(tiles.into()).and_then(|blocks| u32::try_from(blocks).ok()).unwrap_or(u32::MAX)
 }
 
 pub const SPEC: OpSpec = OpSpec {

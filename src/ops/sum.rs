@@ -6,7 +6,7 @@ use crate::{
     device::{
         driver::{DeviceBuffer, DevicePtr},
         host::Real,
-        kernel::{FLOATS, Kernel, blocks},
+        kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
@@ -219,15 +219,14 @@ fn sum_on_device(args: &DeviceArgs, mut folded: Vec<(usize, bool)>) -> Result<()
             chunk: chunk as u64,
             parts: parts as u64,
             whole: whole.into(),
-            tiles: blocks(inner, 32 * if whole { 16 / bytes } else { 1 }),
+            tiles: column_blocks(inner, whole, bytes),
             from_f32: held.is_some().into(),
             to_f32: scratch.is_some().into(),
         };
         if inner == 1 {
             args.launch(&ROWS, dtype, blocks(outer * parts, THREADS as usize / 32), 0, &params)?;
         } else {
-            let grid = (outer * parts).checked_mul(params.tiles as usize).and_then(|n| u32::try_from(n).ok());
-            args.launch(&COLUMNS, dtype, grid.unwrap_or(u32::MAX), 0, &params)?;
+            args.launch(&COLUMNS, dtype, blocks_for_each(outer * parts, params.tiles), 0, &params)?;
         }
         from = to;
         // The scratch read by this launch is freed behind it in stream order.

@@ -3,11 +3,11 @@
 //!
 //! Histogram and gradient are integers and the same on every device; energies are f32 and agree within rounding.
 
-use super::shannon::{blocks, images, infer_scores};
+use super::shannon::{images, infer_scores};
 use crate::{
     device::{
         driver::{DevicePtr, Pattern},
-        kernel::{Kernel, UNTYPED},
+        kernel::{Kernel, UNTYPED, blocks_for_each},
     },
     dtype::DType,
     error::{Error, Result},
@@ -137,7 +137,7 @@ impl Op for Histogram {
             blocks_each: each as u32,
             unused: 0,
         };
-        args.launch(&HISTOGRAM, DType::U8, blocks(self.name(), n, each)?, 0, &params)
+        args.launch(&HISTOGRAM, DType::U8, blocks_for_each(n, each as u32), 0, &params)
     }
 
     fn keep(&self) -> Keep {
@@ -168,7 +168,7 @@ impl Op for Gradient {
         let y = args.y[0];
         args.driver.fill(y.ptr, Pattern::Bits32(0), y.elems())?;
         let (batch, tiles) = GreyBatch::of(args, GRADIENT_TILE);
-        let grid = blocks(self.name(), args.x[0].shape()[0], tiles)?;
+        let grid = blocks_for_each(args.x[0].shape()[0], tiles as u32);
         args.launch(&GRADIENT, DType::U8, grid, 0, &GradientParams { batch, sums: y.ptr })
     }
 
@@ -213,7 +213,7 @@ impl Op for Band {
             }
         };
         let (batch, tiles) = GreyBatch::of(args, BAND_TILE);
-        let grid = blocks(self.name(), n, tiles)?;
+        let grid = blocks_for_each(n, tiles as u32);
         let parts = args.scratch(4 * grid as usize)?;
         let padded = |taps: &[[f32; 2]]| -> Taps { std::array::from_fn(|k| taps.get(k).copied().unwrap_or_default()) };
         let [down, along] = self.filter.taps().map(padded);
@@ -227,7 +227,7 @@ impl Op for Band {
             scale: 1.0 / (h * w) as f32,
             unused: 0,
         };
-        args.launch(&BAND_SUM, DType::U8, blocks(self.name(), n, 1)?, 0, &sum)
+        args.launch(&BAND_SUM, DType::U8, blocks_for_each(n, 1), 0, &sum)
     }
 
     fn keep(&self) -> Keep {

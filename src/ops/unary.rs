@@ -134,7 +134,7 @@ impl Op for Unary {
             _ => (1.0, 0.0),
         };
         let params = UnaryParams { x: x.ptr, y: y.ptr, count: x.elems() as u64, scale, shift };
-        let per_block = THREADS as usize * 16 / x.dtype().bytes();
+        let per_block = THREADS as usize * x.dtype().pack();
         args.launch(&kernel(self.name()), x.dtype(), blocks(x.elems(), per_block), 0, &params)
     }
 

@@ -11,9 +11,10 @@ use std::rc::Rc;
 
 use crate::{
     device::{
+        divisor::Divisor,
         driver::DevicePtr,
         host::Real,
-        index::{Divisor, Pixels, count31},
+        index::{Pixels, count31},
         kernel::{FLOATS, Kernel, blocks},
         stencil::{Reads, Uniform, dense, separable},
     },
@@ -205,7 +206,7 @@ impl Op for Resample {
         }
         let mut taps = [0.0; MOST_TAPS];
         taps.iter_mut().zip(&ordered).for_each(|(to, &tap)| *to = tap as f32);
-        let pack = 16 / x.dtype().bytes();
+        let pack = x.dtype().pack();
         let wide = c.is_multiple_of(pack);
         let packs = if wide { c / pack } else { c };
         let strips = oh.div_ceil(strip);

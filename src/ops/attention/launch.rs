@@ -176,7 +176,7 @@ impl Layout {
             u32::try_from(n).ok().filter(|&n| n <= i32::MAX as u32 / 2).ok_or_else(message)
         };
         let Sizes { queries, keys, d, e } = self.sizes;
-        let pack = 16 / dtype.bytes() as u64;
+        let pack = dtype.pack() as u64;
         let strides = [self.q_stride, self.k_stride, self.v_stride, self.y_stride];
         let whole = strides.iter().flatten().all(|stride| stride % pack == 0)
             && [d, e].iter().all(|&width| (width as u64).is_multiple_of(pack))

@@ -3,7 +3,9 @@
 use crate::{
     device::{
         convolution::Geometry,
+        divisor::Divisor,
         driver::DevicePtr,
+        index::count31,
         kernel::{Kernel, KernelInfo, Params},
     },
     error::Result,
@@ -13,7 +15,7 @@ use crate::{
         linear,
         matmul::{
             self,
-            launch::{Divisor, Family, Plan, Problem, add_splits, extent, family, merge, vector},
+            launch::{Family, Plan, Problem, add_splits, family, merge, vector},
         },
     },
 };
@@ -119,7 +121,7 @@ impl Products {
         }
         let dtype = y.dtype();
         let plan = Plan::new(extents, count, dtype, [family.a, family.b], &args.driver.facts());
-        let int = |value| extent(op, value);
+        let int = |value| count31(op, value);
         int(g.n * g.h.max(g.oh) * g.w.max(g.ow))?;
         int(extents[2])?;
         let mut conv = ConvParams {

@@ -1,10 +1,11 @@
 //! Launches of `kernels/matmul_sm90.cu`: products on compute capability 9.0, where 16-bit operands have lines the tensor memory
 //! accelerator can copy.
 
-use super::launch::{Axis, Problem, add_splits, extent};
+use super::launch::{Axis, Problem, add_splits};
 use crate::{
     device::{
         driver::{DevicePtr, Facts, TensorMap},
+        index::count31,
         kernel::{Kernel, KernelInfo},
     },
     dtype::DType,
@@ -126,7 +127,7 @@ fn map(ptr: DevicePtr, dtype: DType, axis: Axis, [outer, k]: [usize; 2], lines: 
 
 pub(super) fn launch(problem: &Problem, args: &DeviceArgs, axes: [Axis; 2]) -> Result<()> {
     let ([m, n, k], batch) = (problem.extents, problem.batch);
-    let int = |value| extent(problem.op, value);
+    let int = |value| count31(problem.op, value);
     let dtype = args.y[0].dtype();
     let plan = Plan::new([m, n, k], batch, &args.driver.facts());
     let encode = |map: &TensorMap| args.driver.encode_tensor_map(map).map(bytemuck::cast::<[u8; 128], [u64; 16]>);

@@ -5,6 +5,7 @@ use super::hopper;
 use crate::{
     device::{
         driver::{DevicePtr, Facts},
+        index::count31,
         kernel::{FLOATS, Kernel, KernelInfo, Params, blocks},
     },
     dtype::DType,
@@ -105,7 +106,7 @@ impl Plan {
         let steps_each = steps.div_ceil(splits);
         let splits = steps.div_ceil(steps_each);
         let line = |axis| match axis {
-            Axis::Inner => side * (step + 16 / dtype.bytes()),
+            Axis::Inner => side * (step + dtype.pack()),
             Axis::Outer => step * (side + 8),
         };
         let ring_bytes = STAGES * (line(axes[0]) + line(axes[1])) * dtype.bytes();
@@ -138,15 +139,6 @@ impl Plan {
 pub(crate) fn vector(pitch: usize, dtype: DType) -> u32 {
     let fits = |bytes: usize| (bytes >= dtype.bytes() && (pitch * dtype.bytes()).is_multiple_of(bytes)).then_some(bytes);
     (fits(16).or(fits(4)).unwrap_or(dtype.bytes()) / dtype.bytes()) as u32
-}
-
-/// An extent as kernels count it.
-pub(crate) fn extent(op: &'static str, value: usize) -> Result<u32> {
-    if value < 1 << 31 {
-        Ok(value as u32)
-    } else {
-        Err(Error::shape(op, format!("an extent of {value}; the GPU's kernels take less than 2^31")))
-    }
 }
 
 kernel_params! {
@@ -204,30 +196,6 @@ pub(crate) fn add_splits(
     args.launch(&merge(stem), y.dtype(), blocks(y.elems(), MERGE_THREADS as usize * 4), 0, &params)
 }
 
-/// Division by a number known at launch, for numbers below 2³¹: `(⌊n · multiplier / 2³²⌋ + n) >> shift`.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub(crate) struct Divisor {
-    value: u32,
-    multiplier: u32,
-    shift: u32,
-}
-
-impl Divisor {
-    /// `value` is below 2³¹; 0 stands for 1.
-    pub fn new(value: u32) -> Divisor {
-        let value = value.max(1);
-        let shift = u32::BITS - (value - 1).leading_zeros();
-        let multiplier = ((1u64 << 32) * ((1u64 << shift) - value as u64) / value as u64 + 1) as u32;
-        Divisor { value, multiplier, shift }
-    }
-
-    #[cfg(test)]
-    fn divide(self, n: u32) -> u32 {
-        (((n as u64 * self.multiplier as u64) >> 32) as u32 + n) >> self.shift
-    }
-}
-
 /// One batch of products: extents, operands and what lies between their matrices.
 pub(crate) struct Problem<'a> {
     pub op: &'static str,
@@ -262,10 +230,10 @@ impl Problem<'_> {
             b_batch: self.between[1] as u64,
             a_pitch: a_pitch as u64,
             b_pitch: b_pitch as u64,
-            m: extent(self.op, m)?,
-            n: extent(self.op, n)?,
-            k: extent(self.op, k)?,
-            batch: extent(self.op, self.batch)?,
+            m: count31(self.op, m)?,
+            n: count31(self.op, n)?,
+            k: count31(self.op, k)?,
+            batch: count31(self.op, self.batch)?,
             tiles_m: plan.tiles_m,
             tiles_n: plan.tiles_n,
             inner_each: plan.inner_each,
@@ -358,19 +326,6 @@ mod tests {
     fn copies_are_as_wide_as_every_line_allows() {
         assert_eq!([8, 12, 6, 7].map(|pitch| vector(pitch, DType::Bf16)), [8, 2, 2, 1]);
         assert_eq!([8, 12, 6, 7].map(|pitch| vector(pitch, DType::F32)), [4, 4, 1, 1]);
-    }
-
-    #[test]
-    fn multiplication_divides() {
-        let near = |n: u32| n.saturating_sub(2)..=(n.saturating_add(2)).min((1 << 31) - 1);
-        for value in [1, 2, 3, 5, 7, 9, 27, 64, 100, 641, 4608, 65_535, 65_537, 1 << 30, (1 << 31) - 1] {
-            let divisor = Divisor::new(value);
-            for multiple in [0, 1, 2, 3, 1000, ((1u32 << 31) - 1) / value] {
-                for n in near(value.saturating_mul(multiple)).chain(near((1 << 31) - 3)) {
-                    assert_eq!(divisor.divide(n), n / value, "{n} / {value}");
-                }
-            }
-        }
     }
 
     #[test]
