@@ -5,16 +5,19 @@
 //
 // Shapes    x, y, dy, dx: rows x cols; weight, bias and their gradients: cols.
 // Types     f32, bf16, f16 in memory; f32 arithmetic.
-// Launch    256 threads. fwd, bwd_x: a warp a row, eight rows a block. bwd_parts: a block takes 32 packs of columns of a run of
-//           rows, a warp every eighth row, warps added in order; bwd_sum adds the runs' parts, a thread a column.
-// Traffic   fwd: x once from memory (three looks, two of them from L1), y once. bwd_x: x and dy once, dx once, and two numbers a row
-//           for bwd_parts, which reads x and dy again: 5 passes where one kernel with accumulators for every column could
-//           do 3, but only up to the width its registers hold.
+// Launch    256 threads. fwd: a warp a row, eight rows a block. bwd (up to 512 columns): a block a run of rows, a warp every
+//           eighth of them, with the gradients of weight and bias of every column in its registers; warps are added in order.
+//           Longer rows: bwd_x, a warp a row, then bwd_parts, a block for 32 packs of columns of a run. bwd_sum adds the
+//           runs' parts, 32 columns a block.
+// Traffic   fwd: x once (held in registers up to 512 columns, else two more looks from L1), y once. bwd: x, dy and dx once, and
+//           eight bytes a column for every run of at most 264. Longer rows: x and dy twice, two numbers a row in between.
+//           Memory bound: eight flops an element.
 // Rejected  Welford's running variance: a division an element, and lanes to be merged; two looks are exact enough and cheaper.
 // Numerics  the mean of x − mean is taken off as well, so that rows far from zero keep their digits.
 // Tail      cols not a whole number of 16-byte packs: one element a lane.
 
-#include "common/warp.cuh"
+#include "common/block.cuh"
+#include "common/row.cuh"
 
 struct LayerNormParams {
     const void *x, *weight, *bias;
@@ -35,6 +38,7 @@ struct LayerNormParams {
 
 constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / 32;
+constexpr int HELD = 512;  // columns of a row that a warp holds in registers
 
 struct Norm {
     float mean, scale;
@@ -67,11 +71,49 @@ __device__ __forceinline__ Norm norm_of(const T* x, u64 cols, float eps) {
     return {mean + rest, 1.0f / sqrtf(variance + eps)};
 }
 
+// As above, of a row held in registers.
+template <int W, int K>
+__device__ __forceinline__ Norm norm_of(const float (&v)[K], u32 cols, float eps) {
+    float sum = 0.0f, rest = 0.0f, squares = 0.0f;
+#pragma unroll
+    for (int k = 0; k < K; ++k) sum += v[k];  // zeros beyond the row
+    const float count = float(cols), mean = warp_sum(sum) / count;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+        const float centred = in_row<W>(k, cols) ? v[k] - mean : 0.0f;
+        rest += centred;
+        squares = fmaf(centred, centred, squares);
+    }
+    rest = warp_sum(rest) / count;
+    const float variance = fmaxf(warp_sum(squares) / count - rest * rest, 0.0f);
+    return {mean + rest, 1.0f / sqrtf(variance + eps)};
+}
+
+template <typename T, int W, int K>
+__device__ __forceinline__ void forward_held(const LayerNormParams& p, const T* x, T* y) {
+    const u32 cols = u32(p.cols);
+    float v[K];
+    load_row<W>(v, x, cols);
+    const Norm norm = norm_of<W>(v, cols, p.eps);
+#pragma unroll
+    for (int k = 0; k < K; k += W) {
+        if (!in_row<W>(k, cols)) continue;
+        const u32 col = k * 32 + threadIdx.x % 32 * W;
+        float w[W], b[W];
+        load_floats(w, static_cast<const T*>(p.weight) + col);
+        load_floats(b, static_cast<const T*>(p.bias) + col);
+#pragma unroll
+        for (int i = 0; i < W; ++i) w[i] = fmaf((v[k + i] - norm.mean) * norm.scale, w[i], b[i]);
+        store_floats(y + col, w);
+    }
+}
+
 template <typename T, int W>
 __device__ __forceinline__ void forward(const LayerNormParams& p, u64 row) {
     const u32 lane = threadIdx.x % 32;
     const T* const x = static_cast<const T*>(p.x) + row * p.cols;
     T* const y = static_cast<T*>(p.y) + row * p.cols;
+    if (p.cols <= HELD) return forward_held<T, W, HELD / 32>(p, x, y);
     const Norm norm = norm_of<T, W>(x, p.cols, p.eps);
     for (u64 col = lane * W; col < p.cols; col += 32 * W) {
         float v[W], w[W], b[W];
@@ -81,6 +123,53 @@ __device__ __forceinline__ void forward(const LayerNormParams& p, u64 row) {
 #pragma unroll
         for (int i = 0; i < W; ++i) v[i] = fmaf((v[i] - norm.mean) * norm.scale, w[i], b[i]);
         store_floats(y + col, v);
+    }
+}
+
+template <typename T, int W>
+__device__ __forceinline__ void backward_held(const LayerNormParams& p, float (&shared)[WARPS][HELD]) {
+    constexpr int K = HELD / 32, STEP = W < 4 ? W : 4;
+    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, cols = u32(p.cols);
+    const u64 begin = u64(blockIdx.x) * p.run, end = min(begin + p.run, p.rows);
+    const float count = float(cols);
+    float weight[K], dweight[K], dbias[K];
+    load_row<W>(weight, static_cast<const T*>(p.weight), cols);
+#pragma unroll
+    for (int k = 0; k < K; ++k) dweight[k] = dbias[k] = 0.0f;
+    for (u64 row = begin + warp; row < end; row += WARPS) {
+        float v[K], d[K], sum = 0.0f, along = 0.0f;
+        load_row<W>(v, static_cast<const T*>(p.x) + row * p.cols, cols);
+        load_row<W>(d, static_cast<const T*>(p.dy) + row * p.cols, cols);
+        const Norm norm = norm_of<W>(v, cols, p.eps);
+#pragma unroll
+        for (int k = 0; k < K; ++k) {
+            v[k] = (v[k] - norm.mean) * norm.scale;  // d is zero beyond the row
+            const float s = d[k] * weight[k];
+            sum += s;
+            along = fmaf(s, v[k], along);
+            dweight[k] = fmaf(d[k], v[k], dweight[k]);
+            dbias[k] += d[k];
+        }
+        sum = warp_sum(sum) / count;
+        along = warp_sum(along) / count;
+#pragma unroll
+        for (int k = 0; k < K; ++k) v[k] = norm.scale * ((d[k] * weight[k] - sum) - v[k] * along);
+        store_row<W>(static_cast<T*>(p.dx) + row * p.cols, v, cols);
+    }
+#pragma unroll
+    for (int which = 0; which < 2; ++which) {
+        if (which == 1) __syncthreads();  // the other gradient has been read
+#pragma unroll
+        for (int k = 0; k < K; k += STEP) {
+            float pack[STEP];
+#pragma unroll
+            for (int i = 0; i < STEP; ++i) pack[i] = which == 0 ? dweight[k + i] : dbias[k + i];
+            store_floats(&shared[warp][k / W * W * 32 + lane * W + k % W], pack);
+        }
+        __syncthreads();
+        for (u32 col = threadIdx.x; col < cols; col += THREADS) {
+            p.parts[(u64(blockIdx.x) * 2 + which) * cols + col] = column_sum(shared, col);
+        }
     }
 }
 
@@ -147,35 +236,35 @@ __device__ __forceinline__ void backward_parts(const LayerNormParams& p, float (
             }
         }
     }
-#pragma unroll
-    for (int i = 0; i < W; ++i) {
-        parts[0][warp][lane * W + i] = dweight[i];
-        parts[1][warp][lane * W + i] = dbias[i];
-    }
+    put_columns(parts[0], dweight);
+    put_columns(parts[1], dbias);
     __syncthreads();
     const u32 at = threadIdx.x;
     if (at < 32 * W && first + at < p.cols) {
 #pragma unroll
-        for (int which = 0; which < 2; ++which) {
-            float total = 0.0f;
-#pragma unroll
-            for (int i = 0; i < WARPS; ++i) total += parts[which][i][at];
-            p.parts[(run * 2 + which) * p.cols + first + at] = total;
-        }
+        for (int which = 0; which < 2; ++which) p.parts[(run * 2 + which) * p.cols + first + at] = column_sum(parts[which], at);
     }
 }
 
 template <typename T>
 __device__ __forceinline__ void backward_sum(const LayerNormParams& p) {
-    const u64 col = global_thread();
-    if (col >= p.cols) return;
+    __shared__ float shared[2][WARPS][32];
+    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const u64 col = u64(blockIdx.x) * 32 + lane;
     float dweight = 0.0f, dbias = 0.0f;
-    for (u64 run = 0; run < p.runs; ++run) {
-        dweight += p.parts[run * 2 * p.cols + col];
-        dbias += p.parts[(run * 2 + 1) * p.cols + col];
+    if (col < p.cols) {
+#pragma unroll 4
+        for (u64 run = warp; run < p.runs; run += WARPS) {
+            dweight += p.parts[run * 2 * p.cols + col];
+            dbias += p.parts[(run * 2 + 1) * p.cols + col];
+        }
     }
-    static_cast<T*>(p.dweight)[col] = from_float<T>(dweight);
-    static_cast<T*>(p.dbias)[col] = from_float<T>(dbias);
+    shared[0][warp][lane] = dweight;
+    shared[1][warp][lane] = dbias;
+    __syncthreads();
+    if (warp < 2 && col < p.cols) {
+        static_cast<T*>(warp == 0 ? p.dweight : p.dbias)[col] = from_float<T>(column_sum(shared[warp], lane));
+    }
 }
 
 #define ENTRY(NAME, T, ...)                                                                                                   \
@@ -192,6 +281,9 @@ __device__ __forceinline__ void backward_sum(const LayerNormParams& p) {
     }
 #define EVERY_PASS(T)                                                     \
     ENTRY(fwd, T, BY_ROW(forward, T))                                     \
+    ENTRY(bwd, T, __shared__ __align__(16) float shared[WARPS][HELD];                   \
+          if (p.whole) { backward_held<T, WIDTH<T>>(p, shared); }         \
+          else { backward_held<T, 1>(p, shared); })                       \
     ENTRY(bwd_x, T, BY_ROW(backward, T))                                  \
     ENTRY(bwd_parts, T, __shared__ float parts[2][WARPS][32 * WIDTH<T>];  \
           if (p.whole) { backward_parts<T, WIDTH<T>>(p, parts); }         \

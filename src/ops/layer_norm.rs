@@ -7,7 +7,7 @@ use crate::{
     device::{
         driver::DevicePtr,
         host::{Element, Real},
-        kernel::{FLOATS, Kernel, blocks, column_blocks},
+        kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
         vector::{par_rows, rows_a_task, rows_with_sums, sum1, sum2, vectorised},
     },
     error::{Error, Result},
@@ -130,17 +130,29 @@ impl Op for LayerNormGrad {
         let [dx, dweight, dbias] = [0, 1, 2].map(|i| args.y[i].ptr);
         let (rows, cols) = (x.shape().rows(), x.shape().last());
         let params = params(&x, self.eps);
-        let stats = args.scratch((rows * 2 * 4).max(4))?;
         let parts = args.scratch((params.runs as usize * 2 * cols * 4).max(4))?;
-        let (x_ptr, weight, dy) = (x.ptr, weight.ptr, dy.ptr);
-        let (rows_stats, parts) = (stats.ptr, parts.ptr);
-        let params =
-            LayerNormParams { x: x_ptr, weight, dy, dx, rows_stats, parts, dweight, dbias, ..params };
+        let params = LayerNormParams {
+            x: x.ptr,
+            weight: weight.ptr,
+            dy: dy.ptr,
+            dx,
+            parts: parts.ptr,
+            dweight,
+            dbias,
+            ..params
+        };
         let dtype = x.dtype();
-        args.launch(&BACKWARD, dtype, blocks(rows, WARPS), 0, &params)?;
-        let grid = params.runs.saturating_mul(params.tiles);
-        args.launch(&PARTS, dtype, grid, 0, &params)?;
-        args.launch(&SUM, dtype, blocks(cols, THREADS as usize), 0, &params)
+        // Alive until the kernels that use it are queued.
+        let stats;
+        if cols <= HELD {
+            args.launch(&BACKWARD, dtype, params.runs, 0, &params)?;
+        } else {
+            stats = args.scratch((rows * 2 * 4).max(4))?;
+            let params = LayerNormParams { rows_stats: stats.ptr, ..params };
+            args.launch(&BACKWARD_X, dtype, blocks(rows, WARPS), 0, &params)?;
+            args.launch(&PARTS, dtype, blocks_for_each(params.runs as usize, params.tiles), 0, &params)?;
+        }
+        args.launch(&SUM, dtype, blocks(cols, 32), 0, &params)
     }
 }
 
@@ -170,22 +182,29 @@ kernel_params! {
 const THREADS: u32 = 256;
 /// Rows of a block.
 const WARPS: usize = THREADS as usize / 32;
-/// Rows whose part of the weight's gradient one block sums.
-const RUN: usize = 256;
+/// The longest rows whose gradients one kernel computes from registers.
+const HELD: usize = 512;
+
+/// Rows whose part of the weight's gradient one block sums: enough blocks for two on each multiprocessor of a large GPU, and
+/// no more, as each writes a part. A function of the rows alone, so that every device adds in one order.
+fn rows_a_run(rows: usize) -> usize {
+    rows.div_ceil(264).max(1).next_multiple_of(WARPS)
+}
 
 const fn kernel(name: &'static str) -> Kernel<LayerNormParams> {
     Kernel::new("layer_norm", name, THREADS, FLOATS)
 }
 
 const FORWARD: Kernel<LayerNormParams> = kernel("fwd");
-const BACKWARD: Kernel<LayerNormParams> = kernel("bwd_x");
+const BACKWARD: Kernel<LayerNormParams> = kernel("bwd");
+const BACKWARD_X: Kernel<LayerNormParams> = kernel("bwd_x");
 const PARTS: Kernel<LayerNormParams> = kernel("bwd_parts");
 const SUM: Kernel<LayerNormParams> = kernel("bwd_sum");
 
 /// Sizes; no pointers.
 fn params(x: &DeviceView, eps: f64) -> LayerNormParams {
     let (rows, cols, bytes) = (x.shape().rows(), x.shape().last(), x.dtype().bytes());
-    let whole = (cols * bytes).is_multiple_of(16);
+    let (whole, run) = ((cols * bytes).is_multiple_of(16), rows_a_run(rows));
     let null = DevicePtr::NULL;
     LayerNormParams {
         x: null,
@@ -202,8 +221,8 @@ fn params(x: &DeviceView, eps: f64) -> LayerNormParams {
         cols: cols as u64,
         eps: eps as f32,
         whole: whole.into(),
-        run: RUN as u32,
-        runs: blocks(rows, RUN),
+        run: u32::try_from(run).unwrap_or(u32::MAX),
+        runs: blocks(rows, run),
         tiles: column_blocks(cols, whole, bytes),
         unused: 0,
     }
@@ -255,7 +274,7 @@ fn gradients<T: Real>(args: &mut HostArgs, eps: T) {
 pub const SPEC: OpSpec = OpSpec {
     name: "layer_norm",
     order: Order::Once,
-    kernels: &[FORWARD.info(), BACKWARD.info(), PARTS.info(), SUM.info()],
+    kernels: &[FORWARD.info(), BACKWARD.info(), BACKWARD_X.info(), PARTS.info(), SUM.info()],
     cases: || {
         let case = |name, rows: usize, cols: usize, draw| {
             Case::new(name, [drawn([rows, cols], draw), normal([cols]), normal([cols])], |x| {
@@ -266,7 +285,11 @@ pub const SPEC: OpSpec = OpSpec {
             case("narrow", 7, 9, Draw::Normal),
             case("embedding", 5, 384, Draw::Normal),
             case("far_from_zero", 3, 65, Draw::Uniform(28.0, 32.0)),
-            case("many_rows", 300, 17, Draw::Normal),
+            case("many_rows", 2200, 17, Draw::Normal),
+            case("single", 1, 1, Draw::Normal),
+            case("full_registers", 9, 512, Draw::Normal),
+            case("longer_than_registers", 9, 600, Draw::Normal),
+            case("longer_ragged", 3, 1033, Draw::Normal),
             Case::new("tokens", [normal([2, 3, 20]), normal([20]), normal([20])], |x| {
                 Ok(vec![x[0].layer_norm(&x[1], &x[2], 1e-5)?])
             }),
