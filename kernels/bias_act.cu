@@ -1,15 +1,16 @@
-// y = clamp(gain · f(x + bias)) and its derivatives by x: y = t · gain · f⁽ᵏ⁾(x + bias), 0 where the value was clamped.
+// y = clamp(gain · f(x + bias)) and its derivatives by x: y = t · gain · f⁽ᵏ⁾(x + bias), 0 where the value was clamped; and the
+// derivative of a product's or a convolution's epilogue, which is read off the result (common/epilogue.cuh).
 //
 // Shapes    x, t, y: count elements, rows of `cols`; bias: cols, or none.
 // Types     f32, bf16, f16 in memory; f32 arithmetic.
 // Launch    256 threads, four elements each; bias packs where rows are whole packs. The function is chosen once a launch,
-//           not once an element.
-// Traffic   order 0 reads x, writes y; orders 1 and 2 read t and x: memory bound, at most some 40 instructions an element (gelu).
+//           not once an element. bwd_epilogue: 256 threads, 128 bits each.
+// Traffic   order 0 reads x, writes y; orders 1 and 2 read t and x, bwd_epilogue t and the result: memory bound, at most some 40 instructions an element (gelu).
 // Rejected  an entry for each function: 72 entries of mostly the same loads and stores.
-// Numerics  expf, tanhf, erff, log1pf of the full-range library, within a few ulp. ReLUs keep NaN.
+// Numerics  the functions are those of common/activation.cuh.
 // Tail      the last thread with work goes element by element; so do all where bias rows are not whole packs.
 
-#include "common/element.cuh"
+#include "common/activation.cuh"
 
 struct BiasActParams {
     const void *t, *x, *bias;  // t from order 1 on; bias or null
@@ -21,64 +22,6 @@ struct BiasActParams {
     u32 whole;    // rows are a multiple of 4, or there is no bias
     u32 unused;
 };
-
-enum Function : u32 { LINEAR, RELU, LEAKY_RELU, SIGMOID, TANH, SILU, GELU, SOFTPLUS };
-
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-__device__ __forceinline__ float normal_below(float x) { return 0.5f * erfcf(x * -0.70710678118654752f); }
-__device__ __forceinline__ float normal_density(float x) { return 0.3989422804014327f * expf(-0.5f * x * x); }
-
-// Value, first and second derivative of each function side by side.
-template <u32 FUNCTION>
-__device__ __forceinline__ float value(float x, float alpha) {
-    if constexpr (FUNCTION == RELU) return x < 0.0f ? 0.0f : x;
-    if constexpr (FUNCTION == LEAKY_RELU) return x * (x < 0.0f ? alpha : 1.0f);
-    if constexpr (FUNCTION == SIGMOID) return sigmoid(x);
-    if constexpr (FUNCTION == TANH) return tanhf(x);
-    if constexpr (FUNCTION == SILU) return x / (1.0f + expf(-x));
-    if constexpr (FUNCTION == GELU) return x * normal_below(x);
-    if constexpr (FUNCTION == SOFTPLUS) return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x)));
-    return x;
-}
-
-template <u32 FUNCTION>
-__device__ __forceinline__ float slope(float x, float alpha) {
-    if constexpr (FUNCTION == RELU) return x > 0.0f ? 1.0f : 0.0f;
-    if constexpr (FUNCTION == LEAKY_RELU) return x > 0.0f ? 1.0f : alpha;
-    if constexpr (FUNCTION == SIGMOID) {
-        const float s = sigmoid(x);
-        return s * (1.0f - s);
-    }
-    if constexpr (FUNCTION == TANH) {
-        const float t = tanhf(x);
-        return fmaf(-t, t, 1.0f);
-    }
-    if constexpr (FUNCTION == SILU) {
-        const float s = sigmoid(x);
-        return s * fmaf(x, 1.0f - s, 1.0f);
-    }
-    if constexpr (FUNCTION == GELU) return fmaf(x, normal_density(x), normal_below(x));
-    if constexpr (FUNCTION == SOFTPLUS) return sigmoid(x);
-    return 1.0f;
-}
-
-template <u32 FUNCTION>
-__device__ __forceinline__ float bend(float x) {
-    if constexpr (FUNCTION == SIGMOID || FUNCTION == SOFTPLUS) {
-        const float s = sigmoid(x), first = s * (1.0f - s);
-        return FUNCTION == SIGMOID ? first * (1.0f - 2.0f * s) : first;
-    }
-    if constexpr (FUNCTION == TANH) {
-        const float t = tanhf(x);
-        return -2.0f * t * fmaf(-t, t, 1.0f);
-    }
-    if constexpr (FUNCTION == SILU) {
-        const float s = sigmoid(x);
-        return s * (1.0f - s) * (2.0f + x * (1.0f - 2.0f * s));
-    }
-    if constexpr (FUNCTION == GELU) return normal_density(x) * (2.0f - x * x);
-    return 0.0f;
-}
 
 template <u32 FUNCTION, int ORDER>
 __device__ __forceinline__ float apply(const BiasActParams& p, float t, float x) {
@@ -147,6 +90,39 @@ __device__ __forceinline__ void choose(const BiasActParams& p) {
     }
 }
 
+// The gradient of an epilogue: y = t · slope, the slope read off the sign of `result` and 0 where that was clamped.
+struct EpilogueGradientParams {
+    const void *t, *result;
+    void* y;
+    u64 count;
+    float above, below;  // gain times slope, above zero and below
+    float clamp;         // as `result` can hold it; infinite: none
+    u32 unused;
+};
+
+template <typename T>
+__device__ __forceinline__ void epilogue_gradient(const EpilogueGradientParams& p) {
+    const T *const t = static_cast<const T*>(p.t), *const result = static_cast<const T*>(p.result);
+    T* const y = static_cast<T*>(p.y);
+    const auto gradient = [&](float t, float result) {
+        const bool clamped = p.clamp < INFINITY && fabsf(result) >= p.clamp;
+        return clamped ? 0.0f : t * (result > 0.0f ? p.above : p.below);
+    };
+    constexpr int N = WIDTH<T>;
+    const u64 first = global_thread() * N;
+    if (first + N <= p.count) {
+        float a[N], b[N];
+        load_floats(a, t + first);
+        load_floats(b, result + first);
+#pragma unroll
+        for (int i = 0; i < N; ++i) a[i] = gradient(a[i], b[i]);
+        store_floats(y + first, a);
+    } else {
+#pragma unroll 1
+        for (u64 i = first; i < p.count; ++i) y[i] = from_float<T>(gradient(to_float(t[i]), to_float(result[i])));
+    }
+}
+
 #define ENTRY(NAME, T, ORDER)                                                                                            \
     extern "C" __global__ void __launch_bounds__(256) bias_act_##NAME##_##T(const __grid_constant__ BiasActParams p) { \
         choose<T, ORDER>(p);                                                                                             \
@@ -159,3 +135,11 @@ __device__ __forceinline__ void choose(const BiasActParams& p) {
 EVERY_ORDER(f32)
 EVERY_ORDER(bf16)
 EVERY_ORDER(f16)
+
+#define EPILOGUE_GRADIENT(T)                                                                                                       \
+    extern "C" __global__ void __launch_bounds__(256) bias_act_bwd_epilogue_##T(const __grid_constant__ EpilogueGradientParams p) { \
+        epilogue_gradient<T>(p);                                                                                                   \
+    }
+EPILOGUE_GRADIENT(f32)
+EPILOGUE_GRADIENT(bf16)
+EPILOGUE_GRADIENT(f16)

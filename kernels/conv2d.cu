@@ -1,8 +1,9 @@
-// y[n,i,j,k] = bias[k] + Σ_{r,s,c} x[n, i·stride + r·dilation − padding, j·stride + s·dilation − padding, c] · weight[k,r,s,c], its
+// y[n,i,j,k] = Σ_{r,s,c} x[n, i·stride + r·dilation − padding, j·stride + s·dilation − padding, c] · weight[k,r,s,c], its
 // input gradient and its weight gradient.
 //
 // Shapes    x: n h w c, weight: k r s c/groups, y: n oh ow k, all channels last. Any kernel, stride, padding, dilation, groups.
 // Types     f32, bf16, f16. f32 is multiplied in three TF32 products, or in one (`_tf32`, where precision tf32 is asked for).
+// Epilogue  of y: common/epilogue.cuh, at the store or where splits are added.
 // Launch    implicit products: a block a tile of the result, `large` 128 x 128 by 8 warps, `small` 64 x 64 by 4 warps, operand
 //           tiles gathered straight from the images by cp.async, three steps of 64 bytes in flight. Grid: tiles in bands of
 //           eight rows, times groups, times splits of the inner axis, times stride² classes of pixels for the input gradient.
@@ -49,4 +50,4 @@ __device__ __forceinline__ void input_gradient(const ConvParams& p) {
 CONVS(fwd, forward)
 CONVS(bwd_x, input_gradient)
 CONVS(bwd_weight, conv_weight_gradient)
-MERGES(conv2d)
+MERGES(conv2d, EPILOGUE)

@@ -224,4 +224,4 @@ __device__ __forceinline__ void weight_gradient_of(const WeightGradientParams& p
 WEIGHT_GRADIENT(f32)
 WEIGHT_GRADIENT(bf16)
 WEIGHT_GRADIENT(f16)
-MERGES(depthwise_conv2d)
+MERGES(depthwise_conv2d, NOTHING)

@@ -14,7 +14,7 @@
 #include "common/product.cuh"
 
 PRODUCTS(linear, fwd, true, true)
-MERGES(linear)
+MERGES(linear, EPILOGUE)
 FEW_ROWS(linear, f32)
 FEW_ROWS(linear, bf16)
 FEW_ROWS(linear, f16)

@@ -58,7 +58,7 @@ __device__ __forceinline__ void styled_transposed(const StyledParams& p) {
 
 STYLED_TYPES(fwd, styled_forward)
 STYLED_TYPES(up, styled_transposed)
-MERGES(modulated_conv2d)
+MERGES(modulated_conv2d, EPILOGUE)
 
 struct TurnParams {
     const void* weight;

@@ -14,10 +14,10 @@
 
 struct ConvParams {
     const void *a, *b;  // forward: x, weight; input gradient: dy, weight; weight gradient: x, dy
-    const void* bias;   // forward, or null
     void* y;
     float* partials;  // [splits, elements of y], or null where the inner axis is not split
     u64 count;        // elements of y
+    Epilogue epilogue;  // of the forward map and of the styled transposed one
     u32 n, h, w, c;   // of x
     u32 k, r, s;      // of the weight, and c / groups
     u32 oh, ow;       // of y
@@ -188,10 +188,11 @@ __device__ __forceinline__ ConvPlace conv_place(const ConvParams& p, u32 parts) 
     return {place.m * Tile::M, place.n * Tile::N, z % p.groups, z / p.groups, place.z % parts};
 }
 
-// Writes the tile: row r of it begins at element `row_at(r)` of y. `scale` is applied to partial sums too, `finish` to whole ones.
-template <typename Tile, typename Row, typename Scale, typename Finish>
-__device__ __forceinline__ void store_tile(const ConvParams& p, const Accumulators<Tile>& c, u32 split, int rows, int cols, Row row_at,
-                                           Scale scale, Finish finish) {
+// Writes the tile: row r of it is channels `first` .. of pixel `pixel_at(r)` of y, whose pixels are `pitch` channels. `scale` is
+// applied to partial sums too, the epilogue, where there is one, to whole ones.
+template <typename Tile, bool EPILOGUE, typename Pixel, typename Scale>
+__device__ __forceinline__ void store_tile(const ConvParams& p, const Accumulators<Tile>& c, u32 split, int rows, int cols, u32 pitch,
+                                           u32 first, Pixel pixel_at, Scale scale) {
     using T = typename Tile::T;
     void* memory = ring_of<Tile>();
     const bool aligned = p.y_vector == 4;
@@ -201,7 +202,7 @@ __device__ __forceinline__ void store_tile(const ConvParams& p, const Accumulato
             float values[4] = {v.x, v.y, v.z, v.w};
             if (row < rows) {
                 scale(row, col, values);
-                store_four(to + row_at(row) + col, values, cols - col, aligned);
+                store_four(to + pixel_at(row) * pitch + first + col, values, cols - col, aligned);
             }
         });
         return;
@@ -209,10 +210,11 @@ __device__ __forceinline__ void store_tile(const ConvParams& p, const Accumulato
     T* to = static_cast<T*>(p.y);
     for_each_four<Tile>(c, memory, [&](int row, int col, const float4& v) {
         float values[4] = {v.x, v.y, v.z, v.w};
-        if (row < rows) {
+        if (row < rows && col < cols) {
+            const u64 pixel = pixel_at(row), at = pixel * pitch + first + col;
             scale(row, col, values);
-            finish(row, col, values);
-            store_four(to + row_at(row) + col, values, cols - col, aligned);
+            if constexpr (EPILOGUE) finish<T>(p.epilogue, pixel, first + col, at, cols - col, aligned, values);
+            store_four(to + at, values, cols - col, aligned);
         }
     });
 }
@@ -271,19 +273,10 @@ __device__ __forceinline__ void conv_forward(const ConvParams& p, const Style<ty
     Accumulators<Tile> c;
     multiply<Tile, true, true>(c, ring_of<Tile>(), int(begin), int(end), a, b);
 
-    const T* bias = static_cast<const T*>(p.bias);
     const int cols = int(k_group - place.n);
-    store_tile<Tile>(
-        p, c, place.split, int(pixels - place.m), cols, [&](int row) { return u64(place.m + row) * p.k + first; },
-        Scaled<Tile, STYLED>{style.written, p.k, first, cols},
-        [&](int, int col, float(&values)[4]) {
-            if (bias != nullptr) {
-#pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    if (col + i < cols) values[i] += to_float(bias[first + col + i]);
-                }
-            }
-        });
+    store_tile<Tile, true>(
+        p, c, place.split, int(pixels - place.m), cols, p.k, first, [&](int row) { return u64(place.m + row); },
+        Scaled<Tile, STYLED>{style.written, p.k, first, cols});
 }
 
 // The first tap that reaches pixels of residue `phase`, or `taps` where none does.
@@ -342,15 +335,17 @@ __device__ __forceinline__ void conv_input_gradient(const ConvParams& p, const S
     Accumulators<Tile> c;
     multiply<Tile, true, false>(c, ring_of<Tile>(), int(begin), int(end), a, b);
 
-    store_tile<Tile>(
-        p, c, place.split, int(pixels - place.m), int(c_group - place.n),
+    const u32 first = place.group * c_group + place.n;
+    const int cols = int(c_group - place.n);
+    store_tile<Tile, STYLED>(
+        p, c, place.split, int(pixels - place.m), cols, p.c, first,
         [&](int row) {
             // The window's place, once more: which pixel of x it came from.
             const u32 m = place.m + row, across = m / columns, sample = across / rows;
             const u32 h = (across - sample * rows) * p.stride + phase_h, w = (m - across * columns) * p.stride + phase_w;
-            return ((u64(sample) * p.h + h) * p.w + w) * p.c + place.group * c_group + place.n;
+            return (u64(sample) * p.h + h) * p.w + w;
         },
-        Scaled<Tile, STYLED>{style.written, p.c, place.group * c_group + place.n, int(c_group - place.n)}, Unchanged{});
+        Scaled<Tile, STYLED>{style.written, p.c, first, cols});
 }
 
 template <typename Tile>
@@ -380,7 +375,7 @@ __device__ __forceinline__ void conv_weight_gradient(const ConvParams& p) {
                                   p.a_vector};
     Accumulators<Tile> c;
     multiply<Tile, false, false>(c, ring_of<Tile>(), int(begin), int(end), a, b);
-    store_tile<Tile>(
-        p, c, place.split, int(k_group - place.m), int(columns - place.n),
-        [&](int row) { return u64(first + row) * columns + place.n; }, Unchanged{}, Unchanged{});
+    store_tile<Tile, false>(
+        p, c, place.split, int(k_group - place.m), int(columns - place.n), columns, place.n,
+        [&](int row) { return u64(first + row); }, Unchanged{});
 }

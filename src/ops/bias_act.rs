@@ -5,6 +5,7 @@
 //! `k + 1` (by `x`), which gives gradients of gradients; a third derivative is refused. Semantics of bias, gain and clamp
 //! follow StyleGAN2-ADA's `bias_act`; the activations are PyTorch's (GELU by the error function, softplus without threshold).
 
+use super::epilogue;
 use crate::{
     device::{
         driver::DevicePtr,
@@ -143,6 +144,11 @@ impl Tensor {
     pub fn softplus(&self) -> Result<Tensor> {
         self.activate(Activation::Softplus)
     }
+}
+
+/// `dy · gain · f′(x)`, zero where the value at `x` is clamped.
+pub(super) fn by_argument(dy: &Tensor, x: &Tensor, activation: Activation, around: BiasAct) -> Result<Tensor> {
+    apply1(BiasActOp { activation, around, order: 1 }, &[dy, x])
 }
 
 /// Order 0: inputs x, bias. Order 1 and 2: inputs t, x, bias. The bias may be absent.
@@ -479,7 +485,7 @@ impl BiasActOp {
 pub const SPEC: OpSpec = OpSpec {
     name: "bias_act",
     order: Order::Any,
-    kernels: &[KERNELS[0].info(), KERNELS[1].info(), KERNELS[2].info()],
+    kernels: &[KERNELS[0].info(), KERNELS[1].info(), KERNELS[2].info(), epilogue::GRADIENT.info()],
     cases: || {
         let around = BiasAct { alpha: 0.3, gain: 1.4, clamp: None };
         let mut cases: Vec<Case> = Activation::ALL

@@ -6,11 +6,17 @@
 //! gradient of each is made of the other two, and every order exists. The input gradient on its own is the transposed
 //! convolution.
 //!
+//! What follows the forward map's sums is done where they are made: see [`epilogue`](super::epilogue).
+//!
 //! On the CPU they are matrix products: see [`convolution`](crate::device::convolution).
 
 pub(crate) mod launch;
 
-use super::matmul::same_float;
+use super::{
+    bias_act::{Activation, BiasAct},
+    epilogue::{Epilogue, Fused},
+    matmul::same_float,
+};
 pub use crate::device::convolution::Conv2d;
 use crate::{
     device::convolution::{Geometry, forward, input_gradient, weight_gradient},
@@ -25,10 +31,14 @@ use crate::{
 impl Tensor {
     /// `[n, h, w, c] -> [n, h', w', k]` with `weight` `[k, r, s, c / groups]` and `bias` `[k]`.
     pub fn conv2d(&self, weight: &Tensor, bias: Option<&Tensor>, conv: Conv2d) -> Result<Tensor> {
-        match bias {
-            Some(bias) => apply1(Forward { conv }, &[self, weight, bias]),
-            None => apply1(Forward { conv }, &[self, weight]),
-        }
+        self.conv2d_then(weight, conv, &Epilogue::bias(bias))
+    }
+
+    /// The same, and what follows its sums, in one pass.
+    pub fn conv2d_then(&self, weight: &Tensor, conv: Conv2d, epilogue: &Epilogue) -> Result<Tensor> {
+        let mut x = vec![self, weight];
+        let fused = epilogue.join(&mut x);
+        apply1(Forward { conv, fused }, &x)
     }
 
     /// The gradient that `dy = self` sends to the `[h, w]` input of a convolution with `weight`; in other words the
@@ -45,6 +55,7 @@ impl Tensor {
 
 struct Forward {
     conv: Conv2d,
+    fused: Fused,
 }
 
 struct InputGradient {
@@ -71,40 +82,41 @@ impl Op for Forward {
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
         let dtype = same_float("conv2d", x)?;
         let g = Geometry::new("conv2d", self.conv, images("conv2d", &x[0])?, images("conv2d", &x[1])?)?;
-        if let Some(bias) = x.get(2).filter(|bias| *bias.shape != [g.k]) {
-            return Err(Error::shape("conv2d", format!("bias {} for {} channels", bias.shape, g.k)));
-        }
-        Ok(vec![Spec::new(g.y(), dtype)])
+        let y = Spec::new(g.y(), dtype);
+        self.fused.check("conv2d", x, y, false)?;
+        Ok(vec![y])
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         let g = Geometry::new("conv2d", self.conv, dims(args.x_shape(0)), dims(args.x_shape(1)))?;
         float_dispatch!(args, T => {
-            let bias = (args.inputs() == 3).then(|| args.x::<T>(2));
-            forward::<T>(&g, args.x(0), args.x(1), bias, args.y(0));
+            let (x, weight) = (args.x::<T>(0), args.x::<T>(1));
+            let epilogue = self.fused.host::<T>(args);
+            let y = args.y::<T>(0);
+            forward::<T>(&g, x, weight, None, y);
+            epilogue.finish(g.k, y, None);
         });
         Ok(())
     }
 
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let g = Geometry::new("conv2d", self.conv, dims(args.x[0].shape()), dims(args.x[1].shape()))?;
-        launch::forward(args, &g)
+        launch::forward(args, &g, &self.fused)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
-        let (dy, conv) = (v.upstream()?, self.conv);
+        let (dsum, conv) = (self.fused.through(v)?, self.conv);
         let ([_, h, w, _], [_, r, s, _]) = (dims(v.x_spec(0).shape), dims(v.x_spec(1).shape));
-        let dx = v.when(0, || dy.conv2d_input_gradient(v.x(1), [h, w], conv))?;
-        let dweight = v.when(1, || v.x(0).conv2d_weight_gradient(dy, [r, s], conv))?;
-        if v.inputs() == 2 {
-            return Ok(vec![dx, dweight]);
-        }
-        let dbias = v.when(2, || dy.sum_to(v.x_spec(2).shape))?;
-        Ok(vec![dx, dweight, dbias])
+        let dx = v.when(0, || dsum.conv2d_input_gradient(v.x(1), [h, w], conv))?;
+        let dweight = v.when(1, || v.x(0).conv2d_weight_gradient(&dsum, [r, s], conv))?;
+        let mut all = vec![dx, dweight];
+        all.extend(self.fused.gradients(v, &dsum)?);
+        Ok(all)
     }
 
     fn keep(&self) -> Keep {
-        Keep { x: 0b011, y: 0 }
+        let Keep { x, y } = self.fused.keep();
+        Keep { x: x | 0b11, y }
     }
 }
 
@@ -217,7 +229,35 @@ pub const SPEC: OpSpec = OpSpec {
             Case::new(name, inputs, move |x| Ok(vec![x[0].conv2d(&x[1], x.get(2), conv)?]))
         };
         let plain = Conv2d::default();
+        // `parts`: bias, noise, residual by their first letters.
+        let then = |name, x: [usize; 4], [k, r]: [usize; 2], parts: &'static str, activation, clamp| {
+            let [n, h, w, c] = x;
+            let mut inputs = vec![normal(x), normal([k, r, r, c])];
+            for part in parts.chars() {
+                match part {
+                    'b' => inputs.push(normal([k])),
+                    'n' => inputs.extend([normal([n, h, w, 1]), normal([1])]),
+                    _ => inputs.push(normal([n, h, w, k])),
+                }
+            }
+            Case::new(name, inputs, move |x| {
+                let around = BiasAct { alpha: 0.3, gain: 1.4, clamp };
+                let mut rest = x[2..].iter();
+                let mut next = |part| if parts.contains(part) { rest.next() } else { None };
+                let (bias, noise, strength) = (next('b'), next('n'), next('n'));
+                let (noise, residual) = (noise.zip(strength), next('r'));
+                let epilogue = Epilogue { bias, noise, activation, around, residual };
+                Ok(vec![x[0].conv2d_then(&x[1], Conv2d { padding: r / 2, ..plain }, &epilogue)?])
+            })
+        };
         vec![
+            then("then_bias_and_leaky_relu", [2, 5, 7, 3], [6, 3], "b", Activation::LeakyRelu, None),
+            then("then_everything_before", [1, 5, 4, 8], [12, 3], "bn", Activation::LeakyRelu, Some(1.3)),
+            then("then_noise_and_relu", [2, 3, 5, 2], [5, 3], "n", Activation::Relu, None),
+            then("then_clamp", [1, 4, 3, 4], [8, 1], "", Activation::Linear, Some(0.9)),
+            then("then_residual", [2, 3, 4, 3], [7, 1], "bnr", Activation::Linear, None),
+            then("then_split", [1, 3, 3, 117], [6, 3], "bn", Activation::LeakyRelu, Some(40.0)),
+            then("then_split_fours", [2, 2, 3, 120], [8, 3], "bnr", Activation::Linear, None),
             case("same_3x3", [2, 5, 7, 3], [4, 3, 3], true, Conv2d { padding: 1, ..plain }),
             case("valid_3x3", [1, 6, 4, 2], [5, 3, 3], false, plain),
             case("pointwise", [2, 3, 5, 7], [9, 1, 1], true, plain),

@@ -17,9 +17,12 @@ use crate::{
     error::{Error, Result},
     float_dispatch, kernel_params,
     op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
-    ops::matmul::{
-        launch::{add_splits, merge, vector},
-        same_float,
+    ops::{
+        epilogue::EpilogueParams,
+        matmul::{
+            launch::{add_splits, merge, vector},
+            same_float,
+        },
     },
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
@@ -245,7 +248,7 @@ impl Depthwise {
         };
         let grid = [int(shares.count)?, int(vectors.div_ceil(shares.lanes))?, int(layers)?];
         args.launch(&WEIGHT_GRADIENT, dtype, grid, 0, &params)?;
-        add_splits(args, "depthwise_conv2d", partials.ptr, int(shares.count)?, None)
+        add_splits(args, "depthwise_conv2d", partials.ptr, int(shares.count)?, EpilogueParams::NONE)
     }
 }
 

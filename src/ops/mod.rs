@@ -13,6 +13,8 @@ macro_rules! ops {
     };
 }
 
+pub mod epilogue;
+
 ops! {
     attention,
     avg_pool2d,

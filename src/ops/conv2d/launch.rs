@@ -10,8 +10,9 @@ use crate::{
     },
     error::Result,
     kernel_params,
-    op::{DeviceArgs, DeviceView},
+    op::DeviceArgs,
     ops::{
+        epilogue::{EpilogueParams, Fused},
         linear,
         matmul::{
             self,
@@ -24,10 +25,10 @@ kernel_params! {
     pub(crate) struct ConvParams {
         a: DevicePtr,
         b: DevicePtr,
-        bias: DevicePtr,
         y: DevicePtr,
         partials: DevicePtr,
         count: u64,
+        epilogue: EpilogueParams,
         n: u32,
         h: u32,
         w: u32,
@@ -104,14 +105,14 @@ impl Products {
     }
 
     /// Tiles on tensor cores, and the pass that adds splits where there are any, by the kernels of `stem`; `params` adds what
-    /// they take beside the convolution's.
+    /// they take beside the convolution's. `epilogue` is theirs alone whose kernels have one.
     pub fn launch<P: Params>(
         &self,
         args: &DeviceArgs,
         g: &Geometry,
         stem: &'static str,
         family: &Family<P>,
-        bias: Option<&DeviceView>,
+        epilogue: EpilogueParams,
         params: impl Fn(ConvParams) -> P,
     ) -> Result<()> {
         let Products { op, extents, count, runs, channels } = *self;
@@ -127,10 +128,10 @@ impl Products {
         let mut conv = ConvParams {
             a: args.x[0].ptr,
             b: args.x[1].ptr,
-            bias: bias.map_or(DevicePtr::NULL, |bias| bias.ptr),
             y: y.ptr,
             partials: DevicePtr::NULL,
             count: y.elems() as u64,
+            epilogue,
             n: int(g.n)?,
             h: int(g.h)?,
             w: int(g.w)?,
@@ -163,7 +164,7 @@ impl Products {
         let partials = args.scratch(plan.splits as usize * y.elems() * 4)?;
         conv.partials = partials.ptr;
         args.launch(kernel, dtype, grid, shared, &params(conv))?;
-        add_splits(args, stem, partials.ptr, plan.splits, bias)
+        add_splits(args, stem, partials.ptr, plan.splits, epilogue)
     }
 }
 
@@ -181,13 +182,14 @@ fn plain<'a>(op: &'static str, stem: &'static str, extents: [usize; 3]) -> Probl
     Problem { op, stem, extents, batch: 1, between: [0, 0], bias: None }
 }
 
-/// `(x, weight, bias?) -> y`
-pub(super) fn forward(args: &DeviceArgs, g: &Geometry) -> Result<()> {
-    if is_plain(g) {
+/// `(x, weight, ..) -> y`
+pub(super) fn forward(args: &DeviceArgs, g: &Geometry, fused: &Fused) -> Result<()> {
+    if is_plain(g) && fused.is_bias() {
         let problem = Problem { bias: args.x.get(2), ..plain("conv2d", "linear", [pixels(g), g.k, g.c]) };
         return problem.launch(args, &linear::FORWARD);
     }
-    Products::forward("conv2d", g).launch(args, g, "conv2d", &FORWARD, args.x.get(2), |conv| conv)
+    let epilogue = fused.params(args, None);
+    Products::forward("conv2d", g).launch(args, g, "conv2d", &FORWARD, epilogue, |conv| conv)
 }
 
 /// `(dy, weight) -> dx`
@@ -196,13 +198,13 @@ pub(super) fn input_gradient(args: &DeviceArgs, g: &Geometry) -> Result<()> {
     if is_plain(g) {
         return plain(OP, "matmul", [pixels(g), g.c, g.k]).launch(args, &matmul::NN);
     }
-    Products::input_gradient(OP, g).launch(args, g, "conv2d", &INPUT_GRADIENT, None, |conv| conv)
+    Products::input_gradient(OP, g).launch(args, g, "conv2d", &INPUT_GRADIENT, EpilogueParams::NONE, |conv| conv)
 }
 
 /// `(x, dy) -> dweight`
 pub(super) fn weight_gradient(args: &DeviceArgs, g: &Geometry) -> Result<()> {
     let products = Products::weight_gradient("conv2d_weight_gradient", g);
-    products.launch(args, g, "conv2d", &WEIGHT_GRADIENT, None, |conv| conv)
+    products.launch(args, g, "conv2d", &WEIGHT_GRADIENT, EpilogueParams::NONE, |conv| conv)
 }
 
 fn common_divisor(a: usize, b: usize) -> usize {

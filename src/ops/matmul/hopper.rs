@@ -12,6 +12,7 @@ use crate::{
     error::Result,
     kernel_params,
     op::DeviceArgs,
+    ops::epilogue::EpilogueParams,
 };
 
 kernel_params! {
@@ -164,7 +165,7 @@ pub(super) fn launch(problem: &Problem, args: &DeviceArgs, axes: [Axis; 2]) -> R
     let partials = args.scratch(plan.splits * batch * m * n * 4)?;
     params.partials = partials.ptr;
     args.launch(kernel, dtype, grid, plan.shared_bytes, &params)?;
-    add_splits(args, problem.stem, partials.ptr, plan.splits as u32, problem.bias)
+    add_splits(args, problem.stem, partials.ptr, plan.splits as u32, EpilogueParams::bias(params.bias))
 }
 
 #[cfg(test)]

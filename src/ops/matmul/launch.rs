@@ -12,6 +12,7 @@ use crate::{
     error::{Error, Result},
     kernel_params,
     op::{DeviceArgs, DeviceView},
+    ops::epilogue::EpilogueParams,
 };
 
 /// The entries of one product: two tiles, and for f32 the number of TF32 products that make one.
@@ -166,11 +167,11 @@ kernel_params! {
 
     pub(crate) struct MergeParams {
         partials: DevicePtr,
-        bias: DevicePtr,
         y: DevicePtr,
         count: u64,
         splits: u32,
         channels: u32,
+        epilogue: EpilogueParams,
     }
 }
 
@@ -181,18 +182,19 @@ pub(crate) const fn merge(stem: &'static str) -> Kernel<MergeParams> {
     Kernel::new(stem, "merge", MERGE_THREADS, FLOATS)
 }
 
-/// Adds the `splits` partial sums of every element of `y` in their order, and the bias of its channel.
+/// Adds the `splits` partial sums of every element of `y` in their order, then does what follows a sum.
 pub(crate) fn add_splits(
     args: &DeviceArgs,
     stem: &'static str,
     partials: DevicePtr,
     splits: u32,
-    bias: Option<&DeviceView>,
+    epilogue: EpilogueParams,
 ) -> Result<()> {
     let y = &args.y[0];
-    let channels = bias.map_or(1, DeviceView::elems) as u32;
-    let bias = bias.map_or(DevicePtr::NULL, |bias| bias.ptr);
-    let params = MergeParams { partials, bias, y: y.ptr, count: y.elems() as u64, splits, channels };
+    // Where nothing depends on the channel all is one pixel, so that fours of elements may cross from one to the next.
+    let channels = if epilogue.by_channel() { y.shape().last() } else { y.elems() };
+    let channels = count31(stem, channels)?;
+    let params = MergeParams { partials, y: y.ptr, count: y.elems() as u64, splits, channels, epilogue };
     args.launch(&merge(stem), y.dtype(), blocks(y.elems(), MERGE_THREADS as usize * 4), 0, &params)
 }
 
@@ -265,7 +267,8 @@ impl Problem<'_> {
         let partials = args.scratch(plan.splits as usize * self.batch * m * n * 4)?;
         params.partials = partials.ptr;
         args.launch(kernel, dtype, grid, plan.shared_bytes, &params)?;
-        add_splits(args, self.stem, partials.ptr, plan.splits, self.bias)
+        let bias = self.bias.map_or(DevicePtr::NULL, |bias| bias.ptr);
+        add_splits(args, self.stem, partials.ptr, plan.splits, EpilogueParams::bias(bias))
     }
 
     /// A warp for each column, for a handful of rows with both operands contiguous along the inner axis.

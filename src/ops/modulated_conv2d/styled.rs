@@ -18,6 +18,7 @@ use crate::{
     op::{DeviceArgs, HostArgs, Op, apply1},
     ops::{
         conv2d::launch::{ConvParams, Products},
+        epilogue::EpilogueParams,
         matmul::{
             launch::{Family, family, merge},
             same_float,
@@ -144,7 +145,7 @@ impl Op for Styled {
             Map::Transposed(_) => (&UP, Products::input_gradient(self.name(), &g)),
         };
         let written = args.x.get(3).map_or(DevicePtr::NULL, |written| written.ptr);
-        products.launch(args, &g, "modulated_conv2d", family, None, |conv| StyledParams {
+        products.launch(args, &g, "modulated_conv2d", family, EpilogueParams::NONE, |conv| StyledParams {
             conv,
             read: args.x[2].ptr,
             written,
