@@ -23,6 +23,7 @@
 //           length is not a multiple of 16 bytes are copied element by element.
 
 #include "common/tile.cuh"
+#include "common/warp.cuh"
 
 struct AttentionParams {
     const void *q, *k, *v;
@@ -53,14 +54,9 @@ __device__ __forceinline__ float exp2_approx(float x) {
     return y;
 }
 
-__device__ __forceinline__ float sum_of_quad(float x) {
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-
 __device__ __forceinline__ float max_of_quad(float x) {
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+    x = fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 1));
+    return fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 2));
 }
 
 // The rows a block owns: `first` .. of a sequence whose queries and keys begin at row `begin`.
@@ -96,6 +92,59 @@ __device__ __forceinline__ u64 element(const u64 (&stride)[3], const Place& plac
 
 __device__ __forceinline__ u64 row_index(const AttentionParams& p, const Place& place, u32 row) {
     return place.sequence * p.lse_stride[1] + blockIdx.y * p.lse_stride[0] + place.begin + row;
+}
+
+// The two operands that pass by, LINES rows of each at a time: one stage is multiplied while the next is on its way.
+template <typename T, int D, int LINES>
+struct Passing {
+    static constexpr int TILE = LINES * (D + TILE_PAD<T>);
+    T* stages;  // two of both tiles
+    const T *a, *b;
+    u64 a_stride, b_stride;
+    int rows, a_cols, b_cols;
+    bool whole;
+
+    __device__ __forceinline__ T* stage(int tile) const { return stages + tile % 2 * 2 * TILE; }
+
+    __device__ __forceinline__ void load(int tile) const {
+        T* const at = stage(tile);
+        const int first = tile * LINES, left = rows - first;
+        load_tile<LINES, D, THREADS>(at, a + first * a_stride, a_stride, left, a_cols, whole);
+        load_tile<LINES, D, THREADS>(at + TILE, b + first * b_stride, b_stride, left, b_cols, whole);
+    }
+
+    // `beside(tile, stage)` is called as a stage is asked for, `f(tile, tile of a, tile of b)` when it is there.
+    template <typename Beside, typename F>
+    __device__ __forceinline__ void each(Beside beside, F f) const {
+        const int tiles = (rows + LINES - 1) / LINES;
+#pragma unroll 1
+        for (int tile = -1; tile < tiles; ++tile) {
+            if (tile + 1 < tiles) {
+                load(tile + 1);
+                beside(tile + 1, stage(tile + 1));
+            }
+            copies_commit();
+            if (tile < 0) continue;
+            copies_wait<1>();
+            __syncthreads();
+            const T* const at = stage(tile);
+            f(tile, at, at + TILE);
+            __syncthreads();
+        }
+    }
+
+    template <typename F>
+    __device__ __forceinline__ void each(F f) const {
+        each([](int, T*) {}, f);
+    }
+};
+
+// Keys and values, for a block that owns queries.
+template <int D, int KEYS, typename T>
+__device__ __forceinline__ Passing<T, D, KEYS> keys_and_values(const AttentionParams& p, const Place& place, T* stages) {
+    const T* const k = static_cast<const T*>(p.k) + element(p.k_stride, place, 0);
+    const T* const v = static_cast<const T*>(p.v) + element(p.v_stride, place, 0);
+    return {stages, k, v, p.k_stride[0], p.v_stride[0], int(place.keys), int(p.d), int(p.e), p.whole != 0};
 }
 
 // Writes a warp's 16 rows of accumulators, by way of `stage` (the warp's own 16 rows of a tile), in 128-bit packs where rows
@@ -143,14 +192,7 @@ __device__ __forceinline__ void forward(const AttentionParams& p) {
     if (!find_place(place, p, false)) return;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const bool whole = p.whole != 0;
-    const T* const k = static_cast<const T*>(p.k) + element(p.k_stride, place, 0);
-    const T* const v = static_cast<const T*>(p.v) + element(p.v_stride, place, 0);
-    const auto load_stage = [&](int tile) {
-        T* const at = kv_tiles + tile % 2 * 2 * KEYS * STRIDE;
-        const int first = tile * KEYS, rows = int(place.keys) - first;
-        load_tile<KEYS, D, THREADS>(at, k + first * p.k_stride[0], p.k_stride[0], rows, int(p.d), whole);
-        load_tile<KEYS, D, THREADS>(at + KEYS * STRIDE, v + first * p.v_stride[0], p.v_stride[0], rows, int(p.e), whole);
-    };
+    const auto passing = keys_and_values<D, KEYS>(p, place, kv_tiles);
 
     const T* const q = static_cast<const T*>(p.q) + element(p.q_stride, place, place.first);
     load_tile<ROWS, D, THREADS>(q_tile, q, p.q_stride[0], int(place.queries - place.first), int(p.d), whole);
@@ -160,15 +202,7 @@ __device__ __forceinline__ void forward(const AttentionParams& p) {
     for (int n = 0; n < D / 8; ++n) out[n][0] = out[n][1] = out[n][2] = out[n][3] = 0.0f;
     float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f};
     const float scale = fabsf(p.scale) * LOG2_E;
-    const int tiles = (int(place.keys) + KEYS - 1) / KEYS;
-#pragma unroll 1
-    for (int tile = -1; tile < tiles; ++tile) {
-        if (tile + 1 < tiles) load_stage(tile + 1);
-        copies_commit();
-        if (tile < 0) continue;
-        copies_wait<1>();
-        __syncthreads();
-        const T* const k_tile = kv_tiles + tile % 2 * 2 * KEYS * STRIDE;
+    passing.each([&](int tile, const T* k_tile, const T* v_tile) {
         float s[KEYS / 8][4];
         product_of_rows<M, D>(s, q_tile + warp * 16 * STRIDE, k_tile);
         if (p.scale < 0.0f) {
@@ -208,12 +242,11 @@ __device__ __forceinline__ void forward(const AttentionParams& p) {
                 out[n][2 * half + 1] *= keep;
             }
         }
-        product_of_accumulators<M>(out, s, k_tile + KEYS * STRIDE);
-        __syncthreads();
-    }
+        product_of_accumulators<M>(out, s, v_tile);
+    });
 
-    sum[0] = sum_of_quad(sum[0]);
-    sum[1] = sum_of_quad(sum[1]);
+    sum[0] = warp_sum<4>(sum[0]);
+    sum[1] = warp_sum<4>(sum[1]);
     const u32 first = place.first + warp * 16;
     const int rows = int(place.queries) - int(first);
     if (t == 0) {
@@ -241,14 +274,7 @@ __device__ __forceinline__ void backward_queries(const AttentionParams& p) {
     if (!find_place(place, p, false)) return;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const bool whole = p.whole != 0;
-    const T* const k = static_cast<const T*>(p.k) + element(p.k_stride, place, 0);
-    const T* const v = static_cast<const T*>(p.v) + element(p.v_stride, place, 0);
-    const auto load_stage = [&](int tile) {
-        T* const at = kv_tiles + tile % 2 * 2 * KEYS * STRIDE;
-        const int first = tile * KEYS, rows = int(place.keys) - first;
-        load_tile<KEYS, D, THREADS>(at, k + first * p.k_stride[0], p.k_stride[0], rows, int(p.d), whole);
-        load_tile<KEYS, D, THREADS>(at + KEYS * STRIDE, v + first * p.v_stride[0], p.v_stride[0], rows, int(p.e), whole);
-    };
+    const auto passing = keys_and_values<D, KEYS>(p, place, kv_tiles);
     const T* const q = static_cast<const T*>(p.q) + element(p.q_stride, place, place.first);
     const T* const dy = static_cast<const T*>(p.dy) + element(p.y_stride, place, place.first);
     const int block_rows = int(place.queries - place.first);
@@ -268,8 +294,7 @@ __device__ __forceinline__ void backward_queries(const AttentionParams& p) {
             const u64 at = row * p.y_stride[0] + col;
             dot = fmaf(to_float(y[at]), to_float(dy_rows[at]), dot);
         }
-#pragma unroll
-        for (int step = 16; step > 0; step /= 2) dot += __shfl_xor_sync(0xffffffffu, dot, step);
+        dot = warp_sum(dot);
         const u64 index = row_index(p, place, first + row);
         if (lane == 0) p.delta[index] = dot;
         if (row % 8 == g) {
@@ -285,18 +310,10 @@ __device__ __forceinline__ void backward_queries(const AttentionParams& p) {
 #pragma unroll
     for (int n = 0; n < D / 8; ++n) dq[n][0] = dq[n][1] = dq[n][2] = dq[n][3] = 0.0f;
     const float scale = p.scale * LOG2_E;
-    const int tiles = (int(place.keys) + KEYS - 1) / KEYS;
-#pragma unroll 1
-    for (int tile = -1; tile < tiles; ++tile) {
-        if (tile + 1 < tiles) load_stage(tile + 1);
-        copies_commit();
-        if (tile < 0) continue;
-        copies_wait<1>();
-        __syncthreads();
-        const T* const k_tile = kv_tiles + tile % 2 * 2 * KEYS * STRIDE;
+    passing.each([&](int tile, const T* k_tile, const T* v_tile) {
         float s[KEYS / 8][4], ds[KEYS / 8][4];
         product_of_rows<M, D>(s, q_tile + warp * 16 * STRIDE, k_tile);
-        product_of_rows<M, D>(ds, dy_tile + warp * 16 * STRIDE, k_tile + KEYS * STRIDE);
+        product_of_rows<M, D>(ds, dy_tile + warp * 16 * STRIDE, v_tile);
         const int left = int(place.keys) - tile * KEYS;
 #pragma unroll
         for (int n = 0; n < KEYS / 8; ++n) {
@@ -307,8 +324,7 @@ __device__ __forceinline__ void backward_queries(const AttentionParams& p) {
             }
         }
         product_of_accumulators<M>(dq, ds, k_tile);
-        __syncthreads();
-    }
+    });
     T* const out = static_cast<T*>(p.dq) + element(p.q_stride, place, first);
     store_rows(out, p.q_stride[0], q_tile + warp * 16 * STRIDE, dq, p.scale, p.scale, rows, int(p.d), whole);
 }
@@ -333,12 +349,9 @@ __device__ __forceinline__ void backward_keys(const AttentionParams& p) {
     const auto behind_row = [](const T* tile, int row) {
         return reinterpret_cast<float*>(const_cast<T*>(tile + row * STRIDE + D));
     };
-    const auto load_stage = [&](int tile) {
-        T* const at = q_tiles + tile % 2 * 2 * QUERIES * STRIDE;
-        const int first = tile * QUERIES, rows = int(place.queries) - first;
-        load_tile<QUERIES, D, THREADS>(at, q + first * p.q_stride[0], p.q_stride[0], rows, int(p.d), whole);
-        load_tile<QUERIES, D, THREADS>(at + QUERIES * STRIDE, dy + first * p.y_stride[0], p.y_stride[0], rows, int(p.e), whole);
-        const int row = threadIdx.x;
+    const Passing<T, D, QUERIES> passing{q_tiles, q, dy, p.q_stride[0], p.y_stride[0], int(place.queries), int(p.d), int(p.e), whole};
+    const auto statistics = [&](int tile, T* at) {
+        const int first = tile * QUERIES, rows = int(place.queries) - first, row = threadIdx.x;
         if (row < QUERIES) {
             // Behind the rows, where tiles have room. Beyond the last query the probability is exp(-inf).
             const u64 index = row_index(p, place, first + row);
@@ -351,7 +364,6 @@ __device__ __forceinline__ void backward_keys(const AttentionParams& p) {
     const int block_rows = int(place.keys - place.first);
     load_tile<ROWS, D, THREADS>(k_tile, k, p.k_stride[0], block_rows, int(p.d), whole);
     load_tile<ROWS, D, THREADS>(v_tile, v, p.v_stride[0], block_rows, int(p.e), whole);
-    const int tiles = (int(place.queries) + QUERIES - 1) / QUERIES;
 
     float dk[D / 8][4], dv[D / 8][4];
 #pragma unroll
@@ -360,15 +372,7 @@ __device__ __forceinline__ void backward_keys(const AttentionParams& p) {
         dv[n][0] = dv[n][1] = dv[n][2] = dv[n][3] = 0.0f;
     }
     const float scale = p.scale * LOG2_E;
-#pragma unroll 1
-    for (int tile = -1; tile < tiles; ++tile) {
-        if (tile + 1 < tiles) load_stage(tile + 1);
-        copies_commit();
-        if (tile < 0) continue;
-        copies_wait<1>();
-        __syncthreads();
-        const T* const q_tile = q_tiles + tile % 2 * 2 * QUERIES * STRIDE;
-        const T* const dy_tile = q_tile + QUERIES * STRIDE;
+    passing.each(statistics, [&](int, const T* q_tile, const T* dy_tile) {
         float s[QUERIES / 8][4], ds[QUERIES / 8][4];
         product_of_rows<M, D>(s, k_tile + warp * 16 * STRIDE, q_tile);
 #pragma unroll
@@ -382,8 +386,7 @@ __device__ __forceinline__ void backward_keys(const AttentionParams& p) {
 #pragma unroll
             for (int i = 0; i < 4; ++i) ds[n][i] = s[n][i] * (ds[n][i] - *behind_row(dy_tile, n * 8 + 2 * t + i % 2));
         product_of_accumulators<M>(dk, ds, q_tile);
-        __syncthreads();
-    }
+    });
     copies_wait<0>();
     const u32 first = place.first + warp * 16;
     const int rows = int(place.keys) - int(first);
