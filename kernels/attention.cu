@@ -396,22 +396,22 @@ __device__ __forceinline__ void backward_keys(const AttentionParams& p) {
     store_rows(dv_rows, p.v_stride[0], v_tile + warp * 16 * STRIDE, dv, 1.0f, 1.0f, rows, int(p.e), whole);
 }
 
-#define ENTRY(NAME, TYPE, ...)                                                                                              \
-    extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_##NAME##_##TYPE(const __grid_constant__ AttentionParams p) { \
-        __VA_ARGS__(p);                                                                                                     \
+#define ENTRY(NAME, TYPE, RESIDENT, ...)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_##NAME##_##TYPE(const __grid_constant__ AttentionParams p) { \
+        __VA_ARGS__(p);                                                                                                       \
     }
 
 // Rows of the operand that passes by, so that two stages of it fit beside the operand that stays.
-#define WIDTHS(NAME, TYPE, PRODUCT, FWD32, FWD64, FWD128, BWD32, BWD64, BWD128)                 \
-    ENTRY(fwd_d32##NAME, TYPE, forward<PRODUCT, 32, FWD32>)                                     \
-    ENTRY(fwd_d64##NAME, TYPE, forward<PRODUCT, 64, FWD64>)                                     \
-    ENTRY(fwd_d128##NAME, TYPE, forward<PRODUCT, 128, FWD128>)                                  \
-    ENTRY(bwd_q_d32##NAME, TYPE, backward_queries<PRODUCT, 32, BWD32>)                          \
-    ENTRY(bwd_q_d64##NAME, TYPE, backward_queries<PRODUCT, 64, BWD64>)                          \
-    ENTRY(bwd_q_d128##NAME, TYPE, backward_queries<PRODUCT, 128, BWD128>)                       \
-    ENTRY(bwd_kv_d32##NAME, TYPE, backward_keys<PRODUCT, 32, BWD32>)                            \
-    ENTRY(bwd_kv_d64##NAME, TYPE, backward_keys<PRODUCT, 64, BWD64>)                            \
-    ENTRY(bwd_kv_d128##NAME, TYPE, backward_keys<PRODUCT, 128, BWD128>)
+#define WIDTHS(NAME, TYPE, PRODUCT, FWD32, FWD64, FWD128, BWD32, BWD64, BWD128)        \
+    ENTRY(fwd_d32##NAME, TYPE, 4, forward<PRODUCT, 32, FWD32>)                         \
+    ENTRY(fwd_d64##NAME, TYPE, 2, forward<PRODUCT, 64, FWD64>)                         \
+    ENTRY(fwd_d128##NAME, TYPE, 2, forward<PRODUCT, 128, FWD128>)                      \
+    ENTRY(bwd_q_d32##NAME, TYPE, 4, backward_queries<PRODUCT, 32, BWD32>)              \
+    ENTRY(bwd_q_d64##NAME, TYPE, 2, backward_queries<PRODUCT, 64, BWD64>)              \
+    ENTRY(bwd_q_d128##NAME, TYPE, 2, backward_queries<PRODUCT, 128, BWD128>)           \
+    ENTRY(bwd_kv_d32##NAME, TYPE, 3, backward_keys<PRODUCT, 32, BWD32>)                \
+    ENTRY(bwd_kv_d64##NAME, TYPE, 2, backward_keys<PRODUCT, 64, BWD64>)                \
+    ENTRY(bwd_kv_d128##NAME, TYPE, 2, backward_keys<PRODUCT, 128, BWD128>)
 
 using ExactProduct = Product<f32, true>;
 using RoundedProduct = Product<f32, false>;

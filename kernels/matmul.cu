@@ -12,7 +12,9 @@
 //           every address costs two more instructions for the outer-major layouts. A tile of 256 x 128: the f32 split does not
 //           fit the registers. Storing fragments straight to global memory: half of every sector unused in 16-bit types.
 // Numerics  f32 sums in an order given by k, the tile and the splits. Three TF32 products leave about 2^-21 relative to
-//           Σ |a b|; infinite factors give NaN there, as their low halves are inf - inf.
+//           Σ |a b|; infinite factors give NaN there, as their low halves are inf - inf. Tensor cores cut sums off towards
+//           zero; for f32 every 8 products are summed by themselves and added with rounding to nearest, or a sum of 4000
+//           would be short by 1e-4. Four additions for twelve products' worth of instructions; they hide behind the latter.
 // Tail      beyond m, n, k operands are zero. Lines that are no multiple of 16 bytes are copied in pieces of 4, odd lines of
 //           16-bit elements one by one. Indices: m, n, k below 2^31 each, offsets in 64 bit.
 

@@ -17,12 +17,6 @@
 #include "divisor.cuh"
 #include "tile.cuh"
 
-// Whether factors are TF32 as they are: those fragments take the registers of one more block.
-template <typename P>
-inline constexpr bool ROUNDED = false;
-template <>
-inline constexpr bool ROUNDED<Product<f32, false>> = true;
-
 // The tile of C a block owns and how its warps share it.
 template <typename P_, int M_, int N_, int WARPS_M_, int WARPS_N_>
 struct Tile {
@@ -32,8 +26,8 @@ struct Tile {
     static constexpr int THREADS = WARPS_M * WARPS_N * 32;
     static constexpr int K = 64 / int(sizeof(T));
     static constexpr int STAGES = 3;
-    // Blocks a multiprocessor should hold.
-    static constexpr int RESIDENT = ROUNDED<P> ? 1 : 2;
+    // Blocks a multiprocessor should hold: f32's fragments and sums take the registers of the second large one.
+    static constexpr int RESIDENT = sizeof(T) == 4 ? (M < 128 ? 3 : 1) : (M < 128 ? 4 : 2);
     static constexpr int WARP_M = M / WARPS_M, WARP_N = N / WARPS_N;
     static constexpr int BLOCKS_M = WARP_M / 16, BLOCKS_N = WARP_N / 8;
 

@@ -123,6 +123,13 @@ __device__ __forceinline__ void mma_tf32(float (&c)[4], const u32 (&a)[4], const
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// d = a · b
+__device__ __forceinline__ void mma_tf32_from_zero(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(0.0f));
+}
+
 __device__ __forceinline__ u32 to_tf32(float x) {
     u32 y;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
@@ -178,6 +185,7 @@ struct Product {
         mma_16bit(T{}, c0, a.at, b.at[0], b.at[1]);
         mma_16bit(T{}, c1, a.at, b.at[2], b.at[3]);
     }
+    static __device__ __forceinline__ void add_short(float (&c0)[4], float (&c1)[4], const A& a, const B& b) { add(c0, c1, a, b); }
 };
 
 // f32 factors in TF32. The order of the inner elements is free as long as both operands agree: column t of a fragment of
@@ -247,6 +255,25 @@ struct Product<f32, EXACT> {
     }
     static __device__ __forceinline__ void add(float (&c0)[4], float (&c1)[4], const A& a, const B& b) {
         if constexpr (EXACT) {
+            add_rounded(c0, a, b.high[0], b.low[0]);
+            add_rounded(c1, a, b.high[1], b.low[1]);
+        } else {
+            add_short(c0, c1, a, b);
+        }
+    }
+    // Tensor cores cut off sums where f32 ends, always towards zero: over a long inner axis that adds up to more than f32 may
+    // lose. So every three products are a sum of their own, which is added with rounding to nearest.
+    static __device__ __forceinline__ void add_rounded(float (&c)[4], const A& a, const u32 (&high)[2], const u32 (&low)[2]) {
+        float sum[4];
+        mma_tf32_from_zero(sum, a.low, high);
+        mma_tf32(sum, a.high, low);
+        mma_tf32(sum, a.high, high);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) c[i] += sum[i];
+    }
+    // For an inner axis of some hundred elements.
+    static __device__ __forceinline__ void add_short(float (&c0)[4], float (&c1)[4], const A& a, const B& b) {
+        if constexpr (EXACT) {
             mma_tf32(c0, a.low, b.high[0]);
             mma_tf32(c1, a.low, b.high[1]);
             mma_tf32(c0, a.high, b.low[0]);
@@ -268,7 +295,7 @@ __device__ __forceinline__ void product_of_rows(float (&c)[BLOCKS][4], const typ
         const typename M::A a = M::load_a(left + k, STRIDE);
 #pragma unroll
         for (int n = 0; n < BLOCKS; n += 2) {
-            M::add(c[n], c[n + 1], a, M::load_b_rows(right + n * 8 * STRIDE + k, STRIDE));
+            M::add_short(c[n], c[n + 1], a, M::load_b_rows(right + n * 8 * STRIDE + k, STRIDE));
         }
     }
 }
@@ -283,7 +310,13 @@ __device__ __forceinline__ void product_of_accumulators(float (&c)[BLOCKS][4], c
         const typename M::A a = M::from_accumulators(left, k);
 #pragma unroll
         for (int n = 0; n < BLOCKS; n += 2) {
-            M::add(c[n], c[n + 1], a, M::load_b_cols_of_accumulators(right + k * M::K * STRIDE + n * 8, STRIDE));
+            const typename M::B b = M::load_b_cols_of_accumulators(right + k * M::K * STRIDE + n * 8, STRIDE);
+            // More than 64 columns leave no registers for sums of their own.
+            if constexpr (BLOCKS > 8) {
+                M::add_short(c[n], c[n + 1], a, b);
+            } else {
+                M::add(c[n], c[n + 1], a, b);
+            }
         }
     }
 }

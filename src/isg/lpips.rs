@@ -76,10 +76,12 @@ impl Lpips {
             });
             c = k;
         }
+        // In 16 bits they would move every image by more than rounding it does.
+        let wide = if b.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
         Ok(Lpips {
             layers,
-            shift: Tensor::from_f64(&SHIFT, [3], b.dtype(), b.device())?,
-            inverse_scale: Tensor::from_f64(&SCALE.map(f64::recip), [3], b.dtype(), b.device())?,
+            shift: Tensor::from_f64(&SHIFT, [3], wide, b.device())?,
+            inverse_scale: Tensor::from_f64(&SCALE.map(f64::recip), [3], wide, b.device())?,
         })
     }
 
@@ -150,7 +152,7 @@ impl Lpips {
                 return Err(Error::shape("lpips", message));
             }
         }
-        let mut x = images.sub(&self.shift.widened()?)?.mul(&self.inverse_scale.widened()?)?;
+        let mut x = images.sub(&self.shift)?.mul(&self.inverse_scale)?;
         let mut out = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             if layer.pool_before {
