@@ -155,25 +155,47 @@ impl Schedule {
             } else {
                 self.apart[w] = self.apart[w].saturating_add(1);
             }
-            // Everything but control flow, in a loop of its own.
+            // Everything that keeps the lanes together, in a loop of its own.
             let warp = &mut self.warps[w];
             loop {
                 let ins = &code.ins[pc as usize];
                 let lanes = mask & (warp.predicates[ins.guard as usize] ^ ins.guard_flip);
-                if ins.control != Control::Plain || ins.gather != Gather::No {
-                    break;
-                }
+                let meets = match (ins.control, ins.gather) {
+                    (Control::Plain, Gather::No) => false,
+                    (Control::Branch, _) if single && (lanes == mask || lanes == 0) => false,
+                    (Control::Plain, Gather::All) if single && lanes == mask && mask == warp.live => false,
+                    (Control::Plain, Gather::Members(slot)) if single && lanes == mask => {
+                        let members = warp.get32(slot);
+                        let named = members[0];
+                        let alike = members.iter().fold(0, |apart, m| apart | (m ^ named)) == 0;
+                        if !alike || mask & !named != 0 || named & warp.live & !mask != 0 {
+                            break;
+                        }
+                        true
+                    }
+                    _ => break,
+                };
                 block.clock += 1;
                 let count = &mut tally.0[pc as usize];
                 count.0 += 1;
                 count.1 += u64::from(lanes.count_ones());
                 block.pc = pc;
+                if ins.control == Control::Branch {
+                    pc = if lanes == 0 { pc + 1 } else { ins.target };
+                    if block.clock >= end {
+                        break;
+                    }
+                    continue;
+                }
                 if !code.registers.is_empty() {
                     asynchronous::warpgroup::check_registers(warp, block, code, pc)?;
                 }
                 if lanes != 0 {
                     // SAFETY: decoding chose the function by what this processor has.
                     unsafe { (ins.run)(warp, block, ins, lanes) }?;
+                }
+                if meets {
+                    block.race.warp_sync(warp.index);
                 }
                 pc += 1;
                 if !single || block.clock >= end {

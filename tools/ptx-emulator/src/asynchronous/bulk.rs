@@ -348,10 +348,10 @@ fn note_global(warp: &Warp, block: &mut Block<'_>, pieces: &[(u64, u32)], load: 
             let addresses = std::array::from_fn(|n| address + u64::from(at) + u64::from(width) * (n as u64));
             let mask = if lanes == 32 { !0 } else { (1 << lanes) - 1 };
             if load {
-                race::global_load(block, warp.index, mask, &addresses, width, race::Strength::Plain)?;
+                race::global_load(block, warp.index, mask, &addresses, width, race::Strength::Plain, None)?;
             } else {
                 let strength = race::Strength::Plain;
-                race::global_store(block, warp.index, mask, &addresses, width, strength, false, false, None)?;
+                race::global_store(block, warp.index, mask, &addresses, width, strength, false, false, None, None)?;
             }
             at += lanes * width;
         }

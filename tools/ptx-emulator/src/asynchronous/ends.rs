@@ -24,6 +24,7 @@ impl GlobalRange {
     }
 
     /// Whether memory holds exactly these bytes.
+    #[inline(always)]
     pub(crate) fn holds(&self, expected: &[u8]) -> bool {
         // SAFETY: as in `read`.
         expected.len() == self.bytes && unsafe { std::slice::from_raw_parts(self.pointer, self.bytes) } == expected
@@ -46,10 +47,13 @@ impl GlobalRange {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
     Read,
+    /// Read a second time: what was written stays so.
+    Again,
     Write,
 }
 
 /// `bytes` bytes of global memory at `address`, or the fault of the lane that named them.
+#[inline(always)]
 pub(crate) fn global(
     block: &Block<'_>,
     warp: &Warp,
@@ -59,7 +63,7 @@ pub(crate) fn global(
     what: Use,
 ) -> Result<GlobalRange, Fault> {
     let memory = block.launch.memory;
-    let (words, lane) = (if what == Use::Read { "asynchronous read" } else { "asynchronous write" }, lane as u32);
+    let (words, lane) = (if what == Use::Write { "asynchronous write" } else { "asynchronous read" }, lane as u32);
     let start = Global::offset(address) as usize;
     let found = memory.find(address).filter(|a| start as u64 + bytes as u64 <= a.bytes);
     let Some(allocation) = found else {

@@ -8,8 +8,14 @@ use crate::{
     ast::Instruction,
     decode::{Decoded, Decoder, Start},
     machine::{Block, Class, FULL, Ins, R32, R64, Step, Warp},
+    memory::Global,
+    ops::{
+        access::{self, Deed},
+        lanes::{Operation, pick},
+        shared_access,
+    },
     race,
-    report::FaultKind,
+    report::{Fault, FaultKind},
 };
 
 /// One `cp.async` of a warp that is not complete.
@@ -84,12 +90,67 @@ fn copy<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Ins> {
             _ => size = d.from32(i, 3, 32)?,
         }
     }
-    let mut ins = d.with(start, Class::Memory, &[base, wide, source, size, bytes as u32, ignore]);
+    let run = match bytes {
+        4 => pick::<Begin<4>>(),
+        8 => pick::<Begin<8>>(),
+        _ => pick::<Begin<16>>(),
+    };
+    let mut ins = d.with(run, Class::Memory, &[base, wide, source, size, bytes as u32, ignore]);
     ins.more = [to.offset as u32, from.offset as u32, (from.offset as u64 >> 32) as u32].into();
     Ok(ins)
 }
 
-unsafe fn start(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
+struct Begin<const WIDTH: usize>;
+
+impl<const WIDTH: usize> Operation for Begin<WIDTH> {
+    #[inline(always)]
+    fn run(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
+        start::<WIDTH>(warp, block, ins, mask)
+    }
+}
+
+/// All lanes at once, if each takes its bytes whole, from one allocation where all was written, to a place that it may write.
+/// Says whether it did anything: whatever is wrong, lane by lane tells it.
+#[inline(always)]
+fn start_whole<const WIDTH: usize>(
+    warp: &Warp,
+    block: &mut Block<'_>,
+    mask: u32,
+    destinations: &R32,
+    sources: &R64,
+    data: &mut [[u8; 16]; 32],
+) -> Result<bool, Fault> {
+    let (to, from) = (&shared_access::settled32(destinations, mask), &access::settled(sources, mask));
+    let Some(allocation) = access::common_allocation::<WIDTH>(block.launch.memory, from) else { return Ok(false) };
+    let written = allocation.written.as_ref().is_none_or(|w| access::all_written::<WIDTH>(w, from));
+    if !written || shared_access::shared_check::<WIDTH>(block, warp, mask, to, Deed::Store).is_err() {
+        return Ok(false);
+    }
+    for lane in 0..32 {
+        let start = allocation.data.pointer().wrapping_add(Global::offset(from[lane]) as usize);
+        data[lane] = [0; 16];
+        // SAFETY: `common_allocation` checked that the lane's bytes lie in the allocation, which lives through the launch.
+        unsafe { std::ptr::copy_nonoverlapping(start, data[lane].as_mut_ptr(), WIDTH) }
+    }
+    if block.race.on {
+        for lane in race::lanes(mask) {
+            let races = &mut block.race;
+            let begun = races.shadow.begin_write(&mut races.clocks, warp.index as usize, lane, to[lane], WIDTH as u32);
+            begun.map_err(|c| race::shared_fault(block, warp.index, c, "asynchronous write"))?;
+        }
+    }
+    let width = WIDTH as u32;
+    race::global_load(block, warp.index, mask, from, width, race::Strength::Plain, Some(allocation))?;
+    let bytes = u64::from(mask.count_ones()) * WIDTH as u64;
+    block.counters.global_load_requests += 1;
+    block.counters.global_load_sectors += access::sectors::<WIDTH>(from, mask).0;
+    block.counters.global_load_ideal_sectors += bytes.div_ceil(32);
+    block.counters.global_load_bytes += bytes;
+    Ok(true)
+}
+
+#[inline(always)]
+fn start<const WIDTH: usize>(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
     let [base, wide, source, size, bytes, ignore] = [0, 1, 2, 3, 4, 5].map(|n| ins.slots[n]);
     let offset = u64::from(ins.more[1]) | u64::from(ins.more[2]) << 32;
     let destinations: R32 = match wide {
@@ -103,6 +164,35 @@ unsafe fn start(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) ->
         taken = std::array::from_fn(|lane| if ignored >> lane & 1 != 0 { 0 } else { taken[lane] });
     }
     let mut data = warp.asynchronous.copies.spare.pop().unwrap_or_else(|| Box::new([[0; 16]; 32]));
+    let whole = taken.iter().enumerate().all(|(lane, taken)| mask >> lane & 1 == 0 || *taken == bytes);
+    if !whole || !start_whole::<WIDTH>(warp, block, mask, &destinations, &sources, &mut data)? {
+        start_apart(warp, block, mask, (&destinations, &sources), (bytes, &taken), &mut data)?;
+    }
+    block.counters.async_copies += u64::from(mask.count_ones());
+    block.counters.shared_store_bytes += u64::from(mask.count_ones() * bytes);
+    // Lanes whose groups have fallen apart are kept apart.
+    let copies = &mut warp.asynchronous.copies;
+    let mut rest = mask;
+    while rest != 0 {
+        let group = copies.committed[rest.trailing_zeros() as usize];
+        let flags = std::array::from_fn(|lane| u8::from(copies.committed[lane] == group));
+        let same = race::runs::bits(&flags) & rest;
+        rest &= !same;
+        let data = if rest == 0 { std::mem::take(&mut data) } else { data.clone() };
+        copies.open.push(Copy { mask: same, destinations, sources, bytes, taken, group, data });
+    }
+    Ok(())
+}
+
+/// Lane by lane.
+fn start_apart(
+    warp: &Warp,
+    block: &mut Block<'_>,
+    mask: u32,
+    (destinations, sources): (&R32, &R64),
+    (bytes, taken): (u32, &R32),
+    data: &mut [[u8; 16]; 32],
+) -> Step {
     let mut reading = 0;
     for lane in race::lanes(mask) {
         if taken[lane] > bytes {
@@ -128,20 +218,8 @@ unsafe fn start(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) ->
             begun.map_err(|c| race::shared_fault(block, warp.index, c, "asynchronous write"))?;
         }
     }
-    race::global_load(block, warp.index, reading, &sources, bytes, race::Strength::Plain)?;
+    race::global_load(block, warp.index, reading, sources, bytes, race::Strength::Plain, None)?;
     ends::count_load(block, race::lanes(reading).map(|lane| (sources[lane], taken[lane])));
-    block.counters.async_copies += u64::from(mask.count_ones());
-    block.counters.shared_store_bytes += u64::from(mask.count_ones() * bytes);
-    // Lanes whose groups have fallen apart are kept apart.
-    let copies = &mut warp.asynchronous.copies;
-    let mut rest = mask;
-    while rest != 0 {
-        let group = copies.committed[rest.trailing_zeros() as usize];
-        let same = race::lanes(rest).filter(|lane| copies.committed[*lane] == group).fold(0, |m, lane| m | 1 << lane);
-        rest &= !same;
-        let data = if rest == 0 { std::mem::take(&mut data) } else { data.clone() };
-        copies.open.push(Copy { mask: same, destinations, sources, bytes, taken, group, data });
-    }
     Ok(())
 }
 
@@ -184,26 +262,34 @@ pub(super) fn finish(warp: &mut Warp, block: &mut Block<'_>, mask: u32, keep: i6
 }
 
 fn complete(warp: &Warp, block: &mut Block<'_>, copy: &Copy, lanes: u32) -> Step {
-    let bytes = copy.bytes as usize;
+    match copy.bytes {
+        4 => complete_width::<4>(warp, block, copy, lanes),
+        8 => complete_width::<8>(warp, block, copy, lanes),
+        _ => complete_width::<16>(warp, block, copy, lanes),
+    }
+}
+
+fn complete_width<const WIDTH: usize>(warp: &Warp, block: &mut Block<'_>, copy: &Copy, lanes: u32) -> Step {
     for lane in race::lanes(lanes) {
         let (to, taken) = (copy.destinations[lane], copy.taken[lane] as usize);
         let data = &copy.data[lane];
         if taken > 0 {
-            let range = ends::global(block, warp, lane, copy.sources[lane], taken, Use::Read)?;
-            if !range.holds(&data[..taken]) {
+            let range = ends::global(block, warp, lane, copy.sources[lane], taken, Use::Again)?;
+            let unchanged = if taken == WIDTH { range.holds(&data[..WIDTH]) } else { range.holds(&data[..taken]) };
+            if !unchanged {
                 let message = "the source of a cp.async changed before the wait that completes the copy";
                 let fault = block.fault(warp, lane as u32, FaultKind::AsyncHazard, message);
                 return Err(fault.edit(|r| r.address = Some(copy.sources[lane])));
             }
         }
-        let range = to as usize..to as usize + bytes;
-        block.shared.bytes[range.clone()].copy_from_slice(&data[..bytes]);
+        let range = to as usize..to as usize + WIDTH;
+        block.shared.bytes[range.clone()].copy_from_slice(&data[..WIDTH]);
         if !block.shared.written.is_empty() {
             block.shared.written[range].fill(1);
         }
         if block.race.on {
             let races = &mut block.race;
-            races.shadow.written(&mut races.clocks, warp.index as usize, lane, to, copy.bytes);
+            races.shadow.written(&mut races.clocks, warp.index as usize, lane, to, WIDTH as u32);
         }
     }
     Ok(())

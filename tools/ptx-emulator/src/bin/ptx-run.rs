@@ -1,9 +1,9 @@
 //! `ptx-run`: runs a kernel of a PTX file with every check on, and says what it did.
 
-use std::{fmt, io::Write as _, path::PathBuf, process::ExitCode};
+use std::{fmt, io::Write as _, path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::Parser;
-use ptx_emulator::{Checks, Gpu, MemoryError, Module, Options};
+use ptx_emulator::{Checks, Counters, Fault, Gpu, MemoryError, Module, Options};
 
 #[derive(Parser)]
 #[command(
@@ -46,6 +46,9 @@ struct Args {
     /// Elements printed of every buffer afterwards.
     #[arg(long, default_value_t = 0)]
     print: usize,
+    /// Launches again so many times and prints the median of the thread instructions checked in a second of processor time.
+    #[arg(long, default_value_t = 0)]
+    times: usize,
     /// Checks bounds, alignment and lifetime alone.
     #[arg(long)]
     no_checks: bool,
@@ -349,6 +352,9 @@ fn run(args: &Args) -> Result<(), Failure> {
         let counters = gpu
             .launch(&module, entry, args.grid, args.block, args.shared, &params)
             .map_err(|fault| Failure(1, format!("seed {seed}: {fault}")))?;
+        if args.times > 0 {
+            return time(args, entry, || gpu.launch(&module, entry, args.grid, args.block, args.shared, &params));
+        }
         let mut after = Vec::new();
         for buffer in &buffers {
             let mut content = vec![0; buffer.bytes];
@@ -374,6 +380,36 @@ fn run(args: &Args) -> Result<(), Failure> {
             }
         }
     }
+    Ok(())
+}
+
+/// Seconds this thread has computed, others' use of the machine left out; wall time where the system does not say.
+fn processor_seconds(begin: Instant) -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = text.split(' ').next().and_then(|n| n.parse::<f64>().ok());
+    nanoseconds.map_or_else(|| begin.elapsed().as_secs_f64(), |n| n / 1e9)
+}
+
+/// A measurement lasts at least this long.
+const LEAST_SECONDS: f64 = 0.1;
+
+/// Prints thread instructions, median milliseconds and their quotient.
+fn time(args: &Args, entry: &str, mut launch: impl FnMut() -> Result<Counters, Fault>) -> Result<(), Failure> {
+    let begin = Instant::now();
+    let (mut all, mut instructions) = (Vec::new(), 0);
+    for _ in 0..args.times {
+        // The system counts in ticks of some milliseconds.
+        let (start, mut launches, mut spent) = (processor_seconds(begin), 0, 0.0);
+        while spent < LEAST_SECONDS {
+            instructions = launch().map_err(|fault| Failure(1, fault.to_string()))?.thread_instructions;
+            launches += 1;
+            spent = processor_seconds(begin) - start;
+        }
+        all.push(spent / f64::from(launches));
+    }
+    all.sort_by(f64::total_cmp);
+    let (median, millions) = (all[all.len() / 2], instructions as f64 / 1e6);
+    say(&format!("{entry:32} {millions:9.2} M in {:9.2} ms {:7.0} M/s\n", 1e3 * median, millions / median));
     Ok(())
 }
 

@@ -2,9 +2,8 @@
 //! bytes. The usual case, all lanes in one allocation and side by side, is checked once for the whole warp and copied whole.
 
 use crate::{
-    asynchronous::cluster,
-    machine::{Block, FULL, LANES, R32, R64, Step, Warp},
-    memory::{Allocation, Global},
+    machine::{Block, FULL, LANES, R64, Step, Warp},
+    memory::{Allocation, Buffer, Global},
     race::{self, Strength},
     report::{Fault, FaultKind},
 };
@@ -21,7 +20,7 @@ pub(crate) enum Deed {
 }
 
 impl Deed {
-    fn words(self) -> &'static str {
+    pub(super) fn words(self) -> &'static str {
         match self {
             Self::Load => "load",
             Self::Store => "store",
@@ -52,7 +51,7 @@ fn in_a_row(addresses: &R64, width: usize) -> bool {
 
 /// Inactive lanes take the first active lane's address, so that loops over all lanes see nothing foreign.
 #[inline(always)]
-fn settled(addresses: &R64, mask: u32) -> R64 {
+pub(crate) fn settled(addresses: &R64, mask: u32) -> R64 {
     if mask == FULL {
         return *addresses;
     }
@@ -65,7 +64,7 @@ fn settled(addresses: &R64, mask: u32) -> R64 {
 }
 
 /// The first active lane, from `lanes`, for which `bad` holds.
-fn find(mask: u32, mut bad: impl FnMut(usize) -> bool) -> usize {
+pub(super) fn find(mask: u32, mut bad: impl FnMut(usize) -> bool) -> usize {
     (0..LANES).find(|lane| mask >> lane & 1 != 0 && bad(*lane)).unwrap_or(mask.trailing_zeros() as usize & 31)
 }
 
@@ -94,12 +93,36 @@ fn global_fault(block: &Block<'_>, warp: &Warp, mask: u32, addresses: &R64, widt
 
 #[cold]
 #[inline(never)]
-fn unwritten(block: &Block<'_>, warp: &Warp, lane: usize, address: u64, name: Option<String>, what: &str) -> Fault {
+pub(super) fn unwritten(
+    block: &Block<'_>,
+    warp: &Warp,
+    lane: usize,
+    address: u64,
+    name: Option<String>,
+    what: &str,
+) -> Fault {
     let message = format!("a load of {what} memory that nobody wrote");
     block.fault(warp, lane as u32, FaultKind::Uninitialised, message).edit(|r| {
         r.address = Some(address);
         r.allocation = name;
     })
+}
+
+/// The allocation that holds all accesses, each aligned.
+#[inline(always)]
+pub(crate) fn common_allocation<'m, const WIDTH: usize>(memory: &'m Global, addresses: &R64) -> Option<&'m Allocation> {
+    let first = addresses[0];
+    let (mut low, mut most, mut apart) = (0, 0, 0);
+    for lane in 0..LANES {
+        let address = addresses[lane];
+        low |= address;
+        most = most.max(Global::offset(address));
+        apart |= address ^ first;
+    }
+    if low & (WIDTH as u64 - 1) != 0 || apart >> crate::memory::OFFSET_BITS != 0 {
+        return None;
+    }
+    memory.find(first).filter(|allocation| most + WIDTH as u64 <= allocation.bytes)
 }
 
 /// The allocation all active lanes fall into, if it is one and every access fits; a fault if one does not.
@@ -112,18 +135,7 @@ fn one_allocation<'a, const WIDTH: usize>(
     deed: Deed,
 ) -> Result<Option<&'a Allocation>, Fault> {
     let memory = block.launch.memory;
-    let first = addresses[0];
-    let (mut low, mut most, mut apart) = (0, 0, 0);
-    for lane in 0..LANES {
-        let address = addresses[lane];
-        low |= address;
-        most = most.max(Global::offset(address));
-        apart |= address ^ first;
-    }
-    if low & (WIDTH as u64 - 1) == 0
-        && apart >> crate::memory::OFFSET_BITS == 0
-        && let Some(allocation) = memory.find(first)
-        && most + WIDTH as u64 <= allocation.bytes
+    if let Some(allocation) = common_allocation::<WIDTH>(memory, addresses)
         && (deed == Deed::Load || allocation.writable)
     {
         return Ok(Some(allocation));
@@ -141,7 +153,8 @@ fn one_allocation<'a, const WIDTH: usize>(
 }
 
 /// Sectors of 32 bytes touched by a request, and the fewest its distinct bytes would need.
-fn sectors<const WIDTH: usize>(addresses: &R64, mask: u32) -> (u64, u64) {
+#[inline(always)]
+pub(crate) fn sectors<const WIDTH: usize>(addresses: &R64, mask: u32) -> (u64, u64) {
     if mask == FULL && in_a_row(addresses, WIDTH) {
         let bytes = (LANES * WIDTH) as u64;
         return ((addresses[0] % 32 + bytes).div_ceil(32), bytes / 32);
@@ -170,7 +183,7 @@ pub(crate) fn global_load<const WIDTH: usize>(
 ) -> Step {
     let addresses = &settled(addresses, mask);
     let allocation = one_allocation::<WIDTH>(block, warp, mask, addresses, Deed::Load)?;
-    race::global_load(block, warp.index, mask, addresses, WIDTH as u32, order.strength)?;
+    race::global_load(block, warp.index, mask, addresses, WIDTH as u32, order.strength, allocation)?;
     if order.counted {
         let (touched, ideal) = sectors::<WIDTH>(addresses, mask);
         block.counters.global_load_requests += 1;
@@ -195,18 +208,10 @@ pub(crate) fn global_load<const WIDTH: usize>(
                 std::ptr::copy_nonoverlapping(a.data.pointer().add(start), into.as_mut_ptr(), LANES * WIDTH);
             }
         }
-        _ => {
+        Some(a) if a.written.as_ref().is_none_or(|written| all_written::<WIDTH>(written, addresses)) => {
+            // Inactive lanes are settled on an active one's address; what they get goes nowhere.
             for lane in 0..LANES {
-                if mask >> lane & 1 == 0 {
-                    continue;
-                }
-                let Some(a) = allocation.or_else(|| block.launch.memory.find(addresses[lane])) else { continue };
                 let start = Global::offset(addresses[lane]) as usize;
-                if let Some(written) = &a.written
-                    && written.slice()[start..start + WIDTH].contains(&0)
-                {
-                    return Err(unwritten(block, warp, lane, addresses[lane], Some(a.name.clone()), "global"));
-                }
                 // SAFETY: as above.
                 unsafe {
                     std::ptr::copy_nonoverlapping(
@@ -217,11 +222,64 @@ pub(crate) fn global_load<const WIDTH: usize>(
                 }
             }
         }
+        _ => load_apart::<WIDTH>(block, warp, mask, addresses, into)?,
     }
     Ok(())
 }
 
-fn padded<const WIDTH: usize>(from: &Payload, lane: usize) -> [u8; 16] {
+/// Whether every lane's bytes, known to lie in the allocation, were written.
+#[inline(always)]
+pub(crate) fn all_written<const WIDTH: usize>(written: &Buffer, addresses: &R64) -> bool {
+    let mut known = u128::MAX;
+    for address in addresses {
+        let start = Global::offset(*address) as usize;
+        // SAFETY: the shadow is as long as the allocation's data.
+        known &= integer::<WIDTH>(unsafe { std::slice::from_raw_parts(written.pointer().add(start), WIDTH) });
+    }
+    known & ones::<WIDTH>() == ones::<WIDTH>()
+}
+
+/// `WIDTH` bytes as one number.
+#[inline(always)]
+pub(crate) fn integer<const WIDTH: usize>(bytes: &[u8]) -> u128 {
+    let mut value = [0; 16];
+    value[..WIDTH].copy_from_slice(&bytes[..WIDTH]);
+    u128::from_le_bytes(value)
+}
+
+/// A one in each of `WIDTH` bytes.
+#[inline(always)]
+pub(crate) const fn ones<const WIDTH: usize>() -> u128 {
+    (u128::MAX / 255) >> (8 * (16 - WIDTH))
+}
+
+/// Loads lane by lane, where lanes fall into several allocations or into bytes that nobody wrote.
+#[cold]
+#[inline(never)]
+fn load_apart<const WIDTH: usize>(
+    block: &Block<'_>,
+    warp: &Warp,
+    mask: u32,
+    addresses: &R64,
+    into: &mut Payload,
+) -> Step {
+    for lane in (0..LANES).filter(|lane| mask >> lane & 1 != 0) {
+        let Some(a) = block.launch.memory.find(addresses[lane]) else { continue };
+        let start = Global::offset(addresses[lane]) as usize;
+        if let Some(written) = &a.written
+            && written.slice()[start..start + WIDTH].contains(&0)
+        {
+            return Err(unwritten(block, warp, lane, addresses[lane], Some(a.name.clone()), "global"));
+        }
+        // SAFETY: `one_allocation` checked that every lane's bytes lie in an allocation, which lives through the launch.
+        unsafe {
+            std::ptr::copy_nonoverlapping(a.data.pointer().add(start), into.as_mut_ptr().add(lane * WIDTH), WIDTH);
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn padded<const WIDTH: usize>(from: &Payload, lane: usize) -> [u8; 16] {
     let mut value = [0; 16];
     value[..WIDTH].copy_from_slice(&from[lane * WIDTH..(lane + 1) * WIDTH]);
     value
@@ -249,6 +307,7 @@ pub(crate) fn global_store<const WIDTH: usize>(
         order.strength,
         false,
         order.release,
+        allocation,
         Some(&values),
     )?;
     let (touched, ideal) = sectors::<WIDTH>(addresses, mask);
@@ -299,6 +358,7 @@ pub(crate) fn global_cell(block: &Block<'_>, address: u64, width: usize) -> Opti
 }
 
 /// Checks and counts an atomic on global memory.
+#[inline(always)]
 pub(crate) fn global_atomic<const WIDTH: usize>(
     block: &mut Block<'_>,
     warp: &Warp,
@@ -308,8 +368,9 @@ pub(crate) fn global_atomic<const WIDTH: usize>(
     reads: bool,
 ) -> Step {
     let addresses = &settled(addresses, mask);
-    one_allocation::<WIDTH>(block, warp, mask, addresses, Deed::Atomic)?;
-    race::global_store(block, warp.index, mask, addresses, WIDTH as u32, order.strength, true, order.release, None)?;
+    let one = one_allocation::<WIDTH>(block, warp, mask, addresses, Deed::Atomic)?;
+    let width = WIDTH as u32;
+    race::global_store(block, warp.index, mask, addresses, width, order.strength, true, order.release, one, None)?;
     if reads {
         for lane in (0..LANES).filter(|lane| mask >> lane & 1 != 0) {
             if let Some(a) = block.launch.memory.find(addresses[lane])
@@ -324,273 +385,6 @@ pub(crate) fn global_atomic<const WIDTH: usize>(
     block.counters.global_store_requests += 1;
     block.counters.global_store_sectors += touched;
     block.counters.global_store_ideal_sectors += ideal;
-    Ok(())
-}
-
-/// Passes over the banks of the lanes `from..to`: the most distinct units in one bank, where a unit is as wide as the
-/// access, or a word if that is wider, and a bank as many words wide as a unit.
-#[inline(always)]
-fn passes<const WIDTH: usize>(addresses: &R32, mask: u32, from: usize, to: usize) -> u64 {
-    let unit = WIDTH.max(4);
-    let (shift, banks) = (unit.ilog2(), 128 / unit);
-    let mut owner = [u32::MAX; 32];
-    let mut conflict = false;
-    // Inactive lanes are settled on an active one's address; they add nothing.
-    for lane in from..to {
-        let at = addresses[lane] >> shift;
-        let held = &mut owner[at as usize % banks];
-        conflict |= *held != u32::MAX && *held != at;
-        *held = at;
-    }
-    let size = to - from;
-    let active = mask >> from & (u32::MAX >> (32 - size));
-    if !conflict || active == 0 {
-        return u64::from(active != 0);
-    }
-    let mut all = [u32::MAX; LANES];
-    let mut count = 0;
-    for lane in (from..to).filter(|lane| mask >> lane & 1 != 0) {
-        all[count] = addresses[lane] >> shift;
-        count += 1;
-    }
-    let all = &mut all[..count];
-    all.sort_unstable();
-    let mut filled = [0u8; 32];
-    let mut last = u32::MAX;
-    for at in all.iter().copied() {
-        filled[at as usize % banks] += u8::from(at != last);
-        last = at;
-    }
-    u64::from(filled.iter().copied().max().unwrap_or(1))
-}
-
-/// Counts a shared access: wavefronts as the banks see it.
-pub(crate) fn count_shared<const WIDTH: usize>(block: &mut Block<'_>, mask: u32, addresses: &R32, row: bool) {
-    let groups = if WIDTH <= 4 { 1 } else { WIDTH / 4 };
-    let ideal = {
-        let size = LANES / groups;
-        (0..groups).filter(|g| mask >> (g * size) & (u32::MAX >> (32 - size)) != 0).count() as u64
-    };
-    let counters = &mut block.counters;
-    counters.shared_requests += 1;
-    counters.shared_ideal_wavefronts += ideal;
-    if row && (WIDTH >= 4 || addresses[0].is_multiple_of(4)) {
-        counters.shared_wavefronts += ideal;
-        return;
-    }
-    let size = LANES / groups;
-    counters.shared_wavefronts +=
-        (0..groups).map(|g| passes::<WIDTH>(addresses, mask, g * size, (g + 1) * size)).sum::<u64>();
-}
-
-#[cold]
-#[inline(never)]
-fn shared_fault(block: &Block<'_>, warp: &Warp, mask: u32, addresses: &R32, width: u32, deed: Deed) -> Fault {
-    let limit = block.shared.limit;
-    let outside = |lane: usize| u64::from(addresses[lane]) + u64::from(width) > u64::from(limit);
-    let lane = find(mask, outside);
-    let (lane, kind, message) = if outside(lane) {
-        let words = format!("a {} of {width} bytes past the end of {limit} bytes of shared memory", deed.words());
-        (lane, FaultKind::OutOfBounds, words)
-    } else {
-        let lane = find(mask, |lane| !addresses[lane].is_multiple_of(width));
-        let words = format!("a {} of {width} bytes at a shared address that is no multiple of {width}", deed.words());
-        (lane, FaultKind::Misaligned, words)
-    };
-    block.fault(warp, lane as u32, kind, message).edit(|r| {
-        r.address = Some(addresses[lane].into());
-        r.allocation = block.shared_name(addresses[lane]);
-    })
-}
-
-/// Checks a shared access and says whether the lanes stand in a row. Inactive lanes must be settled.
-#[inline(always)]
-pub(crate) fn shared_check<const WIDTH: usize>(
-    block: &Block<'_>,
-    warp: &Warp,
-    mask: u32,
-    addresses: &R32,
-    deed: Deed,
-) -> Result<bool, Fault> {
-    let (mut low, mut most, mut apart) = (0u32, 0u32, 0u32);
-    for lane in 0..LANES {
-        low |= addresses[lane];
-        most = most.max(addresses[lane]);
-        apart |= addresses[lane] ^ addresses[0].wrapping_add((lane * WIDTH) as u32);
-    }
-    if low & (WIDTH as u32 - 1) != 0 || u64::from(most) + WIDTH as u64 > u64::from(block.shared.limit) {
-        return Err(shared_fault(block, warp, mask, addresses, WIDTH as u32, deed));
-    }
-    Ok(mask == FULL && apart == 0)
-}
-
-/// Inactive lanes take the first active lane's address.
-#[inline(always)]
-pub(crate) fn settled32(addresses: &R32, mask: u32) -> R32 {
-    if mask == FULL {
-        return *addresses;
-    }
-    let first = addresses[(mask.trailing_zeros() & 31) as usize];
-    let mut out = [first; LANES];
-    for lane in 0..LANES {
-        out[lane] = if mask >> lane & 1 != 0 { addresses[lane] } else { first };
-    }
-    out
-}
-
-/// Lanes whose address names another block of the cluster; own ranks are cut from the addresses.
-fn foreign(block: &Block<'_>, addresses: &mut R32, mask: u32) -> u32 {
-    let mut found = 0;
-    for lane in (0..LANES).filter(|lane| mask >> lane & 1 != 0) {
-        let rank = addresses[lane] >> 24;
-        if rank == 0 {
-            continue;
-        }
-        if cluster::is_own(block, rank) {
-            addresses[lane] &= 0xff_ffff;
-        } else {
-            found |= 1 << lane;
-        }
-    }
-    found
-}
-
-/// A place in the shared memory of another block of the cluster, checked; none if it is the block's own.
-pub(crate) fn remote<'p, const WIDTH: usize>(
-    block: &Block<'_>,
-    warp: &Warp,
-    lane: usize,
-    address: u32,
-    order: Order,
-    deed: Deed,
-) -> Result<Option<(&'p mut Block<'static>, std::ops::Range<usize>)>, Fault> {
-    let at = address & 0xff_ffff;
-    let Some(peer) = cluster::peer(warp, block, lane, address >> 24)? else { return Ok(None) };
-    shared_check::<WIDTH>(peer, warp, 1 << lane, &[at; LANES], deed)?;
-    if peer.race.on {
-        let (races, write) = (&mut peer.race, deed != Deed::Load);
-        let own = cluster::rank(block) as usize;
-        let result = races.shadow.remote(&races.clocks, own, lane, at, WIDTH as u32, write, order.strength);
-        result.map_err(|c| race::shared_fault(block, warp.index, c, if write { "write" } else { "read" }))?;
-    }
-    Ok(Some((peer, at as usize..at as usize + WIDTH)))
-}
-
-/// Loads from shared memory into `into`.
-#[inline(always)]
-pub(crate) fn shared_load<const WIDTH: usize>(
-    block: &mut Block<'_>,
-    warp: &Warp,
-    mask: u32,
-    addresses: &R32,
-    order: Order,
-    into: &mut Payload,
-) -> Step {
-    let mut addresses = settled32(addresses, mask);
-    if addresses.iter().fold(0, |all, a| all | a) >> 24 != 0 {
-        let others = foreign(block, &mut addresses, mask);
-        for lane in (0..LANES).filter(|lane| others >> lane & 1 != 0) {
-            let Some((peer, range)) = remote::<WIDTH>(block, warp, lane, addresses[lane], order, Deed::Load)? else {
-                continue;
-            };
-            if peer.shared.written.get(range.clone()).is_some_and(|w| w.contains(&0)) {
-                let message = format!("a load of shared memory of block {:?} that nobody wrote", peer.index);
-                return Err(block.fault(warp, lane as u32, FaultKind::Uninitialised, message));
-            }
-            into[lane * WIDTH..][..WIDTH].copy_from_slice(&peer.shared.bytes[range]);
-        }
-        return match mask & !others {
-            0 => Ok(()),
-            rest => shared_load::<WIDTH>(block, warp, rest, &addresses, order, into),
-        };
-    }
-    let row = shared_check::<WIDTH>(block, warp, mask, &addresses, Deed::Load)?;
-    race::shared_load(block, warp.index, mask, &addresses, WIDTH as u32, order.strength)?;
-    count_shared::<WIDTH>(block, mask, &addresses, row);
-    block.counters.shared_load_bytes += u64::from(mask.count_ones()) * WIDTH as u64;
-    if row {
-        let start = addresses[0] as usize;
-        if !block.shared.written.is_empty() {
-            let known = &block.shared.written[start..start + LANES * WIDTH];
-            if known.iter().fold(1, |all, w| all & w) == 0 {
-                let hole = known.iter().position(|w| *w == 0).unwrap_or(0);
-                let name = block.shared_name((start + hole) as u32);
-                return Err(unwritten(block, warp, hole / WIDTH, (start + hole) as u64, name, "shared"));
-            }
-        }
-        into[..LANES * WIDTH].copy_from_slice(&block.shared.bytes[start..start + LANES * WIDTH]);
-        return Ok(());
-    }
-    let check = !block.shared.written.is_empty();
-    for lane in 0..LANES {
-        // Inactive lanes are settled on an active one's address, so that they need no branch.
-        let start = addresses[lane] as usize;
-        if check && block.shared.written[start..start + WIDTH].iter().fold(1, |all, w| all & w) == 0 {
-            let name = block.shared_name(start as u32);
-            return Err(unwritten(block, warp, lane, start as u64, name, "shared"));
-        }
-        into[lane * WIDTH..(lane + 1) * WIDTH].copy_from_slice(&block.shared.bytes[start..start + WIDTH]);
-    }
-    Ok(())
-}
-
-/// Stores `from` to shared memory.
-#[inline(always)]
-pub(crate) fn shared_store<const WIDTH: usize>(
-    block: &mut Block<'_>,
-    warp: &Warp,
-    mask: u32,
-    addresses: &R32,
-    order: Order,
-    from: &Payload,
-) -> Step {
-    let mut addresses = settled32(addresses, mask);
-    if addresses.iter().fold(0, |all, a| all | a) >> 24 != 0 {
-        let others = foreign(block, &mut addresses, mask);
-        for lane in (0..LANES).filter(|lane| others >> lane & 1 != 0) {
-            let Some((peer, range)) = remote::<WIDTH>(block, warp, lane, addresses[lane], order, Deed::Store)? else {
-                continue;
-            };
-            if let Some(written) = peer.shared.written.get_mut(range.clone()) {
-                written.fill(1);
-            }
-            peer.shared.bytes[range].copy_from_slice(&from[lane * WIDTH..][..WIDTH]);
-        }
-        return match mask & !others {
-            0 => Ok(()),
-            rest => shared_store::<WIDTH>(block, warp, rest, &addresses, order, from),
-        };
-    }
-    let row = shared_check::<WIDTH>(block, warp, mask, &addresses, Deed::Store)?;
-    let values = |lane: usize| padded::<WIDTH>(from, lane);
-    race::shared_store(
-        block,
-        warp.index,
-        mask,
-        &addresses,
-        WIDTH as u32,
-        order.strength,
-        order.release,
-        Some(&values),
-    )?;
-    count_shared::<WIDTH>(block, mask, &addresses, row);
-    block.counters.shared_store_bytes += u64::from(mask.count_ones()) * WIDTH as u64;
-    let check = !block.shared.written.is_empty();
-    if row {
-        let range = addresses[0] as usize..addresses[0] as usize + LANES * WIDTH;
-        if check {
-            block.shared.written[range.clone()].fill(1);
-        }
-        block.shared.bytes[range].copy_from_slice(&from[..LANES * WIDTH]);
-        return Ok(());
-    }
-    for lane in (0..LANES).filter(|lane| mask >> lane & 1 != 0) {
-        let range = addresses[lane] as usize..addresses[lane] as usize + WIDTH;
-        if check {
-            block.shared.written[range.clone()].fill(1);
-        }
-        block.shared.bytes[range].copy_from_slice(&from[lane * WIDTH..(lane + 1) * WIDTH]);
-    }
     Ok(())
 }
 
@@ -682,33 +476,4 @@ pub(crate) fn param_load<const WIDTH: usize>(
         into[lane * WIDTH..(lane + 1) * WIDTH].copy_from_slice(bytes);
     }
     Ok(())
-}
-
-/// Checks and counts an atomic on shared memory; the addresses come back with own ranks cut off.
-pub(crate) fn shared_atomic<const WIDTH: usize>(
-    block: &mut Block<'_>,
-    warp: &Warp,
-    mask: u32,
-    addresses: &R32,
-    order: Order,
-    reads: bool,
-) -> Result<R32, Fault> {
-    let mut all = settled32(addresses, mask);
-    let others = foreign(block, &mut all, mask);
-    let own = mask & !others;
-    if own == 0 {
-        return Ok(all);
-    }
-    let addresses = settled32(&all, own);
-    let row = shared_check::<WIDTH>(block, warp, own, &addresses, Deed::Atomic)?;
-    race::shared_store(block, warp.index, own, &addresses, WIDTH as u32, order.strength, order.release, None)?;
-    count_shared::<WIDTH>(block, own, &addresses, row);
-    for lane in (0..LANES).filter(|lane| reads && own >> lane & 1 != 0) {
-        let start = addresses[lane] as usize;
-        if block.shared.written.get(start..start + WIDTH).is_some_and(|w| w.contains(&0)) {
-            let name = block.shared_name(start as u32);
-            return Err(unwritten(block, warp, lane, start as u64, name, "shared"));
-        }
-    }
-    Ok(all)
 }

@@ -6,6 +6,7 @@ use super::{
     access,
     lanes::{Operation, pick},
     memory::{self, GENERIC, GLOBAL, SHARED},
+    shared_access,
 };
 use crate::{
     ast::{Instruction, Operand},
@@ -99,6 +100,7 @@ fn changed(deed: Deed, kind: &str, old: u64, b: u64, c: u64) -> u64 {
 struct Atomic<const SPACE: u8, const WIDTH: usize>;
 
 impl<const SPACE: u8, const WIDTH: usize> Operation for Atomic<SPACE, WIDTH> {
+    #[inline(always)]
     fn run(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
         let at = memory::addresses(warp, ins);
         match SPACE {
@@ -148,21 +150,28 @@ fn deed(ins: &Ins) -> (Deed, &'static str) {
 }
 
 /// The most lanes on one address.
-fn degree(addresses: impl Iterator<Item = u64>) -> u64 {
-    let mut all: Vec<u64> = addresses.collect();
-    all.sort_unstable();
-    all.chunk_by(|a, b| a == b).map(|c| c.len() as u64).max().unwrap_or(0)
+#[inline(always)]
+fn degree(addresses: &R64, mask: u32) -> u64 {
+    let (mut rest, mut most) = (mask, 0);
+    while rest.count_ones() > most {
+        let address = addresses[rest.trailing_zeros() as usize];
+        let same = crate::race::runs::bits(&std::array::from_fn(|lane| u8::from(addresses[lane] == address))) & rest;
+        most = most.max(same.count_ones());
+        rest &= !same;
+    }
+    most.into()
 }
 
 fn active(mask: u32) -> impl Iterator<Item = usize> {
     (0..LANES).filter(move |lane| mask >> lane & 1 != 0)
 }
 
+#[inline(always)]
 fn global<const WIDTH: usize>(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32, at: &R64) -> Step {
     let (deed, kind) = deed(ins);
     access::global_atomic::<WIDTH>(block, warp, mask, at, memory::order(ins), deed != Deed::Exchange)?;
     block.counters.atomics += u64::from(mask.count_ones());
-    block.counters.atomic_serialised += degree(active(mask).map(|lane| at[lane]));
+    block.counters.atomic_serialised += degree(at, mask);
     for lane in active(mask) {
         let Some((cell, written)) = access::global_cell(block, at[lane], WIDTH) else { continue };
         let (b, c) = operands::<WIDTH>(warp, ins, lane);
@@ -183,16 +192,18 @@ fn global<const WIDTH: usize>(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins,
     Ok(())
 }
 
+#[inline(always)]
 fn shared<const WIDTH: usize>(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32, at: &R32) -> Step {
     let (deed, kind) = deed(ins);
-    let at = access::shared_atomic::<WIDTH>(block, warp, mask, at, memory::order(ins), deed != Deed::Exchange)?;
+    let at = shared_access::shared_atomic::<WIDTH>(block, warp, mask, at, memory::order(ins), deed != Deed::Exchange)?;
     block.counters.atomics += u64::from(mask.count_ones());
-    block.counters.atomic_serialised += degree(active(mask).map(|lane| at[lane].into()));
+    block.counters.atomic_serialised += degree(&at.map(u64::from), mask);
     for lane in active(mask) {
         let (b, c) = operands::<WIDTH>(warp, ins, lane);
         let start = (at[lane] & 0xff_ffff) as usize;
         let mut bytes = [0; 8];
-        let there = access::remote::<WIDTH>(block, warp, lane, at[lane], memory::order(ins), access::Deed::Atomic)?;
+        let there =
+            shared_access::remote::<WIDTH>(block, warp, lane, at[lane], memory::order(ins), access::Deed::Atomic)?;
         let cells = match there {
             Some((peer, _)) => &mut peer.shared,
             None => &mut block.shared,

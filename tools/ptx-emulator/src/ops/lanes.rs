@@ -259,10 +259,7 @@ impl<A: Lane, F: Fn(A, A) -> bool + Copy> Operation for Compare<A, F> {
         for lane in 0..LANES {
             bytes[lane] = u8::from(f(A::from_bits(a[lane]), A::from_bits(b[lane])));
         }
-        let mut found = 0u32;
-        for lane in 0..LANES {
-            found |= u32::from(bytes[lane]) << lane;
-        }
+        let found = crate::race::runs::bits(&bytes);
         let (yes, no) = match ins.immediate {
             JOIN_NONE => (found, !found),
             join => {

@@ -3,6 +3,7 @@
 use super::{
     access::{self, Order, Payload},
     lanes::{Operation, compare, pick, unary},
+    shared_access,
 };
 use crate::{
     ast::{Instruction, Operand},
@@ -110,7 +111,7 @@ impl<const SPACE: u8, const WIDTH: usize> Operation for Load<SPACE, WIDTH> {
         let at = addresses(warp, ins);
         match SPACE {
             GLOBAL => access::global_load::<WIDTH>(block, warp, mask, &at, order(ins), &mut data)?,
-            SHARED => access::shared_load::<WIDTH>(block, warp, mask, &narrow(&at), order(ins), &mut data)?,
+            SHARED => shared_access::shared_load::<WIDTH>(block, warp, mask, &narrow(&at), order(ins), &mut data)?,
             LOCAL => access::local_load::<WIDTH>(block, warp, mask, &at.map(|a| a & !LOCAL_WINDOW), &mut data)?,
             PARAM => access::param_load::<WIDTH>(block, warp, mask, &at.map(|a| a & !PARAM_WINDOW), &mut data)?,
             _ => generic_load::<WIDTH>(warp, block, ins, mask, &at, &mut data)?,
@@ -136,7 +137,9 @@ fn generic_load<const WIDTH: usize>(
         let mut part = [0; 16 * LANES];
         let into = if whole { &mut *data } else { &mut part };
         match window {
-            SHARED_WINDOW => access::shared_load::<WIDTH>(block, warp, same, &shared_of_generic(at), order(ins), into)?,
+            SHARED_WINDOW => {
+                shared_access::shared_load::<WIDTH>(block, warp, same, &shared_of_generic(at), order(ins), into)?
+            }
             LOCAL_WINDOW => access::local_load::<WIDTH>(block, warp, same, &at.map(|a| a & !LOCAL_WINDOW), into)?,
             PARAM_WINDOW => access::param_load::<WIDTH>(block, warp, same, &at.map(|a| a & !PARAM_WINDOW), into)?,
             _ => access::global_load::<WIDTH>(block, warp, same, at, order(ins), into)?,
@@ -218,7 +221,7 @@ impl<const SPACE: u8, const WIDTH: usize> Operation for Store<SPACE, WIDTH> {
         gather::<WIDTH>(warp, ins, &mut data);
         match SPACE {
             GLOBAL => access::global_store::<WIDTH>(block, warp, mask, &at, order(ins), &data),
-            SHARED => access::shared_store::<WIDTH>(block, warp, mask, &narrow(&at), order(ins), &data),
+            SHARED => shared_access::shared_store::<WIDTH>(block, warp, mask, &narrow(&at), order(ins), &data),
             LOCAL => access::local_store::<WIDTH>(block, warp, mask, &at.map(|a| a & !LOCAL_WINDOW), &data),
             _ => {
                 let mut left = mask;
@@ -227,7 +230,7 @@ impl<const SPACE: u8, const WIDTH: usize> Operation for Store<SPACE, WIDTH> {
                     left &= !same;
                     match window {
                         SHARED_WINDOW => {
-                            access::shared_store::<WIDTH>(
+                            shared_access::shared_store::<WIDTH>(
                                 block,
                                 warp,
                                 same,

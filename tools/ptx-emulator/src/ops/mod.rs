@@ -13,6 +13,7 @@ pub(crate) mod integer;
 pub(crate) mod lanes;
 pub(crate) mod memory;
 pub(crate) mod moves;
+pub(crate) mod shared_access;
 pub(crate) mod special;
 
 use crate::{

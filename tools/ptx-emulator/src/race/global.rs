@@ -1,11 +1,12 @@
 //! The shadow of global memory: who wrote and who read each granule last, in this launch.
 
-use std::{collections::HashMap, ops::Range};
+use std::ops::Range;
 
 use super::{
     Conflict, Party, Strength, Values,
     clocks::{BlockClocks, GlobalOrder},
-    contiguous, lanes,
+    lanes,
+    runs::Runs,
 };
 
 /// An access: launch in bits 54.., block 32..54, strong 31, several blocks 30, warp 25..30, atomic 24, clock 0..24.
@@ -56,31 +57,11 @@ impl Pages {
 /// Shadows of all allocations, made when first touched.
 #[derive(Default)]
 pub struct GlobalShadow {
-    /// By number of the allocation.
-    pages: HashMap<u64, Pages, std::hash::BuildHasherDefault<Identity>>,
+    /// By number of the allocation; numbers are dense.
+    pages: Vec<Option<Box<Pages>>>,
     launch: u64,
     /// What addresses hand on in this launch.
     pub order: GlobalOrder,
-}
-
-/// Allocation numbers are dense, they need no hashing.
-#[derive(Default)]
-struct Identity(u64);
-
-impl std::hash::Hasher for Identity {
-    fn finish(&self) -> u64 {
-        self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0 << 8 | u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = value;
-    }
 }
 
 /// Where an access falls: the number of the allocation, its size, and the offset that address 0 of the access space has in it.
@@ -107,21 +88,38 @@ impl GlobalShadow {
 
     /// An allocation is gone.
     pub fn free(&mut self, allocation: u64) {
-        self.pages.remove(&allocation);
+        if let Some(pages) = self.pages.get_mut(allocation as usize) {
+            *pages = None;
+        }
     }
 
+    #[inline(always)]
     fn pages(&mut self, place: Place, bytes: u32) -> &mut Pages {
         let shift = bytes.clamp(1, 4).ilog2();
-        let pages = self.pages.entry(place.allocation).or_insert_with(|| Pages::new(place.bytes, shift));
-        if pages.bytes != place.bytes {
-            *pages = Pages::new(place.bytes, shift);
-        } else if pages.shift > shift {
-            pages.refine(shift);
+        let number = place.allocation as usize;
+        let fits = |pages: &Pages| pages.bytes == place.bytes && pages.shift <= shift;
+        if !self.pages.get(number).is_some_and(|pages| pages.as_deref().is_some_and(fits)) {
+            self.fit(place, shift);
         }
-        pages
+        self.pages[number].as_mut().expect("made just before")
+    }
+
+    /// Makes the pages of an allocation, or makes them finer.
+    #[cold]
+    #[inline(never)]
+    fn fit(&mut self, place: Place, shift: u32) {
+        let number = place.allocation as usize;
+        if self.pages.len() <= number {
+            self.pages.resize_with(number + 1, || None);
+        }
+        match &mut self.pages[number] {
+            Some(pages) if pages.bytes == place.bytes => pages.refine(shift),
+            pages => *pages = Some(Box::new(Pages::new(place.bytes, shift))),
+        }
     }
 
     /// A warp loads; all addresses lie in `place`.
+    #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "everything an access is")]
     pub fn load(
         &mut self,
@@ -141,41 +139,24 @@ impl GlobalShadow {
         let launch = self.launch;
         let mine = stamp(launch, clocks, warp, strength);
         let pages = self.pages(place, bytes);
-        if let Some((first, length)) = contiguous(mask, addresses, bytes) {
-            let range = pages.range(first - place.start, length);
-            if pages.writes[range.clone()].iter().all(|w| w >> LAUNCH_SHIFT != launch) {
+        for run in Runs::wide(mask, addresses, bytes) {
+            let length = u64::from(bytes) * if run.rising { run.lanes as u64 } else { 1 };
+            let range = pages.range(addresses[run.first] - place.start, length);
+            let mut now = 0;
+            for write in &pages.writes[range.clone()] {
+                now |= u64::from(write >> LAUNCH_SHIFT == launch);
+            }
+            if now == 0 {
                 note_reads(&mut pages.reads[range], mine);
-                return Ok(());
+            } else {
+                load_checked(pages, place, clocks, warp, run.mask(), addresses, bytes, strength, launch, mine)?;
             }
-        }
-        for lane in lanes(mask) {
-            let range = pages.range(addresses[lane] - place.start, bytes.into());
-            for granule in range.clone() {
-                let write = pages.writes[granule];
-                if strength != Strength::Plain
-                    && write & (STRONG | ATOMIC) == STRONG
-                    && write >> LAUNCH_SHIFT == launch
-                    && let Some(Party::Block { block, warp: actor }) = unordered(clocks, warp, write)
-                    && clocks.sees(warp, block, actor, (write & CLOCK_MASK) as u32, addresses[lane])
-                {
-                    let address = place.start + ((granule as u64) << pages.shift);
-                    let party = Party::Block { block, warp: actor };
-                    return Err(Conflict { lane, address, wrote: true, party, in_flight: false, simultaneous: false });
-                }
-                if write >> LAUNCH_SHIFT == launch
-                    && !(strength != Strength::Plain && write & STRONG != 0)
-                    && let Some(party) = unordered(clocks, warp, write)
-                {
-                    let address = place.start + ((granule as u64) << pages.shift);
-                    return Err(Conflict { lane, address, wrote: true, party, in_flight: false, simultaneous: false });
-                }
-            }
-            note_reads(&mut pages.reads[range], mine);
         }
         Ok(())
     }
 
     /// A warp stores, or does atomics; all addresses lie in `place`. `memory` tells what a lane's place holds.
+    #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "everything an access is")]
     pub fn store(
         &mut self,
@@ -202,44 +183,111 @@ impl GlobalShadow {
         let launch = self.launch;
         let mine = stamp(launch, clocks, warp, strength) | if atomic { ATOMIC } else { 0 };
         let pages = self.pages(place, bytes);
-        if let Some((first, length)) = contiguous(mask, addresses, bytes) {
-            let range = pages.range(first - place.start, length);
-            let entries = pages.writes[range.clone()].iter().zip(&pages.reads[range.clone()]);
-            let own = |e: u64| e >> LAUNCH_SHIFT != launch || (e ^ mine) & !(CLOCK_MASK | STRONG | ATOMIC) == 0;
-            if entries.fold(true, |quiet, (w, r)| quiet & own(*w) & own(*r)) {
-                pages.writes[range].fill(mine);
-                if strength != Strength::Plain && !atomic {
-                    clocks.bump(warp);
-                }
-                return Ok(());
-            }
-        }
+        let own = |e: u64| e >> LAUNCH_SHIFT != launch || (e ^ mine) & !(CLOCK_MASK | STRONG | ATOMIC) == 0;
+        let runs = Runs::wide(mask, addresses, bytes);
+        let row = runs.row();
         let silent = |lane| values.is_some_and(|values| memory(lane).is_some_and(|old| old == values(lane)));
-        for lane in lanes(mask) {
-            let range = pages.range(addresses[lane] - place.start, bytes.into());
-            for granule in range.clone() {
-                for (entry, wrote) in [(pages.writes[granule], true), (pages.reads[granule], false)] {
-                    if entry >> LAUNCH_SHIFT == launch
-                        && !(strength != Strength::Plain && entry & STRONG != 0)
-                        && let Some(party) = unordered(clocks, warp, entry)
-                        && !silent(lane)
-                    {
-                        let address = place.start + ((granule as u64) << pages.shift);
-                        return Err(Conflict { lane, address, wrote, party, in_flight: false, simultaneous: false });
-                    }
-                }
+        for run in runs {
+            let length = u64::from(bytes) * if run.rising { run.lanes as u64 } else { 1 };
+            let range = pages.range(addresses[run.first] - place.start, length);
+            let mut foreign = 0;
+            for (write, read) in pages.writes[range.clone()].iter().zip(&pages.reads[range.clone()]) {
+                foreign |= u64::from(!own(*write)) | u64::from(!own(*read));
             }
-            pages.writes[range].fill(mine);
+            if foreign == 0 {
+                pages.writes[range].fill(mine);
+            } else {
+                let run = run.mask();
+                store_checked(pages, place, clocks, warp, run, addresses, bytes, strength, launch, mine, &silent)?;
+            }
         }
         if strength != Strength::Plain && !atomic {
             // The order of strong stores shows in their stamps.
             clocks.bump(warp);
         }
         match values {
-            Some(values) => simultaneous(warp, mask, addresses, values),
-            None => Ok(()),
+            Some(values) if !row => simultaneous(warp, mask, addresses, values),
+            _ => Ok(()),
         }
     }
+}
+
+/// Lanes one by one, where something was written in this launch.
+#[inline(never)]
+#[allow(clippy::too_many_arguments, reason = "everything an access is")]
+fn load_checked(
+    pages: &mut Pages,
+    place: Place,
+    clocks: &mut BlockClocks,
+    warp: usize,
+    mask: u32,
+    addresses: &[u64; 32],
+    bytes: u32,
+    strength: Strength,
+    launch: u64,
+    mine: u64,
+) -> Result<(), Conflict> {
+    let conflict = |lane: usize, granule: usize, party: Party, shift: u32| {
+        let address = place.start + ((granule as u64) << shift);
+        Err(Conflict { lane, address, wrote: true, party, in_flight: false, simultaneous: false })
+    };
+    for lane in lanes(mask) {
+        let range = pages.range(addresses[lane] - place.start, bytes.into());
+        for granule in range.clone() {
+            let write = pages.writes[granule];
+            if strength != Strength::Plain
+                && write & (STRONG | ATOMIC) == STRONG
+                && write >> LAUNCH_SHIFT == launch
+                && let Some(Party::Block { block, warp: actor }) = unordered(clocks, warp, write)
+                && clocks.sees(warp, block, actor, (write & CLOCK_MASK) as u32, addresses[lane])
+            {
+                return conflict(lane, granule, Party::Block { block, warp: actor }, pages.shift);
+            }
+            if write >> LAUNCH_SHIFT == launch
+                && !(strength != Strength::Plain && write & STRONG != 0)
+                && let Some(party) = unordered(clocks, warp, write)
+            {
+                return conflict(lane, granule, party, pages.shift);
+            }
+        }
+        note_reads(&mut pages.reads[range], mine);
+    }
+    Ok(())
+}
+
+/// Lanes one by one, where others have written or read in this launch. Those for which `silent` holds change nothing.
+#[inline(never)]
+#[allow(clippy::too_many_arguments, reason = "everything an access is")]
+fn store_checked(
+    pages: &mut Pages,
+    place: Place,
+    clocks: &BlockClocks,
+    warp: usize,
+    mask: u32,
+    addresses: &[u64; 32],
+    bytes: u32,
+    strength: Strength,
+    launch: u64,
+    mine: u64,
+    silent: &dyn Fn(usize) -> bool,
+) -> Result<(), Conflict> {
+    for lane in lanes(mask) {
+        let range = pages.range(addresses[lane] - place.start, bytes.into());
+        for granule in range.clone() {
+            for (entry, wrote) in [(pages.writes[granule], true), (pages.reads[granule], false)] {
+                if entry >> LAUNCH_SHIFT == launch
+                    && !(strength != Strength::Plain && entry & STRONG != 0)
+                    && let Some(party) = unordered(clocks, warp, entry)
+                    && !silent(lane)
+                {
+                    let address = place.start + ((granule as u64) << pages.shift);
+                    return Err(Conflict { lane, address, wrote, party, in_flight: false, simultaneous: false });
+                }
+            }
+        }
+        pages.writes[range].fill(mine);
+    }
+    Ok(())
 }
 
 /// Lanes that store different values to one place at once.
@@ -249,7 +297,11 @@ fn simultaneous(
     addresses: &[u64; 32],
     values: &dyn Fn(usize) -> [u8; 16],
 ) -> Result<(), Conflict> {
-    let mut rest = mask;
+    let mut rising = mask == u32::MAX;
+    for lane in 1..32 {
+        rising &= addresses[lane] > addresses[lane - 1];
+    }
+    let mut rest = if rising { 0 } else { mask };
     while rest != 0 {
         let lane = rest.trailing_zeros() as usize;
         let address = addresses[lane];
@@ -278,7 +330,7 @@ fn stamp(launch: u64, clocks: &BlockClocks, warp: usize, strength: Strength) -> 
 }
 
 /// Marks reads. Granules read by several blocks keep that mark, and a plain read is not hidden by a strong one.
-#[inline]
+#[inline(always)]
 fn note_reads(reads: &mut [u64], mine: u64) {
     for read in reads {
         let old = *read;

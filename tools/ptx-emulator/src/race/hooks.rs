@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     machine::{Block, Launch, R32, R64, Step},
-    memory::{Global, OFFSET_BITS},
+    memory::{Allocation, Global, OFFSET_BITS},
     report::{Fault, FaultKind},
 };
 
@@ -150,7 +150,7 @@ fn global_fault(block: &Block<'_>, warp: u32, conflict: Conflict, now: &str) -> 
 }
 
 /// A load from shared memory, checked against its bounds already.
-#[inline]
+#[inline(always)]
 pub fn shared_load(
     block: &mut Block<'_>,
     warp: u32,
@@ -168,7 +168,7 @@ pub fn shared_load(
 }
 
 /// A store to shared memory or an atomic on it, before it happens.
-#[inline]
+#[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "everything an access is")]
 pub fn shared_store(
     block: &mut Block<'_>,
@@ -189,6 +189,13 @@ pub fn shared_store(
     result.map_err(|conflict| shared_fault(block, warp, conflict, "write"))
 }
 
+/// The allocation that `address` falls into, as the shadow knows it.
+#[inline(always)]
+fn place(address: u64, allocation: &Allocation) -> Place {
+    let number = address >> OFFSET_BITS;
+    Place { allocation: number, bytes: allocation.bytes, start: number << OFFSET_BITS }
+}
+
 /// Calls `access` once for each allocation that the lanes touch.
 fn by_allocation(
     memory: &Global,
@@ -206,21 +213,22 @@ fn by_allocation(
         same &= mask;
         mask &= !same;
         if let Some(allocation) = memory.find(first) {
-            access(Place { allocation: number, bytes: allocation.bytes, start: number << OFFSET_BITS }, same)?;
+            access(place(first, allocation), same)?;
         }
     }
     Ok(())
 }
 
-/// A load from global memory, checked against its bounds already.
-#[inline]
-pub fn global_load(
+/// A load from global memory, checked against its bounds already; `one` is the allocation that holds all of it, if one does.
+#[inline(always)]
+pub(crate) fn global_load(
     block: &mut Block<'_>,
     warp: u32,
     mask: u32,
     addresses: &R64,
     bytes: u32,
     strength: Strength,
+    one: Option<&Allocation>,
 ) -> Step {
     if !block.race.on {
         return Ok(());
@@ -228,16 +236,22 @@ pub fn global_load(
     let launch = block.launch;
     let clocks = &mut block.race.clocks;
     let mut shadow = launch.race.lock();
-    let result = by_allocation(launch.memory, mask, addresses, |place, mask| {
-        shadow.load(place, clocks, warp as usize, mask, addresses, bytes, strength)
-    });
+    let result = match one {
+        Some(allocation) => {
+            let place = place(addresses[(mask.trailing_zeros() & 31) as usize], allocation);
+            shadow.load(place, clocks, warp as usize, mask, addresses, bytes, strength)
+        }
+        None => by_allocation(launch.memory, mask, addresses, |place, mask| {
+            shadow.load(place, clocks, warp as usize, mask, addresses, bytes, strength)
+        }),
+    };
     result.map_err(|conflict| global_fault(block, warp, conflict, "read"))
 }
 
-/// A store to global memory or an atomic on it, before it happens.
-#[inline]
+/// A store to global memory or an atomic on it, before it happens; `one` as for a load.
+#[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "everything an access is")]
-pub fn global_store(
+pub(crate) fn global_store(
     block: &mut Block<'_>,
     warp: u32,
     mask: u32,
@@ -246,6 +260,7 @@ pub fn global_store(
     strength: Strength,
     atomic: bool,
     release: bool,
+    one: Option<&Allocation>,
     values: Values<'_>,
 ) -> Step {
     if !block.race.on {
@@ -260,8 +275,13 @@ pub fn global_store(
         Some(padded)
     };
     let mut shadow = launch.race.lock();
-    let result = by_allocation(launch.memory, mask, addresses, |place, mask| {
-        shadow.store(place, clocks, warp as usize, mask, addresses, bytes, strength, atomic, release, &memory, values)
-    });
+    let mut access = |place: Place, mask: u32| {
+        let (warp, memory) = (warp as usize, &memory);
+        shadow.store(place, clocks, warp, mask, addresses, bytes, strength, atomic, release, memory, values)
+    };
+    let result = match one {
+        Some(allocation) => access(place(addresses[(mask.trailing_zeros() & 31) as usize], allocation), mask),
+        None => by_allocation(launch.memory, mask, addresses, access),
+    };
     result.map_err(|conflict| global_fault(block, warp, conflict, "write"))
 }

@@ -11,11 +11,13 @@
 mod clocks;
 mod global;
 mod hooks;
+pub(crate) mod runs;
 mod shared;
 
 pub(crate) use clocks::{BlockClocks, ENGINE_COUNT, ENGINES, LAST_CLOCK, PEERS};
 pub(crate) use hooks::shared_fault;
-pub use hooks::{BlockRaces, GlobalRaces, global_load, global_store, shared_load, shared_store};
+pub use hooks::{BlockRaces, GlobalRaces, shared_load, shared_store};
+pub(crate) use hooks::{global_load, global_store};
 
 /// How strongly an access is ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,20 +79,6 @@ impl Conflict {
             false => format!("{now} without an order after a {did} by {who}"),
         }
     }
-}
-
-/// If the active lanes access memory without gaps in lane order: the first byte and the length.
-#[inline]
-fn contiguous<A: Copy + Into<u64>>(mask: u32, addresses: &[A; 32], bytes: u32) -> Option<(u64, u64)> {
-    if mask != u32::MAX {
-        return None;
-    }
-    let first: u64 = addresses[0].into();
-    let mut gaps = 0;
-    for (lane, address) in addresses.iter().enumerate() {
-        gaps |= (*address).into() ^ first.wrapping_add(u64::from(bytes) * lane as u64);
-    }
-    (gaps == 0).then_some((first, 32 * u64::from(bytes)))
 }
 
 /// Lanes of a mask, in order.

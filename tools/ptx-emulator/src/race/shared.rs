@@ -5,7 +5,8 @@
 use super::{
     Conflict, Party, Strength, Values,
     clocks::{BlockClocks, ENGINES, PEERS},
-    contiguous, lanes,
+    lanes,
+    runs::Runs,
 };
 
 /// A write: clock in bits 13.., strong 12, volatile 11, actor 5..11, lane 0..5.
@@ -67,7 +68,8 @@ impl SharedShadow {
         ((address >> self.shift) as usize).min(self.granules)..end.min(self.granules)
     }
 
-    /// A warp loads. Addresses were checked against the block's shared memory.
+    /// A warp loads. Addresses were checked against the block's shared memory, those of inactive lanes too.
+    #[inline(always)]
     pub fn load(
         &mut self,
         clocks: &mut BlockClocks,
@@ -79,29 +81,144 @@ impl SharedShadow {
     ) -> Result<(), Conflict> {
         clocks.touched |= 1 << warp;
         self.loads[warp] = self.loads[warp].wrapping_add(1);
-        let floor = clocks.floor << CLOCK_SHIFT;
-        if let Some((first, length)) = contiguous(mask, addresses, bytes) {
-            let range = self.range(first, length);
-            let highest = self.writes[range.clone()].iter().fold(0, |a, b| a.max(*b));
-            if highest < floor && length >= 32 << self.shift {
-                let per_lane = range.len() / 32;
-                for lane in 0..32 {
-                    let start = range.start + lane * per_lane;
-                    self.note_reads(clocks, warp, lane, start..start + per_lane, strength);
+        let fitting = bytes >> self.shift != 0;
+        let first = (mask.trailing_zeros() & 31) as usize;
+        let mut apart = 0;
+        for lane in 0..32 {
+            apart |= if mask >> lane & 1 != 0 { addresses[lane] ^ addresses[first] } else { 0 };
+        }
+        if apart == 0 {
+            let range = self.range(addresses[first].into(), bytes.into());
+            if self.unwritten_since_floor(clocks, range.clone()) {
+                self.note_place(clocks, warp, first, range, strength, mask & mask.wrapping_sub(1) != 0);
+            } else {
+                self.load_checked(clocks, warp, 1 << first, mask, addresses, bytes, strength)?;
+            }
+        } else {
+            let runs = Runs::narrow(mask, addresses, bytes);
+            let row = runs.row();
+            let scattered = runs.scattered()
+                && match bytes >> self.shift {
+                    1 => self.load_scattered::<1>(clocks, warp, mask, addresses, strength),
+                    2 => self.load_scattered::<2>(clocks, warp, mask, addresses, strength),
+                    4 => self.load_scattered::<4>(clocks, warp, mask, addresses, strength),
+                    _ => false,
+                };
+            if scattered {
+                return self.learn(clocks, warp, mask, addresses, strength);
+            }
+            for run in runs {
+                let length = bytes * if run.rising { run.lanes as u32 } else { 1 };
+                let range = self.range(addresses[run.first].into(), length.into());
+                if !fitting || !self.unwritten_since_floor(clocks, range.clone()) {
+                    self.load_checked(clocks, warp, run.mask(), 0, addresses, bytes, strength)?;
+                } else if run.rising {
+                    let lane_shift = bytes.ilog2() - self.shift;
+                    self.note_row(clocks, warp, run.first, lane_shift, range, strength);
+                    if row {
+                        return Ok(());
+                    }
+                } else {
+                    self.note_place(clocks, warp, run.first + run.lanes - 1, range, strength, run.lanes > 1);
                 }
-                return Ok(());
             }
         }
-        let first = mask.trailing_zeros() as usize;
-        let same = mask != 0 && lanes(mask).all(|lane| addresses[lane] == addresses[first]);
+        self.learn(clocks, warp, mask, addresses, strength)
+    }
+
+    /// What a strong or volatile read learns.
+    #[inline(always)]
+    fn learn(
+        &self,
+        clocks: &mut BlockClocks,
+        warp: usize,
+        mask: u32,
+        addresses: &[u32; 32],
+        strength: Strength,
+    ) -> Result<(), Conflict> {
+        if strength != Strength::Plain {
+            lanes(mask).for_each(|lane| clocks.learn_shared(warp, addresses[lane]));
+        }
+        Ok(())
+    }
+
+    /// The stamps of `N` granules from `at` on, unless they are not all there.
+    #[inline(always)]
+    fn piece<const N: usize>(stamps: &mut [u32], at: usize) -> Option<&mut [u32; N]> {
+        stamps.get_mut(at..at + N)?.as_mut_array()
+    }
+
+    /// Lanes one by one, `N` granules each, if all they read was written before the floor. Says whether it was.
+    #[inline(always)]
+    fn load_scattered<const N: usize>(
+        &mut self,
+        clocks: &BlockClocks,
+        warp: usize,
+        mask: u32,
+        addresses: &[u32; 32],
+        strength: Strength,
+    ) -> bool {
+        let floor = clocks.floor << CLOCK_SHIFT;
+        let mut late = 0;
+        for address in addresses {
+            let Some(writes) = Self::piece::<N>(&mut self.writes, (address >> self.shift) as usize) else {
+                return false;
+            };
+            for write in writes {
+                late |= u32::from(*write >= floor);
+            }
+        }
+        if late != 0 {
+            return false;
+        }
+        let stamp = self.read_stamp(clocks, warp, strength);
+        let own = &mut self.reads[warp * self.granules..];
+        let (mine, floor) = (clocks.now(warp) << LAST_SHIFT | warp as u32, clocks.floor << LAST_SHIFT);
+        for lane in 0..32 {
+            if mask >> lane & 1 == 0 {
+                continue;
+            }
+            let at = (addresses[lane] >> self.shift) as usize;
+            let reads = Self::piece::<N>(own, at);
+            let lasts = Self::piece::<N>(&mut self.last_read, at);
+            let (Some(reads), Some(lasts)) = (reads, lasts) else { continue };
+            for (read, last) in reads.iter_mut().zip(lasts) {
+                *read = Self::merged(*read, stamp | lane as u32);
+                *last = Self::later(*last, mine, floor);
+            }
+        }
+        true
+    }
+
+    /// The last read of any of a granule whose last was `last`.
+    #[inline(always)]
+    fn later(last: u32, mine: u32, floor: u32) -> u32 {
+        let others = last >= floor && (last ^ mine) & (SEVERAL | 63) != 0;
+        mine.max(last) | if others { SEVERAL } else { 0 }
+    }
+
+    /// Lanes one by one; `broadcast` are those that read what the one lane does.
+    #[inline(never)]
+    #[allow(clippy::too_many_arguments, reason = "everything an access is")]
+    fn load_checked(
+        &mut self,
+        clocks: &mut BlockClocks,
+        warp: usize,
+        mask: u32,
+        broadcast: u32,
+        addresses: &[u32; 32],
+        bytes: u32,
+        strength: Strength,
+    ) -> Result<(), Conflict> {
+        let floor = clocks.floor << CLOCK_SHIFT;
         let mut accepted = 0;
-        for lane in lanes(if same { 1 << first } else { mask }) {
+        for lane in lanes(mask) {
             let range = self.range(addresses[lane].into(), bytes.into());
             for granule in range.clone() {
                 let stamp = self.writes[granule];
                 if stamp >= floor && stamp != accepted {
                     // All lanes of a broadcast are asked, because the writer may be one of them.
-                    for asking in lanes(if same { mask } else { 1 << lane }) {
+                    for asking in lanes(if broadcast != 0 { broadcast } else { 1 << lane }) {
                         if let Some(party) = read_conflict(clocks, warp, asking, stamp, strength) {
                             return Err(self.conflict(asking, granule, true, party, stamp >> CLOCK_SHIFT == IN_FLIGHT));
                         }
@@ -112,49 +229,86 @@ impl SharedShadow {
                     }
                 }
             }
-            self.note_reads(clocks, warp, lane, range.clone(), strength);
-            if same && mask & (mask - 1) != 0 {
-                let row = warp * self.granules;
-                self.reads[row + range.start..row + range.end].iter_mut().for_each(|read| *read |= SEVERAL_LANES);
-            }
-        }
-        if strength != Strength::Plain {
-            for lane in lanes(mask) {
-                clocks.learn_shared(warp, addresses[lane]);
-            }
+            self.note_place(clocks, warp, lane, range, strength, broadcast & broadcast.wrapping_sub(1) != 0);
         }
         Ok(())
     }
 
+    /// Every write in the range comes before everything now.
     #[inline(always)]
-    fn note_reads(
+    fn unwritten_since_floor(&self, clocks: &BlockClocks, range: std::ops::Range<usize>) -> bool {
+        let floor = clocks.floor << CLOCK_SHIFT;
+        let mut late = 0;
+        for write in &self.writes[range] {
+            late |= u32::from(*write >= floor);
+        }
+        late == 0
+    }
+
+    /// A warp's last read of a granule, `old`, once it has read it again.
+    #[inline(always)]
+    fn merged(old: u32, stamp: u32) -> u32 {
+        let same_clock = (old ^ stamp) >> CLOCK_SHIFT == 0;
+        let others = if (old ^ stamp) & 31 != 0 { SEVERAL_LANES } else { old & SEVERAL_LANES };
+        let merged = if same_clock { stamp | others | old & PLAIN_READ } else { stamp };
+        if old >> CLOCK_SHIFT == IN_FLIGHT { old } else { merged }
+    }
+
+    #[inline(always)]
+    fn read_stamp(&self, clocks: &BlockClocks, warp: usize, strength: Strength) -> u32 {
+        let plain = if strength == Strength::Plain { PLAIN_READ } else { 0 };
+        clocks.now(warp) << CLOCK_SHIFT | plain | (self.loads[warp] & 63) << NUMBER_SHIFT
+    }
+
+    /// One lane reads the range, or `several` of which that lane is to be named.
+    #[inline(always)]
+    fn note_place(
         &mut self,
         clocks: &BlockClocks,
         warp: usize,
         lane: usize,
         range: std::ops::Range<usize>,
         strength: Strength,
+        several: bool,
     ) {
-        let now = clocks.now(warp);
-        let plain = if strength == Strength::Plain { PLAIN_READ } else { 0 };
-        let number = (self.loads[warp] & 63) << NUMBER_SHIFT;
-        let stamp = now << CLOCK_SHIFT | plain | number | lane as u32;
+        let stamp = self.read_stamp(clocks, warp, strength) | lane as u32;
         let row = warp * self.granules;
+        let more = if several { SEVERAL_LANES } else { 0 };
         for read in &mut self.reads[row + range.start..row + range.end] {
-            let old = *read;
-            let same_clock = (old ^ stamp) >> CLOCK_SHIFT == 0;
-            let others = if (old ^ stamp) & 31 != 0 { SEVERAL_LANES } else { old & SEVERAL_LANES };
-            let merged = if same_clock { stamp | others | old & PLAIN_READ } else { stamp };
-            *read = if old >> CLOCK_SHIFT == IN_FLIGHT { old } else { merged };
+            *read = Self::merged(*read, stamp) | more;
         }
-        let (mine, floor) = (now << LAST_SHIFT | warp as u32, clocks.floor << LAST_SHIFT);
+        self.note_last(clocks, warp, range);
+    }
+
+    /// Lanes from `first` on read the range, each `1 << lane_shift` granules.
+    #[inline(always)]
+    fn note_row(
+        &mut self,
+        clocks: &BlockClocks,
+        warp: usize,
+        first: usize,
+        lane_shift: u32,
+        range: std::ops::Range<usize>,
+        strength: Strength,
+    ) {
+        let stamp = self.read_stamp(clocks, warp, strength);
+        let row = warp * self.granules;
+        for (n, read) in self.reads[row + range.start..row + range.end].iter_mut().enumerate() {
+            *read = Self::merged(*read, stamp | (first as u32 + (n as u32 >> lane_shift)) & 31);
+        }
+        self.note_last(clocks, warp, range);
+    }
+
+    #[inline(always)]
+    fn note_last(&mut self, clocks: &BlockClocks, warp: usize, range: std::ops::Range<usize>) {
+        let (mine, floor) = (clocks.now(warp) << LAST_SHIFT | warp as u32, clocks.floor << LAST_SHIFT);
         for last in &mut self.last_read[range] {
-            let others = *last >= floor && *last & (SEVERAL | 63) != warp as u32;
-            *last = mine.max(*last) | if others { SEVERAL } else { 0 };
+            *last = Self::later(*last, mine, floor);
         }
     }
 
     /// A warp stores, or does atomics, which have no `values`. `memory` is what the block's shared memory holds before.
+    #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "everything an access is")]
     pub fn store(
         &mut self,
@@ -182,23 +336,92 @@ impl SharedShadow {
             }
         }
         let stamp = self.stamp(clocks, warp, strength);
-        if let Some((first, length)) = contiguous(mask, addresses, bytes) {
-            let range = self.range(first, length);
-            if self.quiet(clocks, warp, range.clone()) {
-                let per_lane = range.len() / 32;
-                if per_lane >= 1 && range.len() == 32 * per_lane {
-                    for (lane, part) in self.writes[range].chunks_exact_mut(per_lane).enumerate() {
-                        part.fill(stamp | lane as u32);
-                    }
-                    return Ok(());
-                }
-            }
-        }
         let silent = |lane: usize| {
             let first = addresses[lane] as usize;
             let old = memory.get(first..first + bytes as usize);
             values.zip(old).is_some_and(|(values, old)| values(lane)[..old.len()] == *old)
         };
+        let runs = Runs::narrow(mask, addresses, bytes);
+        let row = runs.row();
+        let scattered = runs.scattered()
+            && match bytes >> self.shift {
+                1 => self.store_scattered::<1>(clocks, warp, mask, addresses, stamp),
+                2 => self.store_scattered::<2>(clocks, warp, mask, addresses, stamp),
+                4 => self.store_scattered::<4>(clocks, warp, mask, addresses, stamp),
+                _ => false,
+            };
+        for run in runs.take_while(|_| !scattered) {
+            let length = bytes * if run.rising { run.lanes as u32 } else { 1 };
+            let range = self.range(addresses[run.first].into(), length.into());
+            if bytes >> self.shift == 0 || !self.quiet(clocks, warp, range.clone()) {
+                self.store_checked(clocks, warp, run.mask(), addresses, bytes, strength, &silent)?;
+            } else if run.rising {
+                let lane_shift = bytes.ilog2() - self.shift;
+                for (n, write) in self.writes[range].iter_mut().enumerate() {
+                    *write = stamp | (run.first as u32 + (n as u32 >> lane_shift)) & 31;
+                }
+                if row {
+                    return Ok(());
+                }
+            } else {
+                self.writes[range].fill(stamp | (run.first + run.lanes - 1) as u32);
+            }
+        }
+        let Some(values) = values else { return Ok(()) };
+        for lane in lanes(mask) {
+            let granule = (addresses[lane] >> self.shift) as usize;
+            let winner = self.writes.get(granule).map_or(lane, |stamp| (stamp & 31) as usize);
+            if winner != lane && addresses[winner] == addresses[lane] && values(winner) != values(lane) {
+                let party = Party::Warp { warp, lane: Some(lane) };
+                return Err(Conflict { simultaneous: true, ..self.conflict(winner, granule, true, party, false) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Lanes one by one, `N` granules each, if all is quiet there. Says whether it was.
+    #[inline(always)]
+    fn store_scattered<const N: usize>(
+        &mut self,
+        clocks: &BlockClocks,
+        warp: usize,
+        mask: u32,
+        addresses: &[u32; 32],
+        stamp: u32,
+    ) -> bool {
+        let mut quiet = true;
+        for address in addresses {
+            let at = (address >> self.shift) as usize;
+            quiet &= at + N <= self.granules && self.quiet(clocks, warp, at..at + N);
+        }
+        if !quiet {
+            return false;
+        }
+        for lane in 0..32 {
+            let at = (addresses[lane] >> self.shift) as usize;
+            if mask >> lane & 1 != 0
+                && let Some(writes) = Self::piece::<N>(&mut self.writes, at)
+            {
+                *writes = [stamp | lane as u32; N];
+            }
+        }
+        true
+    }
+
+    /// Lanes one by one. Those for which `silent` holds change nothing.
+    #[inline(never)]
+    #[allow(clippy::too_many_arguments, reason = "everything an access is")]
+    fn store_checked(
+        &mut self,
+        clocks: &BlockClocks,
+        warp: usize,
+        mask: u32,
+        addresses: &[u32; 32],
+        bytes: u32,
+        strength: Strength,
+        silent: &dyn Fn(usize) -> bool,
+    ) -> Result<(), Conflict> {
+        let stamp = self.stamp(clocks, warp, strength);
         for lane in lanes(mask) {
             let range = self.range(addresses[lane].into(), bytes.into());
             if !self.quiet(clocks, warp, range.clone()) {
@@ -213,15 +436,6 @@ impl SharedShadow {
             }
             self.writes[range].fill(stamp | lane as u32);
         }
-        let Some(values) = values else { return Ok(()) };
-        for lane in lanes(mask) {
-            let granule = (addresses[lane] >> self.shift) as usize;
-            let winner = self.writes.get(granule).map_or(lane, |stamp| (stamp & 31) as usize);
-            if winner != lane && addresses[winner] == addresses[lane] && values(winner) != values(lane) {
-                let party = Party::Warp { warp, lane: Some(lane) };
-                return Err(Conflict { simultaneous: true, ..self.conflict(winner, granule, true, party, false) });
-            }
-        }
         Ok(())
     }
 
@@ -235,7 +449,7 @@ impl SharedShadow {
     }
 
     /// Everything in the range lies before the floor, or was this warp's own and is complete.
-    #[inline]
+    #[inline(always)]
     fn quiet(&self, clocks: &BlockClocks, warp: usize, range: std::ops::Range<usize>) -> bool {
         let (write_floor, read_floor) = (clocks.floor << CLOCK_SHIFT, clocks.floor << LAST_SHIFT);
         let mut bad = false;
@@ -268,7 +482,11 @@ impl SharedShadow {
         if actor != warp && !both_strong && clock > 0 && !clocks.knows(warp, actor, clock) {
             return Some((party(actor, Some(writer_lane)), true, false));
         }
-        for other in 0..clocks.warps() {
+        // Where nobody else has read since the floor, only this warp's own row can tell something.
+        let last = self.last_read[granule];
+        let alone = last >> LAST_SHIFT != IN_FLIGHT
+            && (last < clocks.floor << LAST_SHIFT || last & (SEVERAL | 63) == warp as u32);
+        for other in if alone { warp..warp + 1 } else { 0..clocks.warps() } {
             let read = self.reads[other * self.granules + granule];
             let clock = read >> CLOCK_SHIFT;
             if clock == IN_FLIGHT {
@@ -294,6 +512,7 @@ impl SharedShadow {
     }
 
     /// A copy into shared memory starts, on behalf of `warp`. Until [`SharedShadow::written`] nobody may touch the bytes.
+    #[inline(always)]
     pub fn begin_write(
         &mut self,
         clocks: &mut BlockClocks,
@@ -317,6 +536,7 @@ impl SharedShadow {
     }
 
     /// The copy is complete, and counts as a write by `warp` itself, now.
+    #[inline(always)]
     pub fn written(&mut self, clocks: &mut BlockClocks, warp: usize, lane: usize, address: u32, bytes: u32) {
         clocks.touched |= 1 << warp;
         let stamp = self.stamp(clocks, warp, Strength::Plain) | lane as u32;
@@ -451,187 +671,4 @@ fn read_conflict(clocks: &BlockClocks, warp: usize, lane: usize, stamp: u32, str
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Strength::*, *};
-
-    const ALL: u32 = u32::MAX;
-
-    fn row(first: u32) -> [u32; 32] {
-        std::array::from_fn(|lane| first + 4 * lane as u32)
-    }
-
-    struct Block {
-        clocks: BlockClocks,
-        shadow: SharedShadow,
-    }
-
-    impl Block {
-        fn new(warps: usize) -> Self {
-            Self { clocks: BlockClocks::new(0, warps), shadow: SharedShadow::new(4096, 4, warps) }
-        }
-
-        fn load(&mut self, warp: usize, mask: u32, addresses: [u32; 32], strength: Strength) -> Result<(), Conflict> {
-            self.shadow.load(&mut self.clocks, warp, mask, &addresses, 4, strength)
-        }
-
-        fn store(&mut self, warp: usize, mask: u32, addresses: [u32; 32], strength: Strength) -> Result<(), Conflict> {
-            self.shadow.store(&mut self.clocks, warp, mask, &addresses, 4, strength, false, &[], None)
-        }
-    }
-
-    #[test]
-    fn a_barrier_orders_warps() {
-        let mut block = Block::new(2);
-        block.store(0, ALL, row(0), Plain).unwrap();
-        assert!(block.load(1, ALL, row(0), Plain).is_err());
-        let mut block = Block::new(2);
-        block.store(0, ALL, row(0), Plain).unwrap();
-        block.clocks.barrier_all();
-        block.load(1, ALL, row(0), Plain).unwrap();
-        block.load(0, ALL, row(0), Plain).unwrap();
-        let conflict = block.store(0, 1, row(0), Plain).unwrap_err();
-        assert_eq!((conflict.wrote, conflict.party), (false, Party::Warp { warp: 1, lane: None }));
-        block.clocks.barrier_all();
-        block.store(0, ALL, row(0), Plain).unwrap();
-    }
-
-    #[test]
-    fn lanes_need_a_warp_barrier_unless_volatile() {
-        let mut block = Block::new(1);
-        let mut shifted = row(0);
-        shifted.rotate_left(1);
-        block.store(0, ALL, row(0), Plain).unwrap();
-        block.load(0, ALL, row(0), Plain).unwrap();
-        assert!(block.load(0, ALL, shifted, Plain).is_err());
-        block.load(0, ALL, shifted, Volatile).unwrap();
-        block.clocks.warp_sync(0);
-        block.load(0, ALL, shifted, Plain).unwrap();
-        block.store(0, 1, row(0), Plain).unwrap();
-        assert!(block.load(0, ALL, [0; 32], Plain).is_err(), "a broadcast of one lane's word");
-    }
-
-    #[test]
-    fn lanes_in_step_read_before_they_write() {
-        let mut shifted = row(0);
-        shifted.rotate_left(1);
-        let mut block = Block::new(1);
-        block.load(0, ALL, shifted, Plain).unwrap();
-        block.store(0, ALL, row(0), Plain).unwrap();
-        let mut block = Block::new(1);
-        block.load(0, ALL, shifted, Plain).unwrap();
-        for far in [512, 1024] {
-            block.load(0, ALL, row(far), Plain).unwrap();
-        }
-        assert!(block.store(0, ALL, row(0), Plain).is_err(), "too long ago");
-        let mut block = Block::new(1);
-        block.load(0, ALL, shifted, Plain).unwrap();
-        assert!(block.shadow.begin_write(&mut block.clocks, 0, 0, 0, 16).is_err(), "a copy is not in step");
-    }
-
-    #[test]
-    fn partial_barriers_order_their_participants_only() {
-        let mut block = Block::new(3);
-        block.store(0, ALL, row(0), Plain).unwrap();
-        block.clocks.arrive(1, 0);
-        block.clocks.arrive(1, 1);
-        block.clocks.wait(1, 1);
-        block.load(1, ALL, row(0), Plain).unwrap();
-        assert!(block.load(2, ALL, row(0), Plain).is_err());
-        block.store(0, ALL, row(128), Plain).unwrap();
-        assert!(block.load(1, ALL, row(128), Plain).is_err(), "written after it arrived");
-    }
-
-    #[test]
-    fn atomics_race_with_plain_accesses_only() {
-        let mut block = Block::new(2);
-        block.store(0, ALL, row(0), Strong).unwrap();
-        block.store(1, ALL, row(0), Strong).unwrap();
-        assert!(block.load(0, ALL, row(0), Plain).is_err());
-        assert!(block.store(0, ALL, row(0), Plain).is_err());
-    }
-
-    #[test]
-    fn a_fence_and_a_flag_hand_data_on() {
-        for fenced in [true, false] {
-            let mut block = Block::new(2);
-            block.store(0, ALL, row(0), Plain).unwrap();
-            if fenced {
-                block.clocks.fence(0);
-            }
-            block.store(0, 1, row(256), Volatile).unwrap();
-            assert_eq!(block.load(1, 1, row(256), Volatile).is_ok(), fenced);
-            assert_eq!(block.load(1, ALL, row(0), Plain).is_ok(), fenced);
-        }
-    }
-
-    #[test]
-    fn nobody_touches_what_a_copy_writes() {
-        let mut block = Block::new(2);
-        block.shadow.begin_write(&mut block.clocks, 0, 3, 0, 16).unwrap();
-        assert!(block.load(0, 8, row(0), Plain).unwrap_err().in_flight);
-        assert!(block.store(1, 1, row(0), Plain).unwrap_err().in_flight);
-        block.shadow.written(&mut block.clocks, 0, 3, 0, 16);
-        block.load(0, 8, row(0).map(|_| 0), Plain).unwrap();
-        assert!(block.load(1, 1, row(0), Plain).is_err());
-        block.clocks.barrier_all();
-        block.load(1, 1, row(0), Plain).unwrap();
-    }
-
-    #[test]
-    fn an_engine_orders_only_those_who_wait() {
-        let mut block = Block::new(2);
-        block.shadow.begin_write(&mut block.clocks, 0, 0, 0, 128).unwrap();
-        let clock = block.clocks.engine_now();
-        block.shadow.written_by_engine(ENGINES, clock, 0, 128);
-        block.clocks.arrive_engine(9, ENGINES, clock);
-        block.clocks.wait(9, 1);
-        block.load(1, ALL, row(0), Plain).unwrap();
-        assert_eq!(block.load(0, ALL, row(0), Plain).unwrap_err().party, Party::Engine);
-    }
-
-    #[test]
-    fn proxy_fences_reach_through_barriers() {
-        for fenced in [true, false] {
-            let mut block = Block::new(2);
-            block.store(0, ALL, row(0), Plain).unwrap();
-            if fenced {
-                block.clocks.proxy_fence(0);
-            }
-            block.clocks.barrier_all();
-            assert_eq!(block.shadow.unfenced(&block.clocks, 1, 0, 128).is_none(), fenced);
-        }
-    }
-
-    #[test]
-    fn asynchronous_reads_hold_writers_off() {
-        let mut block = Block::new(1);
-        block.store(0, ALL, row(0), Plain).unwrap();
-        block.clocks.barrier_all();
-        block.shadow.begin_read(&mut block.clocks, 0, 0, 0, 128).unwrap();
-        assert!(block.store(0, ALL, row(0), Plain).unwrap_err().in_flight);
-        block.shadow.read_done(&block.clocks, 0, 0, 128);
-        block.store(0, ALL, row(0), Plain).unwrap();
-    }
-
-    #[test]
-    fn equal_values_do_not_race() {
-        let mut block = Block::new(2);
-        block.store(0, 1, row(0), Plain).unwrap();
-        let memory = [1, 2, 3, 4];
-        let value = |_| std::array::from_fn(|n| n as u8 + 1);
-        block.shadow.store(&mut block.clocks, 1, 1, &row(0), 4, Plain, false, &memory, Some(&value)).unwrap();
-        let value = |_| [9; 16];
-        block.shadow.store(&mut block.clocks, 0, 1, &row(0), 4, Plain, false, &memory, Some(&value)).unwrap_err();
-    }
-
-    #[test]
-    fn lanes_may_not_write_different_values_to_one_place() {
-        let mut block = Block::new(1);
-        for different in [false, true] {
-            let values = |lane: usize| [if different { lane as u8 } else { 0 }; 16];
-            let stored =
-                block.shadow.store(&mut block.clocks, 0, 7, &[64; 32], 4, Plain, false, &[0; 128], Some(&values));
-            assert_eq!(stored.is_err(), different);
-        }
-    }
-}
+mod tests;

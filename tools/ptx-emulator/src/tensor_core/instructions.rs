@@ -5,6 +5,10 @@ use crate::{
     ast::Instruction,
     decode::{Decoded, Decoder, Start},
     machine::{Block, Class, FULL, Gather, Ins, R32, Step, Warp},
+    ops::{
+        access::{integer, ones},
+        lanes::{Operation, pick},
+    },
     race::{self, Strength},
     report::{Fault, FaultKind},
 };
@@ -119,7 +123,7 @@ fn matrix<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Ins> {
         Start::None => (d.constant32(0), 0),
     };
     (slots[6], slots[7]) = (count as u32, transposed);
-    let mut ins = d.with(if load { load_matrix } else { store_matrix }, Class::Matrix, &slots);
+    let mut ins = d.with(if load { pick::<LoadMatrix>() } else { pick::<StoreMatrix>() }, Class::Matrix, &slots);
     ins.immediate = place.offset;
     Ok(ins)
 }
@@ -155,13 +159,17 @@ unsafe fn move_matrix(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u
 }
 
 /// Addresses of rows, checked; and how well they suit the banks.
+#[inline(always)]
 fn rows(warp: &Warp, block: &mut Block<'_>, ins: &Ins) -> Result<(R32, u32), Fault> {
     let base = ins.slots[4];
-    let addresses: R32 = match ins.slots[5] {
+    let mut addresses: R32 = match ins.slots[5] {
         0 => warp.get32(base).map(|a| a.wrapping_add(ins.immediate as u32)),
         _ => warp.get64(base).map(|a| (a as u32).wrapping_add(ins.immediate as u32)),
     };
     let count = ins.slots[6];
+    // What the other lanes hold names no row.
+    let first = addresses[0];
+    addresses[8 * count as usize..].fill(first);
     for (lane, address) in addresses.iter().enumerate().take(8 * count as usize) {
         if !address.is_multiple_of(16) {
             let message = format!("a matrix row at shared address {address:#x}, no multiple of 16");
@@ -173,7 +181,13 @@ fn rows(warp: &Warp, block: &mut Block<'_>, ins: &Ins) -> Result<(R32, u32), Fau
         }
     }
     block.counters.shared_requests += 1;
-    for rows in addresses.chunks(8).take(count as usize) {
+    for rows in addresses.chunks_exact(8).take(count as usize) {
+        block.counters.shared_ideal_wavefronts += 1;
+        // Rows that use all the banks meet nowhere.
+        if rows.iter().fold(0, |used, row| used | 1 << (row / 16 % 8)) == 0xff {
+            block.counters.shared_wavefronts += 1;
+            continue;
+        }
         let mut groups = [0u8; 8];
         for (n, row) in rows.iter().enumerate() {
             if !rows[..n].contains(row) {
@@ -181,12 +195,30 @@ fn rows(warp: &Warp, block: &mut Block<'_>, ins: &Ins) -> Result<(R32, u32), Fau
             }
         }
         block.counters.shared_wavefronts += u64::from(groups.into_iter().max().unwrap_or(1));
-        block.counters.shared_ideal_wavefronts += 1;
     }
     Ok((addresses, if count == 4 { FULL } else { (1 << (8 * count)) - 1 }))
 }
 
-unsafe fn load_matrix(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
+struct LoadMatrix;
+
+impl Operation for LoadMatrix {
+    #[inline(always)]
+    fn run(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
+        load_matrix(warp, block, ins, mask)
+    }
+}
+
+struct StoreMatrix;
+
+impl Operation for StoreMatrix {
+    #[inline(always)]
+    fn run(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
+        store_matrix(warp, block, ins, mask)
+    }
+}
+
+#[inline(always)]
+fn load_matrix(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
     whole(warp, block, mask)?;
     let (addresses, lanes) = rows(warp, block, ins)?;
     race::shared_load(block, warp.index, lanes, &addresses, 16, Strength::Plain)?;
@@ -196,7 +228,7 @@ unsafe fn load_matrix(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u
         for (row, values) in values.iter_mut().enumerate() {
             let lane = 8 * matrix + row;
             let at = addresses[lane] as usize;
-            if !block.shared.written.is_empty() && block.shared.written[at..at + 16].contains(&0) {
+            if !block.shared.written.is_empty() && integer::<16>(&block.shared.written[at..at + 16]) != ones::<16>() {
                 let message = format!("a matrix row at shared address {at:#x} that nobody has written whole");
                 return Err(block.fault(warp, lane as u32, FaultKind::Uninitialised, message).edit(|r| {
                     r.address = Some(at as u64);
@@ -213,7 +245,8 @@ unsafe fn load_matrix(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u
     Ok(())
 }
 
-unsafe fn store_matrix(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
+#[inline(always)]
+fn store_matrix(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
     whole(warp, block, mask)?;
     let (addresses, lanes) = rows(warp, block, ins)?;
     race::shared_store(block, warp.index, lanes, &addresses, 16, Strength::Plain, false, None)?;

@@ -8,6 +8,7 @@ use super::Lanes;
 pub type Rows = [[u32; 4]; 8];
 
 /// Rows of an 8x8 matrix as the fragment that `ldmatrix` makes of them.
+#[inline(always)]
 pub fn from_rows(rows: &Rows, transposed: bool) -> Lanes {
     let mut fragment = [0; 32];
     for (r, row) in rows.iter().enumerate() {
@@ -17,12 +18,14 @@ pub fn from_rows(rows: &Rows, transposed: bool) -> Lanes {
 }
 
 /// The rows that `stmatrix` writes for a fragment.
+#[inline(always)]
 pub fn to_rows(fragment: &Lanes, transposed: bool) -> Rows {
     let fragment = if transposed { transpose(fragment) } else { *fragment };
     std::array::from_fn(|r| std::array::from_fn(|t| fragment[4 * r + t]))
 }
 
 /// The fragment of the transposed matrix: `movmatrix`.
+#[inline(always)]
 pub fn transpose(fragment: &Lanes) -> Lanes {
     let element = |row: usize, column: usize| fragment[4 * row + column / 2] >> (16 * (column % 2)) & 0xffff;
     std::array::from_fn(|lane| {

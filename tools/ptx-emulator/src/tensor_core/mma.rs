@@ -81,21 +81,13 @@ impl Form {
         if self.a.is_integer() {
             return self.multiply_integers(a, b, c, d);
         }
-        let mut accumulator = match self.half_accumulator {
-            true => half_accumulator(c),
-            false => accumulator(c),
-        };
         match (self.a, self.k) {
-            (Element::F16, 16) => float16::<16, true>(a, b, &mut accumulator),
-            (Element::F16, _) => float16::<8, true>(a, b, &mut accumulator),
-            (Element::Bf16, 16) => float16::<16, false>(a, b, &mut accumulator),
-            (Element::Bf16, _) => float16::<8, false>(a, b, &mut accumulator),
-            (_, 8) => float32::<8, true>(a, b, &mut accumulator),
-            (..) => float32::<4, true>(a, b, &mut accumulator),
-        }
-        match self.half_accumulator {
-            true => store_halves(&accumulator, d),
-            false => store(&accumulator, d),
+            (Element::F16, 16) => float16::<16, true>(a, b, c, d),
+            (Element::F16, _) => float16::<8, true>(a, b, c, d),
+            (Element::Bf16, 16) => float16::<16, false>(a, b, c, d),
+            (Element::Bf16, _) => float16::<8, false>(a, b, c, d),
+            (_, 8) => float32::<8, true>(a, b, c, d),
+            (..) => float32::<4, true>(a, b, c, d),
         }
     }
 
@@ -159,6 +151,7 @@ pub(super) fn store(rows: &Accumulator, d: &mut [Lanes]) {
 }
 
 /// The accumulator that two registers of f16 pairs hold.
+#[inline(always)]
 pub(super) fn half_accumulator(c: &[&Lanes]) -> Accumulator {
     std::array::from_fn(|row| {
         std::array::from_fn(|column| {
@@ -213,21 +206,135 @@ pub(super) fn left16<const K: usize, const HALF: bool>(a: &[&Lanes]) -> [[f32; K
     rows
 }
 
+/// D = A B + C. Registers are unpacked as they are, element `e` of every lane to a plane of its own; the columns of a row stand
+/// in the order of the accumulators' registers, even ones first.
 #[inline(always)]
-fn float16_body<const K: usize, const HALF: bool, const FMA: bool>(a: &[&Lanes], b: &[&Lanes], sums: &mut Accumulator) {
-    let left = left16::<K, HALF>(a);
-    let mut right = [[0.0; 8]; K];
-    for step in 0..K / 8 {
-        let register = b[step];
-        for t in 0..4 {
-            for g in 0..8 {
-                let (low, high) = pair::<HALF>(register[4 * g + t]);
-                right[8 * step + 2 * t][g] = low;
-                right[8 * step + 2 * t + 1][g] = high;
+fn fragments<const K: usize, const PER: usize, const PLANES: usize, const FMA: bool>(
+    a: &[&Lanes],
+    b: &[&Lanes],
+    c: &[&Lanes],
+    d: &mut [Lanes],
+    unpack: impl Fn(u32, usize) -> f32 + Copy,
+) {
+    let (mut left, mut right) = ([[0.0; 32]; PLANES], [[0.0; 32]; PLANES]);
+    for (planes, registers) in [(&mut left, a), (&mut right, b)] {
+        for (plane, values) in planes.iter_mut().enumerate().take(registers.len() * PER) {
+            let register = registers[plane / PER];
+            for lane in 0..32 {
+                values[lane] = unpack(register[lane], plane % PER);
             }
         }
     }
-    product::<K, FMA>(&left, &right, sums);
+    #[cfg(target_arch = "x86_64")]
+    if FMA && let ([c0, c1, c2, c3], [d0, d1, d2, d3]) = (c, &mut *d) {
+        // SAFETY: callers set FMA where the processor has both features.
+        unsafe { sums::<K, PER, PLANES>(&left, &right, [c0, c1, c2, c3], [d0, d1, d2, d3]) };
+        return;
+    }
+    let mut rows = [[0.0; 8]; K];
+    for (k, row) in rows.iter_mut().enumerate() {
+        let (plane, t) = (&right[k / (4 * PER) * PER + k % PER], k / PER % 4);
+        for (column, value) in row.iter_mut().enumerate() {
+            *value = plane[4 * (2 * (column % 4) + column / 4) + t];
+        }
+    }
+    let halves = c.len() == 2;
+    for half in 0..2 {
+        let mut sums = [[0.0; 8]; 8];
+        for (g, sums) in sums.iter_mut().enumerate() {
+            for t in 0..4 {
+                (sums[t], sums[4 + t]) = match halves {
+                    true => pair::<true>(c[half][4 * g + t]),
+                    false => (f32::from_bits(c[2 * half][4 * g + t]), f32::from_bits(c[2 * half + 1][4 * g + t])),
+                };
+            }
+        }
+        for (g, sums) in sums.iter_mut().enumerate() {
+            let mut sum = *sums;
+            for (k, row) in rows.iter().enumerate() {
+                let factor = left[(k / (4 * PER) * 2 + half) * PER + k % PER][4 * g + k / PER % 4];
+                for (s, r) in sum.iter_mut().zip(row) {
+                    // Products of these types fit into an f32, so that both forms round once.
+                    *s = if FMA { factor.mul_add(*r, *s) } else { factor * r + *s };
+                }
+            }
+            *sums = sum;
+        }
+        for (g, sums) in sums.iter().enumerate() {
+            for t in 0..4 {
+                if halves {
+                    let bits = |value: f32| u32::from(half::f16::from_f32(value).to_bits());
+                    d[half][4 * g + t] = bits(sums[t]) | bits(sums[4 + t]) << 16;
+                } else {
+                    d[2 * half][4 * g + t] = sums[t].to_bits();
+                    d[2 * half + 1][4 * g + t] = sums[4 + t].to_bits();
+                }
+            }
+        }
+    }
+}
+
+/// The same sums, for f32 accumulators: a row is one vector, its factor every lane's.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn sums<const K: usize, const PER: usize, const PLANES: usize>(
+    left: &[[f32; 32]; PLANES],
+    right: &[[f32; 32]; PLANES],
+    c: [&Lanes; 4],
+    d: [&mut Lanes; 4],
+) {
+    use std::arch::x86_64::{
+        _mm_loadu_ps, _mm_storeu_ps, _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
+        _mm256_set_m128, _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+    };
+    let mut rows = [_mm256_setzero_ps(); K];
+    for (plane, values) in right.iter().enumerate().take(K / 4) {
+        // Lanes 4g + t for eight g become, for each t, the even g and then the odd ones.
+        let [a, b, c, d] = [0, 8, 16, 24].map(|at| {
+            let eight: &[f32] = &values[at..at + 8];
+            // SAFETY: eight values.
+            unsafe { _mm256_loadu_ps(eight.as_ptr()) }
+        });
+        let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+        let (high_ab, high_cd) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+        let first = plane / PER * 4 * PER + plane % PER;
+        rows[first] = _mm256_shuffle_ps(ab, cd, 0x44);
+        rows[first + PER] = _mm256_shuffle_ps(ab, cd, 0xee);
+        rows[first + 2 * PER] = _mm256_shuffle_ps(high_ab, high_cd, 0x44);
+        rows[first + 3 * PER] = _mm256_shuffle_ps(high_ab, high_cd, 0xee);
+    }
+    for half in 0..2 {
+        for g in 0..8 {
+            let four = |from: &Lanes| -> _ {
+                let four: &[u32] = &from[4 * g..4 * g + 4];
+                // SAFETY: four values of 32 bits.
+                unsafe { _mm_loadu_ps(four.as_ptr().cast()) }
+            };
+            let mut sum = _mm256_set_m128(four(c[2 * half + 1]), four(c[2 * half]));
+            for (k, row) in rows.iter().enumerate() {
+                let factor = left[(k / (4 * PER) * 2 + half) * PER + k % PER][4 * g + k / PER % 4];
+                sum = _mm256_fmadd_ps(_mm256_set1_ps(factor), *row, sum);
+            }
+            for (register, value) in
+                [(2 * half, _mm256_castps256_ps128(sum)), (2 * half + 1, _mm256_extractf128_ps(sum, 1))]
+            {
+                let four: &mut [u32] = &mut d[register][4 * g..4 * g + 4];
+                // SAFETY: room for four values of 32 bits.
+                unsafe { _mm_storeu_ps(four.as_mut_ptr().cast(), value) }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn float16_body<const K: usize, const HALF: bool, const FMA: bool>(
+    a: &[&Lanes],
+    b: &[&Lanes],
+    c: &[&Lanes],
+    d: &mut [Lanes],
+) {
+    let unpack = |register: u32, e: usize| if e == 0 { pair::<HALF>(register).0 } else { pair::<HALF>(register).1 };
+    fragments::<K, 2, 8, FMA>(a, b, c, d, unpack);
 }
 
 /// The 16 x K left operand of tf32 elements from its registers.
@@ -251,27 +358,19 @@ pub(super) fn left32<const K: usize>(a: &[&Lanes]) -> [[f32; K]; 16] {
 fn float32_body<const K: usize, const UNUSED: bool, const FMA: bool>(
     a: &[&Lanes],
     b: &[&Lanes],
-    sums: &mut Accumulator,
+    c: &[&Lanes],
+    d: &mut [Lanes],
 ) {
-    let left = left32::<K>(a);
-    let mut right = [[0.0; 8]; K];
-    for step in 0..K / 4 {
-        for t in 0..4 {
-            for g in 0..8 {
-                right[4 * step + t][g] = tf32(b[step][4 * g + t]);
-            }
-        }
-    }
-    product::<K, FMA>(&left, &right, sums);
+    fragments::<K, 1, 4, FMA>(a, b, c, d, |register, _| tf32(register));
 }
 
 vectorised! {
-    /// `sums` += A B of 16-bit elements.
-    fn float16<const K: usize, const HALF: bool>(a: &[&Lanes], b: &[&Lanes], sums: &mut Accumulator) = float16_body
+    /// D = A B + C of 16-bit elements; two registers of C hold f16 pairs.
+    fn float16<const K: usize, const HALF: bool>(a: &[&Lanes], b: &[&Lanes], c: &[&Lanes], d: &mut [Lanes]) = float16_body
 }
 vectorised! {
-    /// `sums` += A B of tf32 elements.
-    fn float32<const K: usize, const UNUSED: bool>(a: &[&Lanes], b: &[&Lanes], sums: &mut Accumulator) = float32_body
+    /// D = A B + C of tf32 elements.
+    fn float32<const K: usize, const UNUSED: bool>(a: &[&Lanes], b: &[&Lanes], c: &[&Lanes], d: &mut [Lanes]) = float32_body
 }
 
 #[cfg(test)]

@@ -263,7 +263,7 @@ fn load_lanes(warp: &Warp, block: &mut Block<'_>, shared: bool, at: &R64, size: 
         }
         race::shared_load(block, warp.index, FULL, &narrow, size as u32, Strength::Plain)?;
     } else {
-        race::global_load(block, warp.index, FULL, at, size as u32, Strength::Plain)?;
+        race::global_load(block, warp.index, FULL, at, size as u32, Strength::Plain, None)?;
         ends::count_load(block, at.iter().map(|a| (*a, size as u32)));
     }
     for lane in 0..32 {
@@ -305,7 +305,7 @@ fn store_lanes(
         }
         race::shared_store(block, index, FULL, &narrow, width, Strength::Plain, false, Some(&bytes))?;
     } else {
-        race::global_store(block, index, FULL, at, width, Strength::Plain, false, false, Some(&bytes))?;
+        race::global_store(block, index, FULL, at, width, Strength::Plain, false, false, None, Some(&bytes))?;
     }
     for lane in 0..32 {
         let value = &bits(lane).to_le_bytes()[..size];
