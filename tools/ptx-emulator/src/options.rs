@@ -27,7 +27,8 @@ pub struct Options {
     pub checks: Checks,
     /// Fill fresh allocations and shared memory with bytes that are NaN in every float format (0xFF), not zeros.
     pub poison: bool,
-    /// Move the results of `.approx` instructions by a seeded amount inside their documented error.
+    /// Move the results of `.approx` instructions by a seeded amount inside their documented error, and cut the f32 sums of
+    /// matrix instructions towards zero, as tensor cores do.
     pub perturb_approx: bool,
     /// Worker threads for kernels whose blocks cannot communicate; 1 runs everything on the caller's thread.
     pub threads: usize,

@@ -12,7 +12,7 @@ use crate::{
     machine::{Block, Class, Code, FULL, Gather, Ins, Step, Warp},
     race,
     report::{Fault, FaultKind},
-    tensor_core::{self, Descriptor, Element, Lanes, Major, WarpgroupForm},
+    tensor_core::{self, Descriptor, Element, Lanes, Major, Sums, WarpgroupForm},
 };
 
 /// Bits of 32-bit register slots.
@@ -74,6 +74,8 @@ const TRANSPOSE_A: i64 = 8;
 const TRANSPOSE_B: i64 = 16;
 const HALF_ACCUMULATOR: i64 = 32;
 const ELEMENT_SHIFT: i64 = 8;
+const RIGHT_SHIFT: i64 = 12;
+const ELEMENTS: [Element; 5] = [Element::F16, Element::Bf16, Element::Tf32, Element::E4m3, Element::E5m2];
 const N_SHIFT: i64 = 16;
 
 /// `wgmma.*`.
@@ -124,20 +126,17 @@ fn product<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Ins> {
         };
     }
     let transposes: &[i64] = if flags & A_REGISTERS != 0 { &[TRANSPOSE_B] } else { &[TRANSPOSE_A, TRANSPOSE_B] };
-    if form.element != Element::Tf32 {
+    if form.element.bytes() == 2 {
         for (n, flag) in transposes.iter().enumerate() {
             flags |= if d.integer(i, 6 + n)? != 0 { *flag } else { 0 };
         }
     }
-    let element = match form.element {
-        Element::F16 => 0,
-        Element::Bf16 => 1,
-        _ => 2,
-    };
+    let number = |element: Element| ELEMENTS.iter().position(|e| *e == element).unwrap_or(0) as i64;
     let mut ins = d.with(multiply, Class::Matrix, &slots);
     ins.immediate = flags
         | if form.half_accumulator { HALF_ACCUMULATOR } else { 0 }
-        | element << ELEMENT_SHIFT
+        | number(form.element) << ELEMENT_SHIFT
+        | number(form.right) << RIGHT_SHIFT
         | (form.n as i64) << N_SHIFT;
     ins.macs = (form.macs() / 4) as u32;
     ins.more = more.into();
@@ -145,13 +144,10 @@ fn product<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Ins> {
 }
 
 fn form(ins: &Ins) -> WarpgroupForm {
-    let element = match ins.immediate >> ELEMENT_SHIFT & 3 {
-        0 => Element::F16,
-        1 => Element::Bf16,
-        _ => Element::Tf32,
-    };
+    let element = |shift: i64| ELEMENTS[(ins.immediate >> shift & 15) as usize % ELEMENTS.len()];
     let n = (ins.immediate >> N_SHIFT) as usize;
-    WarpgroupForm { element, n, half_accumulator: ins.immediate & HALF_ACCUMULATOR != 0 }
+    let half_accumulator = ins.immediate & HALF_ACCUMULATOR != 0;
+    WarpgroupForm { element: element(ELEMENT_SHIFT), right: element(RIGHT_SHIFT), n, half_accumulator }
 }
 
 /// The 32-bit register slots an instruction names, destinations first, and how many those are.
@@ -277,27 +273,28 @@ unsafe fn multiply(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32)
             reads = lend(warp, block, a_pieces.iter().chain(&b_pieces))?;
         }
         if !block.asynchronous.operands.0.contains_key(&(group, sequence)) {
-            let b = form.operand(&fetch(warp, block, &b_pieces)?, b_major, form.n, ins.immediate & NEGATE_B != 0);
+            let b = form.right(&fetch(warp, block, &b_pieces)?, b_major, ins.immediate & NEGATE_B != 0);
             let a = match from_registers {
                 true => None,
                 false => {
                     let pieces = fetch(warp, block, &a_pieces)?;
-                    Some(form.operand(&pieces, a_major, 64, ins.immediate & NEGATE_A != 0))
+                    Some(form.left(&pieces, a_major, ins.immediate & NEGATE_A != 0))
                 }
             };
             block.asynchronous.operands.0.insert((group, sequence), Taken { a, b, words, left: 4 });
         }
     }
+    let sums = Sums { accumulate: scale != 0, truncate: block.launch.options.perturb_approx };
     let mut d: Vec<Lanes> = ins.more.iter().map(|slot| *warp.get32(*slot)).collect();
     if let Some(taken) = block.asynchronous.operands.0.get_mut(&(group, sequence)) {
         if taken.words != words {
             return Err(block.fault(warp, 0, FaultKind::Operand, "the warps of a warpgroup name different operands"));
         }
         match &taken.a {
-            Some(a) => form.multiply_shared(a, warp.index as usize % 4, &taken.b, scale != 0, &mut d),
+            Some(a) => form.multiply_shared(a, warp.index as usize % 4, &taken.b, sums, &mut d),
             None => {
                 let a: [&Lanes; 4] = std::array::from_fn(|n| warp.get32(ins.slots[n]));
-                form.multiply_registers(&a, ins.immediate & NEGATE_A != 0, &taken.b, scale != 0, &mut d);
+                form.multiply_registers(&a, ins.immediate & NEGATE_A != 0, &taken.b, sums, &mut d);
             }
         }
         taken.left -= 1;

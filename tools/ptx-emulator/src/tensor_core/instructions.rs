@@ -23,7 +23,19 @@ static FORMS: &[Form] = &[
     float(Element::Bf16, 8, false),
     float(Element::Tf32, 8, false),
     float(Element::Tf32, 4, false),
+    eight_bits(Element::E4m3, Element::E4m3, false),
+    eight_bits(Element::E4m3, Element::E5m2, false),
+    eight_bits(Element::E5m2, Element::E4m3, false),
+    eight_bits(Element::E5m2, Element::E5m2, false),
+    eight_bits(Element::E4m3, Element::E4m3, true),
+    eight_bits(Element::E4m3, Element::E5m2, true),
+    eight_bits(Element::E5m2, Element::E4m3, true),
+    eight_bits(Element::E5m2, Element::E5m2, true),
 ];
+
+const fn eight_bits(a: Element, b: Element, half_accumulator: bool) -> Form {
+    Form { a, b, k: 32, half_accumulator, saturate: false }
+}
 
 const fn float(element: Element, k: usize, half_accumulator: bool) -> Form {
     Form { a: element, b: element, k, half_accumulator, saturate: false }
@@ -145,7 +157,10 @@ unsafe fn multiply(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32)
     let mut d = [[0; 32]; 4];
     let (a, rest) = registers[c..].split_at(a);
     let (b, rest) = rest.split_at(b);
-    form.multiply(a, b, &rest[..c], &mut d[..c]);
+    match block.launch.options.perturb_approx {
+        true => form.multiply_truncating(a, b, &rest[..c], &mut d[..c]),
+        false => form.multiply(a, b, &rest[..c], &mut d[..c]),
+    }
     for (slot, value) in ins.slots.iter().zip(&d[..c]) {
         warp.r32[*slot as usize] = *value;
     }

@@ -5,7 +5,7 @@
 
 use super::{
     Lanes,
-    element::{Element, pair, tf32},
+    element::{Element, pair, tf32, truncated},
     vectorised,
 };
 
@@ -43,10 +43,14 @@ impl Form {
             Element::F16 | Element::Bf16 => k == 8 || k == 16,
             Element::Tf32 => k == 4 || k == 8,
             Element::S8 | Element::U8 => k == 16 || k == 32,
+            Element::E4m3 | Element::E5m2 => k == 32,
         };
         let types_fit = match (a, b, d, c) {
             (Element::F16, Element::F16, "f16", "f16") => true,
             (Element::F16 | Element::Bf16 | Element::Tf32, _, "f32", "f32") => a == b,
+            (Element::E4m3 | Element::E5m2, _, "f32", "f32") | (Element::E4m3 | Element::E5m2, _, "f16", "f16") => {
+                b.is_eight_bit_float()
+            }
             (Element::S8 | Element::U8, Element::S8 | Element::U8, "s32", "s32") => true,
             _ => false,
         };
@@ -86,8 +90,41 @@ impl Form {
             (Element::F16, _) => float16::<8, true>(a, b, c, d),
             (Element::Bf16, 16) => float16::<16, false>(a, b, c, d),
             (Element::Bf16, _) => float16::<8, false>(a, b, c, d),
+            (Element::E4m3 | Element::E5m2, _) => self.multiply_one_by_one(a, b, c, d, false),
             (_, 8) => float32::<8, true>(a, b, c, d),
             (..) => float32::<4, true>(a, b, c, d),
+        }
+    }
+
+    /// As [`Form::multiply`], but sums with f32 accumulators are cut towards zero, as hardware does.
+    pub fn multiply_truncating(self, a: &[&Lanes], b: &[&Lanes], c: &[&Lanes], d: &mut [Lanes]) {
+        match self.a.is_integer() || self.half_accumulator {
+            true => self.multiply(a, b, c, d),
+            false => self.multiply_one_by_one(a, b, c, d, true),
+        }
+    }
+
+    fn multiply_one_by_one(self, a: &[&Lanes], b: &[&Lanes], c: &[&Lanes], d: &mut [Lanes], truncates: bool) {
+        let per = 4 / self.a.bytes();
+        let (mut rows, sums) =
+            ([[0.0; 8]; 16], if self.half_accumulator { half_accumulator(c) } else { accumulator(c) });
+        for (row, results) in rows.iter_mut().enumerate() {
+            for (column, result) in results.iter_mut().enumerate() {
+                let (mut exact, mut rounded) = (f64::from(sums[row][column]), sums[row][column]);
+                for k in 0..self.k {
+                    let (register, t, e) = (k / (4 * per), k / per % 4, k % per);
+                    let left = self.a.value(a[2 * register + row / 8][row % 8 * 4 + t], e);
+                    let right = self.b.value(b[register][column * 4 + t], e);
+                    exact += f64::from(left) * f64::from(right);
+                    // Products of these types fit into an f32.
+                    rounded += left * right;
+                }
+                *result = if truncates { truncated(exact) } else { rounded };
+            }
+        }
+        match self.half_accumulator {
+            true => store_halves(&rows, d),
+            false => store(&rows, d),
         }
     }
 
@@ -185,25 +222,6 @@ pub(super) fn product<const K: usize, const FMA: bool>(a: &[[f32; K]; 16], b: &[
         }
         *sums = sum;
     }
-}
-
-/// The 16 x K left operand of 16-bit elements from its registers.
-#[inline(always)]
-pub(super) fn left16<const K: usize, const HALF: bool>(a: &[&Lanes]) -> [[f32; K]; 16] {
-    let mut rows = [[0.0; K]; 16];
-    for step in 0..K / 8 {
-        for half in 0..2 {
-            let register = a[2 * step + half];
-            for g in 0..8 {
-                for t in 0..4 {
-                    let (low, high) = pair::<HALF>(register[4 * g + t]);
-                    rows[8 * half + g][8 * step + 2 * t] = low;
-                    rows[8 * half + g][8 * step + 2 * t + 1] = high;
-                }
-            }
-        }
-    }
-    rows
 }
 
 /// D = A B + C. Registers are unpacked as they are, element `e` of every lane to a plane of its own; the columns of a row stand
@@ -337,23 +355,6 @@ fn float16_body<const K: usize, const HALF: bool, const FMA: bool>(
     fragments::<K, 2, 8, FMA>(a, b, c, d, unpack);
 }
 
-/// The 16 x K left operand of tf32 elements from its registers.
-#[inline(always)]
-pub(super) fn left32<const K: usize>(a: &[&Lanes]) -> [[f32; K]; 16] {
-    let mut rows = [[0.0; K]; 16];
-    for step in 0..K / 4 {
-        for half in 0..2 {
-            let register = a[2 * step + half];
-            for g in 0..8 {
-                for t in 0..4 {
-                    rows[8 * half + g][4 * step + t] = tf32(register[4 * g + t]);
-                }
-            }
-        }
-    }
-    rows
-}
-
 #[inline(always)]
 fn float32_body<const K: usize, const UNUSED: bool, const FMA: bool>(
     a: &[&Lanes],
@@ -375,7 +376,7 @@ vectorised! {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::element::e4m3_to_single, *};
 
     /// Small integers, exact in every type.
     fn value(seed: usize, row: usize, column: usize) -> i32 {
@@ -388,6 +389,8 @@ mod tests {
             Element::Bf16 => half::bf16::from_f32(v as f32).to_bits().into(),
             Element::Tf32 => (v as f32).to_bits() | 0x1abc,
             Element::S8 | Element::U8 => u32::from(v as u8),
+            Element::E5m2 => u32::from(half::f16::from_f32(v as f32).to_bits() >> 8),
+            Element::E4m3 => (0..256).find(|b| e4m3_to_single(*b) == v as f32).unwrap_or(0),
         }
     }
 
@@ -470,12 +473,31 @@ mod tests {
             "sync.aligned.m16n8k8.row.col.f16.f16.f16.f16",
             "sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32",
             "sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32",
+            "sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32",
+            "sync.aligned.m16n8k32.row.col.f32.e5m2.e4m3.f32",
+            "sync.aligned.m16n8k32.row.col.f16.e4m3.e5m2.f16",
             "sync.aligned.m16n8k32.row.col.s32.s8.s8.s32",
             "sync.aligned.m16n8k32.row.col.satfinite.s32.u8.s8.s32",
             "sync.aligned.m16n8k16.row.col.s32.s8.u8.s32",
         ] {
             check(text);
         }
+    }
+
+    #[test]
+    fn truncated_sums_lie_on_the_side_of_zero() {
+        let form =
+            Form::parse(&"sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32".split('.').collect::<Vec<_>>()).unwrap();
+        let all = |v: f32| [v.to_bits(); 32];
+        // 8 / 3 of 2^-10 each step: no sum is an f32.
+        let (a, b, c) = (all(1.0 + 2f32.powi(-10)), all(2f32.powi(-16) * 1.5), all(-1.0));
+        let mut d = [[0; 32]; 4];
+        form.multiply_truncating(&[&a; 4], &[&b; 2], &[&c; 4], &mut d);
+        let exact = 8.0 * (1.0 + 2f64.powi(-10)) * 2f64.powi(-16) * 1.5 - 1.0;
+        let got = f64::from(f32::from_bits(d[0][0]));
+        assert!(got.abs() <= exact.abs() && exact.abs() - got.abs() < 2f64.powi(-24), "{got} for {exact}");
+        form.multiply(&[&a; 4], &[&b; 2], &[&c; 4], &mut d);
+        assert!((f64::from(f32::from_bits(d[0][0])) - exact).abs() < 2f64.powi(-22));
     }
 
     #[test]

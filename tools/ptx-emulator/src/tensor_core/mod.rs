@@ -15,7 +15,7 @@ pub(crate) use instructions::decode;
 pub use element::Element;
 pub use matrix::{from_rows, to_rows, transpose};
 pub use mma::Form;
-pub use wgmma::{Descriptor, Major, Operand, Swizzle, WarpgroupForm};
+pub use wgmma::{Descriptor, Major, Operand, Sums, Swizzle, WarpgroupForm};
 
 /// One 32-bit register of all lanes of a warp.
 pub type Lanes = [u32; 32];

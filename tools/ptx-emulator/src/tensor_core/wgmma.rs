@@ -6,8 +6,8 @@
 
 use super::{
     Lanes,
-    element::{Element, pair, tf32},
-    mma::{self, Accumulator, accumulator, half_accumulator, left16, left32, product},
+    element::{Element, truncated},
+    mma::{self, Accumulator, accumulator, half_accumulator, product},
     vectorised,
 };
 
@@ -135,8 +135,10 @@ impl Descriptor {
 /// Which `wgmma.mma_async` it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WarpgroupForm {
-    /// Type of A and B.
+    /// Type of A, and of B where it has no other.
     pub element: Element,
+    /// Type of B.
+    pub right: Element,
     /// Columns of the product, a multiple of 8 up to 256.
     pub n: usize,
     /// D is f16, two to a register.
@@ -148,14 +150,17 @@ impl WarpgroupForm {
     pub fn parse(modifiers: &[&str]) -> Result<Self, String> {
         let unsupported = || format!("wgmma.{}: a form this emulator does not run", modifiers.join("."));
         let ["mma_async", "sync", "aligned", shape, d, a, b] = modifiers[..] else { return Err(unsupported()) };
-        let element = Element::parse(a).filter(|e| !e.is_integer() && a == b).ok_or_else(unsupported)?;
+        let (Some(element), Some(right)) = (Element::parse(a), Element::parse(b)) else { return Err(unsupported()) };
+        if element.is_integer() || element != right && !(element.is_eight_bit_float() && right.is_eight_bit_float()) {
+            return Err(unsupported());
+        }
         let (n, k) = shape.strip_prefix("m64n").and_then(|s| s.split_once('k')).ok_or_else(unsupported)?;
         let (Ok(n), Ok(k)) = (n.parse::<usize>(), k.parse::<usize>()) else { return Err(unsupported()) };
-        let half_accumulator = d == "f16" && element == Element::F16;
+        let half_accumulator = d == "f16" && (element == Element::F16 || element.is_eight_bit_float());
         if n == 0 || n > 256 || n % 8 != 0 || k * element.bytes() != 32 || d != "f32" && !half_accumulator {
             return Err(unsupported());
         }
-        Ok(Self { element, n, half_accumulator })
+        Ok(Self { element, right, n, half_accumulator })
     }
 
     /// Depth of the product: 32 bytes.
@@ -173,62 +178,83 @@ impl WarpgroupForm {
         64 * (self.n * self.k()) as u64
     }
 
-    /// The operand of 16-byte pieces, as [`Descriptor::pieces`] orders them, negated where asked.
-    pub fn operand(self, pieces: &[[u32; 4]], major: Major, mn: usize, negate: bool) -> Operand {
-        let k = self.k();
-        let mut blocks = vec![[[0.0; 8]; 16]; mn / 8];
+    /// A's operand of 16-byte pieces, as [`Descriptor::pieces`] orders them, negated where asked.
+    pub fn left(self, pieces: &[[u32; 4]], major: Major, negate: bool) -> Operand {
+        self.operand(self.element, pieces, major, 64, negate)
+    }
+
+    /// B's.
+    pub fn right(self, pieces: &[[u32; 4]], major: Major, negate: bool) -> Operand {
+        self.operand(self.right, pieces, major, self.n, negate)
+    }
+
+    /// Sixteen k at a time.
+    fn depths(self) -> usize {
+        self.k().div_ceil(16)
+    }
+
+    fn operand(self, element: Element, pieces: &[[u32; 4]], major: Major, mn: usize, negate: bool) -> Operand {
+        let (k, depths) = (self.k(), self.depths());
+        let mut blocks = vec![[[0.0; 8]; 16]; mn / 8 * depths];
         let sign = if negate { -1.0 } else { 1.0 };
-        let per_piece = 16 / self.element.bytes();
+        let per_piece = 16 / element.bytes();
         let along = if major == Major::K { k } else { mn } / per_piece;
         for (at, piece) in pieces.iter().enumerate() {
             let (row, first) = (at / along, at % along * per_piece);
-            let values: [f32; 8] = match self.element {
-                Element::Tf32 => std::array::from_fn(|i| if i < 4 { tf32(piece[i]) } else { 0.0 }),
-                Element::F16 => std::array::from_fn(|i| half_of::<true>(piece[i / 2], i)),
-                _ => std::array::from_fn(|i| half_of::<false>(piece[i / 2], i)),
-            };
+            let mut values = [0.0; 16];
+            let per_word = 4 / element.bytes();
+            for (i, value) in values.iter_mut().enumerate().take(per_piece) {
+                *value = element.value(piece[i / per_word], i % per_word);
+            }
             for (i, value) in values.iter().take(per_piece).enumerate() {
                 let (mn, k) = if major == Major::K { (row, first + i) } else { (first + i, row) };
-                blocks[mn / 8][k][mn % 8] = sign * value;
+                blocks[mn / 8 * depths + k / 16][k % 16][mn % 8] = sign * value;
             }
         }
         Operand { blocks }
     }
 
     /// One warp's share: `d` += (or =) A B, with A the 16 rows of this warp from shared memory.
-    pub fn multiply_shared(self, a: &Operand, warp: usize, b: &Operand, accumulate: bool, d: &mut [Lanes]) {
-        let mut left = [[0.0; 16]; 16];
-        for (row, values) in left.iter_mut().enumerate() {
-            let block = &a.blocks[2 * warp + row / 8];
-            for (k, value) in values.iter_mut().take(self.k()).enumerate() {
-                *value = block[k][row % 8];
+    pub fn multiply_shared(self, a: &Operand, warp: usize, b: &Operand, sums: Sums, d: &mut [Lanes]) {
+        for depth in 0..self.depths() {
+            let mut left = [[0.0; 16]; 16];
+            for (row, values) in left.iter_mut().enumerate() {
+                let block = &a.blocks[(2 * warp + row / 8) * self.depths() + depth];
+                for (k, value) in values.iter_mut().take(self.k()).enumerate() {
+                    *value = block[k][row % 8];
+                }
             }
+            self.sweep(&left, b, depth, sums, d);
         }
-        self.sweep(&left, b, accumulate, d);
     }
 
     /// One warp's share with A in four registers.
-    pub fn multiply_registers(self, a: &[&Lanes], negate: bool, b: &Operand, accumulate: bool, d: &mut [Lanes]) {
-        let mut left = [[0.0; 16]; 16];
-        match self.element {
-            Element::Tf32 => {
-                for (row, values) in left.iter_mut().zip(left32::<8>(a)) {
-                    row[..8].copy_from_slice(&values);
+    pub fn multiply_registers(self, a: &[&Lanes], negate: bool, b: &Operand, sums: Sums, d: &mut [Lanes]) {
+        let per = 4 / self.element.bytes();
+        for depth in 0..self.depths() {
+            let mut left = [[0.0; 16]; 16];
+            for (row, values) in left.iter_mut().enumerate() {
+                for (at, value) in values.iter_mut().enumerate().take(self.k()) {
+                    let k = 16 * depth + at;
+                    let register = a[2 * (k / (4 * per)) + row / 8];
+                    *value = self.element.value(register[row % 8 * 4 + k / per % 4], k % per);
                 }
             }
-            Element::F16 => left = left16::<16, true>(a),
-            _ => left = left16::<16, false>(a),
+            if negate {
+                left.iter_mut().flatten().for_each(|v| *v = -*v);
+            }
+            self.sweep(&left, b, depth, sums, d);
         }
-        if negate {
-            left.iter_mut().flatten().for_each(|v| *v = -*v);
-        }
-        self.sweep(&left, b, accumulate, d);
     }
 
-    fn sweep(self, left: &[[f32; 16]; 16], b: &Operand, accumulate: bool, d: &mut [Lanes]) {
+    fn sweep(self, left: &[[f32; 16]; 16], b: &Operand, depth: usize, sums: Sums, d: &mut [Lanes]) {
         let per_block = self.d_registers() * 8 / self.n;
-        for (block, registers) in b.blocks.iter().zip(d.chunks_exact_mut(per_block)) {
-            if self.half_accumulator {
+        let accumulate = sums.accumulate || depth > 0;
+        for (block, registers) in b.blocks.iter().skip(depth).step_by(self.depths()).zip(d.chunks_exact_mut(per_block))
+        {
+            if sums.truncate && !self.half_accumulator {
+                truncating_block(left, block, accumulate, registers);
+            } else if self.half_accumulator {
                 let mut sums = match accumulate {
                     true => half_accumulator(&registers.iter().collect::<Vec<_>>()),
                     false => [[0.0; 8]; 16],
@@ -242,14 +268,30 @@ impl WarpgroupForm {
     }
 }
 
-/// Element `i` of a row of pairs.
-#[inline(always)]
-fn half_of<const HALF: bool>(register: u32, i: usize) -> f32 {
-    let (low, high) = pair::<HALF>(register);
-    if i.is_multiple_of(2) { low } else { high }
+/// How sums are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Sums {
+    /// D is added to, not replaced.
+    pub accumulate: bool,
+    /// f32 sums are cut towards zero, as hardware does.
+    pub truncate: bool,
 }
 
-/// An operand unpacked: for each eight of m or n a block of k rows. Shallower products leave the last rows zero.
+fn truncating_block(left: &[[f32; 16]; 16], right: &[[f32; 8]; 16], accumulate: bool, d: &mut [Lanes]) {
+    let mut rows = match (accumulate, &d[..]) {
+        (true, [a, b, c, d]) => accumulator(&[a, b, c, d]),
+        _ => [[0.0; 8]; 16],
+    };
+    for (row, left) in rows.iter_mut().zip(left) {
+        for (column, sum) in row.iter_mut().enumerate() {
+            let products = left.iter().zip(right).map(|(a, b)| f64::from(*a) * f64::from(b[column]));
+            *sum = truncated(products.fold(f64::from(*sum), |sum, product| sum + product));
+        }
+    }
+    mma::store(&rows, d);
+}
+
+/// An operand unpacked: for each eight of m or n, blocks of sixteen rows of k. Shallower products leave the last rows zero.
 pub struct Operand {
     blocks: Vec<[[f32; 8]; 16]>,
 }
@@ -280,7 +322,7 @@ vectorised! {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::element::pair, *};
 
     fn value(seed: usize, i: usize, j: usize) -> f32 {
         ((seed * 31 + i * 7 + j * 13) % 11) as f32 - 5.0
@@ -290,6 +332,10 @@ mod tests {
         match element {
             Element::F16 => half::f16::from_f32(v).to_le_bytes().to_vec(),
             Element::Bf16 => half::bf16::from_f32(v).to_le_bytes().to_vec(),
+            Element::E4m3 | Element::E5m2 => {
+                let bits = (0..256).find(|bits| element.value(*bits, 0) == v).unwrap_or(0);
+                vec![bits as u8]
+            }
             _ => v.to_le_bytes().to_vec(),
         }
     }
@@ -340,15 +386,15 @@ mod tests {
         let form = WarpgroupForm::parse(&text.split('.').collect::<Vec<_>>()).unwrap();
         let k = form.k();
         let (memory_a, at_a) = tile(form.element, major_a, swizzle, 64, k, 1);
-        let (memory_b, at_b) = tile(form.element, major_b, swizzle, form.n, k, 2);
+        let (memory_b, at_b) = tile(form.right, major_b, swizzle, form.n, k, 2);
         let a = fetch(&memory_a, &at_a.pieces(major_a, form.element, 64, k));
         let b = fetch(&memory_b, &at_b.pieces(major_b, form.element, form.n, k));
-        let a = form.operand(&a, major_a, 64, true);
-        let b = form.operand(&b, major_b, form.n, false);
+        let a = form.left(&a, major_a, true);
+        let b = form.right(&b, major_b, false);
         for warp in 0..4 {
             let one = if form.half_accumulator { 0x3c00_3c00 } else { 1.0f32.to_bits() };
             let mut d = vec![[one; 32]; form.d_registers()];
-            form.multiply_shared(&a, warp, &b, true, &mut d);
+            form.multiply_shared(&a, warp, &b, Sums { accumulate: true, truncate: false }, &mut d);
             for lane in 0..32 {
                 for column in 0..form.n {
                     for half in 0..2 {
@@ -378,6 +424,9 @@ mod tests {
                 check("mma_async.sync.aligned.m64n256k16.f32.f16.f16", major, Major::Mn, swizzle);
             }
             check("mma_async.sync.aligned.m64n24k8.f32.tf32.tf32", Major::K, Major::K, swizzle);
+            check("mma_async.sync.aligned.m64n16k32.f32.e4m3.e4m3", Major::K, Major::K, swizzle);
+            check("mma_async.sync.aligned.m64n16k32.f32.e4m3.e5m2", Major::K, Major::K, swizzle);
+            check("mma_async.sync.aligned.m64n16k32.f16.e5m2.e5m2", Major::K, Major::K, swizzle);
             check("mma_async.sync.aligned.m64n64k16.f16.f16.f16", Major::K, Major::K, swizzle);
         }
     }
@@ -386,7 +435,7 @@ mod tests {
     fn registers_hold_rows_as_mma_sync_does() {
         let form = WarpgroupForm::parse(&["mma_async", "sync", "aligned", "m64n8k16", "f32", "bf16", "bf16"]).unwrap();
         let (memory, at) = tile(form.element, Major::K, Swizzle::None, 8, 16, 2);
-        let b = form.operand(&fetch(&memory, &at.pieces(Major::K, form.element, 8, 16)), Major::K, 8, false);
+        let b = form.right(&fetch(&memory, &at.pieces(Major::K, form.element, 8, 16)), Major::K, false);
         let bits = |row, k| u32::from(half::bf16::from_f32(value(1, row, k)).to_bits());
         let a: [Lanes; 4] = std::array::from_fn(|i| {
             std::array::from_fn(|lane| {
@@ -395,7 +444,10 @@ mod tests {
             })
         });
         let mut d = vec![[7; 32]; 4];
-        form.multiply_registers(&[&a[0], &a[1], &a[2], &a[3]], false, &b, false, &mut d);
+        for truncate in [true, false] {
+            let sums = Sums { accumulate: false, truncate };
+            form.multiply_registers(&[&a[0], &a[1], &a[2], &a[3]], false, &b, sums, &mut d);
+        }
         for lane in 0..32 {
             for i in 0..4 {
                 let (row, column) = (lane / 4 + 8 * (i / 2), 2 * (lane % 4) + i % 2);

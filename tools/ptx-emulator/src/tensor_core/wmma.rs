@@ -3,7 +3,7 @@
 //! Ours hold a matrix in row order, as many neighbours to a lane as it takes; registers left over are zero. Hardware of every
 //! generation differs, and code may not care.
 
-use super::element::{Element, half_to_single, tf32};
+use super::element::{Element, half_to_single, tf32, truncated};
 use crate::{
     ast::Instruction,
     asynchronous::ends,
@@ -26,7 +26,7 @@ impl Kind {
         Some(match modifier {
             "f32" => Self::F32,
             "s32" => Self::S32,
-            other => Self::Of(Element::parse(other)?),
+            other => Self::Of(Element::parse(other).filter(|e| !e.is_eight_bit_float())?),
         })
     }
 
@@ -45,7 +45,7 @@ impl Kind {
             Self::Of(Element::Bf16) => 3,
             Self::Of(Element::Tf32) => 4,
             Self::Of(Element::S8) => 5,
-            Self::Of(Element::U8) => 6,
+            Self::Of(_) => 6,
         }
     }
 
@@ -70,7 +70,7 @@ impl Kind {
             Self::Of(Element::Bf16) => f32::from_bits(bits << 16).into(),
             Self::Of(Element::Tf32) => tf32(bits).into(),
             Self::Of(Element::S8) => (bits as i8).into(),
-            Self::Of(Element::U8) => (bits as u8).into(),
+            Self::Of(_) => (bits as u8).into(),
         }
     }
 }
@@ -343,6 +343,10 @@ unsafe fn multiply(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32)
             Kind::S32 => {
                 let sum = c[e] + (0..k).map(|x| a[row * k + x] * b[x * n + column]).sum::<f64>();
                 if ins.slots[7] != 0 { sum as i32 as u32 } else { sum as i64 as u32 }
+            }
+            Kind::F32 if block.launch.options.perturb_approx => {
+                let products = (0..k).map(|x| a[row * k + x] * b[x * n + column]);
+                truncated(products.fold(c[e], |sum, product| sum + product)).to_bits()
             }
             kind => {
                 let start = c[e] as f32;
