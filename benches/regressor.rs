@@ -57,9 +57,9 @@ impl Step {
     fn run(&mut self) -> Result<f64> {
         self.number += 1;
         let (mut site, mut stats) = (0, RunningStats::default());
-        let mut drop = |x: Tensor| {
+        let mut drop = |x: Tensor, residual: Option<&Tensor>| {
             site += 1;
-            x.dropout(self.dropout, Philox::named(site, "dropout"), self.number)
+            x.dropout_onto(residual, self.dropout, Philox::named(site, "dropout"), self.number)
         };
         let tape = Tape::start();
         tape.watch(self.params.trainable());

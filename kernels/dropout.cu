@@ -1,9 +1,9 @@
-// y = x scaled up, or 0 with the given probability: the mask is drawn anew wherever it is needed, so nothing is stored.
+// y = x scaled up, or 0 with the given probability, added to a residual where there is one: the mask is drawn anew wherever it is needed, so nothing is stored.
 //
 // Shapes    x, y: count elements, any shape, contiguous.
 // Types     f32, bf16, f16 in memory; f32 arithmetic.
 // Launch    256 threads, one 128-bit pack each: one or two positions of the random stream, four words a position.
-// Limit     memory: reads and writes count * sizeof(T) bytes; ten rounds are some 60 integer instructions for 4 elements, below
+// Limit     memory: reads (x, residual) and writes count * sizeof(T) bytes each; ten rounds are some 60 integer instructions for 4 elements, below
 //           what the loads take.
 // Rejected  a mask in memory for the gradient: one more byte an element, twice.
 // Numerics  a word below `dropped` drops its element: the same elements as on the CPU.
@@ -12,7 +12,7 @@
 #include "common/philox.cuh"
 
 struct DropoutParams {
-    const void* x;
+    const void *x, *residual;  // residual or null
     void* y;
     u64 count;
     u64 position;  // of the first four elements
@@ -44,6 +44,18 @@ __device__ __forceinline__ void dropout(const DropoutParams& p) {
         const Words words = philox(p.random, position + four / 4);
 #pragma unroll
         for (int i = 0; i < 4; ++i) v[four + i] = words.at[i] < p.dropped ? 0.0f : v[four + i] * p.scale;
+    }
+    if (p.residual != nullptr) {
+        const T* residual = static_cast<const T*>(p.residual) + first;
+        float r[N];
+        if (whole) {
+            load_floats(r, residual);
+        } else {
+#pragma unroll
+            for (int i = 0; i < N; ++i) r[i] = first + i < p.count ? to_float(residual[i]) : 0.0f;
+        }
+#pragma unroll
+        for (int i = 0; i < N; ++i) v[i] += r[i];
     }
     if (whole) {
         store_floats(y + first, v);

@@ -20,11 +20,11 @@
 
 #include "common/product.cuh"
 
-PRODUCTS(matmul, fwd_nn, true, false)
-PRODUCTS(matmul, fwd_nt, true, true)
-PRODUCTS(matmul, fwd_tn, false, false)
-PRODUCTS(matmul, fwd_tt, false, true)
+PRODUCTS(matmul, fwd_nn, true, false, NOTHING)
+PRODUCTS(matmul, fwd_nt, true, true, NOTHING)
+PRODUCTS(matmul, fwd_tn, false, false, NOTHING)
+PRODUCTS(matmul, fwd_tt, false, true, NOTHING)
 MERGES(matmul, NOTHING)
-FEW_ROWS(matmul, f32)
-FEW_ROWS(matmul, bf16)
-FEW_ROWS(matmul, f16)
+FEW_ROWS(matmul, f32, NOTHING)
+FEW_ROWS(matmul, bf16, NOTHING)
+FEW_ROWS(matmul, f16, NOTHING)

@@ -14,26 +14,28 @@
 // Numerics  f32 sums over k in steps of 16, one rounding at the end.
 // Tail      boxes beyond an operand arrive as zeros and count all the same; results beyond y are not stored.
 
+#include "common/epilogue.cuh"
 #include "common/hopper.cuh"
 #include "common/mma.cuh"
 
 struct HopperParams {
     TensorMap a, b;  // contiguous axis first, then lines, then matrices
-    const void* bias;
     void* y;          // [batch, m, n]
     float* partials;  // [splits, batch, m, n], or null where the inner axis is not split
+    Epilogue epilogue;  // of linear's layout
     u32 m, n, k, batch;
     u32 tiles_m, tiles_n;
     u32 inner_each;            // inner indices of a split, a multiple of 64
     u32 a_batched, b_batched;  // 0 where one matrix serves all
     u32 y_vector;              // 4 where every row of y begins on four elements, else 1
+    u32 unused[4];             // to 64 bytes, as the maps want it
 };
 
 constexpr int ROWS = 128, DEPTH = 64, STAGES = 4, CONSUMERS = 2;
 constexpr int BOX_BYTES = 64 * 128;  // 64 lines of 128 bytes
 constexpr int OUT_LINE = 36;         // floats: 32 and padding
 
-template <typename T, int COLS, bool A_INNER, bool B_INNER>
+template <typename T, int COLS, bool A_INNER, bool B_INNER, Following F>
 __device__ __forceinline__ void hopper_product(const HopperParams& p) {
     constexpr int A_BYTES = ROWS * DEPTH * 2, B_BYTES = COLS * DEPTH * 2, STAGE_BYTES = A_BYTES + B_BYTES;
     // Stages first, on 1024 bytes as the permutation of 16-byte pieces wants it; then the results' way out; then barriers.
@@ -113,13 +115,13 @@ __device__ __forceinline__ void hopper_product(const HopperParams& p) {
     const u64 corner = (u64(matrix) * p.m + row) * p.n + n;
     float* mine = out + (consumer * 4 + warp) * 16 * OUT_LINE;
     const bool aligned = p.y_vector == 4;
-    const T* bias = static_cast<const T*>(p.bias);
-#pragma unroll
+    // A loop, so that the epilogue is there once, and within it a choice of registers.
+#pragma unroll 1
     for (int part = 0; part < COLS / 32; ++part) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            float* at = mine + lane / 4 * OUT_LINE + j * 8 + lane % 4 * 2;
-            const int i = (part * 4 + j) * 4;
+        for (int i = 0; i < COLS / 2; i += 4) {
+            if (i / 16 != part) continue;
+            float* at = mine + lane / 4 * OUT_LINE + i % 16 * 2 + lane % 4 * 2;
             *reinterpret_cast<float2*>(at) = make_float2(c[i], c[i + 1]);
             *reinterpret_cast<float2*>(at + 8 * OUT_LINE) = make_float2(c[i + 2], c[i + 3]);
         }
@@ -134,12 +136,7 @@ __device__ __forceinline__ void hopper_product(const HopperParams& p) {
             if (p.partials != nullptr) {
                 store_four(p.partials + u64(split) * p.batch * p.m * p.n + at, values, cols - col, aligned);
             } else {
-                if (bias != nullptr) {
-#pragma unroll
-                    for (int i = 0; i < 4; ++i) {
-                        if (col + i < cols) values[i] += to_float(bias[n + col + i]);
-                    }
-                }
+                if (col < cols) follow<T, F>(p.epilogue, u64(matrix) * p.m + row + r, n + col, at, cols - col, aligned, values);
                 store_four(static_cast<T*>(p.y) + at, values, cols - col, aligned);
             }
         }
@@ -147,19 +144,19 @@ __device__ __forceinline__ void hopper_product(const HopperParams& p) {
     }
 }
 
-#define HOPPER(LAYOUT, A_INNER, B_INNER, WIDTH_NAME, COLS, T)                                                              \
+#define HOPPER(LAYOUT, A_INNER, B_INNER, F, WIDTH_NAME, COLS, T)                                                            \
     extern "C" __global__ void __launch_bounds__(384, 1) matmul_sm90_fwd_##LAYOUT##_##WIDTH_NAME##_##T(                    \
         const __grid_constant__ HopperParams p) {                                                                          \
-        hopper_product<T, COLS, A_INNER, B_INNER>(p);                                                                      \
+        hopper_product<T, COLS, A_INNER, B_INNER, F>(p);                                                                   \
     }
-#define HOPPER_WIDTHS(LAYOUT, A_INNER, B_INNER, T)       \
-    HOPPER(LAYOUT, A_INNER, B_INNER, wide, 256, T)       \
-    HOPPER(LAYOUT, A_INNER, B_INNER, narrow, 128, T)
-#define HOPPER_LAYOUT(LAYOUT, A_INNER, B_INNER)          \
-    HOPPER_WIDTHS(LAYOUT, A_INNER, B_INNER, bf16)        \
-    HOPPER_WIDTHS(LAYOUT, A_INNER, B_INNER, f16)
+#define HOPPER_WIDTHS(LAYOUT, A_INNER, B_INNER, F, T)       \
+    HOPPER(LAYOUT, A_INNER, B_INNER, F, wide, 256, T)       \
+    HOPPER(LAYOUT, A_INNER, B_INNER, F, narrow, 128, T)
+#define HOPPER_LAYOUT(LAYOUT, A_INNER, B_INNER, F)          \
+    HOPPER_WIDTHS(LAYOUT, A_INNER, B_INNER, F, bf16)        \
+    HOPPER_WIDTHS(LAYOUT, A_INNER, B_INNER, F, f16)
 
-HOPPER_LAYOUT(nn, true, false)
-HOPPER_LAYOUT(nt, true, true)
-HOPPER_LAYOUT(tn, false, false)
-HOPPER_LAYOUT(tt, false, true)
+HOPPER_LAYOUT(nn, true, false, NOTHING)
+HOPPER_LAYOUT(nt, true, true, CURVED_EPILOGUE)
+HOPPER_LAYOUT(tn, false, false, NOTHING)
+HOPPER_LAYOUT(tt, false, true, NOTHING)

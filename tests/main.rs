@@ -6,6 +6,7 @@ mod contract;
 mod counters;
 mod gpu;
 mod isg;
+mod linear;
 mod ops;
 mod optim;
 mod report;

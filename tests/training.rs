@@ -74,9 +74,9 @@ impl Regression {
     /// Everything of a step that happens on the device; returns the loss and the gradient's norm, not looked at.
     fn launches(&self, number: u32) -> Result<[Tensor; 2]> {
         let (mut site, mut stats) = (0, RunningStats::default());
-        let mut drop = |x: Tensor| {
+        let mut drop = |x: Tensor, residual: Option<&Tensor>| {
             site += 1;
-            x.dropout(self.dropout, Philox::named(site, "dropout"), number)
+            x.dropout_onto(residual, self.dropout, Philox::named(site, "dropout"), number)
         };
         let tape = Tape::start();
         tape.watch(self.params.trainable());

@@ -35,3 +35,20 @@ __device__ __forceinline__ float column_sum(const float (&parts)[WARPS][COLUMNS]
     for (int warp = 0; warp < WARPS; ++warp) total += parts[warp][column];
     return total;
 }
+
+// The second stage of sums of columns over runs of rows: to[i] = Σ parts[run][i], runs in a fixed order. A block of WARPS
+// warps takes 32 columns, a warp every WARPS-th run.
+template <int WARPS = 8, typename T>
+__device__ __forceinline__ void add_runs(T* to, const float* parts, u32 runs, u64 cols) {
+    __shared__ float of_warp[WARPS][32];
+    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const u64 col = u64(blockIdx.x) * 32 + lane;
+    float sum[1] = {};
+    if (col < cols) {
+#pragma unroll 4
+        for (u64 run = warp; run < runs; run += WARPS) sum[0] += parts[run * cols + col];
+    }
+    put_columns(of_warp, sum);
+    __syncthreads();
+    if (warp == 0 && col < cols) to[col] = from_float<T>(column_sum(of_warp, lane));
+}

@@ -4,8 +4,8 @@
 //
 // f is a line bent at zero (linear, ReLU, leaky ReLU): a choice between two factors, so that one entry serves all three and
 // what is not there costs a uniform branch. Its derivative is read off the sign of y, and whether y was clamped off its size:
-// nothing but y is kept for the gradient, hence no residual behind a bend or a clamp. With CURVED, f may also be SiLU or GELU,
-// whose derivatives need the function's argument: it is written to `before` where a gradient will be wanted.
+// nothing but y is kept for the gradient, hence no residual behind a bend or a clamp. With CURVED, f may also be sigmoid,
+// SiLU or GELU, whose derivatives need the function's argument: it is written to `before` where a gradient will be wanted.
 #pragma once
 
 #include "activation.cuh"
@@ -18,7 +18,7 @@ struct Epilogue {
     void* before;          // as y, or null; CURVED alone
     float above, below;    // gain times slope, above zero and below
     float clamp;           // infinite: none
-    u32 function;          // CURVED alone: SILU and GELU, all else by `above` and `below`
+    u32 function;          // CURVED alone: SIGMOID, SILU and GELU, all else by `above` and `below`
 };
 
 // `left` of N elements, zeros beyond them: one access where `whole`.
@@ -32,14 +32,27 @@ __device__ __forceinline__ void load_some(float (&v)[N], const T* from, int left
     }
 }
 
-template <bool CURVED>
-__device__ __forceinline__ float bent(const Epilogue& e, float x) {
-    float y = x * (x < 0.0f ? e.below : e.above);
-    if constexpr (CURVED) {
-        if (e.function == SILU) y = e.above * value<SILU>(x, 0.0f);
-        if (e.function == GELU) y = e.above * value<GELU>(x, 0.0f);
+template <u32 FUNCTION, int N>
+__device__ __forceinline__ void curve(float (&v)[N], float gain) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) v[i] = gain * value<FUNCTION>(v[i], 0.0f);
+}
+
+// f, the function chosen once for all N.
+template <bool CURVED, int N>
+__device__ __forceinline__ void bend_all(const Epilogue& e, float (&v)[N]) {
+    if (CURVED && e.function == SIGMOID) {
+        curve<SIGMOID>(v, e.above);
+    } else if (CURVED && e.function == SILU) {
+        curve<SILU>(v, e.above);
+    } else if (CURVED && e.function == GELU) {
+        curve<GELU>(v, e.above);
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; ++i) v[i] *= v[i] < 0.0f ? e.below : e.above;
     }
-    return y > e.clamp ? e.clamp : y < -e.clamp ? -e.clamp : y;
+#pragma unroll
+    for (int i = 0; i < N; ++i) v[i] = v[i] > e.clamp ? e.clamp : v[i] < -e.clamp ? -e.clamp : v[i];
 }
 
 // N neighbouring sums of one pixel: channels from `channel`, elements of y from `at`. `left` of them are there; `whole` says that
@@ -70,12 +83,19 @@ __device__ __forceinline__ void finish(const Epilogue& e, u64 pixel, u32 channel
             }
         }
     }
-#pragma unroll
-    for (int i = 0; i < N; ++i) v[i] = bent<CURVED>(e, v[i]);
+    bend_all<CURVED>(e, v);
     if (e.residual != nullptr) {
         float residual[N];
         load_some(residual, static_cast<const T*>(e.residual) + at, left, whole);
 #pragma unroll
         for (int i = 0; i < N; ++i) v[i] += residual[i];
     }
+}
+
+// What an entry does to its sums: known when it is compiled, so that the dear functions are only where they are used.
+enum Following { NOTHING, EPILOGUE, CURVED_EPILOGUE };
+
+template <typename T, Following F, int N>
+__device__ __forceinline__ void follow(const Epilogue& e, u64 pixel, u32 channel, u64 at, int left, bool whole, float (&v)[N]) {
+    if constexpr (F != NOTHING) finish<T, F == CURVED_EPILOGUE>(e, pixel, channel, at, left, whole, v);
 }

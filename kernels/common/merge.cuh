@@ -12,10 +12,8 @@ struct MergeParams {
     Epilogue epilogue;
 };
 
-// Adds the splits of an element in their order and rounds once, F done. A thread takes four neighbours: as one where pixels are whole
+// Adds the splits of an element in their order, does F, and rounds once. A thread takes four neighbours: as one where pixels are whole
 // fours, else one by one.
-enum Following { NOTHING, EPILOGUE, CURVED_EPILOGUE };
-
 template <typename T, Following F>
 __device__ __forceinline__ void merge(const MergeParams& p) {
     const u64 first = global_thread() * 4;
@@ -31,7 +29,7 @@ __device__ __forceinline__ void merge(const MergeParams& p) {
             sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
         }
         float values[4] = {sum.x, sum.y, sum.z, sum.w};
-        if constexpr (F != NOTHING) finish<T, F == CURVED_EPILOGUE>(p.epilogue, pixel, channel, first, 4, true, values);
+        follow<T, F>(p.epilogue, pixel, channel, first, 4, true, values);
         store_floats(y + first, values);
         return;
     }
@@ -39,7 +37,7 @@ __device__ __forceinline__ void merge(const MergeParams& p) {
     for (u64 i = first; i < min(first + 4, p.count); ++i) {
         float sum[1] = {p.partials[i]};
         for (u32 split = 1; split < p.splits; ++split) sum[0] += p.partials[split * p.count + i];
-        if constexpr (F != NOTHING) finish<T, F == CURVED_EPILOGUE>(p.epilogue, pixel, channel, i, 1, true, sum);
+        follow<T, F>(p.epilogue, pixel, channel, i, 1, true, sum);
         y[i] = from_float<T>(sum[0]);
         if (++channel == p.channels) channel = 0, ++pixel;
     }

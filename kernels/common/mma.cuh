@@ -11,7 +11,7 @@
 // A copy is 16 bytes where every line allows it, else 4 bytes, else, for 16-bit elements at odd places, one element through a
 // register. What lies beyond an operand is zero, so any size is right.
 //
-// The result passes through shared memory once more, 16 rows a warp at a time, so that global stores are whole sectors.
+// The result passes through shared memory once more, 32 rows a warp at a time, so that global stores are whole sectors.
 #pragma once
 
 #include "divisor.cuh"
@@ -219,23 +219,31 @@ __device__ __forceinline__ void multiply(Accumulators<Tile>& c, typename Tile::T
 }
 
 // Calls f(row, column, four values) for every four neighbouring elements of the block's tile.
-template <typename Tile, typename F>
+// ONCE, for a long f, puts it into the code once; else it is there for every two blocks, which takes fewer registers.
+template <typename Tile, bool ONCE = false, typename F>
 __device__ __forceinline__ void for_each_four(const Accumulators<Tile>& c, void* memory, F f) {
     constexpr int LINE = Tile::WARP_N + 4, PER_ROW = Tile::WARP_N / 4, ROWS = 32 / PER_ROW;
     const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
     const int m = warp / Tile::WARPS_N * Tile::WARP_M, n = warp % Tile::WARPS_N * Tile::WARP_N;
-    float* mine = static_cast<float*>(memory) + warp * 16 * LINE;
+    constexpr int OUT = 2 * 16;
+    static_assert(Tile::WARP_M % OUT == 0, "whole pairs of blocks");
+    float* mine = static_cast<float*>(memory) + warp * OUT * LINE;
+#pragma unroll(ONCE ? 1 : Tile::BLOCKS_M)
+    for (int i = 0; i < Tile::BLOCKS_M; i += 2) {
+        // Registers have no index: a choice among all of them.
 #pragma unroll
-    for (int i = 0; i < Tile::BLOCKS_M; ++i) {
+        for (int block = 0; block < Tile::BLOCKS_M; ++block) {
+            if (block / 2 * 2 != i) continue;
 #pragma unroll
-        for (int j = 0; j < Tile::BLOCKS_N; ++j) {
-            float* at = mine + lane / 4 * LINE + j * 8 + lane % 4 * 2;
-            *reinterpret_cast<float2*>(at) = make_float2(c[i][j][0], c[i][j][1]);
-            *reinterpret_cast<float2*>(at + 8 * LINE) = make_float2(c[i][j][2], c[i][j][3]);
+            for (int j = 0; j < Tile::BLOCKS_N; ++j) {
+                float* at = mine + (block % 2 * 16 + lane / 4) * LINE + j * 8 + lane % 4 * 2;
+                *reinterpret_cast<float2*>(at) = make_float2(c[block][j][0], c[block][j][1]);
+                *reinterpret_cast<float2*>(at + 8 * LINE) = make_float2(c[block][j][2], c[block][j][3]);
+            }
         }
         __syncwarp();
 #pragma unroll 1
-        for (int row = lane / PER_ROW; row < 16; row += ROWS) {
+        for (int row = lane / PER_ROW; row < OUT; row += ROWS) {
             const float4 v = *reinterpret_cast<const float4*>(mine + row * LINE + lane % PER_ROW * 4);
             f(m + i * 16 + row, n + lane % PER_ROW * 4, v);
         }

@@ -3,13 +3,15 @@
 
 #include "merge.cuh"
 #include "mma.cuh"
+#include "warp.cuh"
 
 struct ProductParams {
-    const void *a, *b, *bias;
+    const void *a, *b;
     void* y;          // [batch, m, n]
     float* partials;  // [splits, batch, m, n], or null where the inner axis is not split
     u64 a_batch, b_batch;  // elements from one matrix to the next, 0 where there is only one
     u64 a_pitch, b_pitch;  // elements from one stored line to the next
+    Epilogue epilogue;     // of products that have one
     u32 m, n, k, batch;
     u32 tiles_m, tiles_n;
     u32 inner_each;          // inner indices of a split, a multiple of the tile's
@@ -18,7 +20,7 @@ struct ProductParams {
 };
 
 // One tile of one matrix of the batch, one split of the inner axis.
-template <typename Tile, bool A_INNER, bool B_INNER>
+template <typename Tile, bool A_INNER, bool B_INNER, Following F>
 __device__ __forceinline__ void product_tile(const ProductParams& p) {
     using T = typename Tile::T;
     const TilePlace place = tile_place(p.tiles_m, p.tiles_n);
@@ -44,43 +46,40 @@ __device__ __forceinline__ void product_tile(const ProductParams& p) {
         });
         return;
     }
-    T* to = static_cast<T*>(p.y) + corner;
-    const T* bias = static_cast<const T*>(p.bias);
-    for_each_four<Tile>(c, block_memory, [&](int row, int col, const float4& v) {
+    T* to = static_cast<T*>(p.y);
+    for_each_four<Tile, F == CURVED_EPILOGUE>(c, block_memory, [&](int row, int col, const float4& v) {
         float values[4] = {v.x, v.y, v.z, v.w};
-        if (bias != nullptr) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                if (col + i < cols) values[i] += to_float(bias[n + col + i]);
-            }
+        if (row < rows && col < cols) {
+            const u64 at = corner + u64(row) * p.n + col;
+            follow<T, F>(p.epilogue, u64(matrix) * p.m + m + row, n + col, at, cols - col, aligned, values);
+            store_four(to + at, values, cols - col, aligned);
         }
-        if (row < rows) store_four(to + u64(row) * p.n + col, values, cols - col, aligned);
     });
 }
 
-#define PRODUCT(STEM, ROLE, A_INNER, B_INNER, TILE, SIZE, NAME, T, EXACT)                          \
+#define PRODUCT(STEM, ROLE, A_INNER, B_INNER, F, TILE, SIZE, NAME, T, EXACT)                          \
     extern "C" __global__ void __launch_bounds__(TILE<Product<T COMMA EXACT>>::THREADS, TILE<Product<T COMMA EXACT>>::RESIDENT) \
         STEM##_##ROLE##_##SIZE##_##NAME(const __grid_constant__ ProductParams p) {              \
-        product_tile<TILE<Product<T COMMA EXACT>>, A_INNER, B_INNER>(p);                                   \
+        product_tile<TILE<Product<T COMMA EXACT>>, A_INNER, B_INNER, F>(p);                                \
     }
 #define COMMA ,
 
-#define PRODUCT_SIZES(STEM, ROLE, A_INNER, B_INNER, NAME, T, EXACT)                 \
-    PRODUCT(STEM, ROLE, A_INNER, B_INNER, LargeTile, large, NAME, T, EXACT)         \
-    PRODUCT(STEM, ROLE, A_INNER, B_INNER, SmallTile, small, NAME, T, EXACT)
+#define PRODUCT_SIZES(STEM, ROLE, A_INNER, B_INNER, F, NAME, T, EXACT)                 \
+    PRODUCT(STEM, ROLE, A_INNER, B_INNER, F, LargeTile, large, NAME, T, EXACT)         \
+    PRODUCT(STEM, ROLE, A_INNER, B_INNER, F, SmallTile, small, NAME, T, EXACT)
 
 // Every type, both sizes.
-#define PRODUCTS(STEM, ROLE, A_INNER, B_INNER)                               \
-    PRODUCT_SIZES(STEM, ROLE, A_INNER, B_INNER, bf16, bf16, false)           \
-    PRODUCT_SIZES(STEM, ROLE, A_INNER, B_INNER, f16, f16, false)             \
-    PRODUCT_SIZES(STEM, ROLE, A_INNER, B_INNER, f32, f32, true)              \
-    PRODUCT_SIZES(STEM, ROLE, A_INNER, B_INNER, tf32_f32, f32, false)
+#define PRODUCTS(STEM, ROLE, A_INNER, B_INNER, F)                               \
+    PRODUCT_SIZES(STEM, ROLE, A_INNER, B_INNER, F, bf16, bf16, false)           \
+    PRODUCT_SIZES(STEM, ROLE, A_INNER, B_INNER, F, f16, f16, false)             \
+    PRODUCT_SIZES(STEM, ROLE, A_INNER, B_INNER, F, f32, f32, true)              \
+    PRODUCT_SIZES(STEM, ROLE, A_INNER, B_INNER, F, tf32_f32, f32, false)
 
 // ------------------------------------------------------------------------------------------------ few rows
 
 // y[r, j] = Σ_k a[r, k] b[j, k] for up to four rows: a warp a column j, its lanes along k. The sums are f32 fused
 // multiply-adds whatever the precision.
-template <typename T, int W>
+template <typename T, int W, Following F>
 __device__ __forceinline__ void few_rows(const ProductParams& p) {
     constexpr int ROWS = 4;
     const u32 lane = threadIdx.x % 32;
@@ -103,26 +102,25 @@ __device__ __forceinline__ void few_rows(const ProductParams& p) {
             }
         }
     }
+    // A lane a row.
+    float mine[1] = {};
 #pragma unroll
     for (int row = 0; row < ROWS; ++row) {
-#pragma unroll
-        for (int step = 16; step > 0; step /= 2) sum[row] += __shfl_xor_sync(0xffffffffu, sum[row], step);
+        const float all = warp_sum(sum[row]);
+        if (u32(row) == lane) mine[0] = all;
     }
-    T* y = static_cast<T*>(p.y) + matrix * p.m * p.n + j;
-    if (lane == 0) {
-        const float bias = p.bias == nullptr ? 0.0f : to_float(static_cast<const T*>(p.bias)[j]);
-#pragma unroll
-        for (int row = 0; row < ROWS; ++row) {
-            if (u32(row) < p.m) y[u64(row) * p.n] = from_float<T>(sum[row] + bias);
-        }
+    if (lane < p.m) {
+        const u64 pixel = matrix * p.m + lane, at = pixel * p.n + j;
+        follow<T, F>(p.epilogue, pixel, u32(j), at, 1, true, mine);
+        static_cast<T*>(p.y)[at] = from_float<T>(mine[0]);
     }
 }
 
-#define FEW_ROWS(STEM, T)                                                                                                  \
+#define FEW_ROWS(STEM, T, F)                                                                                               \
     extern "C" __global__ void __launch_bounds__(256) STEM##_fwd_few_rows_##T(const __grid_constant__ ProductParams p) { \
         if (min(p.a_vector, p.b_vector) == u32(WIDTH<T>)) {                                                              \
-            few_rows<T, WIDTH<T>>(p);                                                                                    \
+            few_rows<T, WIDTH<T>, F>(p);                                                                                 \
         } else {                                                                                                         \
-            few_rows<T, 1>(p);                                                                                           \
+            few_rows<T, 1, F>(p);                                                                                        \
         }                                                                                                                \
     }

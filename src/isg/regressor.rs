@@ -16,7 +16,7 @@ use crate::{
         linear::Linear,
         mbconv::{MbConv, MbConvConfig},
         norm::{LAYER_EPS, LayerNorm, NormKind, RunningStats},
-        vit::{Sequences, VitBlock, VitConfig},
+        vit::{Drop, Sequences, VitBlock, VitConfig},
     },
     tensor::Tensor,
 };
@@ -135,9 +135,9 @@ pub struct Dims {
 /// Whether a forward pass trains, and how it drops values.
 pub enum Mode<'a> {
     Evaluate,
-    /// `drop` gets each tensor that dropout applies to.
+    /// `drop` gets each tensor that dropout applies to, and what it is added to.
     Train {
-        drop: &'a mut dyn FnMut(Tensor) -> Result<Tensor>,
+        drop: Drop<'a>,
         stats: &'a mut RunningStats,
     },
 }
@@ -231,7 +231,10 @@ impl Regressor {
             }
         }
         let token = self.embed.forward(&self.pooled(&r, &f)?)?;
-        dropped(token, mode)
+        match mode {
+            Mode::Evaluate => Ok(token),
+            Mode::Train { drop, .. } => drop(token, None),
+        }
     }
 
     /// The second half: tokens of all slides, one slide after another, to expression `[slides, genes]`.
@@ -239,7 +242,10 @@ impl Regressor {
         slides.check("regressor", tokens.shape().rows())?;
         let mut x = tokens.clone();
         for block in &self.vit {
-            x = block.forward(&x, slides, &mut |y| dropped(y, mode))?;
+            x = match mode {
+                Mode::Evaluate => block.forward(&x, slides, None)?,
+                Mode::Train { drop, .. } => block.forward(&x, slides, Some(&mut **drop))?,
+            };
         }
         let means = self.norm.forward(&x)?.segment_mean(slides.offsets())?;
         self.head.forward(&means)
@@ -298,10 +304,3 @@ impl Regressor {
 
 /// A fresh head is small: the first predictions are its bias, the mean of the training targets.
 const HEAD_GAIN: f64 = 0.1;
-
-fn dropped(x: Tensor, mode: &mut Mode) -> Result<Tensor> {
-    match mode {
-        Mode::Evaluate => Ok(x),
-        Mode::Train { drop, .. } => drop(x),
-    }
-}

@@ -362,9 +362,9 @@ impl<'a> Training<'a> {
         let (config, seed, step) = (self.config, self.job.seed, self.state.step);
         let mut stats = RunningStats::default();
         let mut site = 0;
-        let mut drop = |x: Tensor| {
+        let mut drop = |x: Tensor, residual: Option<&Tensor>| {
             site += 1;
-            x.dropout(config.model.dropout, Philox::named(seed, &format!("dropout {site}")), step as u32)
+            x.dropout_onto(residual, config.model.dropout, Philox::named(seed, &format!("dropout {site}")), step as u32)
         };
         let tape = Tape::start();
         tape.watch(self.model.params.trainable());

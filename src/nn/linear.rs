@@ -3,6 +3,7 @@
 use crate::{
     error::Result,
     nn::builder::{Builder, Init},
+    ops::{bias_act::Activation, epilogue::Epilogue},
     tensor::Tensor,
 };
 
@@ -36,5 +37,15 @@ impl Linear {
     /// `[.., in] -> [.., out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         x.linear(&self.weight, self.bias.as_ref())
+    }
+
+    /// The activation of the same.
+    pub fn forward_then(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        x.linear_then(&self.weight, &Epilogue { activation, ..Epilogue::bias(self.bias.as_ref()) })
+    }
+
+    /// The same, added to `residual`.
+    pub fn forward_onto(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        x.linear_then(&self.weight, &Epilogue { residual: Some(residual), ..Epilogue::bias(self.bias.as_ref()) })
     }
 }

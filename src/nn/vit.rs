@@ -14,8 +14,12 @@ use crate::{
         mbconv::RESIDUAL_GAIN,
         norm::{LAYER_EPS, LayerNorm},
     },
+    ops::bias_act::Activation,
     tensor::Tensor,
 };
+
+/// Drops values of the first tensor, then adds the second.
+pub type Drop<'a> = &'a mut dyn FnMut(Tensor, Option<&Tensor>) -> Result<Tensor>;
 
 /// Sequences that lie one after another in one matrix, in the device's memory, so that a captured step can be replayed with
 /// others of the same number and total.
@@ -113,20 +117,21 @@ impl VitBlock {
         })
     }
 
-    /// `x` `[rows, width]`: the sequences, one after another. `drop` is applied to what each half adds to the residual path.
-    pub fn forward(
-        &self,
-        x: &Tensor,
-        sequences: &Sequences,
-        drop: &mut dyn FnMut(Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
+    /// `x` `[rows, width]`: the sequences, one after another. `drop`, if any, is applied to what each half adds to the residual
+    /// path, and adds it.
+    pub fn forward(&self, x: &Tensor, sequences: &Sequences, drop: Option<Drop>) -> Result<Tensor> {
         let _range = nvtx::range("vit_block");
         sequences.check("vit", x.shape().rows())?;
         let qkv = self.qkv.forward(&self.ln1.forward(x)?)?;
         let attended = qkv.packed_attention(sequences.offsets(), self.heads, self.scale(x.shape().last()))?;
-        let x = x.add(&drop(self.proj.forward(&attended)?)?)?;
-        let hidden = self.fc1.forward(&self.ln2.forward(&x)?)?.gelu()?;
-        x.add(&drop(self.fc2.forward(&hidden)?)?)
+        let mut drop = drop;
+        let mut onto = |x: &Tensor, branch: &Tensor, last: &Linear| match &mut drop {
+            Some(drop) => drop(last.forward(branch)?, Some(x)),
+            None => last.forward_onto(branch, x),
+        };
+        let x = onto(x, &attended, &self.proj)?;
+        let hidden = self.fc1.forward_then(&self.ln2.forward(&x)?, Activation::Gelu)?;
+        onto(&x, &hidden, &self.fc2)
     }
 
     /// As [`VitBlock::forward`] for one sequence, without dropout, and its attention averaged over the heads
@@ -139,7 +144,7 @@ impl VitBlock {
         let part = |i: usize| parts.slice(0, i, 1)?.reshape([h, length, d]);
         let scores = part(0)?.matmul(&part(1)?, false, true)?.scale(self.scale(width))?;
         let map = scores.softmax()?.mean(&[0])?.reshape([length, length])?;
-        Ok((self.forward(x, &Sequences::new(&[length], x.device())?, &mut Ok)?, map))
+        Ok((self.forward(x, &Sequences::new(&[length], x.device())?, None)?, map))
     }
 
     fn scale(&self, width: usize) -> f64 {

@@ -146,9 +146,9 @@ impl Tensor {
     }
 }
 
-/// `dy · gain · f′(x)`, zero where the value at `x` is clamped.
-pub(super) fn by_argument(dy: &Tensor, x: &Tensor, activation: Activation, around: BiasAct) -> Result<Tensor> {
-    apply1(BiasActOp { activation, around, order: 1 }, &[dy, x])
+/// `t · gain · f⁽ᵏ⁾(x)`, the derivative of order 1 or 2, zero where the value at `x` is clamped.
+pub(super) fn by_argument(order: usize, t: &Tensor, x: &Tensor, activation: Activation, around: BiasAct) -> Result<Tensor> {
+    apply1(BiasActOp { activation, around, order }, &[t, x])
 }
 
 /// Order 0: inputs x, bias. Order 1 and 2: inputs t, x, bias. The bias may be absent.
@@ -327,7 +327,7 @@ fn silu<T: Real>(x: T) -> T {
 }
 
 #[inline(always)]
-fn silu_slope<T: Real>(x: T) -> T {
+pub(super) fn silu_slope<T: Real>(x: T) -> T {
     let s = sigmoid(x);
     s * (T::one() + x * (T::one() - s))
 }
@@ -344,7 +344,7 @@ fn gelu<T: Real>(x: T) -> T {
 }
 
 #[inline(always)]
-fn gelu_slope<T: Real>(x: T) -> T {
+pub(super) fn gelu_slope<T: Real>(x: T) -> T {
     normal_below(x) + x * normal_density(x)
 }
 
@@ -485,7 +485,7 @@ impl BiasActOp {
 pub const SPEC: OpSpec = OpSpec {
     name: "bias_act",
     order: Order::Any,
-    kernels: &[KERNELS[0].info(), KERNELS[1].info(), KERNELS[2].info(), epilogue::GRADIENT.info()],
+    kernels: &[KERNELS[0].info(), KERNELS[1].info(), KERNELS[2].info(), epilogue::GRADIENT.info(), epilogue::SUMS.info(), epilogue::BIAS.info()],
     cases: || {
         let around = BiasAct { alpha: 0.3, gain: 1.4, clamp: None };
         let mut cases: Vec<Case> = Activation::ALL

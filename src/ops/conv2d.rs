@@ -105,12 +105,12 @@ impl Op for Forward {
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
-        let (dsum, conv) = (self.fused.through(v)?, self.conv);
+        let (through, conv) = (self.fused.through(v)?, self.conv);
         let ([_, h, w, _], [_, r, s, _]) = (dims(v.x_spec(0).shape), dims(v.x_spec(1).shape));
-        let dx = v.when(0, || dsum.conv2d_input_gradient(v.x(1), [h, w], conv))?;
-        let dweight = v.when(1, || v.x(0).conv2d_weight_gradient(&dsum, [r, s], conv))?;
+        let dx = v.when(0, || through.dsum.conv2d_input_gradient(v.x(1), [h, w], conv))?;
+        let dweight = v.when(1, || v.x(0).conv2d_weight_gradient(&through.dsum, [r, s], conv))?;
         let mut all = vec![dx, dweight];
-        all.extend(self.fused.gradients(v, &dsum)?);
+        all.extend(self.fused.gradients(v, &through)?);
         Ok(all)
     }
 

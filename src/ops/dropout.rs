@@ -23,13 +23,28 @@ impl Tensor {
     /// Each element is 0 with the given probability, else divided by what remains of 1. Every layer has a stream of its
     /// own, every training step its `step`.
     pub fn dropout(&self, probability: f64, random: Philox, step: u32) -> Result<Tensor> {
+        self.dropout_onto(None, probability, random, step)
+    }
+
+    /// The same, added to `residual` where there is one.
+    pub fn dropout_onto(
+        &self,
+        residual: Option<&Tensor>,
+        probability: f64,
+        random: Philox,
+        step: u32,
+    ) -> Result<Tensor> {
         if probability == 0.0 {
-            return Ok(self.clone());
+            return residual.map_or_else(|| Ok(self.clone()), |residual| residual.add(self));
         }
         if !(0.0..1.0).contains(&probability) {
             return Err(Error::Usage(format!("dropout {probability}: a probability below 1 wanted")));
         }
-        apply1(Dropout { probability, random, step }, &[self])
+        let op = Dropout { probability, random, step };
+        match residual {
+            Some(residual) => apply1(op, &[self, residual]),
+            None => apply1(op, &[self]),
+        }
     }
 }
 
@@ -42,7 +57,7 @@ struct Dropout {
 
 kernel_params! {
     struct DropoutParams {
-        x: DevicePtr, y: DevicePtr, count: u64, position: u64, clock: DevicePtr, random: [u32; 4], dropped: u64, scale: f32,
+        x: DevicePtr, residual: DevicePtr, y: DevicePtr, count: u64, position: u64, clock: DevicePtr, random: [u32; 4], dropped: u64, scale: f32,
         unused: u32,
     }
 }
@@ -59,11 +74,18 @@ impl Op for Dropout {
         if !x[0].dtype.is_float() {
             return Err(Error::DType { op: "dropout", wanted: "a float type", got: x[0].dtype });
         }
+        if let Some(residual) = x.get(1).filter(|residual| **residual != x[0]) {
+            let [a, b] = [&x[0], residual].map(|spec| format!("{}:{}", spec.shape, spec.dtype));
+            return Err(Error::shape("dropout", format!("{a} added to {b}")));
+        }
         Ok(vec![x[0]])
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
-        float_dispatch!(args, T => self.mask::<T>(args.x(0), args.y(0)));
+        float_dispatch!(args, T => {
+            let residual = (args.inputs() == 2).then(|| args.x::<T>(1));
+            self.mask::<T>(args.x(0), residual, args.y(0));
+        });
         Ok(())
     }
 
@@ -71,6 +93,7 @@ impl Op for Dropout {
         let (x, y) = (args.x[0], args.y[0]);
         let params = DropoutParams {
             x: x.ptr,
+            residual: args.x.get(1).map_or(DevicePtr::NULL, |residual| residual.ptr),
             y: y.ptr,
             count: x.elems() as u64,
             position: position(self.step, 0),
@@ -85,7 +108,12 @@ impl Op for Dropout {
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
-        Ok(vec![Some(apply1(*self, &[v.upstream()?])?)])
+        let dy = v.upstream()?;
+        let mut all = vec![v.when(0, || apply1(*self, &[dy]))?];
+        if v.inputs() == 2 {
+            all.push(v.when(1, || Ok(dy.clone()))?);
+        }
+        Ok(all)
     }
 
     fn keep(&self) -> Keep {
@@ -99,7 +127,7 @@ impl Dropout {
         (self.probability * 2f64.powi(32)) as u64
     }
 
-    fn mask<T: Real>(&self, x: &[T], y: &mut [T]) {
+    fn mask<T: Real>(&self, x: &[T], residual: Option<&[T]>, y: &mut [T]) {
         let dropped = self.dropped();
         let scale = T::c(1.0 / (1.0 - self.probability));
         par_rows(y, 1, |task, y| {
@@ -110,6 +138,9 @@ impl Dropout {
                     *y = if u64::from(word) < dropped { T::zero() } else { x * scale };
                 }
             }
+            if let Some(residual) = residual {
+                y.iter_mut().zip(&residual[task * GRAIN..]).for_each(|(y, &residual)| *y += residual);
+            }
         });
     }
 }
@@ -119,7 +150,8 @@ pub const SPEC: OpSpec = OpSpec {
     order: Order::Any,
     kernels: &[FORWARD.info()],
     cases: || {
-        vec![Case::new("quarter", [normal([7, 33])], |x| {
+        let onto = |x: &[Tensor]| Ok(vec![x[0].dropout_onto(Some(&x[1]), 0.3, Philox::named(2, "cases"), 4)?]);
+        vec![Case::new("onto", [normal([5, 13]), normal([5, 13])], onto), Case::new("onto_whole", [normal([32, 33]), normal([32, 33])], onto), Case::new("quarter", [normal([7, 33])], |x| {
             Ok(vec![x[0].square()?.dropout(0.25, Philox::named(1, "cases"), 3)?])
         })]
     },

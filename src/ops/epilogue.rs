@@ -3,23 +3,28 @@
 //! `y = clamp(gain · f(sum + strength · noise + bias)) + residual`
 //!
 //! The linear function and the rectifiers are lines bent at zero: their slope is read off the sign of `y`, and whether a value
-//! was clamped off its size, so the tape keeps `y` alone. SiLU and GELU need their argument again: an op that takes them
+//! was clamped off its size, so the tape keeps `y` alone. Sigmoid, SiLU and GELU need their argument again: an op that takes them
 //! ([`Fused::curved`]) writes it as a second output while a tape is alive. A residual would hide the sign, so it is taken only
 //! behind a line without a clamp.
 
-use super::bias_act::{Activation, BiasAct, by_argument};
+mod gradient;
+
+use rayon::prelude::*;
+
+pub(super) use self::gradient::{BIAS, GRADIENT, SUMS};
+use self::gradient::{EpilogueGradient, Slope, SlopeAndSums};
+use super::bias_act::{Activation, BiasAct};
 use crate::{
     DType,
     device::{
         driver::DevicePtr,
         host::{Element, HostBuffer, Real},
-        kernel::{FLOATS, Kernel, blocks},
         math::{normal_below, sigmoid},
-        vector::{map2, par_rows, rows_a_task, vectorised},
+        vector::{par_rows, rows_a_task, vectorised},
     },
     error::{Error, Result},
-    float_dispatch, kernel_params,
-    op::{DeviceArgs, HostArgs, Op, apply1},
+    kernel_params,
+    op::{DeviceArgs, HostArgs, apply_n},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -92,17 +97,6 @@ kernel_params! {
         clamp: f32,
         function: u32,
     }
-
-    pub(super) struct EpilogueGradientParams {
-        t: DevicePtr,
-        result: DevicePtr,
-        y: DevicePtr,
-        count: u64,
-        above: f32,
-        below: f32,
-        clamp: f32,
-        unused: u32,
-    }
 }
 
 impl EpilogueParams {
@@ -118,11 +112,6 @@ impl EpilogueParams {
         clamp: f32::INFINITY,
         function: Activation::Linear as u32,
     };
-
-    /// A bias alone.
-    pub fn bias(bias: DevicePtr) -> EpilogueParams {
-        EpilogueParams { bias, ..EpilogueParams::NONE }
-    }
 
     /// Whether it matters which channel or pixel a sum belongs to.
     pub fn by_channel(&self) -> bool {
@@ -161,8 +150,8 @@ impl Fused {
         [self.around.gain, self.around.gain * below]
     }
 
-    /// Whether the tensors fit a result `y`, and the numbers allow what is promised of the gradient. `curves`: the op takes SiLU
-    /// and GELU.
+    /// Whether the tensors fit a result `y`, and the numbers allow what is promised of the gradient. `curves`: the op takes sigmoid,
+    /// SiLU and GELU.
     pub fn check(&self, op: &'static str, x: &[Spec], y: Spec, curves: bool) -> Result<()> {
         let wrong = |what: String| Err(Error::shape(op, what));
         let mut at = self.first;
@@ -191,7 +180,7 @@ impl Fused {
         let BiasAct { alpha, gain, clamp } = self.around;
         match self.activation {
             Activation::Linear | Activation::Relu | Activation::LeakyRelu => {}
-            Activation::Silu | Activation::Gelu if curves => {}
+            Activation::Sigmoid | Activation::Silu | Activation::Gelu if curves => {}
             other => return wrong(format!("{} is not done in one pass with the sum; use bias_act", other.name())),
         }
         if !self.is_line()
@@ -250,33 +239,54 @@ impl Fused {
         Keep { x, y }
     }
 
-    /// The gradient that arrives at the sum.
-    pub fn through(&self, v: &Vjp) -> Result<Tensor> {
-        let dy = v.upstream()?;
+    /// The gradient that arrives at the sum, and what is made with it in one pass.
+    pub fn through(&self, v: &Vjp) -> Result<Through> {
         if self.is_line() {
-            return if self.around.gain == 1.0 { Ok(dy.clone()) } else { dy.scale(self.around.gain) };
+            let dy = v.upstream()?;
+            let dsum = if self.around.gain == 1.0 { dy.clone() } else { dy.scale(self.around.gain)? };
+            return Ok(Through { dsum, dbias: None });
         }
-        if self.curved() {
-            return by_argument(dy, v.y(1), self.activation, self.around);
+        let of = v.y(usize::from(self.curved()));
+        let slope = self.slope(of.dtype());
+        // A curve's argument is an output too, to which gradients of gradients arrive.
+        let through = match v.dy(0) {
+            None => None,
+            Some(dy) if self.bias && v.need(self.first) => {
+                let [dsum, dbias] = apply_n(SlopeAndSums { slope }, &[dy, of])?;
+                Some(Through { dsum, dbias: Some(dbias) })
+            }
+            Some(dy) => Some(Through { dsum: slope.apply(dy, of)?, dbias: None }),
+        };
+        match (through, if self.curved() { v.dy(1) } else { None }) {
+            (Some(through), None) => Ok(through),
+            (Some(Through { dsum, .. }), Some(also)) => Ok(Through { dsum: dsum.add(also)?, dbias: None }),
+            (None, Some(dsum)) => Ok(Through { dsum: dsum.clone(), dbias: None }),
+            (None, None) => Ok(Through { dsum: v.upstream()?.clone(), dbias: None }),
         }
-        self.gradient(dy, v.y(0), self.slopes())
     }
 
-    fn gradient(&self, dy: &Tensor, y: &Tensor, [above, below]: [f64; 2]) -> Result<Tensor> {
+    fn slope(&self, dtype: DType) -> Slope {
+        if self.curved() {
+            return Slope::OfArgument(self.activation, self.around);
+        }
+        let [above, below] = self.slopes();
         // A result can only be as far out as its type can hold the clamp.
-        let held = |clamp: f64| HostBuffer::F64(vec![clamp]).cast(y.dtype()).cast(DType::F64);
+        let held = |clamp: f64| HostBuffer::F64(vec![clamp]).cast(dtype).cast(DType::F64);
         let clamp = match self.around.clamp.map(held) {
             Some(HostBuffer::F64(clamp)) => clamp[0],
             _ => f64::INFINITY,
         };
-        apply1(EpilogueGradient { above, below, clamp }, &[dy, y])
+        Slope::OfResult(EpilogueGradient { above, below, clamp })
     }
 
-    /// Gradients of its own inputs, in their order; `dsum` is the gradient that arrives at the sum.
-    pub fn gradients(&self, v: &Vjp, dsum: &Tensor) -> Result<Vec<Option<Tensor>>> {
+    /// Gradients of its own inputs, in their order.
+    pub fn gradients(&self, v: &Vjp, Through { dsum, dbias }: &Through) -> Result<Vec<Option<Tensor>>> {
         let (mut all, mut at) = (Vec::with_capacity(self.inputs()), self.first);
         if self.bias {
-            all.push(v.when(at, || dsum.sum_to(v.x_spec(at).shape))?);
+            all.push(v.when(at, || match dbias {
+                Some(dbias) => Ok(dbias.clone()),
+                None => dsum.sum_to(v.x_spec(at).shape),
+            })?);
             at += 1;
         }
         if self.noise {
@@ -297,6 +307,14 @@ impl Fused {
     }
 }
 
+/// What passed an epilogue on its way back.
+pub(crate) struct Through {
+    /// The gradient that arrives at the sum.
+    pub dsum: Tensor,
+    /// The bias's gradient, where the same pass made it.
+    dbias: Option<Tensor>,
+}
+
 /// The definition of an epilogue.
 pub(crate) struct HostEpilogue<'a, T> {
     of: Fused,
@@ -306,6 +324,47 @@ pub(crate) struct HostEpilogue<'a, T> {
 }
 
 impl<T: Real> HostEpilogue<'_, T> {
+    /// Where bias and residual may stand before sums are added to them: writes them to `y`. Says whether it did.
+    pub fn begin(&self, channels: usize, y: &mut [T]) -> bool {
+        let plain = self.of.is_line() && self.of.around.gain == 1.0;
+        let nothing = self.bias.is_none() && self.residual.is_none();
+        if channels == 0 || self.noise.is_some() || nothing || (self.residual.is_some() && !plain) {
+            return false;
+        }
+        par_rows(y, channels, |task, y| {
+            let first = task * rows_a_task(channels) * channels;
+            let residual = self.residual.map(|residual| &residual[first..][..y.len()]);
+            match (residual, self.bias) {
+                (None, None) => {}
+                (None, Some(bias)) => y.chunks_mut(channels).for_each(|y| y.copy_from_slice(bias)),
+                (Some(residual), None) => y.copy_from_slice(residual),
+                (Some(residual), Some(bias)) => {
+                    for (y, residual) in y.chunks_mut(channels).zip(residual.chunks(channels)) {
+                        y.iter_mut().zip(residual.iter().zip(bias)).for_each(|(y, (&r, &b))| *y = r + b);
+                    }
+                }
+            }
+        });
+        true
+    }
+
+    /// What is left to do to the sums, `begin` having said `begun`.
+    pub fn end(&self, channels: usize, y: &mut [T], before: Option<&mut [T]>, begun: bool) {
+        match before {
+            _ if !begun => self.finish(channels, y, before),
+            None if self.of.is_line() && self.of.around.gain == 1.0 => {}
+            None => par_rows(y, channels, |_, y| self.bend(y)),
+            Some(before) => {
+                let step = rows_a_task(channels) * channels;
+                let parts = y.par_chunks_mut(step).zip(before.par_chunks_mut(step));
+                parts.for_each(|(y, before)| {
+                    before.copy_from_slice(y);
+                    self.bend(y);
+                });
+            }
+        }
+    }
+
     /// `y` holds sums, pixels of `channels`, and receives the results; a curve's arguments go to `before`.
     pub fn finish(&self, channels: usize, y: &mut [T], before: Option<&mut [T]>) {
         if channels == 0 || (self.bias.is_none() && self.of.is_bias()) {
@@ -346,6 +405,11 @@ impl<T: Real> HostEpilogue<'_, T> {
     fn bend(&self, y: &mut [T]) {
         let [above, below] = self.of.slopes().map(T::c);
         match self.of.activation {
+            Activation::Sigmoid => self.each(
+                y,
+                #[inline(always)]
+                move |x| above * sigmoid(x),
+            ),
             Activation::Silu => self.each(
                 y,
                 #[inline(always)]
@@ -377,71 +441,5 @@ impl<T: Real> HostEpilogue<'_, T> {
                 }
             },
         );
-    }
-}
-
-/// `(t, result) -> t · slope`, the slope read off `result`; linear in `t`, and flat in `result` wherever it has a derivative.
-struct EpilogueGradient {
-    above: f64,
-    below: f64,
-    clamp: f64,
-}
-
-pub(super) const GRADIENT: Kernel<EpilogueGradientParams> = Kernel::new("bias_act", "bwd_epilogue", 256, FLOATS);
-
-impl Op for EpilogueGradient {
-    fn name(&self) -> &'static str {
-        "epilogue_gradient"
-    }
-
-    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
-        if x[0] != x[1] {
-            let message = format!("{}:{} for {}:{}", x[0].shape, x[0].dtype, x[1].shape, x[1].dtype);
-            return Err(Error::shape(self.name(), message));
-        }
-        Ok(vec![x[0]])
-    }
-
-    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
-        float_dispatch!(args, T => {
-            let (above, below, clamp, zero) = (T::c(self.above), T::c(self.below), T::c(self.clamp), T::c(0.0));
-            let bounded = self.clamp < f64::INFINITY;
-            map2::<T>(
-                args.x(0),
-                args.x(1),
-                args.y(0),
-                #[inline(always)]
-                move |t, y| {
-                    if bounded && y.abs() >= clamp { zero } else { t * if y > zero { above } else { below } }
-                },
-            );
-        });
-        Ok(())
-    }
-
-    fn gpu(&self, args: &DeviceArgs) -> Result<()> {
-        let y = args.y[0];
-        let params = EpilogueGradientParams {
-            t: args.x[0].ptr,
-            result: args.x[1].ptr,
-            y: y.ptr,
-            count: y.elems() as u64,
-            above: self.above as f32,
-            below: self.below as f32,
-            clamp: self.clamp as f32,
-            unused: 0,
-        };
-        let each = 16 / y.dtype().bytes();
-        args.launch(&GRADIENT, y.dtype(), blocks(y.elems(), 256 * each), 0, &params)
-    }
-
-    fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
-        let &EpilogueGradient { above, below, clamp } = self;
-        let again = || apply1(EpilogueGradient { above, below, clamp }, &[v.upstream()?, v.x(1)]);
-        Ok(vec![v.when(0, again)?, None])
-    }
-
-    fn keep(&self) -> Keep {
-        Keep { x: 0b10, y: 0 }
     }
 }

@@ -35,6 +35,7 @@ use crate::{
     error::{Error, Result},
     float_dispatch,
     op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    ops::epilogue::EpilogueParams,
     shape::{MAX_RANK, Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -145,7 +146,7 @@ impl Op for MatMul {
             extents: [m, n, k],
             batch: y_shape.elems() / (m * n),
             between: [stride(&a_shape, m * k), stride(&b_shape, k * n)],
-            bias: None,
+            epilogue: EpilogueParams::NONE,
         };
         match (self.transpose_a, self.transpose_b) {
             (false, true) if m <= FEW_ROWS => problem.launch_few_rows(args, &FEW),

@@ -178,17 +178,16 @@ fn pixels(g: &Geometry) -> usize {
     g.n * g.oh * g.ow
 }
 
-fn plain<'a>(op: &'static str, stem: &'static str, extents: [usize; 3]) -> Problem<'a> {
-    Problem { op, stem, extents, batch: 1, between: [0, 0], bias: None }
+fn plain(op: &'static str, stem: &'static str, extents: [usize; 3], epilogue: EpilogueParams) -> Problem {
+    Problem { op, stem, extents, batch: 1, between: [0, 0], epilogue }
 }
 
 /// `(x, weight, ..) -> y`
 pub(super) fn forward(args: &DeviceArgs, g: &Geometry, fused: &Fused) -> Result<()> {
-    if is_plain(g) && fused.is_bias() {
-        let problem = Problem { bias: args.x.get(2), ..plain("conv2d", "linear", [pixels(g), g.k, g.c]) };
-        return problem.launch(args, &linear::FORWARD);
-    }
     let epilogue = fused.params(args, None);
+    if is_plain(g) {
+        return plain("conv2d", "linear", [pixels(g), g.k, g.c], epilogue).launch(args, &linear::FORWARD);
+    }
     Products::forward("conv2d", g).launch(args, g, "conv2d", &FORWARD, epilogue, |conv| conv)
 }
 
@@ -196,7 +195,7 @@ pub(super) fn forward(args: &DeviceArgs, g: &Geometry, fused: &Fused) -> Result<
 pub(super) fn input_gradient(args: &DeviceArgs, g: &Geometry) -> Result<()> {
     const OP: &str = "conv2d_input_gradient";
     if is_plain(g) {
-        return plain(OP, "matmul", [pixels(g), g.c, g.k]).launch(args, &matmul::NN);
+        return plain(OP, "matmul", [pixels(g), g.c, g.k], EpilogueParams::NONE).launch(args, &matmul::NN);
     }
     Products::input_gradient(OP, g).launch(args, g, "conv2d", &INPUT_GRADIENT, EpilogueParams::NONE, |conv| conv)
 }

@@ -19,9 +19,9 @@ kernel_params! {
     struct HopperParams {
         a: [u64; 16],
         b: [u64; 16],
-        bias: DevicePtr,
         y: DevicePtr,
         partials: DevicePtr,
+        epilogue: EpilogueParams,
         m: u32,
         n: u32,
         k: u32,
@@ -32,6 +32,7 @@ kernel_params! {
         a_batched: u32,
         b_batched: u32,
         y_vector: u32,
+        unused: [u32; 4],
     }
 }
 
@@ -137,9 +138,9 @@ pub(super) fn launch(problem: &Problem, args: &DeviceArgs, axes: [Axis; 2]) -> R
     let mut params = HopperParams {
         a: encode(&map(args.x[0].ptr, dtype, axes[0], [m, k], ROWS, [batch, a_between]))?,
         b: encode(&map(args.x[1].ptr, dtype, axes[1], [n, k], cols, [batch, b_between]))?,
-        bias: problem.bias.map_or(DevicePtr::NULL, |bias| bias.ptr),
         y: args.y[0].ptr,
         partials: DevicePtr::NULL,
+        epilogue: problem.epilogue,
         m: int(m)?,
         n: int(n)?,
         k: int(k)?,
@@ -150,6 +151,7 @@ pub(super) fn launch(problem: &Problem, args: &DeviceArgs, axes: [Axis; 2]) -> R
         a_batched: (a_between != 0) as u32,
         b_batched: (b_between != 0) as u32,
         y_vector: if n % 4 == 0 { 4 } else { 1 },
+        unused: [0; 4],
     };
     let layout = match axes {
         [Axis::Inner, Axis::Outer] => 0,
@@ -165,7 +167,7 @@ pub(super) fn launch(problem: &Problem, args: &DeviceArgs, axes: [Axis; 2]) -> R
     let partials = args.scratch(plan.splits * batch * m * n * 4)?;
     params.partials = partials.ptr;
     args.launch(kernel, dtype, grid, plan.shared_bytes, &params)?;
-    add_splits(args, problem.stem, partials.ptr, plan.splits as u32, EpilogueParams::bias(params.bias))
+    add_splits(args, problem.stem, partials.ptr, plan.splits as u32, problem.epilogue)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::{
     dtype::DType,
     error::{Error, Result},
     kernel_params,
-    op::{DeviceArgs, DeviceView},
+    op::DeviceArgs,
     ops::epilogue::EpilogueParams,
 };
 
@@ -111,8 +111,8 @@ impl Plan {
             Axis::Outer => step * (side + 8),
         };
         let ring_bytes = STAGES * (line(axes[0]) + line(axes[1])) * dtype.bytes();
-        // The result's way out: 16 rows of 32 + 4 floats a warp.
-        let out_bytes = (if large { LARGE_THREADS } else { SMALL_THREADS }) as usize / 32 * 16 * 36 * 4;
+        // The result's way out: 32 rows of 32 + 4 floats a warp.
+        let out_bytes = (if large { LARGE_THREADS } else { SMALL_THREADS }) as usize / 32 * 32 * 36 * 4;
         Plan {
             large,
             tiles_m: m.div_ceil(side) as u32,
@@ -146,13 +146,13 @@ kernel_params! {
     pub(crate) struct ProductParams {
         a: DevicePtr,
         b: DevicePtr,
-        bias: DevicePtr,
         y: DevicePtr,
         partials: DevicePtr,
         a_batch: u64,
         b_batch: u64,
         a_pitch: u64,
         b_pitch: u64,
+        epilogue: EpilogueParams,
         m: u32,
         n: u32,
         k: u32,
@@ -199,7 +199,7 @@ pub(crate) fn add_splits(
 }
 
 /// One batch of products: extents, operands and what lies between their matrices.
-pub(crate) struct Problem<'a> {
+pub(crate) struct Problem {
     pub op: &'static str,
     pub stem: &'static str,
     /// `m n k`
@@ -207,10 +207,11 @@ pub(crate) struct Problem<'a> {
     pub batch: usize,
     /// Elements from one matrix to the next.
     pub between: [usize; 2],
-    pub bias: Option<&'a DeviceView>,
+    /// Other than none for the kernels of `linear` alone.
+    pub epilogue: EpilogueParams,
 }
 
-impl Problem<'_> {
+impl Problem {
     /// Elements from one stored line of each operand to the next.
     fn pitches(&self, axes: [Axis; 2]) -> [usize; 2] {
         let [m, n, k] = self.extents;
@@ -225,13 +226,13 @@ impl Problem<'_> {
         Ok(ProductParams {
             a: args.x[0].ptr,
             b: args.x[1].ptr,
-            bias: self.bias.map_or(DevicePtr::NULL, |bias| bias.ptr),
             y: args.y[0].ptr,
             partials: DevicePtr::NULL,
             a_batch: self.between[0] as u64,
             b_batch: self.between[1] as u64,
             a_pitch: a_pitch as u64,
             b_pitch: b_pitch as u64,
+            epilogue: self.epilogue,
             m: count31(self.op, m)?,
             n: count31(self.op, n)?,
             k: count31(self.op, k)?,
@@ -267,8 +268,7 @@ impl Problem<'_> {
         let partials = args.scratch(plan.splits as usize * self.batch * m * n * 4)?;
         params.partials = partials.ptr;
         args.launch(kernel, dtype, grid, plan.shared_bytes, &params)?;
-        let bias = self.bias.map_or(DevicePtr::NULL, |bias| bias.ptr);
-        add_splits(args, self.stem, partials.ptr, plan.splits, EpilogueParams::bias(bias))
+        add_splits(args, self.stem, partials.ptr, plan.splits, self.epilogue)
     }
 
     /// A warp for each column, for a handful of rows with both operands contiguous along the inner axis.

@@ -173,7 +173,7 @@ impl Model<'_> {
         let run = move || {
             let rows = x.reshape([batch * length, width])?;
             let sequences = Sequences::new(&vec![length; batch], x.device())?;
-            let y = block.forward(&rows, &sequences, &mut |t| Ok(t))?.reshape(shape)?;
+            let y = block.forward(&rows, &sequences, None)?.reshape(shape)?;
             Ok(Outputs::from([("y".to_string(), y)]))
         };
         Ok(Prepared { leaves, run: Box::new(run) })
