@@ -175,6 +175,11 @@ unsafe fn change(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -
     Ok(())
 }
 
+/// Whether an operation counts an arrival.
+pub(super) fn arrives(operation: i64) -> bool {
+    matches!(operation, ARRIVE | ARRIVE_DROP | ARRIVE_EXPECT)
+}
+
 /// One thread's operation on a barrier of its own block. Gives the state before it.
 pub(super) fn change_one(
     warp: &Warp,
@@ -204,7 +209,7 @@ pub(super) fn change_one(
     ordered_after_init(warp, block, lane, address)?;
     let before = barrier.word();
     let phase = barrier.phase;
-    if matches!(operation, ARRIVE | ARRIVE_DROP | ARRIVE_EXPECT) {
+    if arrives(operation) {
         block.race.arrive(key(address, phase), warp.index);
     }
     let turned = match operation {

@@ -263,7 +263,8 @@ unsafe fn start_arrival(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask:
         if ins.immediate & MULTICAST != 0 {
             let to = warp.get32(ins.slots[6])[lane] & 0xffff;
             let arrival = |warp: &Warp, pc| Arrival { body: body.clone(), shared, barrier, warp: warp.index, lane, pc };
-            cluster::multicast(warp, block, lane, to, &mut |warp, block| {
+            let range = (shared, body.bytes());
+            cluster::multicast(warp, block, lane, to, range, &mut |warp, block| {
                 begin(warp, block, lane, arrival(warp, block.pc))
             })?;
         } else {
@@ -446,6 +447,14 @@ fn depart(warp: &Warp, block: &mut Block<'_>, departure: &Departure) -> Step {
     }
     block.pc = here;
     Ok(())
+}
+
+/// The last thread of a block ends: nothing may still be on its way into the shared memory that goes with it.
+pub(super) fn end(block: &Block<'_>) -> Step {
+    let Some(left) = block.asynchronous.arrivals.first() else { return Ok(()) };
+    let message = "the block ends while this copy still writes its shared memory: nobody has waited for its mbarrier";
+    let thread = block.thread(left.warp, left.lane as u32);
+    Err(block.place_at(Fault::new(FaultKind::AsyncHazard, message), left.pc, Some(thread)))
 }
 
 /// Threads that end while copies still read their shared memory leave them to chance.

@@ -9,7 +9,7 @@ use crate::{
     decode::{Decoded, Decoder},
     machine::{Block, Class, Control, Ins, Step, Warp},
     memory::{SHARED_WINDOW, WINDOW_SHIFT},
-    race::{self, BlockClocks, LAST_CLOCK, PEERS},
+    race::{self, BlockClocks},
     report::{Fault, FaultKind},
 };
 
@@ -59,9 +59,16 @@ pub(crate) fn peer<'a>(
         return Ok(None);
     }
     match cluster.peers.get(rank as usize - 1) {
-        // SAFETY: `connect` was given the blocks where they stay; one thread runs a whole cluster, one block at a time, and
-        // this one is not `block`, so that nobody else holds a reference to it.
-        Some(pointer) => Ok(Some(unsafe { &mut **pointer })),
+        Some(pointer) => {
+            // SAFETY: `connect` was given the blocks where they stay; one thread runs a whole cluster, one block at a time,
+            // and this one is not `block`, so that nobody else holds a reference to it.
+            let peer = unsafe { &mut **pointer };
+            if peer.asynchronous.cluster.exited >= peer.threads {
+                let message = format!("an access to the shared memory of block {:?}, which has ended", peer.index);
+                return Err(block.fault(warp, lane as u32, FaultKind::UseAfterFree, message));
+            }
+            Ok(Some(peer))
+        }
         None => {
             let message = format!("an address in block {} of a cluster of {}", rank - 1, cluster.peers.len().max(1));
             Err(block.fault(warp, lane as u32, FaultKind::OutOfBounds, message))
@@ -142,6 +149,45 @@ pub(crate) fn generic(address: u64) -> Option<(u32, u32)> {
     shared.then_some(((address >> 32) as u32 & 0xff, address as u32))
 }
 
+/// An access to `bytes` bytes at `address` of another block's shared memory, held against those of its owner and of others.
+pub(crate) fn note(
+    warp: &Warp,
+    block: &mut Block<'_>,
+    peer: &mut Block<'static>,
+    (lane, address, bytes): (usize, u32, u32),
+    deed: race::Deed,
+    strength: race::Strength,
+) -> Step {
+    if !peer.race.on || !block.race.on {
+        return Ok(());
+    }
+    let (rank, index) = (rank(block) as usize, warp.index as usize);
+    let access = race::RemoteAccess { warp: index, rank, lane, address, bytes, deed, strength };
+    let result = peer.race.shadow.remote(&peer.race.clocks, &mut block.race.clocks, access);
+    let now = match deed {
+        race::Deed::Read => "read by another block of the cluster",
+        race::Deed::Write => "write by another block of the cluster",
+        race::Deed::Copy => "copy started by another block of the cluster",
+        race::Deed::Barrier => "use of an mbarrier by another block of the cluster",
+    };
+    result.map_err(|conflict| race::shared_fault(block, warp.index, conflict, now))
+}
+
+/// The last thread of a block ends, and its shared memory with it: the others must be done there, and this block must know.
+pub(super) fn end(warp: &Warp, block: &Block<'_>, lane: usize) -> Step {
+    if block.asynchronous.cluster.peers.len() < 2 || !block.race.on {
+        return Ok(());
+    }
+    let Some(race::Party::Block { block: other, warp: theirs }) = block.race.shadow.unawaited(&block.race.clocks)
+    else {
+        return Ok(());
+    };
+    let message = format!(
+        "the block ends, and its shared memory with it, without an order after an access to it by warp {theirs} of block {other}"
+    );
+    Err(block.fault(warp, lane as u32, FaultKind::UseAfterFree, message))
+}
+
 /// An arrival or another operation at an mbarrier of another block.
 pub(super) fn change_remote(
     warp: &Warp,
@@ -152,11 +198,16 @@ pub(super) fn change_remote(
     address: u32,
     value: u32,
 ) -> Step {
+    note(warp, block, peer, (lane, address, 8), race::Deed::Barrier, race::Strength::Strong)?;
     let on = std::mem::replace(&mut peer.race.on, false);
-    if on && let Some(phase) = barrier_instructions::phase(peer, address) {
-        // Whoever waits for this arrival learns of all that the block did here.
-        let actor = PEERS + block.asynchronous.cluster.rank as usize % 16;
-        peer.race.clocks.arrive_engine(barrier_instructions::key(address, phase), actor, LAST_CLOCK);
+    if on
+        && block.race.on
+        && barrier_instructions::arrives(operation)
+        && let Some(phase) = barrier_instructions::phase(peer, address)
+    {
+        // Whoever waits for this arrival learns of all that the warp knows.
+        let key = barrier_instructions::key(address, phase);
+        peer.race.clocks.arrive_foreign(key, &mut block.race.clocks, warp.index as usize);
     }
     let result = barrier_instructions::change_one(warp, peer, lane, operation, address, value);
     peer.race.on = on;
@@ -172,12 +223,14 @@ pub(super) fn multicast(
     block: &mut Block<'_>,
     lane: usize,
     to: u32,
+    (address, bytes): (u32, u32),
     begin: &mut dyn FnMut(&Warp, &mut Block<'_>) -> Step,
 ) -> Step {
     for rank in race::lanes(to) {
         match peer(warp, block, lane, rank as u32 + 1)? {
             None => begin(warp, block)?,
             Some(peer) => {
+                note(warp, block, peer, (lane, address, bytes), race::Deed::Copy, race::Strength::Plain)?;
                 let on = std::mem::replace(&mut peer.race.on, false);
                 peer.pc = block.pc;
                 let result = begin(warp, peer);

@@ -97,6 +97,11 @@ pub(crate) fn exit(warp: &Warp, block: &mut Block<'_>, mask: u32) -> Step {
         bulk::exit(warp, block, mask)?;
     }
     block.asynchronous.cluster.exited += race::lanes(mask).count() as u32;
+    if block.asynchronous.cluster.exited >= block.threads {
+        let lane = mask.trailing_zeros() as usize & 31;
+        bulk::end(block)?;
+        cluster::end(warp, block, lane)?;
+    }
     cluster::turn(block);
     Ok(())
 }

@@ -155,7 +155,7 @@ fn foreign(block: &Block<'_>, addresses: &mut R32, mask: u32) -> u32 {
 
 /// A place in the shared memory of another block of the cluster, checked; none if it is the block's own.
 pub(crate) fn remote<'p, const WIDTH: usize>(
-    block: &Block<'_>,
+    block: &mut Block<'_>,
     warp: &Warp,
     lane: usize,
     address: u32,
@@ -165,12 +165,8 @@ pub(crate) fn remote<'p, const WIDTH: usize>(
     let at = address & 0xff_ffff;
     let Some(peer) = cluster::peer(warp, block, lane, address >> 24)? else { return Ok(None) };
     shared_check::<WIDTH>(peer, warp, 1 << lane, &[at; LANES], deed)?;
-    if peer.race.on {
-        let (races, write) = (&mut peer.race, deed != Deed::Load);
-        let own = cluster::rank(block) as usize;
-        let result = races.shadow.remote(&races.clocks, own, lane, at, WIDTH as u32, write, order.strength);
-        result.map_err(|c| race::shared_fault(block, warp.index, c, if write { "write" } else { "read" }))?;
-    }
+    let done = if deed == Deed::Load { race::Deed::Read } else { race::Deed::Write };
+    cluster::note(warp, block, peer, (lane, at, WIDTH as u32), done, order.strength)?;
     Ok(Some((peer, at as usize..at as usize + WIDTH)))
 }
 
@@ -250,7 +246,7 @@ fn lanes_in_a_row<const WIDTH: usize>(addresses: &R32) -> bool {
 #[cold]
 #[inline(never)]
 fn remote_load<const WIDTH: usize>(
-    block: &Block<'_>,
+    block: &mut Block<'_>,
     warp: &Warp,
     mask: u32,
     addresses: &mut R32,
@@ -275,7 +271,7 @@ fn remote_load<const WIDTH: usize>(
 #[cold]
 #[inline(never)]
 fn remote_store<const WIDTH: usize>(
-    block: &Block<'_>,
+    block: &mut Block<'_>,
     warp: &Warp,
     mask: u32,
     addresses: &mut R32,

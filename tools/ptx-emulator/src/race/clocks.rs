@@ -14,8 +14,8 @@ pub const ENGINES: usize = 32;
 pub const ENGINE_COUNT: usize = 16;
 /// First actor that stands for a block of the cluster.
 pub const PEERS: usize = ENGINES + ENGINE_COUNT;
-/// The largest clock a stamp can hold.
-pub const LAST_CLOCK: u32 = (1 << 19) - 2;
+/// The largest clock a stamp can hold; the two above it mark what is under way and what other blocks did.
+pub const LAST_CLOCK: u32 = (1 << 19) - 3;
 
 /// What one warp knows of all actors.
 pub type Clock = [u32; ACTORS];
@@ -223,6 +223,15 @@ impl BlockClocks {
         join(&mut slot.1, &self.proxied[warp]);
         join_foreign(&mut slot.2, &self.foreign[warp]);
         self.bump(warp);
+    }
+
+    /// The same, by a warp of another block of the cluster, whose clocks are `from`.
+    pub fn arrive_foreign(&mut self, barrier: u64, from: &mut Self, warp: usize) {
+        let slot = self.arriving.entry(barrier).or_insert_with(|| Box::new(([0; ACTORS], [0; ACTORS], None)));
+        let theirs = Arc::new(HashMap::from([(from.block, Arc::new(from.clocks[warp]))]));
+        join_foreign(&mut slot.2, &Some(theirs));
+        join_foreign(&mut slot.2, &from.foreign[warp]);
+        from.bump(warp);
     }
 
     /// The same, by an asynchronous engine that did its work at `clock`.

@@ -9,12 +9,14 @@
 //! unless one side is `volatile`.
 
 mod clocks;
+mod cluster;
 mod global;
 mod hooks;
 pub(crate) mod runs;
 mod shared;
 
-pub(crate) use clocks::{BlockClocks, ENGINE_COUNT, ENGINES, LAST_CLOCK, PEERS};
+pub(crate) use clocks::{BlockClocks, ENGINE_COUNT, ENGINES};
+pub(crate) use cluster::{Deed, RemoteAccess};
 pub(crate) use hooks::shared_fault;
 pub use hooks::{BlockRaces, GlobalRaces, shared_load, shared_store};
 pub(crate) use hooks::{global_load, global_store};

@@ -5,39 +5,42 @@
 use super::{
     Conflict, Party, Strength, Values,
     clocks::{BlockClocks, ENGINES, PEERS},
+    cluster::{REMOTE, Remote},
     lanes,
     runs::Runs,
 };
 
 /// A write: clock in bits 13.., strong 12, volatile 11, actor 5..11, lane 0..5.
-const CLOCK_SHIFT: u32 = 13;
-const STRONG: u32 = 1 << 12;
-const VOLATILE: u32 = 1 << 11;
+pub(super) const CLOCK_SHIFT: u32 = 13;
+pub(super) const STRONG: u32 = 1 << 12;
+pub(super) const VOLATILE: u32 = 1 << 11;
 /// The clock of what is under way: after everything.
-const IN_FLIGHT: u32 = (1 << 19) - 1;
+pub(super) const IN_FLIGHT: u32 = (1 << 19) - 1;
 /// A warp's last read: clock in bits 13.., plain 12, several lanes 11, number among its loads 5..11, lane 0..5.
-const PLAIN_READ: u32 = 1 << 12;
+pub(super) const PLAIN_READ: u32 = 1 << 12;
 const SEVERAL_LANES: u32 = 1 << 11;
 const NUMBER_SHIFT: u32 = 5;
 /// Lanes in step read before any of them writes: `x[t] += x[t + 1]`. So many loads back a read may lie for that.
 const IN_STEP: u32 = 2;
 /// The last read of any: clock in bits 7.., several actors 6, actor 0..6.
-const LAST_SHIFT: u32 = 7;
-const SEVERAL: u32 = 1 << 6;
+pub(super) const LAST_SHIFT: u32 = 7;
+pub(super) const SEVERAL: u32 = 1 << 6;
 
 /// Granules of one block's shared memory.
 pub struct SharedShadow {
     shift: u32,
     granules: usize,
-    writes: Vec<u32>,
+    pub(super) writes: Vec<u32>,
     /// For each warp a row: its last read of each granule.
     reads: Vec<u32>,
-    last_read: Vec<u32>,
+    pub(super) last_read: Vec<u32>,
+    /// What other blocks of the cluster did here.
+    pub(super) remote: Remote,
     /// Loads of each warp so far.
     loads: Vec<u32>,
 }
 
-fn writer(stamp: u32) -> (usize, usize, u32) {
+pub(super) fn writer(stamp: u32) -> (usize, usize, u32) {
     ((stamp >> 5 & 63) as usize, (stamp & 31) as usize, stamp >> CLOCK_SHIFT)
 }
 
@@ -52,6 +55,7 @@ impl SharedShadow {
             writes: vec![0; granules],
             reads: vec![0; granules * warps],
             last_read: vec![0; granules],
+            remote: Remote::default(),
             loads: vec![0; warps],
         }
     }
@@ -61,9 +65,10 @@ impl SharedShadow {
         self.writes.fill(0);
         self.reads.fill(0);
         self.last_read.fill(0);
+        self.remote.clear();
     }
 
-    fn range(&self, address: u64, bytes: u64) -> std::ops::Range<usize> {
+    pub(super) fn range(&self, address: u64, bytes: u64) -> std::ops::Range<usize> {
         let end = (address + bytes).div_ceil(1 << self.shift) as usize;
         ((address >> self.shift) as usize).min(self.granules)..end.min(self.granules)
     }
@@ -219,12 +224,12 @@ impl SharedShadow {
                 if stamp >= floor && stamp != accepted {
                     // All lanes of a broadcast are asked, because the writer may be one of them.
                     for asking in lanes(if broadcast != 0 { broadcast } else { 1 << lane }) {
-                        if let Some(party) = read_conflict(clocks, warp, asking, stamp, strength) {
+                        if let Some(party) = self.read_conflict(clocks, warp, asking, granule, strength) {
                             return Err(self.conflict(asking, granule, true, party, stamp >> CLOCK_SHIFT == IN_FLIGHT));
                         }
                     }
                     let (actor, _, clock) = writer(stamp);
-                    if actor != warp || clock != clocks.now(warp) {
+                    if clock != REMOTE && (actor != warp || clock != clocks.now(warp)) {
                         accepted = stamp;
                     }
                 }
@@ -434,6 +439,9 @@ impl SharedShadow {
                     }
                 }
             }
+            if !self.remote.reads.is_empty() {
+                range.clone().for_each(|granule| drop(self.remote.reads.remove(&granule)));
+            }
             self.writes[range].fill(stamp | lane as u32);
         }
         Ok(())
@@ -480,7 +488,16 @@ impl SharedShadow {
         }
         let both_strong = strength == Strength::Strong && stamp & STRONG != 0;
         if actor != warp && !both_strong && clock > 0 && !clocks.knows(warp, actor, clock) {
-            return Some((party(actor, Some(writer_lane)), true, false));
+            match self.remote.writes.get(&granule) {
+                Some(theirs) if clock == REMOTE && theirs.known(clocks, warp) => {}
+                Some(theirs) if clock == REMOTE => return Some((theirs.party(), true, false)),
+                _ => return Some((party(actor, Some(writer_lane)), true, false)),
+            }
+        }
+        if !self.remote.reads.is_empty()
+            && let Some(party) = self.remote.unordered_read(clocks, warp, granule, strength)
+        {
+            return Some((party, false, false));
         }
         // Where nobody else has read since the floor, only this warp's own row can tell something.
         let last = self.last_read[granule];
@@ -507,8 +524,42 @@ impl SharedShadow {
         None
     }
 
-    fn conflict(&self, lane: usize, granule: usize, wrote: bool, party: Party, in_flight: bool) -> Conflict {
+    pub(super) fn conflict(&self, lane: usize, granule: usize, wrote: bool, party: Party, in_flight: bool) -> Conflict {
         Conflict { lane, address: (granule as u64) << self.shift, wrote, party, in_flight, simultaneous: false }
+    }
+
+    /// Who wrote the granule, if that does not come before a read by `lane` now.
+    fn read_conflict(
+        &self,
+        clocks: &BlockClocks,
+        warp: usize,
+        lane: usize,
+        granule: usize,
+        strength: Strength,
+    ) -> Option<Party> {
+        let stamp = self.writes[granule];
+        let (actor, other, clock) = writer(stamp);
+        if clock == IN_FLIGHT {
+            return Some(party(actor, Some(other)));
+        }
+        if actor == warp {
+            let ordered = other == lane || clock < clocks.now(warp);
+            let tolerated = strength != Strength::Plain || stamp & VOLATILE != 0;
+            return (!ordered && !tolerated).then(|| party(actor, Some(other)));
+        }
+        let both_strong = strength != Strength::Plain && stamp & STRONG != 0;
+        if both_strong || clocks.knows(warp, actor, clock) {
+            return None;
+        }
+        match self.remote.writes.get(&granule) {
+            Some(theirs) if clock == REMOTE => (!theirs.known(clocks, warp)).then(|| theirs.party()),
+            _ => Some(party(actor, Some(other))),
+        }
+    }
+
+    /// A warp's last read of a granule.
+    pub(super) fn read_of(&self, warp: usize, granule: usize) -> u32 {
+        self.reads[warp * self.granules + granule]
     }
 
     /// A copy into shared memory starts, on behalf of `warp`. Until [`SharedShadow::written`] nobody may touch the bytes.
@@ -566,10 +617,10 @@ impl SharedShadow {
         for granule in range.clone() {
             let stamp = self.writes[granule];
             if stamp >= floor && stamp != accepted {
-                if let Some(party) = read_conflict(clocks, warp, lane, stamp, Strength::Volatile) {
+                if let Some(party) = self.read_conflict(clocks, warp, lane, granule, Strength::Volatile) {
                     return Err(self.conflict(lane, granule, true, party, stamp >> CLOCK_SHIFT == IN_FLIGHT));
                 }
-                accepted = stamp;
+                accepted = if stamp >> CLOCK_SHIFT == REMOTE { 0 } else { stamp };
             }
         }
         let row = warp * self.granules;
@@ -589,7 +640,8 @@ impl SharedShadow {
             if !in_flight {
                 let highest =
                     (0..clocks.warps()).map(|other| self.reads[other * self.granules + granule] >> CLOCK_SHIFT).max();
-                self.last_read[granule] = highest.unwrap_or(now) << LAST_SHIFT | SEVERAL;
+                let theirs = self.remote.reads.contains_key(&granule).then_some(REMOTE);
+                self.last_read[granule] = theirs.or(highest).unwrap_or(now) << LAST_SHIFT | SEVERAL;
             }
         }
     }
@@ -612,40 +664,6 @@ impl SharedShadow {
         }
         None
     }
-
-    /// A warp of another block of the cluster reads or writes here. Only barriers of the whole cluster order that.
-    #[allow(clippy::too_many_arguments, reason = "everything an access is")]
-    pub fn remote(
-        &mut self,
-        clocks: &BlockClocks,
-        peer: usize,
-        lane: usize,
-        address: u32,
-        bytes: u32,
-        write: bool,
-        strength: Strength,
-    ) -> Result<(), Conflict> {
-        let actor = PEERS + peer % 16;
-        let floor = clocks.cluster_floor;
-        for granule in self.range(address.into(), bytes.into()) {
-            let stamp = self.writes[granule];
-            let (who, other, clock) = writer(stamp);
-            let both_strong = strength == Strength::Strong && stamp & STRONG != 0;
-            if clock >= floor && who != actor && !both_strong {
-                return Err(self.conflict(lane, granule, true, party(who, Some(other)), clock == IN_FLIGHT));
-            }
-            let last = self.last_read[granule];
-            if write && last >> LAST_SHIFT >= floor && strength != Strength::Strong {
-                let in_flight = last >> LAST_SHIFT == IN_FLIGHT;
-                return Err(self.conflict(lane, granule, false, party((last & 31) as usize, None), in_flight));
-            }
-            if write {
-                let strong = if strength == Strength::Strong { STRONG | VOLATILE } else { 0 };
-                self.writes[granule] = clocks.floor << CLOCK_SHIFT | strong | (actor as u32) << 5 | lane as u32;
-            }
-        }
-        Ok(())
-    }
 }
 
 fn party(actor: usize, lane: Option<usize>) -> Party {
@@ -654,20 +672,6 @@ fn party(actor: usize, lane: Option<usize>) -> Party {
         ENGINES..PEERS => Party::Engine,
         _ => Party::Block { block: (actor - PEERS) as u32, warp: 0 },
     }
-}
-
-fn read_conflict(clocks: &BlockClocks, warp: usize, lane: usize, stamp: u32, strength: Strength) -> Option<Party> {
-    let (actor, other, clock) = writer(stamp);
-    if clock == IN_FLIGHT {
-        return Some(party(actor, Some(other)));
-    }
-    if actor == warp {
-        let ordered = other == lane || clock < clocks.now(warp);
-        let tolerated = strength != Strength::Plain || stamp & VOLATILE != 0;
-        return (!ordered && !tolerated).then(|| party(actor, Some(other)));
-    }
-    let both_strong = strength != Strength::Plain && stamp & STRONG != 0;
-    (!both_strong && !clocks.knows(warp, actor, clock)).then(|| party(actor, Some(other)))
 }
 
 #[cfg(test)]
