@@ -3,16 +3,17 @@
 //! ```text
 //! cargo bench --bench kernels -- --device cuda [--only TEXT] [--dtype f32,tf32,bf16,f16] [--log FILE.jsonl]
 //! cargo bench --bench kernels -- --list          the workloads as JSON, for tools/peers/gpu_ops.py
-//! cargo bench --bench kernels -- --device emulator --only layer_norm      counters instead of times
+//! cargo bench --bench kernels -- --device emulator [--only TEXT] [--log FILE.jsonl]      counts instead of times
 //! cargo bench --bench kernels -- --device cuda --only conv2d --profile    one run of each between marks for a profiler
 //! ```
 //!
 //! Ten runs are recorded into one graph, so that launches cost what they cost in training; the time is the median of thirty
 //! replays after five, over ten. Every run has operands of its own where they fit in 256 MiB, so that a second-level cache
 //! does not flatter small ones. `flops` counts multiplications and additions of the definition; `bytes` is the fewest that
-//! must move: every operand read once, every result written once.
+//! must move: every operand read once, every result written once. The emulator counts what a forward run does of all that
+//! (`ISG_EMULATOR_CHECKS=none` makes it quick), and passes over what would take it minutes.
 
-use std::{io::Write as _, time::Instant};
+use std::{collections::BTreeMap, io::Write as _, time::Instant};
 
 use isg::{
     DType, Device, Result, Shape, Tape, Tensor,
@@ -277,19 +278,34 @@ fn profile(workload: &Workload, mode: Mode, device: &Device) -> Result<()> {
     device.set_profiled(false)
 }
 
-/// What one forward run does, where the device counts.
-fn count(workload: &Workload, mode: Mode, device: &Device) -> Result<()> {
+/// Work of a forward run beyond which the emulator is not asked for it.
+const MOST_COUNTED_FLOPS: f64 = 3e10;
+
+/// What one forward run does, where the device counts. `moved_bytes` are whole sectors between the multiprocessors and
+/// memory, caches taken away.
+fn count(workload: &Workload, mode: Mode, device: &Device) -> Result<Value> {
     device.set_precision(mode.precision);
     let x = operands(workload, mode, 0, device)?;
     device.take_counters();
-    (workload.run)(&x)?;
+    let y = (workload.run)(&x)?;
+    let mut sums = BTreeMap::new();
     for kernel in device.take_counters() {
-        println!("{} {}: {}, {} launches", workload.name, mode.name, kernel.kernel, kernel.launches);
+        *sums.entry("launches").or_default() += kernel.launches;
         for (name, value) in kernel.counts {
-            println!("    {name:32} {value}");
+            *sums.entry(name).or_default() += value;
         }
     }
-    Ok(())
+    let sum = |name| sums.get(name).copied().unwrap_or(0u64);
+    let elements = x.iter().map(|x| x.shape().elems()).sum::<usize>() + y.shape().elems();
+    Ok(json!({
+        "library": concat!("isg ", env!("CARGO_PKG_VERSION")), "device": device.to_string(),
+        "name": workload.name, "what": "forward", "dtype": mode.name,
+        "launches": sum("launches"), "warp_instructions": sum("warp_instructions"),
+        "least_bytes": elements * mode.dtype.bytes(),
+        "moved_bytes": 32 * (sum("global_load_sectors") + sum("global_store_sectors")),
+        "shared_wavefronts": sum("shared_wavefronts"), "shared_ideal_wavefronts": sum("shared_ideal_wavefronts"),
+        "multiplications": workload.flops / 2.0, "mma_multiplications": sum("mma_macs"),
+    }))
 }
 
 fn argument(name: &str) -> Option<String> {
@@ -318,14 +334,24 @@ fn run() -> Result<()> {
         ),
         None => None,
     };
-    println!(
-        "{:28} {:8} {:5} {:>11} {:>19} {:>9} {:>9}",
-        "kernel", "", "", "median µs", "10 to 90 %", "TFLOP/s", "GB/s"
-    );
+    let mut write = |row: &Value| match &mut log {
+        Some(log) => writeln!(log, "{row}").map_err(|e| isg::Error::io("the log", e)),
+        None => Ok(()),
+    };
+    if !device.to_string().starts_with("emulator") {
+        println!(
+            "{:28} {:8} {:5} {:>11} {:>19} {:>9} {:>9}",
+            "kernel", "", "", "median µs", "10 to 90 %", "TFLOP/s", "GB/s"
+        );
+    }
     for workload in &chosen {
         for mode in MODES.into_iter().filter(|mode| modes.split(',').any(|m| m == mode.name)) {
             if device.to_string().starts_with("emulator") {
-                count(workload, mode, &device)?;
+                if workload.flops <= MOST_COUNTED_FLOPS {
+                    let row = count(workload, mode, &device)?;
+                    println!("{row}");
+                    write(&row)?;
+                }
                 continue;
             }
             if std::env::args().any(|a| a == "--profile") {
@@ -345,9 +371,7 @@ fn run() -> Result<()> {
                     number("tflop_s"),
                     number("gb_s"),
                 );
-                if let Some(log) = &mut log {
-                    writeln!(log, "{row}").map_err(|e| isg::Error::io("the log", e))?;
-                }
+                write(&row)?;
             }
         }
     }

@@ -1,7 +1,7 @@
-//! `cargo tool bench-report`: README's table of kernels, from the newest rows of `benches/log/*.jsonl`.
+//! `cargo tool bench-report`: README's tables of kernels, from the newest rows of `benches/log/*.jsonl`.
 //!
-//! A row is one timing: ours from `cargo bench --bench kernels`, a peer's from `tools/peers/gpu_ops.py`. Rows of one
-//! device, workload and type stand side by side.
+//! A row is one timing, ours from `cargo bench --bench kernels` or a peer's from `tools/peers/gpu_ops.py`, or what the
+//! emulator counted of the same workload. Timings of one device, workload and type stand side by side.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
@@ -16,6 +16,28 @@ pub struct Args {
     /// Fail if the README's table is not what the log says, instead of writing it.
     #[arg(long)]
     check: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Timed(Row),
+    Counted(Counts),
+}
+
+/// What one forward run does on the emulator.
+#[derive(Deserialize)]
+struct Counts {
+    name: String,
+    dtype: String,
+    launches: u64,
+    warp_instructions: u64,
+    least_bytes: u64,
+    moved_bytes: u64,
+    shared_wavefronts: u64,
+    shared_ideal_wavefronts: u64,
+    multiplications: f64,
+    mma_multiplications: f64,
 }
 
 #[derive(Deserialize)]
@@ -59,7 +81,8 @@ pub fn run(args: &Args) -> Result<bool> {
     let (Some(begin), Some(end)) = (text.find(BEGIN), text.find(END)) else {
         bail!("README.md has no lines {BEGIN} and {END} for the table to stand between");
     };
-    let table = render(&read(Path::new("benches/log"))?);
+    let log = read(Path::new("benches/log"))?;
+    let table = render(&log.timed) + &render_counts(&log.counted);
     let renewed = format!("{}{BEGIN}\n{table}{}", &text[..begin], &text[end..]);
     if args.check {
         if renewed != text {
@@ -73,21 +96,38 @@ pub fn run(args: &Args) -> Result<bool> {
 
 type Pairs = BTreeMap<String, Vec<(String, Pair)>>;
 
-/// By device, in the order of the first row of each workload; later rows replace earlier ones.
-fn read(folder: &Path) -> Result<Pairs> {
+/// Timings by device, and counts, in the order of the first row of each workload; later rows replace earlier ones.
+#[derive(Default)]
+struct Log {
+    timed: Pairs,
+    counted: Vec<Counts>,
+}
+
+fn read(folder: &Path) -> Result<Log> {
     let mut files: Vec<_> = match fs::read_dir(folder) {
         Ok(entries) => entries.filter_map(|e| Some(e.ok()?.path())).collect(),
         Err(_) => Vec::new(),
     };
     files.retain(|path| path.extension().is_some_and(|e| e == "jsonl"));
     files.sort();
-    let mut pairs = Pairs::new();
+    let mut log = Log::default();
     for path in files {
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let row: Row =
+            let line =
                 serde_json::from_str(line).with_context(|| format!("{}, line {}", path.display(), number + 1))?;
-            let of_device = pairs.entry(row.device.clone()).or_default();
+            let row: Row = match line {
+                Line::Timed(row) => row,
+                Line::Counted(counts) => {
+                    let same = |c: &&mut Counts| c.name == counts.name && c.dtype == counts.dtype;
+                    match log.counted.iter_mut().find(same) {
+                        Some(earlier) => *earlier = counts,
+                        None => log.counted.push(counts),
+                    }
+                    continue;
+                }
+            };
+            let of_device = log.timed.entry(row.device.clone()).or_default();
             let key = format!("{} {} {}", row.name, row.what, row.dtype);
             let at = of_device.iter().position(|(k, _)| *k == key).unwrap_or_else(|| {
                 of_device.push((key, Pair::default()));
@@ -100,12 +140,12 @@ fn read(folder: &Path) -> Result<Pairs> {
             }
         }
     }
-    Ok(pairs)
+    Ok(log)
 }
 
 fn render(pairs: &Pairs) -> String {
     if pairs.is_empty() {
-        return "No GPU has been measured yet: `benches/log/` is empty.\n".into();
+        return "No GPU has been measured yet: `benches/log/` holds no times.\n".into();
     }
     let mut out = String::new();
     for (device, rows) in pairs {
@@ -124,6 +164,37 @@ fn render(pairs: &Pairs) -> String {
             );
         }
         out.push('\n');
+    }
+    out
+}
+
+fn render_counts(counts: &[Counts]) -> String {
+    if counts.is_empty() {
+        return String::new();
+    }
+    let mut out = String::from(
+        "\nWhat a forward run does, counted on the emulator: bytes between multiprocessors and memory with no cache in \
+         between, against the fewest that must move (every operand once, every result once); multiplications on tensor \
+         cores against those of the definition; accesses to shared memory against those without bank conflicts.\n\n\
+         | kernel | type | launches | MB at least | MB moved | ratio | tensor cores | conflicts | instructions an element of 4 bytes |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
+    );
+    for c in counts {
+        let ratio = |a: f64, b: f64| if a == 0.0 { "–".to_string() } else { format!("{:.2}", a / b) };
+        let (least, moved) = (c.least_bytes as f64, c.moved_bytes as f64);
+        let _ = writeln!(
+            out,
+            "| `{}` | {} | {} | {:.1} | {:.1} | {} | {} | {} | {:.1} |",
+            c.name,
+            c.dtype,
+            c.launches,
+            least / 1e6,
+            moved / 1e6,
+            ratio(moved, least),
+            ratio(c.mma_multiplications, c.multiplications),
+            ratio(c.shared_wavefronts as f64, c.shared_ideal_wavefronts as f64),
+            32.0 * c.warp_instructions as f64 / (least / 4.0),
+        );
     }
     out
 }
@@ -151,10 +222,19 @@ mod tests {
                 r#"{{"library":"{library}","device":"NVIDIA H100","name":"softmax","what":"forward","dtype":"bf16","median_us":{us},"tflop_s":1.0,"gb_s":1675.0}}"#
             )
         };
+        let counted = |moved: u64| {
+            format!(
+                r#"{{"device":"emulator","name":"softmax","dtype":"f32","launches":1,"warp_instructions":1000,"least_bytes":8000000,"moved_bytes":{moved},"shared_wavefronts":0,"shared_ideal_wavefronts":0,"multiplications":9.0,"mma_multiplications":0}}"#
+            )
+        };
+        fs::write(folder.join("emulator.jsonl"), [counted(9), counted(12_000_000)].join("\n"))?;
         fs::write(folder.join("h100.jsonl"), [row("isg 1", 9.0), row("torch 2", 8.0), row("isg 1", 4.0)].join("\n"))?;
-        let table = render(&read(&folder)?);
+        let log = read(&folder)?;
         fs::remove_dir_all(&folder)?;
+        let (table, counts) = (render(&log.timed), render_counts(&log.counted));
         assert!(table.contains("| `softmax` | forward | bf16 | 4.0 | 1.0 | 1675 | 50 % | 2.00 |"), "{table}");
+        assert!(counts.contains("| `softmax` | f32 | 1 | 8.0 | 12.0 | 1.50 | – | – | 0.0 |"), "{counts}");
+        assert_eq!(counts.matches("softmax").count(), 1, "{counts}");
         Ok(())
     }
 }
