@@ -3,6 +3,7 @@
 // Shapes    x [n, h, w, c], y [n, oh, ow, c]; y[i, j] = sum over taps (k, l) that fall on a pixel of x, not on an inserted zero:
 //           x[(i * down + k - top) / up, (j * down + l - left) / up] * taps[k, l].
 // Types     f32, bf16, f16 in memory; f32 taps and sums.
+// Epilogue  of y: common/epilogue.cuh, before the only store: what follows a resampled convolution costs no pass of its own.
 // Launch    256 threads. separable: a thread owns one pack of channels (128 bits where c allows it, else one channel) of one
 //           column and a strip of 4 rows; every row of x is filtered along the row once and then joins all outputs of the
 //           strip that it reaches. dense: one output pixel a thread.
@@ -12,6 +13,7 @@
 // Numerics  taps in f32, the gain folded into them on the host in f64.
 // Tail      channels that fill no pack go one by one; rows beyond the last are not stored. Taps travel in the parameters.
 
+#include "common/epilogue.cuh"
 #include "common/index.cuh"
 
 constexpr int TAPS = 256;
@@ -20,6 +22,7 @@ constexpr int STRIP = 4;
 struct Upfirdn2dParams {
     const void* x;
     void* y;
+    Epilogue epilogue;
     u32 count;  // threads with work
     u32 wide;   // packs are 128 bits, not one channel
     Pixels of;  // threads over [n, strips of rows, ow, packs]
@@ -42,12 +45,15 @@ __device__ __forceinline__ Span span(i32 first, i32 last, const Divisor& up, i32
 }
 
 template <int N, int ROWS, typename T>
-__device__ __forceinline__ void store_strip(const Upfirdn2dParams& p, const Pixel& at, const float (&sum)[ROWS][N]) {
-    T* y = static_cast<T*>(p.y) + (u64(at.n) * p.oh * p.ow + at.j) * p.c + at.pack * N;
+__device__ __forceinline__ void store_strip(const Upfirdn2dParams& p, const Pixel& at, float (&sum)[ROWS][N]) {
+    const u32 channel = at.pack * N;
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
         const i32 row = i32(at.i) * ROWS + r;
-        if (row < p.oh) store_floats(y + u64(row) * p.ow * p.c, sum[r]);
+        if (row >= p.oh) break;
+        const u64 pixel = (u64(at.n) * p.oh + row) * p.ow + at.j, element = pixel * p.c + channel;
+        finish<T>(p.epilogue, pixel, channel, element, N, true, sum[r]);
+        store_floats(static_cast<T*>(p.y) + element, sum[r]);
     }
 }
 

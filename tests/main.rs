@@ -4,6 +4,7 @@ mod cli;
 mod cohort;
 mod contract;
 mod counters;
+mod epilogue;
 mod gpu;
 mod isg;
 mod linear;

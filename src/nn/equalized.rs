@@ -11,6 +11,7 @@ use crate::{
     nn::builder::{Builder, Init},
     ops::{
         bias_act::{Activation, BiasAct},
+        epilogue::Epilogue,
         modulated_conv2d::{ModulatedConv2d, Resampling},
         upfirdn2d::{Filter, Upfirdn2d},
     },
@@ -27,12 +28,14 @@ pub enum Then {
 }
 
 impl Then {
-    fn apply(self, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    /// As an epilogue whose result is `scale` times as large.
+    fn epilogue(self, bias: &Tensor, scale: f64) -> Epilogue<'_> {
         let (activation, gain) = match self {
             Then::Bias => (Activation::Linear, 1.0),
             Then::LeakyRelu => (Activation::LeakyRelu, SQRT_2),
         };
-        x.bias_act(Some(bias), activation, BiasAct { alpha: 0.2, gain, clamp: None })
+        let around = BiasAct { alpha: 0.2, gain: gain * scale, clamp: None };
+        Epilogue { bias: Some(bias), activation, around, ..Epilogue::default() }
     }
 }
 
@@ -69,11 +72,11 @@ impl EqualizedLinear {
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = x.linear(&self.weight.scale(self.weight_gain)?, None)?;
+        let weight = self.weight.scale(self.weight_gain)?;
         if self.bias_gain == 1.0 {
-            self.then.apply(&y, &self.bias)
+            x.linear_then(&weight, &self.then.epilogue(&self.bias, 1.0))
         } else {
-            self.then.apply(&y, &self.bias.scale(self.bias_gain)?)
+            x.linear_then(&weight, &self.then.epilogue(&self.bias.scale(self.bias_gain)?, 1.0))
         }
     }
 }
@@ -105,11 +108,17 @@ impl EqualizedConv {
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = x.resampled_conv2d(&self.weight.scale(self.gain)?, &self.resampling)?;
-        match &self.bias {
-            None => Ok(y),
-            Some((bias, then)) => then.apply(&y, bias),
-        }
+        self.forward_onto(x, 1.0, None)
+    }
+
+    /// `residual + scale · layer(x)`; a residual is for layers without activation.
+    pub fn forward_onto(&self, x: &Tensor, scale: f64, residual: Option<&Tensor>) -> Result<Tensor> {
+        let epilogue = match &self.bias {
+            None => Epilogue { around: BiasAct { gain: scale, ..BiasAct::default() }, ..Epilogue::default() },
+            Some((bias, then)) => then.epilogue(bias, scale),
+        };
+        let weight = self.weight.scale(self.gain)?;
+        x.resampled_conv2d_then(&weight, &self.resampling, &Epilogue { residual, ..epilogue })
     }
 }
 
@@ -180,10 +189,15 @@ impl ModulatedConv {
 
     /// `x` `[n, h, w, c]`, `code` `[n, style]`.
     pub fn forward(&self, x: &Tensor, code: &Tensor) -> Result<Tensor> {
+        self.forward_onto(x, code, None)
+    }
+
+    /// The same, added to `residual`; for layers without activation.
+    pub fn forward_onto(&self, x: &Tensor, code: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         let style = self.affine.forward(code)?;
         // Demodulation divides any gain out again; without it the gain belongs to the (much smaller) style.
         let style = if self.conv.demodulate { style } else { style.scale(self.gain)? };
-        let y = x.modulated_conv2d(&self.weight, &style, &self.conv)?;
-        self.then.apply(&y, &self.bias)
+        let epilogue = Epilogue { residual, ..self.then.epilogue(&self.bias, 1.0) };
+        x.modulated_conv2d_then(&self.weight, &style, &self.conv, &epilogue)
     }
 }

@@ -33,7 +33,7 @@ impl ResidualBlock {
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let _range = nvtx::range("residual");
-        let y = self.second.forward(&self.first.forward(x)?)?;
-        y.add(&self.shortcut.forward(x)?)?.scale(FRAC_1_SQRT_2)
+        let y = self.second.forward_onto(&self.first.forward(x)?, FRAC_1_SQRT_2, None)?;
+        self.shortcut.forward_onto(x, FRAC_1_SQRT_2, Some(&y))
     }
 }

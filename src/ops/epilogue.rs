@@ -265,18 +265,45 @@ impl Fused {
         }
     }
 
+    /// `dsum · sum`, from the result: `dsum` times the function's argument is `dy` times what the function made of it.
+    pub fn by_sum(&self, v: &Vjp, dsum: &Tensor) -> Result<Tensor> {
+        let (mut dy, mut y, mut at) = (v.upstream()?.clone(), v.y(0).clone(), self.first);
+        if self.around.clamp.is_some() {
+            let clamp = self.clamp_in(y.dtype());
+            dy = Slope::OfResult(EpilogueGradient { above: 1.0, below: 1.0, clamp }).apply(&dy, &y)?;
+        }
+        let mut added: Option<Tensor> = None;
+        if self.bias {
+            added = Some(v.x(at).clone());
+            at += 1;
+        }
+        if self.noise {
+            let noise = v.x(at).mul(v.x(at + 1))?;
+            added = Some(added.map_or_else(|| Ok(noise.clone()), |bias| noise.add(&bias))?);
+            at += 2;
+        }
+        if self.residual {
+            y = y.sub(v.x(at))?;
+        }
+        let all = dy.mul(&y)?;
+        added.map_or_else(|| Ok(all.clone()), |added| all.sub(&dsum.mul(&added)?))
+    }
+
     fn slope(&self, dtype: DType) -> Slope {
         if self.curved() {
             return Slope::OfArgument(self.activation, self.around);
         }
         let [above, below] = self.slopes();
-        // A result can only be as far out as its type can hold the clamp.
+        Slope::OfResult(EpilogueGradient { above, below, clamp: self.clamp_in(dtype) })
+    }
+
+    /// A result can only be as far out as its type can hold the clamp.
+    fn clamp_in(&self, dtype: DType) -> f64 {
         let held = |clamp: f64| HostBuffer::F64(vec![clamp]).cast(dtype).cast(DType::F64);
-        let clamp = match self.around.clamp.map(held) {
+        match self.around.clamp.map(held) {
             Some(HostBuffer::F64(clamp)) => clamp[0],
             _ => f64::INFINITY,
-        };
-        Slope::OfResult(EpilogueGradient { above, below, clamp })
+        }
     }
 
     /// Gradients of its own inputs, in their order.

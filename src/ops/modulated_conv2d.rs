@@ -16,7 +16,9 @@ mod styled;
 
 use self::styled::{Map, styled};
 use super::{
+    bias_act::{Activation, BiasAct},
     conv2d::Conv2d,
+    epilogue::Epilogue,
     upfirdn2d::{Filter, Upfirdn2d},
 };
 use crate::{
@@ -65,12 +67,23 @@ const EPSILON: f64 = 1e-8;
 impl Tensor {
     /// `[n, h, w, c] -> [n, h', w', k]` with `weight` `[k, r, s, c]` and `style` `[n, c]`.
     pub fn modulated_conv2d(&self, weight: &Tensor, style: &Tensor, conv: &ModulatedConv2d) -> Result<Tensor> {
+        self.modulated_conv2d_then(weight, style, conv, &Epilogue::default())
+    }
+
+    /// The same, and what follows its sums, where the last of them are made.
+    pub fn modulated_conv2d_then(
+        &self,
+        weight: &Tensor,
+        style: &Tensor,
+        conv: &ModulatedConv2d,
+        epilogue: &Epilogue,
+    ) -> Result<Tensor> {
         let (Some([n, _, _, c]), Some([k, _, _, _])) = (self.shape().nhwc(), weight.shape().nhwc()) else {
             let message = format!("{} and weight {}: four axes wanted", self.shape(), weight.shape());
             return Err(Error::shape("modulated_conv2d", message));
         };
         if !conv.demodulate {
-            return self.resampled(weight, &conv.resampling, Some((style, None)));
+            return self.resampled(weight, &conv.resampling, Some((style, None)), epilogue);
         }
         let energy = weight.square()?.sum(&[1, 2])?.reshape([k, c])?;
         let scale = style.square()?.linear(&energy, None)?.shift(EPSILON)?.rsqrt()?;
@@ -78,27 +91,44 @@ impl Tensor {
             let message = format!("style {} for {n} images of {c} channels", style.shape());
             return Err(Error::shape("modulated_conv2d", message));
         }
-        self.resampled(weight, &conv.resampling, Some((style, Some(&scale))))
+        self.resampled(weight, &conv.resampling, Some((style, Some(&scale))), epilogue)
     }
 
     /// `[n, h, w, c] -> [n, h', w', k]` with `weight` `[k, r, s, c]`: convolution of the enlarged and filtered image, or
     /// convolution of the filtered image at every `down`-th pixel.
     pub fn resampled_conv2d(&self, weight: &Tensor, resampling: &Resampling) -> Result<Tensor> {
-        self.resampled(weight, resampling, None)
+        self.resampled_conv2d_then(weight, resampling, &Epilogue::default())
+    }
+
+    /// The same, and what follows its sums, where the last of them are made.
+    pub fn resampled_conv2d_then(
+        &self,
+        weight: &Tensor,
+        resampling: &Resampling,
+        epilogue: &Epilogue,
+    ) -> Result<Tensor> {
+        self.resampled(weight, resampling, None, epilogue)
     }
 
     /// The convolution with `factors` of what it reads and of what it writes: filters act on each channel alone, so it does
     /// not matter on which side of them a factor stands.
-    fn resampled(&self, weight: &Tensor, resampling: &Resampling, factors: Option<Factors>) -> Result<Tensor> {
+    fn resampled(
+        &self,
+        weight: &Tensor,
+        resampling: &Resampling,
+        factors: Option<Factors>,
+        epilogue: &Epilogue,
+    ) -> Result<Tensor> {
         let &Resampling { up, down, padding, ref filter } = resampling;
         let (Some([_, h, w, _]), Some([_, r, s, _])) = (self.shape().nhwc(), weight.shape().nhwc()) else {
             let message = format!("{} and weight {}: four axes wanted", self.shape(), weight.shape());
             return Err(Error::shape("resampled_conv2d", message));
         };
         let plain = Conv2d::default();
-        let convolve = |x: &Tensor, conv: Conv2d| match factors {
-            Some((read, written)) => styled(x, weight, read, written, conv, Map::Forward),
-            None => x.conv2d(weight, None, conv),
+        let nothing = Epilogue::default();
+        let convolve = |x: &Tensor, conv: Conv2d, epilogue: &Epilogue| match factors {
+            Some((read, written)) => styled(x, weight, read, written, conv, Map::Forward, epilogue),
+            None => x.conv2d_then(weight, conv, epilogue),
         };
         // Left, right, top, bottom on the fine grid, where the filter's own reach is split as StyleGAN2 splits it.
         let around = |before: usize, after: usize| {
@@ -107,35 +137,36 @@ impl Tensor {
         };
         let taps = filter.extents()[1];
         match (up, down) {
-            (1, 1) => convolve(self, Conv2d { padding, ..plain }),
+            (1, 1) => convolve(self, Conv2d { padding, ..plain }, epilogue),
             (_, 1) if up > 1 && taps >= up => {
                 let pads = around((taps + up - 1) / 2, (taps - up) / 2);
                 let gain = (up * up) as f64;
                 if [r, s] == [1, 1] {
-                    let y = convolve(self, plain)?;
-                    return y.upfirdn2d(filter, Upfirdn2d { up, padding: pads, gain, ..Default::default() });
+                    let y = convolve(self, plain, &nothing)?;
+                    let enlarge = Upfirdn2d { up, padding: pads, gain, ..Default::default() };
+                    return y.upfirdn2d_then(filter, enlarge, epilogue);
                 }
                 let full = [(h - 1) * up + r, (w - 1) * up + s];
                 let kernel = apply1(TransposeKernel, &[weight])?;
                 let conv = Conv2d { stride: up, ..plain };
                 let y = match factors {
-                    Some((read, written)) => styled(self, &kernel, read, written, conv, Map::Transposed(full))?,
+                    Some((read, written)) => styled(self, &kernel, read, written, conv, Map::Transposed(full), &nothing)?,
                     None => self.conv2d_input_gradient(&kernel, full, conv)?,
                 };
                 // The full transposed convolution already reaches `r − 1` pixels out on either side.
                 let [left, right, top, bottom] = pads;
                 let [r, s, up_by] = [r, s, up].map(|extent| extent as i64);
                 let padding = [left - (s - 1), right + up_by - s, top - (r - 1), bottom + up_by - r];
-                y.upfirdn2d(filter, Upfirdn2d { padding, gain, ..Default::default() })
+                y.upfirdn2d_then(filter, Upfirdn2d { padding, gain, ..Default::default() }, epilogue)
             }
             (1, _) if down > 1 && taps >= down => {
                 let padding = around((taps - down).div_ceil(2), (taps - down) / 2);
                 if [r, s] == [1, 1] {
                     let y = self.upfirdn2d(filter, Upfirdn2d { down, padding, ..Default::default() })?;
-                    return convolve(&y, plain);
+                    return convolve(&y, plain, epilogue);
                 }
                 let y = self.upfirdn2d(filter, Upfirdn2d { padding, ..Default::default() })?;
-                convolve(&y, Conv2d { stride: down, ..plain })
+                convolve(&y, Conv2d { stride: down, ..plain }, epilogue)
             }
             _ => Err(Error::shape("resampled_conv2d", format!("up {up}, down {down} with {taps} filter taps"))),
         }
@@ -229,7 +260,30 @@ pub const SPEC: OpSpec = OpSpec {
                 Ok(vec![x[0].modulated_conv2d(&x[1], &x[2], &ModulatedConv2d { demodulate, resampling })?])
             })
         };
+        // Noise, bias and a leaky rectifier, clamped; not demodulated it is a line with a residual.
+        let then = |name, x: [usize; 4], k: usize, demodulate: bool, [up, down]: [usize; 2]| {
+            let [n, h, w, c] = x;
+            let y = [n, h * up / down, w * up / down, k];
+            let style = drawn([n, c], Draw::Uniform(0.5, 1.5));
+            let mut inputs = vec![normal(x), normal([k, 3, 3, c]), style, normal([k])];
+            inputs.extend([normal([n, y[1], y[2], 1]), normal([1])]);
+            inputs.extend((!demodulate).then(|| normal(y)));
+            Case::new(name, inputs, move |x| {
+                let filter = Filter::low_pass(&[1.0, 3.0, 3.0, 1.0])?;
+                let conv = ModulatedConv2d { demodulate, resampling: Resampling { up, down, padding: 1, filter } };
+                let activation = if demodulate { Activation::LeakyRelu } else { Activation::Linear };
+                let around = BiasAct { alpha: 0.2, gain: 1.4, clamp: demodulate.then_some(2.5) };
+                let (bias, noise, residual) = (Some(&x[3]), Some((&x[4], &x[5])), x.get(6));
+                let epilogue = Epilogue { bias, noise, activation, around, residual };
+                Ok(vec![x[0].modulated_conv2d_then(&x[1], &x[2], &conv, &epilogue)?])
+            })
+        };
         vec![
+            then("then", [2, 4, 3, 5], 6, true, [1, 1]),
+            then("then_up", [2, 3, 4, 8], 7, true, [2, 1]),
+            then("then_down", [1, 6, 4, 3], 8, true, [1, 2]),
+            then("then_residual", [2, 3, 5, 4], 3, false, [1, 1]),
+            then("then_split", [1, 3, 3, 117], 6, true, [1, 1]),
             case("same", [2, 5, 4, 3], [4, 3, 3], true, [1, 1]),
             case("pointwise", [2, 3, 4, 5], [3, 1, 1], false, [1, 1]),
             case("up", [2, 4, 5, 3], [2, 3, 3], true, [2, 1]),

@@ -9,6 +9,10 @@
 
 use std::rc::Rc;
 
+use super::{
+    bias_act::{Activation, BiasAct},
+    epilogue::{Epilogue, EpilogueParams, Fused},
+};
 use crate::{
     device::{
         divisor::Divisor,
@@ -97,13 +101,21 @@ impl Default for Upfirdn2d {
 impl Tensor {
     /// `[n, h, w, c] -> [n, h', w', c]`, `h' = (h · up + top + bottom − filter rows) / down + 1`.
     pub fn upfirdn2d(&self, filter: &Filter, resample: Upfirdn2d) -> Result<Tensor> {
-        apply1(Resample { filter: filter.clone(), resample }, &[self])
+        self.upfirdn2d_then(filter, resample, &Epilogue::default())
+    }
+
+    /// The same, and what follows its sums, in one pass.
+    pub fn upfirdn2d_then(&self, filter: &Filter, resample: Upfirdn2d, epilogue: &Epilogue) -> Result<Tensor> {
+        let mut x = vec![self];
+        let fused = epilogue.join(&mut x);
+        apply1(Resample { filter: filter.clone(), resample, fused }, &x)
     }
 }
 
 struct Resample {
     filter: Filter,
     resample: Upfirdn2d,
+    fused: Fused,
 }
 
 impl Resample {
@@ -139,7 +151,7 @@ impl Resample {
 
 kernel_params! {
     struct Upfirdn2dParams {
-        x: DevicePtr, y: DevicePtr, count: u32, wide: u32, of: Pixels,
+        x: DevicePtr, y: DevicePtr, epilogue: EpilogueParams, count: u32, wide: u32, of: Pixels,
         h: i32, w: i32, oh: i32, ow: i32, c: i32, down: i32, left: i32, top: i32, up: Divisor, rows: i32, cols: i32,
         taps: [f32; MOST_TAPS],
     }
@@ -164,7 +176,9 @@ impl Op for Resample {
             return Err(Error::DType { op: "upfirdn2d", wanted: "a float type", got: dtype });
         }
         let ([n, _, _, c], [oh, ow]) = self.extents(shape)?;
-        Ok(vec![Spec::new([n, oh, ow, c], dtype)])
+        let y = Spec::new([n, oh, ow, c], dtype);
+        self.fused.check("upfirdn2d", x, y, false)?;
+        Ok(vec![y])
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
@@ -174,7 +188,8 @@ impl Op for Resample {
         let (rows, cols) = (self.reads(oh, taps_high, top, h), self.reads(ow, taps_wide, left, w));
         float_dispatch!(args, T => {
             let at = |taps: &[f64], gain: f64| self.ordered(taps).iter().map(|tap| T::c(tap * gain)).collect::<Vec<T>>();
-            let (x, y) = (args.x::<T>(0), args.y::<T>(0));
+            let (x, epilogue) = (args.x::<T>(0), self.fused.host::<T>(args));
+            let y = args.y::<T>(0);
             match &self.filter.0.factors {
                 Some((column, row)) => {
                     separable(x, [h, w, c], (&rows, &at(column, gain)), (&cols, &at(row, 1.0)), y);
@@ -184,6 +199,7 @@ impl Op for Resample {
                     dense(x, [h, w, c], (&rows, &cols), (&Uniform(&taps), taps_wide), y);
                 }
             }
+            epilogue.finish(c, y, None);
         });
         Ok(())
     }
@@ -218,6 +234,7 @@ impl Op for Resample {
         let params = Upfirdn2dParams {
             x: x.ptr,
             y: y.ptr,
+            epilogue: self.fused.params(args, None),
             count,
             wide: wide.into(),
             of: Pixels::new(strips, ow, packs),
@@ -252,11 +269,14 @@ impl Op for Resample {
             flip: !flip,
             gain,
         };
-        Ok(vec![Some(v.upstream()?.upfirdn2d(&self.filter, adjoint)?)])
+        let through = self.fused.through(v)?;
+        let mut all = vec![v.when(0, || through.dsum.upfirdn2d(&self.filter, adjoint))?];
+        all.extend(self.fused.gradients(v, &through)?);
+        Ok(all)
     }
 
     fn keep(&self) -> Keep {
-        Keep::NONE
+        self.fused.keep()
     }
 }
 
@@ -277,6 +297,21 @@ pub const SPEC: OpSpec = OpSpec {
             })
         };
         let plain = Upfirdn2d::default();
+        // Everything an epilogue has; the residual behind a line alone.
+        let then = |name, x: [usize; 4], activation, clamp| {
+            let ([n, h, w, c], line) = (x, activation == Activation::Linear);
+            let (noise, residual) = ([n, 2 * h, 2 * w, 1], [n, 2 * h, 2 * w, c]);
+            let mut inputs = vec![normal(x), normal([c]), normal(noise), normal([1])];
+            inputs.extend(line.then(|| normal(residual)));
+            Case::new(name, inputs, move |x| {
+                let around = BiasAct { alpha: 0.2, gain: 1.4, clamp };
+                let (noise, residual) = (Some((&x[2], &x[3])), x.get(4));
+                let epilogue = Epilogue { bias: Some(&x[1]), noise, activation, around, residual };
+                let up = Upfirdn2d { up: 2, padding: [2, 1, 2, 1], gain: 4.0, ..plain };
+                let filter = Filter::low_pass(&[1.0, 3.0, 3.0, 1.0])?;
+                Ok(vec![x[0].square()?.upfirdn2d_then(&filter, up, &epilogue)?])
+            })
+        };
         vec![
             low_pass("blur", [2, 5, 6, 3], Upfirdn2d { padding: [2, 1, 2, 1], ..plain }),
             low_pass("up", [1, 4, 5, 9], Upfirdn2d { up: 2, padding: [2, 1, 2, 1], gain: 4.0, ..plain }),
@@ -286,6 +321,9 @@ pub const SPEC: OpSpec = OpSpec {
             any("ragged", [1, 6, 7, 4], [3, 2], Upfirdn2d { padding: [1, 0, 2, 1], gain: 0.7, ..plain }),
             any("ragged_up", [2, 3, 4, 8], [2, 5], Upfirdn2d { up: 2, padding: [-1, 4, 2, 0], flip: true, ..plain }),
             any("ragged_down", [1, 8, 9, 33], [5, 3], Upfirdn2d { up: 2, down: 2, padding: [0, 2, 1, 4], ..plain }),
+            then("then_leaky_relu", [2, 3, 4, 5], Activation::LeakyRelu, Some(1.1)),
+            then("then_relu_of_packs", [1, 5, 2, 8], Activation::Relu, None),
+            then("then_residual", [2, 3, 3, 3], Activation::Linear, None),
             any("one_tap", [1, 3, 4, 2], [1, 1], Upfirdn2d { up: 3, ..plain }),
         ]
     },

@@ -1,7 +1,7 @@
 //! A convolution, or a transposed one, of an image whose channels are scaled per image before, and after: what is left of a
 //! modulated convolution once its filters are taken out.
 //!
-//! `y_i = written_i ∘ F(x_i ∘ read_i, w)`, `F` linear in both. Its input gradient is of the same kind with `F` transposed and the
+//! `y_i = written_i ∘ F(x_i ∘ read_i, w)`, `F` linear in both, then an epilogue. Its input gradient is of the same kind with `F` transposed and the
 //! factors' roles exchanged, so every order exists.
 
 use rayon::prelude::*;
@@ -18,7 +18,7 @@ use crate::{
     op::{DeviceArgs, HostArgs, Op, apply1},
     ops::{
         conv2d::launch::{ConvParams, Products},
-        epilogue::EpilogueParams,
+        epilogue::{Epilogue, Fused},
         matmul::{
             launch::{Family, family, merge},
             same_float,
@@ -37,10 +37,12 @@ pub(super) enum Map {
     Transposed([usize; 2]),
 }
 
-/// `(x, weight, read)` or `(x, weight, read, written)`; `weight` is `[k, r, s, c]` either way.
+/// `(x, weight, read)` or `(x, weight, read, written)`, then the epilogue's; `weight` is `[k, r, s, c]` either way.
 struct Styled {
     conv: Conv2d,
     map: Map,
+    written: bool,
+    fused: Fused,
 }
 
 /// `read` is `[n, channels of x]`, `written` `[n, channels of y]` and nowhere zero.
@@ -51,11 +53,12 @@ pub(super) fn styled(
     written: Option<&Tensor>,
     conv: Conv2d,
     map: Map,
+    epilogue: &Epilogue,
 ) -> Result<Tensor> {
-    match written {
-        Some(written) => apply1(Styled { conv, map }, &[x, weight, read, written]),
-        None => apply1(Styled { conv, map }, &[x, weight, read]),
-    }
+    let mut inputs = vec![x, weight, read];
+    inputs.extend(written);
+    let fused = epilogue.join(&mut inputs);
+    apply1(Styled { conv, map, written: written.is_some(), fused }, &inputs)
 }
 
 kernel_params! {
@@ -109,11 +112,13 @@ impl Op for Styled {
         let g = self.geometry(x[0], x[1])?;
         let (channels, y) = (x[0].shape.last(), self.y(&g));
         let fits = |spec: &Spec, channels: usize| *spec.shape == [g.n, channels];
-        if !fits(&x[2], channels) || x.get(3).is_some_and(|written| !fits(written, y[3])) {
+        if !fits(&x[2], channels) || (self.written && !fits(&x[3], y[3])) {
             let message = format!("factors {} for {} images of {channels} channels", x[2].shape, g.n);
             return Err(Error::shape(self.name(), message));
         }
-        Ok(vec![Spec::new(y, dtype)])
+        let y = Spec::new(y, dtype);
+        self.fused.check(self.name(), x, y, false)?;
+        Ok(vec![y])
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
@@ -122,7 +127,8 @@ impl Op for Styled {
         let (x_shape, y_shape) = (args.x_shape(0), args.y_shape(0));
         let row = |shape: crate::Shape| [shape[2] * shape[3], shape[1]];
         float_dispatch!(args, T => {
-            let written = (args.inputs() == 4).then(|| args.x::<T>(3));
+            let written = self.written.then(|| args.x::<T>(3));
+            let epilogue = self.fused.host::<T>(args);
             let mut x = args.x::<T>(0).to_vec();
             scale_rows(&mut x, row(x_shape), args.x(2), x_shape.last());
             let weight = args.x::<T>(1);
@@ -134,6 +140,7 @@ impl Op for Styled {
             if let Some(written) = written {
                 scale_rows(y, row(y_shape), written, y_shape.last());
             }
+            epilogue.finish(y_shape.last(), y, None);
         });
         Ok(())
     }
@@ -144,8 +151,9 @@ impl Op for Styled {
             Map::Forward => (&FORWARD, Products::forward(self.name(), &g)),
             Map::Transposed(_) => (&UP, Products::input_gradient(self.name(), &g)),
         };
-        let written = args.x.get(3).map_or(DevicePtr::NULL, |written| written.ptr);
-        products.launch(args, &g, "modulated_conv2d", family, EpilogueParams::NONE, |conv| StyledParams {
+        let written = if self.written { args.x[3].ptr } else { DevicePtr::NULL };
+        let epilogue = self.fused.params(args, None);
+        products.launch(args, &g, "modulated_conv2d", family, epilogue, |conv| StyledParams {
             conv,
             read: args.x[2].ptr,
             written,
@@ -153,26 +161,31 @@ impl Op for Styled {
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
-        let (dy, x, weight, read) = (v.upstream()?, v.x(0), v.x(1), v.x(2));
-        let written = (v.inputs() == 4).then(|| v.x(3));
+        let (x, weight, read) = (v.x(0), v.x(1), v.x(2));
+        let written = self.written.then(|| v.x(3));
+        let through = self.fused.through(v)?;
+        let dsum = &through.dsum;
         let along = |factors: &Tensor| factors.reshape([factors.shape()[0], 1, 1, factors.shape().last()]);
         let over_pixels = |t: Tensor| t.sum(&[1, 2])?.reshape([t.shape()[0], t.shape().last()]);
         // The gradient of `x ∘ read`, which both of them need.
-        let through = |dy: &Tensor| -> Result<Tensor> {
+        let towards_x = |dy: &Tensor| -> Result<Tensor> {
             let ([_, h, w, _], conv) = (v.x_spec(0).shape.nhwc().unwrap_or([0; 4]), self.conv);
+            let plain = Epilogue::default();
             match (self.map, written) {
-                (Map::Forward, Some(written)) => styled(dy, weight, written, None, conv, Map::Transposed([h, w])),
+                (Map::Forward, Some(written)) => {
+                    styled(dy, weight, written, None, conv, Map::Transposed([h, w]), &plain)
+                }
                 (Map::Forward, None) => dy.conv2d_input_gradient(weight, [h, w], conv),
-                (Map::Transposed(_), Some(written)) => styled(dy, weight, written, None, conv, Map::Forward),
+                (Map::Transposed(_), Some(written)) => styled(dy, weight, written, None, conv, Map::Forward, &plain),
                 (Map::Transposed(_), None) => dy.conv2d(weight, None, conv),
             }
         };
-        let inner = if v.need(0) || v.need(2) { Some(through(dy)?) } else { None };
+        let inner = if v.need(0) || v.need(2) { Some(towards_x(dsum)?) } else { None };
         let dx = inner.as_ref().filter(|_| v.need(0)).map(|inner| inner.mul(&along(read)?)).transpose()?;
         let dread = inner.as_ref().filter(|_| v.need(2)).map(|inner| over_pixels(inner.mul(x)?)).transpose()?;
         let dweight = v.when(1, || {
             let x = x.mul(&along(read)?)?;
-            let dy = written.map_or_else(|| Ok(dy.clone()), |written| dy.mul(&along(written)?))?;
+            let dy = written.map_or_else(|| Ok(dsum.clone()), |written| dsum.mul(&along(written)?))?;
             let [_, r, s, _] = v.x_spec(1).shape.nhwc().unwrap_or([0; 4]);
             match self.map {
                 Map::Forward => x.conv2d_weight_gradient(&dy, [r, s], self.conv),
@@ -181,8 +194,9 @@ impl Op for Styled {
         })?;
         let mut all = vec![dx, dweight, dread];
         if let Some(written) = written {
-            all.push(v.when(3, || over_pixels(dy.mul(v.y(0))?)?.div(written))?);
+            all.push(v.when(3, || over_pixels(self.fused.by_sum(v, dsum)?)?.div(written))?);
         }
+        all.extend(self.fused.gradients(v, &through)?);
         Ok(all)
     }
 

@@ -1,0 +1,135 @@
+//! What is fused is judged by its parts: a convolution with an epilogue against the convolution, the noise, the activation and the
+//! sum one after another, results and gradients, on the CPU and on the emulator.
+
+use isg::{
+    DType, Device, Result, Tape, Tensor,
+    device::emulator::{Emulator, Options},
+    device::host::HostBuffer,
+    ops::{
+        bias_act::{Activation, BiasAct},
+        conv2d::Conv2d,
+        epilogue::Epilogue,
+        modulated_conv2d::{ModulatedConv2d, Resampling},
+        upfirdn2d::Filter,
+    },
+    random::Philox,
+};
+
+use crate::ops::compare;
+
+/// A layer with its epilogue (`true`), or without.
+type Layer = fn(&[Tensor], &Epilogue) -> Result<Tensor>;
+
+fn conv(x: &[Tensor], epilogue: &Epilogue) -> Result<Tensor> {
+    x[0].conv2d_then(&x[1], Conv2d { padding: 1, ..Conv2d::default() }, epilogue)
+}
+
+fn modulated(x: &[Tensor], epilogue: &Epilogue, [up, down]: [usize; 2]) -> Result<Tensor> {
+    let filter = Filter::low_pass(&[1.0, 3.0, 3.0, 1.0])?;
+    let conv = ModulatedConv2d { demodulate: true, resampling: Resampling { up, down, padding: 1, filter } };
+    x[0].modulated_conv2d_then(&x[1], &x[2], &conv, epilogue)
+}
+
+/// Name, layer, pixels of the result.
+const LAYERS: [(&str, Layer, [usize; 2]); 4] = [
+    ("conv2d", conv, [6, 4]),
+    ("modulated", |x, epilogue| modulated(x, epilogue, [1, 1]), [6, 4]),
+    ("modulated up", |x, epilogue| modulated(x, epilogue, [2, 1]), [12, 8]),
+    ("modulated down", |x, epilogue| modulated(x, epilogue, [1, 2]), [3, 2]),
+];
+
+/// x, weight, style, bias, noise, strength, residual.
+fn inputs([h, w]: [usize; 2], dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
+    let shapes: [&[usize]; 7] = [&[2, 6, 4, 5], &[7, 3, 3, 5], &[2, 5], &[7], &[2, h, w, 1], &[1], &[2, h, w, 7]];
+    let one = |(i, shape): (usize, &&[usize])| {
+        let values = Philox::named(i as u64, "epilogue").normals(shape.iter().product());
+        Tensor::from_buffer(HostBuffer::F64(values).cast(DType::F32).cast(dtype), *shape, device)
+    };
+    shapes.iter().enumerate().map(one).collect()
+}
+
+/// The result and the gradients of all inputs.
+fn run(
+    layer: Layer,
+    x: &[Tensor],
+    fused: bool,
+    activation: Activation,
+    around: BiasAct,
+    residual: bool,
+) -> Result<Vec<Vec<f64>>> {
+    let tape = Tape::start();
+    tape.watch(x);
+    let y = if fused {
+        let residual = residual.then_some(&x[6]);
+        layer(x, &Epilogue { bias: Some(&x[3]), noise: Some((&x[4], &x[5])), activation, around, residual })?
+    } else {
+        let sum = layer(x, &Epilogue::default())?.add(&x[4].mul(&x[5])?)?;
+        let y = sum.bias_act(Some(&x[3]), activation, around)?;
+        if residual { y.add(&x[6])? } else { y }
+    };
+    let values = y.to_vec::<f64>()?;
+    let grads = tape.backward(&y.square()?)?;
+    let gradient = |t: &Tensor| grads.get(t).map_or_else(|| t.zeros_like(), |g| Ok(g.clone()))?.to_vec::<f64>();
+    std::iter::once(Ok(values)).chain(x.iter().map(gradient)).collect()
+}
+
+#[test]
+fn fused_is_what_its_parts_are() -> Result<()> {
+    let emulator = Device::gpu(Emulator::new(&Options::default()));
+    let around = BiasAct { alpha: 0.2, gain: 1.4, clamp: None };
+    let kinds = [
+        (Activation::Linear, around, true),
+        (Activation::Relu, around, false),
+        (Activation::LeakyRelu, around, false),
+        (Activation::LeakyRelu, BiasAct { clamp: Some(1.3), ..around }, false),
+    ];
+    let mut found = Vec::new();
+    for (device, dtype, limit) in [(&Device::cpu(), DType::F64, 1e-12), (&emulator, DType::F32, 1e-5)] {
+        for (name, layer, size) in LAYERS {
+            let x = inputs(size, dtype, device)?;
+            for (activation, around, residual) in kinds {
+                let [fused, parts] = [true, false].map(|fused| run(layer, &x, fused, activation, around, residual));
+                let what = format!("{name} {} {dtype}", activation.name());
+                found.extend(compare(&what, &fused?, &parts?, limit, 1e-3));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    Ok(())
+}
+
+/// A bf16 clamp that bf16 cannot hold: what was clamped has no gradient all the same.
+#[test]
+fn a_clamp_between_two_numbers_still_stops_the_gradient() -> Result<()> {
+    let device = Device::gpu(Emulator::new(&Options::default()));
+    for device in [&Device::cpu(), &device] {
+        let of = |values: Vec<f32>, shape: [usize; 4]| Tensor::from_vec(values, shape, device)?.cast(DType::Bf16);
+        let x = of(vec![-8.0, -1.0, 1.0, 8.0], [1, 1, 4, 1])?;
+        let weight = of(vec![1.0], [1, 1, 1, 1])?;
+        let around = BiasAct { clamp: Some(1.3), ..BiasAct::default() };
+        let tape = Tape::start();
+        tape.watch([&x]);
+        let y = x.conv2d_then(&weight, Conv2d::default(), &Epilogue { around, ..Epilogue::default() })?;
+        let grads = tape.backward(&y)?;
+        assert_eq!(grads.get(&x).expect("x is watched").to_vec::<f64>()?, [0.0, 1.0, 1.0, 0.0]);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_hides_the_sign_is_refused_in_one_sentence() -> Result<()> {
+    let device = Device::cpu();
+    let x = inputs([6, 4], DType::F32, &device)?;
+    let refused = |activation, around, residual: bool| {
+        let residual = residual.then_some(&x[6]);
+        conv(&x, &Epilogue { activation, around, residual, ..Epilogue::default() }).is_err()
+    };
+    let around = BiasAct::default();
+    assert!(refused(Activation::LeakyRelu, around, true));
+    assert!(refused(Activation::LeakyRelu, BiasAct { alpha: -0.1, ..around }, false));
+    assert!(refused(Activation::Relu, BiasAct { gain: -1.0, ..around }, false));
+    assert!(refused(Activation::Linear, BiasAct { clamp: Some(0.0), ..around }, false));
+    assert!(refused(Activation::Gelu, around, false));
+    assert!(!refused(Activation::Linear, BiasAct { gain: -1.0, ..around }, true));
+    Ok(())
+}
