@@ -98,6 +98,41 @@ fn fused_is_what_its_parts_are() -> Result<()> {
     Ok(())
 }
 
+/// Styled on the way into the convolution or before it, enlarged in one pass or in two: the same image and the same gradients.
+#[test]
+fn enlarging_at_once_is_what_its_parts_are() -> Result<()> {
+    let emulator = Device::gpu(Emulator::new(&Options::default()));
+    let filter =
+        Filter::new([4, 4], &[1.0, 3.0, 2.0, 1.0].map(|a| [1.0, 2.0, 3.0, 0.5].map(|b| a * b / 16.0)).concat())?;
+    let resampling = Resampling { up: 2, down: 1, padding: 1, filter };
+    for (device, dtype, limit) in [(&Device::cpu(), DType::F64, 1e-12), (&emulator, DType::F32, 1e-5)] {
+        let shapes: [&[usize]; 3] = [&[2, 7, 8, 3], &[68, 3, 3, 3], &[2, 3]];
+        let one = |(i, shape): (usize, &&[usize])| {
+            let values = Philox::named(i as u64, "enlarge").normals(shape.iter().product());
+            Tensor::from_buffer(HostBuffer::F64(values).cast(DType::F32).cast(dtype), *shape, device)
+        };
+        let x: Vec<Tensor> = shapes.iter().enumerate().map(one).collect::<Result<_>>()?;
+        let run = |at_once: bool| -> Result<(usize, Vec<Vec<f64>>)> {
+            let tape = Tape::start();
+            tape.watch(&x);
+            let y = if at_once {
+                let conv = ModulatedConv2d { demodulate: false, resampling: resampling.clone() };
+                x[0].modulated_conv2d(&x[1], &x[2], &conv)?
+            } else {
+                x[0].mul(&x[2].reshape([2, 1, 1, 3])?)?.resampled_conv2d(&x[1], &resampling)?
+            };
+            let (steps, values) = (tape.len(), y.to_vec::<f64>()?);
+            let grads = tape.backward(&y.square()?)?;
+            let gradient = |t: &Tensor| grads.get(t).expect("all are watched").to_vec::<f64>();
+            Ok((steps, std::iter::once(Ok(values)).chain(x.iter().map(gradient)).collect::<Result<_>>()?))
+        };
+        let ((steps, once), (_, parts)) = (run(true)?, run(false)?);
+        assert_eq!(steps, 1, "one pass");
+        assert_eq!(compare(&format!("{dtype}"), &once, &parts, limit, 1e-3), [""; 0]);
+    }
+    Ok(())
+}
+
 /// A bf16 clamp that bf16 cannot hold: what was clamped has no gradient all the same.
 #[test]
 fn a_clamp_between_two_numbers_still_stops_the_gradient() -> Result<()> {

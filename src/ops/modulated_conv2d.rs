@@ -9,12 +9,16 @@
 //! Resampling follows StyleGAN2: `up` is zero insertion and a low-pass filter before a stride-1 convolution, `down` the
 //! filter before a strided one. All of it is linear and shift-invariant on the fine grid, so the order is ours to choose:
 //! going up, the transposed convolution comes first and the filter runs over its result, which spares the products with
-//! inserted zeros; a 1×1 kernel always runs on the coarse grid. Both factors act on channels alone and so pass through the
+//! inserted zeros (both are one pass where that is shorter, see `enlarged.rs`); a 1×1 kernel always runs on the coarse grid. Both factors act on channels alone and so pass through the
 //! filters: they are applied inside the convolution (see `styled.rs`), and no scaled image is ever stored.
 
+mod enlarged;
 mod styled;
 
-use self::styled::{Map, styled};
+use self::{
+    enlarged::enlarged,
+    styled::{Map, styled},
+};
 use super::{
     bias_act::{Activation, BiasAct},
     conv2d::Conv2d,
@@ -147,17 +151,26 @@ impl Tensor {
                     return y.upfirdn2d_then(filter, enlarge, epilogue);
                 }
                 let full = [(h - 1) * up + r, (w - 1) * up + s];
-                let kernel = apply1(TransposeKernel, &[weight])?;
                 let conv = Conv2d { stride: up, ..plain };
-                let y = match factors {
-                    Some((read, written)) => styled(self, &kernel, read, written, conv, Map::Transposed(full), &nothing)?,
-                    None => self.conv2d_input_gradient(&kernel, full, conv)?,
-                };
                 // The full transposed convolution already reaches `r − 1` pixels out on either side.
                 let [left, right, top, bottom] = pads;
-                let [r, s, up_by] = [r, s, up].map(|extent| extent as i64);
-                let padding = [left - (s - 1), right + up_by - s, top - (r - 1), bottom + up_by - r];
-                y.upfirdn2d_then(filter, Upfirdn2d { padding, gain, ..Default::default() }, epilogue)
+                let [rows, cols, up_by] = [r, s, up].map(|extent| extent as i64);
+                let padding = [left - (cols - 1), right + up_by - cols, top - (rows - 1), bottom + up_by - rows];
+                let fir = Upfirdn2d { padding, gain, ..Default::default() };
+                let Some((read, written)) = factors else {
+                    let kernel = apply1(TransposeKernel, &[weight])?;
+                    let y = self.conv2d_input_gradient(&kernel, full, conv)?;
+                    return y.upfirdn2d_then(filter, fir, epilogue);
+                };
+                let channels = [self.shape().last(), weight.shape()[0]];
+                if enlarged::possible([r, s], up, filter, &fir)
+                    && enlarged::at_once([h, w], [h * up, w * up], channels, self.dtype())
+                {
+                    return enlarged(self, weight, (read, written), (filter, fir), epilogue);
+                }
+                let kernel = apply1(TransposeKernel, &[weight])?;
+                let y = styled(self, &kernel, read, written, conv, Map::Transposed(full), &nothing)?;
+                y.upfirdn2d_then(filter, fir, epilogue)
             }
             (1, _) if down > 1 && taps >= down => {
                 let padding = around((taps - down).div_ceil(2), (taps - down) / 2);
@@ -248,8 +261,8 @@ pub const SPEC: OpSpec = OpSpec {
     name: "modulated_conv2d",
     order: Order::Any,
     kernels: &{
-        let [a, b, c, d, e, f, g, h, i] = styled::INFOS;
-        [a, b, c, d, e, f, g, h, i, TURN.info()]
+        let ([a, b, c, d, e, f, g, h, i], [j, k]) = (styled::INFOS, enlarged::INFOS);
+        [a, b, c, d, e, f, g, h, i, j, k, TURN.info()]
     },
     cases: || {
         let case = |name, x: [usize; 4], [k, r, s]: [usize; 3], demodulate, [up, down]: [usize; 2]| {
@@ -281,6 +294,10 @@ pub const SPEC: OpSpec = OpSpec {
         vec![
             then("then", [2, 4, 3, 5], 6, true, [1, 1]),
             then("then_up", [2, 3, 4, 8], 7, true, [2, 1]),
+            then("then_at_once", [1, 6, 6, 2], 13, true, [2, 1]),
+            case("at_once_past_a_tile", [1, 7, 7, 3], [70, 3, 3], true, [2, 1]),
+            then("then_at_once_residual", [2, 6, 7, 2], 20, false, [2, 1]),
+            case("at_once", [1, 13, 12, 4], [16, 3, 3], true, [2, 1]),
             then("then_down", [1, 6, 4, 3], 8, true, [1, 2]),
             then("then_residual", [2, 3, 5, 4], 3, false, [1, 1]),
             then("then_split", [1, 3, 3, 117], 6, true, [1, 1]),

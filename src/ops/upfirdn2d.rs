@@ -98,6 +98,62 @@ impl Default for Upfirdn2d {
     }
 }
 
+impl Upfirdn2d {
+    /// What the positions of `y` read along an axis, the filter taken as a correlation.
+    fn reads(&self, positions: usize, taps: usize, before: i64, extent: usize) -> Reads {
+        let Upfirdn2d { up, down, .. } = *self;
+        Reads::new(positions, taps, |i, tap| {
+            let at = usize::try_from((i * down + tap) as i64 - before).ok()?;
+            (at % up == 0 && at / up < extent).then_some(at / up)
+        })
+    }
+
+    /// Filter taps in the order a correlation wants.
+    fn ordered(&self, taps: &[f64]) -> Vec<f64> {
+        if self.flip { taps.to_vec() } else { taps.iter().rev().copied().collect() }
+    }
+
+    /// The definition: images `[h, w, c]` to `[oh, ow, c]`.
+    pub(super) fn filter<T: Real>(
+        &self,
+        filter: &Filter,
+        x: &[T],
+        [h, w, c]: [usize; 3],
+        y: &mut [T],
+        [oh, ow]: [usize; 2],
+    ) {
+        let Upfirdn2d { padding: [left, _, top, _], gain, .. } = *self;
+        let [taps_high, taps_wide] = filter.extents();
+        let (rows, cols) = (self.reads(oh, taps_high, top, h), self.reads(ow, taps_wide, left, w));
+        let at = |taps: &[f64], gain: f64| self.ordered(taps).iter().map(|tap| T::c(tap * gain)).collect::<Vec<T>>();
+        match &filter.0.factors {
+            Some((column, row)) => separable(x, [h, w, c], (&rows, &at(column, gain)), (&cols, &at(row, 1.0)), y),
+            None => {
+                let taps = at(&filter.0.dense, gain);
+                dense(x, [h, w, c], (&rows, &cols), (&Uniform(&taps), taps_wide), y);
+            }
+        }
+    }
+
+    /// The column and the row whose product the filter is, as a correlation has them, the gain in the column.
+    pub(super) fn factors(&self, filter: &Filter) -> Option<[Vec<f64>; 2]> {
+        let (column, row) = filter.0.factors.as_ref()?;
+        Some([self.ordered(column).iter().map(|tap| tap * self.gain).collect(), self.ordered(row)])
+    }
+
+    /// What carries gradients of a result of `oh` by `ow` pixels back to the image of `h` by `w`.
+    pub(super) fn adjoint(&self, filter: &Filter, [h, w]: [usize; 2], [oh, ow]: [usize; 2]) -> Upfirdn2d {
+        let Upfirdn2d { up, down, padding: [left, _, top, _], flip, gain } = *self;
+        let [rows, cols] = filter.extents();
+        let before = |taps: usize, before: i64| taps as i64 - 1 - before;
+        let after = |extent: usize, out: usize, before: i64| {
+            (extent * up) as i64 - (out * down) as i64 + before - up as i64 + 1
+        };
+        let padding = [before(cols, left), after(w, ow, left), before(rows, top), after(h, oh, top)];
+        Upfirdn2d { up: down, down: up, padding, flip: !flip, gain }
+    }
+}
+
 impl Tensor {
     /// `[n, h, w, c] -> [n, h', w', c]`, `h' = (h · up + top + bottom − filter rows) / down + 1`.
     pub fn upfirdn2d(&self, filter: &Filter, resample: Upfirdn2d) -> Result<Tensor> {
@@ -132,20 +188,6 @@ impl Resample {
             (Some(oh), Some(ow)) if up > 0 => Ok(([n, h, w, c], [oh, ow])),
             _ => Err(wrong()),
         }
-    }
-
-    /// What the positions of `y` read along an axis, the filter taken as a correlation.
-    fn reads(&self, positions: usize, taps: usize, before: i64, extent: usize) -> Reads {
-        let Upfirdn2d { up, down, .. } = self.resample;
-        Reads::new(positions, taps, |i, tap| {
-            let at = usize::try_from((i * down + tap) as i64 - before).ok()?;
-            (at % up == 0 && at / up < extent).then_some(at / up)
-        })
-    }
-
-    /// Filter taps in the order a correlation wants.
-    fn ordered(&self, taps: &[f64]) -> Vec<f64> {
-        if self.resample.flip { taps.to_vec() } else { taps.iter().rev().copied().collect() }
     }
 }
 
@@ -182,23 +224,11 @@ impl Op for Resample {
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
-        let ([_, h, w, c], [oh, ow]) = self.extents(args.x_shape(0))?;
-        let Upfirdn2d { padding: [left, _, top, _], gain, .. } = self.resample;
-        let [taps_high, taps_wide] = self.filter.extents();
-        let (rows, cols) = (self.reads(oh, taps_high, top, h), self.reads(ow, taps_wide, left, w));
+        let ([_, h, w, c], out) = self.extents(args.x_shape(0))?;
         float_dispatch!(args, T => {
-            let at = |taps: &[f64], gain: f64| self.ordered(taps).iter().map(|tap| T::c(tap * gain)).collect::<Vec<T>>();
             let (x, epilogue) = (args.x::<T>(0), self.fused.host::<T>(args));
             let y = args.y::<T>(0);
-            match &self.filter.0.factors {
-                Some((column, row)) => {
-                    separable(x, [h, w, c], (&rows, &at(column, gain)), (&cols, &at(row, 1.0)), y);
-                }
-                None => {
-                    let taps = at(&self.filter.0.dense, gain);
-                    dense(x, [h, w, c], (&rows, &cols), (&Uniform(&taps), taps_wide), y);
-                }
-            }
+            self.resample.filter::<T>(&self.filter, x, [h, w, c], y, out);
             epilogue.finish(c, y, None);
         });
         Ok(())
@@ -209,12 +239,12 @@ impl Op for Resample {
         let ([n, h, w, c], [oh, ow]) = self.extents(x.shape())?;
         let Upfirdn2d { up, down, padding: [left, _, top, _], gain, .. } = self.resample;
         let [rows, cols] = self.filter.extents();
-        let (kernel, strip, ordered) = match &self.filter.0.factors {
-            Some((column, row)) => {
-                let column = self.ordered(column).into_iter().map(|tap| tap * gain);
-                (&SEPARABLE, STRIP, column.chain(self.ordered(row)).collect::<Vec<f64>>())
+        let (kernel, strip, ordered) = match self.resample.factors(&self.filter) {
+            Some([column, row]) => (&SEPARABLE, STRIP, [column, row].concat()),
+            None => {
+                let ordered = self.resample.ordered(&self.filter.0.dense);
+                (&DENSE, 1, ordered.into_iter().map(|tap| tap * gain).collect())
             }
-            None => (&DENSE, 1, self.ordered(&self.filter.0.dense).into_iter().map(|tap| tap * gain).collect()),
         };
         if ordered.len() > MOST_TAPS {
             let message = format!("a filter of {rows}x{cols} taps; kernels take {MOST_TAPS}, or factors of as many");
@@ -256,19 +286,7 @@ impl Op for Resample {
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let ([_, h, w, _], [oh, ow]) = self.extents(v.x_spec(0).shape)?;
-        let Upfirdn2d { up, down, padding: [left, _, top, _], flip, gain } = self.resample;
-        let [rows, cols] = self.filter.extents();
-        let before = |taps: usize, before: i64| taps as i64 - 1 - before;
-        let after = |extent: usize, out: usize, before: i64| {
-            (extent * up) as i64 - (out * down) as i64 + before - up as i64 + 1
-        };
-        let adjoint = Upfirdn2d {
-            up: down,
-            down: up,
-            padding: [before(cols, left), after(w, ow, left), before(rows, top), after(h, oh, top)],
-            flip: !flip,
-            gain,
-        };
+        let adjoint = self.resample.adjoint(&self.filter, [h, w], [oh, ow]);
         let through = self.fused.through(v)?;
         let mut all = vec![v.when(0, || through.dsum.upfirdn2d(&self.filter, adjoint))?];
         all.extend(self.fused.gradients(v, &through)?);

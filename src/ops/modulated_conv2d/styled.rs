@@ -161,40 +161,12 @@ impl Op for Styled {
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
-        let (x, weight, read) = (v.x(0), v.x(1), v.x(2));
         let written = self.written.then(|| v.x(3));
         let through = self.fused.through(v)?;
         let dsum = &through.dsum;
-        let along = |factors: &Tensor| factors.reshape([factors.shape()[0], 1, 1, factors.shape().last()]);
-        let over_pixels = |t: Tensor| t.sum(&[1, 2])?.reshape([t.shape()[0], t.shape().last()]);
-        // The gradient of `x ∘ read`, which both of them need.
-        let towards_x = |dy: &Tensor| -> Result<Tensor> {
-            let ([_, h, w, _], conv) = (v.x_spec(0).shape.nhwc().unwrap_or([0; 4]), self.conv);
-            let plain = Epilogue::default();
-            match (self.map, written) {
-                (Map::Forward, Some(written)) => {
-                    styled(dy, weight, written, None, conv, Map::Transposed([h, w]), &plain)
-                }
-                (Map::Forward, None) => dy.conv2d_input_gradient(weight, [h, w], conv),
-                (Map::Transposed(_), Some(written)) => styled(dy, weight, written, None, conv, Map::Forward, &plain),
-                (Map::Transposed(_), None) => dy.conv2d(weight, None, conv),
-            }
-        };
-        let inner = if v.need(0) || v.need(2) { Some(towards_x(dsum)?) } else { None };
-        let dx = inner.as_ref().filter(|_| v.need(0)).map(|inner| inner.mul(&along(read)?)).transpose()?;
-        let dread = inner.as_ref().filter(|_| v.need(2)).map(|inner| over_pixels(inner.mul(x)?)).transpose()?;
-        let dweight = v.when(1, || {
-            let x = x.mul(&along(read)?)?;
-            let dy = written.map_or_else(|| Ok(dsum.clone()), |written| dsum.mul(&along(written)?))?;
-            let [_, r, s, _] = v.x_spec(1).shape.nhwc().unwrap_or([0; 4]);
-            match self.map {
-                Map::Forward => x.conv2d_weight_gradient(&dy, [r, s], self.conv),
-                Map::Transposed(_) => dy.conv2d_weight_gradient(&x, [r, s], self.conv),
-            }
-        })?;
-        let mut all = vec![dx, dweight, dread];
+        let mut all: Vec<_> = factor_gradients(v, self.conv, self.map, v.x(1), written, dsum)?.into();
         if let Some(written) = written {
-            all.push(v.when(3, || over_pixels(self.fused.by_sum(v, dsum)?)?.div(written))?);
+            all.push(v.when(3, || over_pixels(&self.fused.by_sum(v, dsum)?)?.div(written))?);
         }
         all.extend(self.fused.gradients(v, &through)?);
         Ok(all)
@@ -205,8 +177,50 @@ impl Op for Styled {
     }
 }
 
+/// Gradients of `x`, `weight` and `read`, the first three inputs, from that of the map's result before an epilogue; the weight is
+/// given as the map takes it.
+pub(super) fn factor_gradients(
+    v: &Vjp,
+    conv: Conv2d,
+    map: Map,
+    weight: &Tensor,
+    written: Option<&Tensor>,
+    dy: &Tensor,
+) -> Result<[Option<Tensor>; 3]> {
+    let (x, read) = (v.x(0), v.x(2));
+    let along = |factors: &Tensor| factors.reshape([factors.shape()[0], 1, 1, factors.shape().last()]);
+    // The gradient of `x ∘ read`, which both of them need.
+    let towards_x = || -> Result<Tensor> {
+        let ([_, h, w, _], plain) = (v.x_spec(0).shape.nhwc().unwrap_or([0; 4]), Epilogue::default());
+        match (map, written) {
+            (Map::Forward, Some(written)) => styled(dy, weight, written, None, conv, Map::Transposed([h, w]), &plain),
+            (Map::Forward, None) => dy.conv2d_input_gradient(weight, [h, w], conv),
+            (Map::Transposed(_), Some(written)) => styled(dy, weight, written, None, conv, Map::Forward, &plain),
+            (Map::Transposed(_), None) => dy.conv2d(weight, None, conv),
+        }
+    };
+    let inner = if v.need(0) || v.need(2) { Some(towards_x()?) } else { None };
+    let dx = inner.as_ref().filter(|_| v.need(0)).map(|inner| inner.mul(&along(read)?)).transpose()?;
+    let dread = inner.as_ref().filter(|_| v.need(2)).map(|inner| over_pixels(&inner.mul(x)?)).transpose()?;
+    let dweight = v.when(1, || {
+        let x = x.mul(&along(read)?)?;
+        let dy = written.map_or_else(|| Ok(dy.clone()), |written| dy.mul(&along(written)?))?;
+        let [_, r, s, _] = weight.shape().nhwc().unwrap_or([0; 4]);
+        match map {
+            Map::Forward => x.conv2d_weight_gradient(&dy, [r, s], conv),
+            Map::Transposed(_) => dy.conv2d_weight_gradient(&x, [r, s], conv),
+        }
+    })?;
+    Ok([dx, dweight, dread])
+}
+
+/// `[n, h, w, c] -> [n, c]`
+pub(super) fn over_pixels(t: &Tensor) -> Result<Tensor> {
+    t.sum(&[1, 2])?.reshape([t.shape()[0], t.shape().last()])
+}
+
 /// Multiplies the pixels of each image by its factors, row by row: `row` is the length of a row and the rows of an image.
-fn scale_rows<T: Real>(x: &mut [T], [row, rows]: [usize; 2], factors: &[T], channels: usize) {
+pub(super) fn scale_rows<T: Real>(x: &mut [T], [row, rows]: [usize; 2], factors: &[T], channels: usize) {
     if row == 0 {
         return;
     }
