@@ -257,9 +257,9 @@ struct TilePlace {
     u32 m, n, z;
 };
 
-__device__ __forceinline__ TilePlace tile_place(u32 tiles_m, u32 tiles_n) {
+__device__ __forceinline__ TilePlace tile_place(u32 tiles_m, u32 tiles_n, u32 index = blockIdx.x) {
     constexpr u32 BAND = 8;
-    const u32 each = tiles_m * tiles_n, z = blockIdx.x / each, t = blockIdx.x % each;
+    const u32 each = tiles_m * tiles_n, z = index / each, t = index % each;
     const u32 first = t / (BAND * tiles_n) * BAND, rows = min(tiles_m - first, BAND), within = t % (BAND * tiles_n);
     return {first + within % rows, within / rows, z};
 }

@@ -32,12 +32,22 @@ pub struct Options {
     pub threads: usize,
     /// Compute capability: (8, 0) or (9, 0).
     pub capability: (u32, u32),
+    /// 0 means as many as an A100 or an H100 has. With few, launch shapes made for much work are chosen for little.
+    pub multiprocessors: u32,
     pub memory_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { seed: 0, perturb: true, checks: Checks::ALL, threads: 1, capability: (8, 0), memory_bytes: 8 << 30 }
+        Options {
+            seed: 0,
+            perturb: true,
+            checks: Checks::ALL,
+            threads: 1,
+            capability: (8, 0),
+            multiprocessors: 0,
+            memory_bytes: 8 << 30,
+        }
     }
 }
 
@@ -140,7 +150,8 @@ impl Emulator {
     pub fn new(options: &Options) -> Rc<Emulator> {
         let hopper = options.capability >= (9, 0);
         // Of an A100 and an H100: launch shapes that depend on them are those of the real thing.
-        let (multiprocessors, shared_bytes) = if hopper { (132, 227 << 10) } else { (108, 163 << 10) };
+        let (most, shared_bytes) = if hopper { (132, 227 << 10) } else { (108, 163 << 10) };
+        let multiprocessors = if options.multiprocessors == 0 { most } else { options.multiprocessors };
         let gpu = Gpu::new(ptx_emulator::Options {
             seed: options.seed,
             checks: options.checks,

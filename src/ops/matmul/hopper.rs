@@ -19,6 +19,7 @@ kernel_params! {
     struct HopperParams {
         a: [u64; 16],
         b: [u64; 16],
+        out: [u64; 16],
         y: DevicePtr,
         partials: DevicePtr,
         epilogue: EpilogueParams,
@@ -28,11 +29,13 @@ kernel_params! {
         batch: u32,
         tiles_m: u32,
         tiles_n: u32,
+        tiles: u32,
         inner_each: u32,
         a_batched: u32,
         b_batched: u32,
         y_vector: u32,
-        unused: [u32; 4],
+        boxes: u32,
+        unused: [u32; 2],
     }
 }
 
@@ -91,8 +94,8 @@ impl Plan {
         let (had, steps) = (tiles_m * tiles_n * batch, k.div_ceil(DEPTH));
         let splits = if had * 2 > processors { 1 } else { (processors / had).clamp(1, (steps / LEAST_STEPS).max(1)) };
         let steps_each = steps.div_ceil(splits);
-        // The ring on 1024 bytes, 16 rows of 36 floats for each of eight warps, two barriers a stage.
-        let shared_bytes = 1024 + STAGES * (ROWS + cols) * DEPTH * 2 + 8 * 16 * 36 * 4 + STAGES * 16;
+        // The ring on 1024 bytes; for each of eight warps 16 rows of 64 results and of 32 sums; two barriers a stage.
+        let shared_bytes = 1024 + STAGES * (ROWS + cols) * DEPTH * 2 + 8 * 2 * 16 * 128 + STAGES * 16;
         let splits = steps.div_ceil(steps_each);
         Plan { wide, tiles_m, tiles_n, splits, inner_each: steps_each * DEPTH, shared_bytes }
     }
@@ -135,9 +138,20 @@ pub(super) fn launch(problem: &Problem, args: &DeviceArgs, axes: [Axis; 2]) -> R
     let encode = |map: &TensorMap| args.driver.encode_tensor_map(map).map(bytemuck::cast::<[u8; 128], [u64; 16]>);
     let cols = if plan.wide { 256 } else { 128 };
     let [a_between, b_between] = problem.between;
+    let tiles = int(plan.tiles_m * plan.tiles_n * batch * plan.splits)?;
+    let boxes = n.is_multiple_of(8);
+    let out = TensorMap {
+        base: args.y[0].ptr,
+        dtype,
+        extents: vec![n as u64, m as u64, batch as u64],
+        strides_bytes: vec![(n * dtype.bytes()) as u64, (m * n * dtype.bytes()) as u64],
+        box_extents: vec![64, 16, 1],
+        swizzle_bytes: 128,
+    };
     let mut params = HopperParams {
         a: encode(&map(args.x[0].ptr, dtype, axes[0], [m, k], ROWS, [batch, a_between]))?,
         b: encode(&map(args.x[1].ptr, dtype, axes[1], [n, k], cols, [batch, b_between]))?,
+        out: if boxes { encode(&out)? } else { [0; 16] },
         y: args.y[0].ptr,
         partials: DevicePtr::NULL,
         epilogue: problem.epilogue,
@@ -147,11 +161,13 @@ pub(super) fn launch(problem: &Problem, args: &DeviceArgs, axes: [Axis; 2]) -> R
         batch: int(batch)?,
         tiles_m: int(plan.tiles_m)?,
         tiles_n: int(plan.tiles_n)?,
+        tiles,
         inner_each: int(plan.inner_each)?,
         a_batched: (a_between != 0) as u32,
         b_batched: (b_between != 0) as u32,
         y_vector: if n % 4 == 0 { 4 } else { 1 },
-        unused: [0; 4],
+        boxes: boxes.into(),
+        unused: [0; 2],
     };
     let layout = match axes {
         [Axis::Inner, Axis::Outer] => 0,
@@ -160,7 +176,7 @@ pub(super) fn launch(problem: &Problem, args: &DeviceArgs, axes: [Axis; 2]) -> R
         [Axis::Outer, Axis::Inner] => 3,
     };
     let kernel = &KERNELS[layout][plan.wide as usize];
-    let grid = int(plan.tiles_m * plan.tiles_n * batch * plan.splits)?;
+    let grid = tiles.min(args.driver.facts().multiprocessors.max(1));
     if plan.splits == 1 {
         return args.launch(kernel, dtype, grid, plan.shared_bytes, &params);
     }
