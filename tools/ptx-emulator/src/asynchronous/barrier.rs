@@ -19,7 +19,7 @@ pub struct Mbarrier {
     bytes: i64,
 }
 
-/// A barrier was arrived at more often than it can be.
+/// A barrier was arrived at more often than it can be, or is to count more bytes than it can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overrun;
 
@@ -63,14 +63,25 @@ impl Mbarrier {
     }
 
     /// `expect_tx`: so many more bytes to wait for.
-    pub fn expect_bytes(&mut self, bytes: u32) {
+    pub fn expect_bytes(&mut self, bytes: u32) -> Result<(), Overrun> {
         self.bytes += i64::from(bytes);
+        self.countable()
+    }
+
+    /// Something is under way: arrivals or bytes of this phase have come, and others are awaited.
+    pub fn in_use(&self) -> bool {
+        self.pending != self.expected || self.bytes != 0
+    }
+
+    fn countable(&self) -> Result<(), Overrun> {
+        if self.bytes.unsigned_abs() > FIELD { Err(Overrun) } else { Ok(()) }
     }
 
     /// `complete_tx`: so many bytes came. True if they completed the phase.
-    pub fn complete_bytes(&mut self, bytes: u32) -> bool {
+    pub fn complete_bytes(&mut self, bytes: u32) -> Result<bool, Overrun> {
         self.bytes -= i64::from(bytes);
-        self.turn()
+        self.countable()?;
+        Ok(self.turn())
     }
 
     /// Whether the phase of that parity is over.
@@ -96,19 +107,23 @@ mod tests {
     fn a_phase_needs_arrivals_and_bytes() {
         let mut barrier = Mbarrier::new(2);
         assert!(!barrier.passed(0) && barrier.passed(1));
-        barrier.expect_bytes(64);
+        barrier.expect_bytes(64).unwrap();
         assert_eq!(barrier.arrive(1), Ok(false));
-        assert!(!barrier.complete_bytes(32));
+        assert_eq!(barrier.complete_bytes(32), Ok(false));
         assert_eq!(barrier.arrive(1), Ok(false));
-        assert!(barrier.complete_bytes(32) && barrier.passed(0) && !barrier.passed(1));
+        assert!(barrier.complete_bytes(32) == Ok(true) && barrier.passed(0) && !barrier.passed(1));
         assert_eq!(barrier.arrive(3), Err(Overrun));
     }
 
     #[test]
     fn bytes_may_come_before_they_are_expected() {
         let mut barrier = Mbarrier::new(1);
-        assert!(!barrier.complete_bytes(16));
-        barrier.expect_bytes(16);
+        assert_eq!(barrier.complete_bytes(16), Ok(false));
+        assert!(barrier.in_use());
+        assert_eq!(barrier.expect_bytes(1 << 21), Err(Overrun));
+        let mut barrier = Mbarrier::new(1);
+        assert_eq!(barrier.complete_bytes(16), Ok(false));
+        barrier.expect_bytes(16).unwrap();
         assert_eq!(barrier.arrive(1), Ok(true));
     }
 

@@ -195,6 +195,13 @@ pub(super) fn change_one(
             let message = format!("an mbarrier that expects {value} arrivals");
             return Err(block.fault(warp, lane as u32, FaultKind::Operand, message));
         }
+        let awaited = block.asynchronous.arrivals.iter().any(|arrival| arrival.barrier() == address);
+        let barrier = block.asynchronous.barriers.get(&address);
+        if awaited || barrier.is_some_and(Mbarrier::in_use) {
+            let message =
+                format!("the mbarrier at shared address {address:#x} is initialised again while it is in use");
+            return Err(block.fault(warp, lane as u32, FaultKind::Operand, message));
+        }
         if block.race.on {
             let races = &mut block.race;
             let (clocks, index) = (&mut races.clocks, warp.index as usize);
@@ -217,17 +224,11 @@ pub(super) fn change_one(
             block.asynchronous.barriers.remove(&address);
             return Ok(before);
         }
-        EXPECT => {
-            barrier.expect_bytes(value);
-            Ok(false)
-        }
-        COMPLETE => Ok(barrier.complete_bytes(value)),
+        EXPECT => barrier.expect_bytes(value).map(|()| false),
+        COMPLETE => barrier.complete_bytes(value),
         ARRIVE => barrier.arrive(value),
         ARRIVE_DROP => barrier.arrive_drop(value),
-        _ => {
-            barrier.expect_bytes(value);
-            barrier.arrive(1)
-        }
+        _ => barrier.expect_bytes(value).and_then(|()| barrier.arrive(1)),
     };
     let turned = turned.map_err(|_| overrun(warp, block, lane, address))?;
     put(block, address, barrier, turned);
@@ -236,7 +237,8 @@ pub(super) fn change_one(
 
 #[cold]
 pub(super) fn overrun(warp: &Warp, block: &Block<'_>, lane: usize, address: u32) -> Fault {
-    let message = format!("more arrivals at the mbarrier at shared address {address:#x} than it expects in a phase");
+    let message =
+        format!("more arrivals or bytes at the mbarrier at shared address {address:#x} than it can count in a phase");
     block.fault(warp, lane as u32, FaultKind::Operand, message)
 }
 

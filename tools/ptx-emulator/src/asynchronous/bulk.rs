@@ -328,6 +328,7 @@ pub(super) fn complete(warp: &Warp, block: &mut Block<'_>, arrival: &Arrival) ->
         races.clocks.arrive_engine(key(arrival.barrier, barrier.phase), engine, clock);
     }
     let turned = barrier.complete_bytes(arrival.body.bytes());
+    let turned = turned.map_err(|_| super::barrier_instructions::overrun(warp, block, lane, arrival.barrier))?;
     put(block, arrival.barrier, barrier, turned);
     block.asynchronous.events += 1;
     block.pc = here;

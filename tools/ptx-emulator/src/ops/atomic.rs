@@ -54,6 +54,12 @@ fn changed(deed: Deed, kind: &str, old: u64, b: u64, c: u64) -> u64 {
     };
     let add_f16 = |x: u16, y: u16| f16::from_f32(f16::from_bits(x).to_f32() + f16::from_bits(y).to_f32()).to_bits();
     let add_bf16 = |x: u16, y: u16| bf16::from_f32(bf16::from_bits(x).to_f32() + bf16::from_bits(y).to_f32()).to_bits();
+    let less_f16 = |x: u16, y: u16| f16::from_f32(f16::from_bits(x).to_f32().min(f16::from_bits(y).to_f32())).to_bits();
+    let more_f16 = |x: u16, y: u16| f16::from_f32(f16::from_bits(x).to_f32().max(f16::from_bits(y).to_f32())).to_bits();
+    let less_bf16 =
+        |x: u16, y: u16| bf16::from_f32(bf16::from_bits(x).to_f32().min(bf16::from_bits(y).to_f32())).to_bits();
+    let more_bf16 =
+        |x: u16, y: u16| bf16::from_f32(bf16::from_bits(x).to_f32().max(bf16::from_bits(y).to_f32())).to_bits();
     match (deed, kind) {
         (Deed::Add, "f32") => word((f32::from_bits(old as u32) + f32::from_bits(b as u32)).to_bits()),
         (Deed::Add, "f64") => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
@@ -63,6 +69,14 @@ fn changed(deed: Deed, kind: &str, old: u64, b: u64, c: u64) -> u64 {
         (Deed::Add, "bf16x2") => halves(add_bf16),
         (Deed::Add, "u64" | "s64" | "b64") => old.wrapping_add(b),
         (Deed::Add, _) => word((old as u32).wrapping_add(b as u32)),
+        (Deed::Min, "f16") => u64::from(less_f16(old as u16, b as u16)),
+        (Deed::Max, "f16") => u64::from(more_f16(old as u16, b as u16)),
+        (Deed::Min, "bf16") => u64::from(less_bf16(old as u16, b as u16)),
+        (Deed::Max, "bf16") => u64::from(more_bf16(old as u16, b as u16)),
+        (Deed::Min, "f16x2") => halves(less_f16),
+        (Deed::Max, "f16x2") => halves(more_f16),
+        (Deed::Min, "bf16x2") => halves(less_bf16),
+        (Deed::Max, "bf16x2") => halves(more_bf16),
         (Deed::Min, "s32") => word((old as i32).min(b as i32) as u32),
         (Deed::Max, "s32") => word((old as i32).max(b as i32) as u32),
         (Deed::Min, "s64") => (old as i64).min(b as i64) as u64,
@@ -220,8 +234,25 @@ fn shared<const WIDTH: usize>(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins,
     Ok(())
 }
 
+/// The function of an atomic of that width on a generic address.
+pub(super) fn generic<const WIDTH: usize>() -> crate::machine::OpFn {
+    pick::<Atomic<GENERIC, WIDTH>>()
+}
+
+/// What is done and to which type, as slots 10 and 11 hold it, of a vector's elements.
+pub(super) fn numbers(i: &Instruction<'_>, kind: &str) -> Option<(u32, u32)> {
+    let deed = DEEDS.iter().position(|(name, _)| i.has(name))?;
+    let allowed = DEEDS[deed].1 == Deed::Add || kind != "f32" && matches!(DEEDS[deed].1, Deed::Min | Deed::Max);
+    let kind = KINDS.iter().position(|k| *k == kind)?;
+    allowed.then_some((deed as u32, kind as u32))
+}
+
 pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Option<Ins>> {
-    let kind = super::kind(i);
+    // The type stands last, or before the operation of a vector's.
+    let kind = i.parts.iter().rev().copied().find(|p| KINDS.contains(p)).unwrap_or_default();
+    if ["v2", "v4", "v8"].iter().any(|v| i.has(v)) {
+        return super::vector_atomic::decode(d, i, kind);
+    }
     let (space, _) = memory::space(i);
     let (Some(bytes), Some(kind_at)) = (crate::parse::type_bytes(kind), KINDS.iter().position(|k| *k == kind)) else {
         return Ok(None);
@@ -229,7 +260,7 @@ pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decode
     let found = DEEDS.iter().enumerate().find(|(_, (name, _))| i.parts.iter().skip(1).any(|p| p == name));
     let Some((deed_at, (_, deed))) = found else { return Ok(None) };
     let float = matches!(kind, "f32" | "f64" | "f16" | "bf16" | "f16x2" | "bf16x2");
-    if float && *deed != Deed::Add || i.parts.iter().any(|p| matches!(*p, "v2" | "v4" | "v8")) {
+    if float && *deed != Deed::Add {
         return Ok(None);
     }
     let run = match (space, bytes) {

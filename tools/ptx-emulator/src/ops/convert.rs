@@ -288,6 +288,12 @@ pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decode
         let slots = [d.to32(i, 0)?, d.from32(i, 1, 32)?];
         return Ok(Some(d.with(run, class, &slots)));
     }
+    if i.has("pack") {
+        return super::eight_bit::pack(d, i);
+    }
+    if [to, from].iter().any(|kind| matches!(*kind, "e4m3x2" | "e5m2x2")) {
+        return super::eight_bit::decode(d, i);
+    }
     if to.ends_with("x2") {
         if from != "f32" || i.has("satfinite") || i.operands.len() != 3 {
             return Ok(None);

@@ -81,6 +81,9 @@ macro_rules! by_type {
 pub(crate) use by_type;
 
 pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Option<Ins>> {
+    if i.parts[0] == "vabsdiff4" && i.has("add") {
+        return packed_bytes(d, i);
+    }
     let kind = super::kind(i);
     let Some((bits, _)) = integer_type(kind) else { return Ok(None) };
     let class = Class::Integer;
@@ -384,8 +387,18 @@ fn packed_bytes<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Opt
             (0, 3) => true,
             _ => return Ok(None),
         };
-    if i.has("sat") || i.has("add") {
+    if i.has("sat") {
         return Ok(None);
+    }
+    if i.has("add") {
+        let run = match (i.parts[0], signed) {
+            ("vabsdiff4", false) => {
+                ternary(|a: u32, b: u32, c: u32| differences(unsigned_bytes(a), unsigned_bytes(b), c))
+            }
+            ("vabsdiff4", true) => ternary(|a: u32, b: u32, c: u32| differences(signed_bytes(a), signed_bytes(b), c)),
+            _ => return Ok(None),
+        };
+        return Ok(Some(four(d, i, 32, run, Class::Integer)?));
     }
     let run = match (i.parts[0], signed) {
         ("vadd4", _) => ternary(|a: u32, b: u32, c: u32| bytewise(a, b, c, |x, y| x + y, false)),
@@ -401,6 +414,12 @@ fn packed_bytes<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Opt
         _ => return Ok(None),
     };
     Ok(Some(four(d, i, 32, run, Class::Integer)?))
+}
+
+/// The sum of the distances of four bytes.
+#[inline(always)]
+fn differences(a: [i32; 4], b: [i32; 4], c: u32) -> u32 {
+    (0..4).fold(c, |sum, k| sum.wrapping_add(a[k].abs_diff(b[k])))
 }
 
 #[inline(always)]

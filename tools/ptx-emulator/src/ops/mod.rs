@@ -7,6 +7,7 @@ pub(crate) mod collective;
 pub(crate) mod compare;
 pub(crate) mod control;
 pub(crate) mod convert;
+mod eight_bit;
 pub(crate) mod float;
 pub(crate) mod halves;
 pub(crate) mod integer;
@@ -15,6 +16,7 @@ pub(crate) mod memory;
 pub(crate) mod moves;
 pub(crate) mod shared_access;
 pub(crate) mod special;
+mod vector_atomic;
 
 use crate::{
     ast::Instruction,
@@ -35,6 +37,11 @@ pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decode
     match opcode {
         "ld" | "ldu" | "st" | "cvta" | "isspacep" => memory::decode(d, i),
         "atom" | "red" if !i.has("async") => atomic::decode(d, i),
+        // Hints for a cache that is not there: any word serves.
+        "createpolicy" => {
+            let slots = [d.to64(i, 0)?, d.constant64(0)];
+            Ok(Some(d.with(lanes::unary(|a: u64| a), crate::machine::Class::CompareMove, &slots)))
+        }
         "mov" | "selp" | "slct" => moves::decode(d, i),
         "setp" | "set" | "testp" => compare::decode(d, i),
         "cvt" => convert::decode(d, i),

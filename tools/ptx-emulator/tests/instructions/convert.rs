@@ -112,3 +112,64 @@ fn moves() {
     check(&[], F32, "mov.f32 %f0, 0f40490FDB;", |_| 0x4049_0FDB);
     check(&[], F64, "mov.f64 %g0, 0d400921FB54442D18;", |_| 0x4009_21FB_5444_2D18);
 }
+
+/// A number of the format `e4m3`, or of `e5m2`, which is the upper half of an f16.
+fn eight(bits: u64, four: bool) -> f32 {
+    let (sign, magnitude) = (if bits & 0x80 != 0 { -1.0 } else { 1.0 }, (bits & 0x7f) as i32);
+    match four {
+        false => f16::from_bits((bits as u16) << 8).to_f32(),
+        true if magnitude == 0x7f => f32::NAN,
+        true if magnitude < 8 => sign * magnitude as f32 * 2f32.powi(-9),
+        true => sign * (1.0 + (magnitude % 8) as f32 / 8.0) * 2f32.powi(magnitude / 8 - 7),
+    }
+}
+
+/// The finite code nearest to `v`, the even one of two.
+fn code(v: f32, four: bool) -> u64 {
+    if v.is_nan() {
+        return 0x7f;
+    }
+    let greatest = if four { 0x7e } else { 0x7b };
+    let apart = |code: &u64| (f64::from(eight(*code, four)) - f64::from(v).abs().min(1e5), code & 1);
+    let nearest = (0..=greatest).min_by(|a, b| {
+        let ((x, odd_x), (y, odd_y)) = (apart(a), apart(b));
+        x.abs().total_cmp(&y.abs()).then(odd_x.cmp(&odd_y))
+    });
+    nearest.unwrap_or(0) | if v.is_sign_negative() { 0x80 } else { 0 }
+}
+
+#[test]
+fn eight_bit_floats() {
+    for (name, four) in [("e4m3x2", true), ("e5m2x2", false)] {
+        check(&[F32, F32], B16, &format!("cvt.rn.satfinite.{name}.f32 %h0, %f1, %f2;"), |x| {
+            code(f(x[0]), four) << 8 | code(f(x[1]), four)
+        });
+        check(&[F32, F32], B16, &format!("cvt.rn.satfinite.relu.{name}.f32 %h0, %f1, %f2;"), |x| {
+            let positive = |v: f32| if v < 0.0 { 0.0 } else { v };
+            code(positive(f(x[0])), four) << 8 | code(positive(f(x[1])), four)
+        });
+        let halves = |bits: u64| [bits as u16, (bits >> 16) as u16].map(|b| f16::from_bits(b).to_f32());
+        check(&[B32], B16, &format!("cvt.rn.satfinite.{name}.f16x2 %h0, %r1;"), |x| {
+            let [low, high] = halves(x[0]);
+            code(high, four) << 8 | code(low, four)
+        });
+        check(&[B16], B32, &format!("and.b16 %h1, %h1, 0x5e5e;\ncvt.rn.f16x2.{name} %r0, %h1;"), |x| {
+            let half = |bits: u64| u64::from(f16::from_f32(eight(bits, four)).to_bits());
+            half(x[0] >> 8 & 0x5e) << 16 | half(x[0] & 0x5e)
+        });
+    }
+}
+
+#[test]
+fn packed_integers() {
+    let clamp = |bits: u64, low: i32, high: i32| u64::from(s(bits).clamp(low, high) as u32);
+    check(&[B32, B32, B32], B32, "cvt.pack.sat.u8.s32.b32 %r0, %r1, %r2, %r3;", |x| {
+        (x[2] << 16 | clamp(x[0], 0, 255) << 8 | clamp(x[1], 0, 255)) & 0xffff_ffff
+    });
+    check(&[B32, B32, B32], B32, "cvt.pack.sat.s8.s32.b32 %r0, %r1, %r2, %r3;", |x| {
+        (x[2] << 16 | (clamp(x[0], -128, 127) & 255) << 8 | clamp(x[1], -128, 127) & 255) & 0xffff_ffff
+    });
+    check(&[B32, B32], B32, "cvt.pack.sat.s16.s32 %r0, %r1, %r2;", |x| {
+        (clamp(x[0], -32768, 32767) & 0xffff) << 16 | clamp(x[1], -32768, 32767) & 0xffff
+    });
+}

@@ -267,3 +267,11 @@ fn comparisons_and_selection() {
     check(&TWO, B32, "set.lt.u32.s32 %r0, %r1, %r2;", |x| if s(x[0]) < s(x[1]) { 0xFFFF_FFFF } else { 0 });
     check(&THREE, B32, "slct.b32.s32 %r0, %r1, %r2, %r3;", |x| if s(x[2]) >= 0 { x[0] } else { x[1] });
 }
+
+#[test]
+fn sums_of_byte_distances() {
+    check(&[B32, B32, B32], B32, "vabsdiff4.u32.u32.u32.add %r0, %r1, %r2, %r3;", |x| {
+        let byte = |v: u64, k: u32| v >> (8 * k) & 255;
+        (x[2] + (0..4).map(|k| byte(x[0], k).abs_diff(byte(x[1], k))).sum::<u64>()) & 0xffff_ffff
+    });
+}

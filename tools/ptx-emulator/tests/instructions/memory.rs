@@ -212,3 +212,31 @@ fn orders_and_spaces() {
         |_, _| 3,
     );
 }
+
+#[test]
+fn vector_atomics() {
+    let text = ".version 8.1\n.target sm_90\n.address_size 64\n
+        .visible .entry t(.param .u64 y)\n{\n
+        .reg .b64 %d<3>; .reg .f32 %f<8>; .reg .b32 %r<4>;
+        ld.param.u64 %d1, [y];
+        mov.f32 %f1, 0f3F800000; mov.f32 %f2, 0f40000000;
+        red.global.add.v4.f32 [%d1], {%f1, %f2, %f1, %f2};
+        atom.global.v2.f32.add {%f3, %f4}, [%d1+16], {%f2, %f1};
+        mov.b32 %r1, 0x3c003c00; mov.b32 %r2, 0x40004000;
+        red.global.add.noftz.v2.f16x2 [%d1+24], {%r1, %r2};
+        ret;\n}\n";
+    let module = ptx_emulator::Module::load(text).unwrap_or_else(|e| panic!("{e}"));
+    let mut gpu = ptx_emulator::Gpu::new(ptx_emulator::Options::default());
+    let y = gpu.alloc(32).expect("memory");
+    gpu.fill(y, 0, 32).expect("own memory");
+    let mut launch = |at: u64| gpu.launch(&module, "t", [1, 1, 1], [32, 1, 1], 0, &at.to_le_bytes());
+    let counters = launch(y).expect("a clean run");
+    assert_eq!((counters.global_store_requests, counters.global_store_sectors), (3, 3));
+    assert!(launch(y + 4).is_err(), "no multiple of sixteen");
+    let mut bytes = [0; 32];
+    gpu.read(y, &mut bytes).expect("own memory");
+    let words: Vec<u32> = bytes.chunks(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
+    let want = [32f32, 64.0, 32.0, 64.0, 64.0, 32.0].map(f32::to_bits);
+    assert_eq!(words[..6], want);
+    assert_eq!(words[6..], [0x5000_5000, 0x5400_5400]);
+}
