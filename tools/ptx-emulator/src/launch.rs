@@ -298,7 +298,7 @@ impl<'a> Unit<'a> {
 
     /// Runs each block of the unit for a while.
     fn turn(&mut self, launch: &Launch<'_>, tally: &mut Tally, budget: u64) -> Step {
-        let (mut done, mut stuck) = (0, 0);
+        let (mut done, mut stuck, mut moved) = (0, 0, false);
         for n in 0..self.blocks.len() {
             let (block, schedule) = (&mut self.blocks[n], &mut self.schedules[n]);
             let before = block.clock;
@@ -308,6 +308,7 @@ impl<'a> Unit<'a> {
                 Turn::Stuck | Turn::More => {}
             }
             let spent = block.clock - before;
+            moved |= spent > 0;
             let all = launch.spent.fetch_add(spent, Ordering::Relaxed) + spent;
             if all > launch.options.max_warp_instructions {
                 let message = format!("no end after {all} warp instructions");
@@ -318,7 +319,8 @@ impl<'a> Unit<'a> {
                 return Ok(());
             }
         }
-        if stuck > 0 && done + stuck == self.blocks.len() {
+        // A block that moved may have done what one before it waits for.
+        if stuck > 0 && !moved && done + stuck == self.blocks.len() {
             let first = (0..self.blocks.len()).find(|&n| self.schedules[n].warps.iter().any(|w| w.live != 0));
             let n = first.unwrap_or(0);
             return Err(self.schedules[n].deadlock(&self.blocks[n]));

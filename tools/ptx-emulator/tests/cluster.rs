@@ -118,3 +118,46 @@ fn outcome_any(text: &str) -> bool {
         gpu.launch(&module, "t", [2, 1, 1], [32, 1, 1], 0, &0u64.to_le_bytes()).is_err()
     })
 }
+
+const EXPECT: &str = "@%p1 mbarrier.arrive.expect_tx.shared.b64 _, [%r4], 128;\n";
+const FROM_SHARED: &str = "fence.proxy.async;\nbar.warp.sync -1;\n\
+    @%p1 cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%r3], [%r2], 128, [%r5];\n";
+const STORES: &str = "st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [%r3], %r10, [%r5];\n";
+const REDUCTIONS: &str =
+    "red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.u32 [%r3], %r10, [%r5];\n";
+const FENCED: &str = "fence.proxy.async;\n";
+
+#[test]
+fn asynchronous_writes_to_other_blocks_arrive_with_their_bytes() {
+    for write in [FROM_SHARED, STORES, REDUCTIONS] {
+        let owner = [EXPECT, WAIT, LOAD].concat();
+        assert_eq!(outcome(&kernel(FENCED, write, &owner, CLUSTER)), None, "{write}");
+        let early = [EXPECT, LOAD, WAIT].concat();
+        assert!(outcome_any(&kernel(FENCED, write, &early, CLUSTER)), "{write}: read before the wait");
+        let busy = [LOAD, EXPECT, WAIT].concat();
+        assert!(outcome_any(&kernel("", write, &busy, CLUSTER)), "{write}: written while the owner may still read");
+    }
+    // The source belongs to the copy until it is complete, and so does its block.
+    let changed = [FROM_SHARED, STORE].concat();
+    assert!(outcome_any(&kernel(FENCED, &changed, &[EXPECT, WAIT].concat(), CLUSTER)));
+    assert!(outcome_any(&kernel(FENCED, FROM_SHARED, &[EXPECT, WAIT].concat(), "")));
+}
+
+#[test]
+fn reductions_add_up() {
+    let owner = format!(
+        "{EXPECT}{WAIT}{LOAD}ld.param.u64 %d1, [y];\nmul.wide.u32 %d2, %r10, 4;\nadd.u64 %d1, %d1, %d2;\n\
+         st.global.u32 [%d1], %r21;\n"
+    );
+    for (write, factor) in [(FROM_SHARED, 1), (STORES, 1), (REDUCTIONS, 2)] {
+        let module = Module::load(&kernel(FENCED, write, &owner, CLUSTER)).unwrap_or_else(|e| panic!("{e}"));
+        let mut gpu = Gpu::new(Options::default());
+        let y = gpu.alloc(128).expect("memory");
+        gpu.launch(&module, "t", [2, 1, 1], [32, 1, 1], 0, &y.to_le_bytes()).unwrap_or_else(|e| panic!("{e}"));
+        let mut bytes = [0; 128];
+        gpu.read(y, &mut bytes).expect("own memory");
+        for (lane, word) in bytes.chunks(4).enumerate() {
+            assert_eq!(u32::from_le_bytes([word[0], word[1], word[2], word[3]]), factor * lane as u32, "{write}");
+        }
+    }
+}

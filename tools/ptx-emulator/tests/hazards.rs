@@ -129,3 +129,30 @@ fn copies_of_threads_used_before_the_wait() {
     assert_eq!(outcome(&[copy, "cp.async.wait_group 0;", other].concat(), 32), Some(FaultKind::Race), "no barrier");
     assert_eq!(outcome(&[copy, "cp.async.wait_group 0; bar.sync 0;", other].concat(), 32), None);
 }
+
+#[test]
+fn bulk_reductions_meet_what_is_there() {
+    let body = "shl.b32 %r6, %r1, 2; add.u32 %r2, %r2, %r6; mov.b32 %r5, 0f40400000; st.shared.u32 [%r2], %r5;
+        fence.proxy.async; bar.sync 0;
+        @%p1 cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%d1], [%r2], 128;
+        @%p1 cp.reduce.async.bulk.global.shared::cta.bulk_group.max.u32 [%d1+128], [%r2], 128;
+        cp.async.bulk.commit_group; cp.async.bulk.wait_group 0;";
+    let text = kernel(body);
+    let module = Module::load(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let mut gpu = Gpu::new(Options::default());
+    let y = gpu.alloc(1024).expect("memory");
+    gpu.write(y, &[1f32.to_le_bytes(); 256].concat()).expect("own memory");
+    // Two blocks: reductions do not race with each other.
+    gpu.launch(&module, "t", [2, 1, 1], [32, 1, 1], 64, &y.to_le_bytes()).unwrap_or_else(|e| panic!("{e}"));
+    let mut bytes = [0; 256];
+    gpu.read(y, &mut bytes).expect("own memory");
+    let words: Vec<f32> = bytes.chunks(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
+    assert_eq!((words[..32].to_vec(), words[32..].to_vec()), (vec![7.0; 32], vec![3.0; 32]));
+}
+
+#[test]
+fn unknown_modifiers_are_refused() {
+    for line in ["ld.global.sideways.u32 %r5, [%d1];", "st.shared.twice.u32 [%r2], %r1;", "ld.fast.u32 %r5, [%d1];"] {
+        assert!(Module::load(&kernel(line)).is_err(), "{line}");
+    }
+}

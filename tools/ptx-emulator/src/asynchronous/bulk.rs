@@ -20,11 +20,15 @@ use crate::{
 
 /// What moves.
 #[derive(Clone)]
-enum Body {
+pub(super) enum Body {
     /// So many bytes from a global address.
     Bytes(u64, u32),
     /// The box at these coordinates.
     Tensor(std::sync::Arc<TensorMap>, [i32; 5]),
+    /// So many bytes of the shared memory of the block of that rank plus one.
+    Shared { rank: u32, from: u32, bytes: u32 },
+    /// These.
+    Values(Box<[u8]>),
 }
 
 impl Body {
@@ -32,6 +36,8 @@ impl Body {
         match self {
             Self::Bytes(_, bytes) => *bytes,
             Self::Tensor(map, _) => map.box_bytes(),
+            Self::Shared { bytes, .. } => *bytes,
+            Self::Values(values) => values.len() as u32,
         }
     }
 
@@ -40,6 +46,8 @@ impl Body {
         match self {
             Self::Bytes(address, bytes) => visit(Some(*address), 0, *bytes),
             Self::Tensor(map, coordinates) => map.pieces(&coordinates[..map.rank()], start, visit),
+            // These come from no global address.
+            Self::Shared { .. } | Self::Values(_) => {}
         }
     }
 }
@@ -56,6 +64,15 @@ pub(super) struct Arrival {
 }
 
 impl Arrival {
+    pub(super) fn new(body: Body, shared: u32, barrier: u32, warp: u32, lane: usize, pc: u32) -> Self {
+        Self { body, shared, barrier, warp, lane, pc }
+    }
+
+    /// What it writes: offset and bytes.
+    pub(super) fn range(&self) -> (u32, u32) {
+        (self.shared, self.body.bytes())
+    }
+
     pub(super) fn barrier(&self) -> u32 {
         self.barrier
     }
@@ -73,6 +90,8 @@ struct Departure {
     lane: usize,
     group: u32,
     pc: u32,
+    /// Not a copy but a reduction: which, of what type, and the type's width.
+    reduction: Option<(u32, u32, u32)>,
 }
 
 /// Copies out of shared memory of one warp.
@@ -92,10 +111,18 @@ const TENSOR: i64 = 1;
 const MULTICAST: i64 = 2;
 /// The tensor map is a parameter of the kernel.
 const PARAMETER: i64 = 4;
+/// What leaves is added to what is there, or joined with it otherwise.
+const REDUCE: i64 = 8;
 
 /// `cp.async.bulk.*`.
 pub(super) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Option<Ins>> {
-    let ["cp", "async", "bulk", ref rest @ ..] = i.parts[..] else { return Ok(None) };
+    let reduces = matches!(i.parts[..], ["cp", "reduce", "async", "bulk", ..]);
+    let (["cp", "async", "bulk", rest @ ..] | ["cp", "reduce", "async", "bulk", rest @ ..]) = &i.parts[..] else {
+        return Ok(None);
+    };
+    if reduces && (i.has("tensor") || !i.has("bulk_group")) {
+        return Err(d.unsupported(i));
+    }
     let ins = match rest {
         ["commit_group"] => d.blank(commit, Class::Synchronisation),
         ["wait_group", ..] => {
@@ -181,9 +208,6 @@ fn enter<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Ins> {
 
 /// The same slots, without a barrier.
 fn leave<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Ins> {
-    if i.parts.contains(&"reduce") {
-        return Err(d.unsupported(i));
-    }
     let mut slots = [0; 12];
     let (mut flags, mut global_offset) = (0, 0);
     if i.has("tensor") {
@@ -198,6 +222,14 @@ fn leave<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Ins> {
     }
     let (from, from_offset) = base(d, i, 1)?;
     slots[..2].copy_from_slice(&from);
+    if i.parts[1] == "reduce" {
+        let kind = crate::ops::kind(i);
+        let bytes = crate::parse::type_bytes(kind).ok_or_else(|| d.unsupported(i))?;
+        let (deed, kind) = crate::ops::atomic::bulk_numbers(i, kind).ok_or_else(|| d.unsupported(i))?;
+        (slots[9], slots[10], slots[11]) = (deed, kind, bytes);
+        flags |= REDUCE;
+        d.code.communicates = true;
+    }
     let mut ins = d.with(start_departure, Class::Memory, &slots);
     ins.immediate = flags;
     ins.more = [from_offset, 0, global_offset].into();
@@ -276,7 +308,7 @@ unsafe fn start_arrival(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask:
 }
 
 /// Queues a copy in the block whose shared memory it writes.
-fn begin(warp: &Warp, block: &mut Block<'_>, lane: usize, arrival: Arrival) -> Step {
+pub(super) fn begin(warp: &Warp, block: &mut Block<'_>, lane: usize, arrival: Arrival) -> Step {
     find(block, warp, lane, arrival.barrier)?;
     if block.race.on {
         let races = &mut block.race;
@@ -317,7 +349,8 @@ pub(super) fn complete(warp: &Warp, block: &mut Block<'_>, arrival: &Arrival) ->
         }
     });
     result?;
-    note_global(warp, block, &loads, true)?;
+    deliver(warp, block, arrival)?;
+    note_global(warp, block, &loads, Done::Loaded)?;
     ends::count_load(block, loads.into_iter());
     let mut barrier = find(block, warp, lane, arrival.barrier)?;
     if block.race.on {
@@ -335,8 +368,62 @@ pub(super) fn complete(warp: &Warp, block: &mut Block<'_>, arrival: &Arrival) ->
     Ok(())
 }
 
+/// The bytes of a copy that come from no global memory.
+fn deliver(warp: &Warp, block: &mut Block<'_>, arrival: &Arrival) -> Step {
+    let to = arrival.shared as usize..(arrival.shared + arrival.body.bytes()) as usize;
+    match &arrival.body {
+        Body::Bytes(..) | Body::Tensor(..) => return Ok(()),
+        Body::Values(values) => block.shared.bytes[to.clone()].copy_from_slice(values),
+        Body::Shared { rank, from, bytes } => {
+            let range = *from as usize..(from + bytes) as usize;
+            match cluster::peer(warp, block, arrival.lane, *rank)? {
+                None => {
+                    block.shared.bytes.copy_within(range, to.start);
+                    if block.race.on {
+                        block.race.shadow.read_done(&block.race.clocks, arrival.warp(), *from, *bytes);
+                    }
+                }
+                Some(source) => {
+                    block.shared.bytes[to.clone()].copy_from_slice(&source.shared.bytes[range]);
+                    if source.race.on {
+                        source.race.shadow.read_done(&source.race.clocks, arrival.warp(), *from, *bytes);
+                    }
+                }
+            }
+        }
+    }
+    if !block.shared.written.is_empty() {
+        block.shared.written[to].fill(1);
+    }
+    Ok(())
+}
+
+/// The source of a copy out of the block's shared memory, from its start until it is complete.
+pub(super) fn lend(warp: &Warp, block: &mut Block<'_>, lane: usize, shared: u32, bytes: u32, align: u32) -> Step {
+    let range = ends::shared(block, warp, lane, shared, bytes, align)?;
+    readable(warp, block, lane, shared, bytes)?;
+    if !block.shared.written.is_empty() && block.shared.written[range].contains(&0) {
+        let message = "an asynchronous copy reads shared memory that nobody has written whole";
+        return Err(block.fault(warp, lane as u32, FaultKind::Uninitialised, message));
+    }
+    if block.race.on {
+        let races = &mut block.race;
+        let begun = races.shadow.begin_read(&mut races.clocks, warp.index as usize, lane, shared, bytes);
+        begun.map_err(|c| race::shared_fault(block, warp.index, c, "asynchronous read"))?;
+    }
+    Ok(())
+}
+
+/// What a copy did to global memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Done {
+    Loaded,
+    Stored,
+    Reduced,
+}
+
 /// Tells the race detector of global accesses by a copy, on behalf of the warp that started it.
-fn note_global(warp: &Warp, block: &mut Block<'_>, pieces: &[(u64, u32)], load: bool) -> Step {
+fn note_global(warp: &Warp, block: &mut Block<'_>, pieces: &[(u64, u32)], done: Done) -> Step {
     if !block.race.on {
         return Ok(());
     }
@@ -349,11 +436,12 @@ fn note_global(warp: &Warp, block: &mut Block<'_>, pieces: &[(u64, u32)], load: 
             let lanes = ((*bytes - at) / width).min(32);
             let addresses = std::array::from_fn(|n| address + u64::from(at) + u64::from(width) * (n as u64));
             let mask = if lanes == 32 { !0 } else { (1 << lanes) - 1 };
-            if load {
+            if done == Done::Loaded {
                 race::global_load(block, warp.index, mask, &addresses, width, race::Strength::Plain, None)?;
             } else {
-                let strength = race::Strength::Plain;
-                race::global_store(block, warp.index, mask, &addresses, width, strength, false, false, None, None)?;
+                let atomic = done == Done::Reduced;
+                let strength = if atomic { race::Strength::Strong } else { race::Strength::Plain };
+                race::global_store(block, warp.index, mask, &addresses, width, strength, atomic, false, None, None)?;
             }
             at += lanes * width;
         }
@@ -366,22 +454,12 @@ unsafe fn start_departure(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mas
     for lane in race::lanes(mask) {
         let body = body(warp, block, ins, lane)?;
         let shared = address(warp, ins.slots[0], ins.slots[1], ins.more[0], lane) & 0xff_ffff;
-        let range = ends::shared(block, warp, lane, shared, body.bytes(), align)?;
         block.counters.async_copies += 1;
-        readable(warp, block, lane, shared, body.bytes())?;
-        if !block.shared.written.is_empty() && block.shared.written[range].contains(&0) {
-            let message = "an asynchronous copy reads shared memory that nobody has written whole";
-            return Err(block.fault(warp, lane as u32, FaultKind::Uninitialised, message));
-        }
-        if block.race.on {
-            let races = &mut block.race;
-            let index = warp.index as usize;
-            let begun = races.shadow.begin_read(&mut races.clocks, index, lane, shared, body.bytes());
-            begun.map_err(|c| race::shared_fault(block, warp.index, c, "asynchronous read"))?;
-        }
+        lend(warp, block, lane, shared, body.bytes(), align)?;
         let departures = &mut warp.asynchronous.departures;
         let group = departures.committed[lane];
-        departures.open.push(Departure { body, shared, lane, group, pc: block.pc });
+        let reduction = Some((ins.slots[9], ins.slots[10], ins.slots[11])).filter(|_| ins.immediate & REDUCE != 0);
+        departures.open.push(Departure { body, shared, lane, group, pc: block.pc, reduction });
     }
     Ok(())
 }
@@ -439,9 +517,27 @@ fn depart(warp: &Warp, block: &mut Block<'_>, departure: &Departure) -> Step {
     for (to, at, bytes) in stores {
         let target = ends::global(block, warp, lane, to, bytes as usize, Use::Write)?;
         let from = (shared + at) as usize;
-        target.write(&block.shared.bytes[from..from + bytes as usize]);
+        let source = &block.shared.bytes[from..from + bytes as usize];
+        match departure.reduction {
+            None => target.write(source),
+            Some((deed, kind, width)) => {
+                let mut all = vec![0; bytes as usize];
+                ends::global(block, warp, lane, to, bytes as usize, Use::Read)?.read(&mut all);
+                let width = width as usize;
+                for (old, value) in all.chunks_exact_mut(width).zip(source.chunks_exact(width)) {
+                    let number = |bytes: &[u8]| {
+                        let mut all = [0; 8];
+                        all[..width].copy_from_slice(bytes);
+                        u64::from_le_bytes(all)
+                    };
+                    let new = crate::ops::atomic::apply((deed, kind), number(old), number(value)).to_le_bytes();
+                    old.copy_from_slice(&new[..width]);
+                }
+                target.write(&all);
+            }
+        }
     }
-    note_global(warp, block, &pieces, false)?;
+    note_global(warp, block, &pieces, if departure.reduction.is_some() { Done::Reduced } else { Done::Stored })?;
     if block.race.on {
         let races = &mut block.race;
         races.shadow.read_done(&races.clocks, warp.index as usize, shared, departure.body.bytes());

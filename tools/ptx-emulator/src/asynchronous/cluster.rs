@@ -235,6 +235,8 @@ pub(super) fn multicast(
                 peer.pc = block.pc;
                 let result = begin(warp, peer);
                 peer.race.on = on;
+                // Whoever waits there looks again.
+                peer.asynchronous.events += 1;
                 result?;
             }
         }

@@ -8,6 +8,7 @@ mod barrier;
 mod barrier_instructions;
 mod bulk;
 pub(crate) mod cluster;
+mod cluster_copies;
 pub(crate) mod ends;
 mod tensor_map;
 mod thread_copies;
@@ -62,7 +63,9 @@ pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decode
     if i.parts[0] == "prefetch" {
         return Ok(Some(d.blank(crate::ops::control::nothing, Class::Memory)));
     }
-    for family in [thread_copies::decode, barrier_instructions::decode, bulk::decode, cluster::decode] {
+    let families =
+        [thread_copies::decode, barrier_instructions::decode, cluster_copies::decode, bulk::decode, cluster::decode];
+    for family in families {
         if let Some(ins) = family(d, i)? {
             return Ok(Some(ins));
         }

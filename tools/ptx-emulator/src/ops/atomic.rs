@@ -239,6 +239,32 @@ pub(super) fn generic<const WIDTH: usize>() -> crate::machine::OpFn {
     pick::<Atomic<GENERIC, WIDTH>>()
 }
 
+/// One operation on what a place holds, by the numbers that slots 10 and 11 hold.
+pub(crate) fn apply((deed, kind): (u32, u32), old: u64, value: u64) -> u64 {
+    let deed = DEEDS.get(deed as usize).map_or(Deed::Add, |d| d.1);
+    changed(deed, KINDS.get(kind as usize).copied().unwrap_or("u32"), old, value, 0)
+}
+
+/// The numbers of an asynchronous reduction on integers.
+pub(crate) fn integer_numbers(i: &Instruction<'_>, kind: &str) -> Option<(u32, u32)> {
+    let deed = DEEDS.iter().position(|(name, _)| i.has(name))?;
+    let allowed = !matches!(DEEDS[deed].1, Deed::Exchange | Deed::Compare);
+    let kind = KINDS.iter().position(|k| *k == kind && matches!(*k, "u32" | "s32" | "b32" | "u64" | "s64" | "b64"))?;
+    allowed.then_some((deed as u32, kind as u32))
+}
+
+/// The numbers of a bulk reduction.
+pub(crate) fn bulk_numbers(i: &Instruction<'_>, kind: &str) -> Option<(u32, u32)> {
+    if let Some(numbers) = integer_numbers(i, kind) {
+        return Some(numbers);
+    }
+    let deed = DEEDS.iter().position(|(name, _)| i.has(name))?;
+    let half = matches!(kind, "f16" | "bf16");
+    let allowed = DEEDS[deed].1 == Deed::Add || half && matches!(DEEDS[deed].1, Deed::Min | Deed::Max);
+    let kind = KINDS.iter().position(|k| *k == kind && (half || matches!(*k, "f32" | "f64")))?;
+    allowed.then_some((deed as u32, kind as u32))
+}
+
 /// What is done and to which type, as slots 10 and 11 hold it, of a vector's elements.
 pub(super) fn numbers(i: &Instruction<'_>, kind: &str) -> Option<(u32, u32)> {
     let deed = DEEDS.iter().position(|(name, _)| i.has(name))?;

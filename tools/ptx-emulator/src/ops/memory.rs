@@ -353,8 +353,47 @@ pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decode
     }
 }
 
+/// Modifiers of loads and stores, types and hints for caches aside.
+const MODIFIERS: &[&str] = &[
+    "weak",
+    "volatile",
+    "relaxed",
+    "acquire",
+    "release",
+    "mmio",
+    "cta",
+    "cluster",
+    "gpu",
+    "sys",
+    "global",
+    "const",
+    "shared",
+    "shared::cta",
+    "shared::cluster",
+    "local",
+    "param",
+    "param::entry",
+    "param::func",
+    "ca",
+    "cg",
+    "cs",
+    "lu",
+    "cv",
+    "wb",
+    "wt",
+    "nc",
+    "v2",
+    "v4",
+    "v8",
+    "unified",
+];
+
 fn transfer<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>, load: bool) -> Decoded<Option<Ins>> {
     let kind = super::kind(i);
+    let known = |part: &&str| MODIFIERS.contains(part) || part.starts_with("L1::") || part.starts_with("L2::");
+    if !i.parts[1..i.parts.len() - 1].iter().all(known) {
+        return Ok(None);
+    }
     let Some(bytes) = crate::parse::type_bytes(kind).filter(|b| *b <= 8) else { return Ok(None) };
     let (mut space, constant) = space(i);
     let (address_at, data_at) = if load { (1, 0) } else { (0, 1) };

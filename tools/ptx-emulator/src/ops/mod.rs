@@ -35,8 +35,9 @@ pub(crate) fn kind<'t>(i: &Instruction<'t>) -> &'t str {
 pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Option<Ins>> {
     let Some(&opcode) = i.parts.first() else { return Ok(None) };
     match opcode {
+        "st" | "red" if i.has("async") => asynchronous::decode(d, i),
         "ld" | "ldu" | "st" | "cvta" | "isspacep" => memory::decode(d, i),
-        "atom" | "red" if !i.has("async") => atomic::decode(d, i),
+        "atom" | "red" => atomic::decode(d, i),
         // Hints for a cache that is not there: any word serves.
         "createpolicy" => {
             let slots = [d.to64(i, 0)?, d.constant64(0)];
