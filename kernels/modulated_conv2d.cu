@@ -3,6 +3,7 @@
 //     fwd       y_i = written_i ∘ conv(x_i ∘ read_i, weight)         style and demodulation around a convolution
 //     up        y_i = written_i ∘ convᵀ(x_i ∘ read_i, weight)        the same around a transposed one; also fwd's input gradient
 //     enlarge   y_i = written_i ∘ (convᵀ(x_i ∘ read_i, weight) * filter)
+//     demodulate    written[i,k] = (Σ_c read[i,c]² Σ_t weight[k,t,c]² + epsilon)^(−1/2)
 //     turn_kernel   y[c,t,k] = weight[k, taps − 1 − t, c]            the weight with which convᵀ enlarges
 //
 // Shapes    fwd, up: as conv2d.cu's forward map and input gradient, groups 1; read: n x channels of x, written: n x channels of y, or
@@ -15,10 +16,12 @@
 //           turns 32 k by 32 c of one tap through shared memory; grid = (tiles of c, tiles of k, taps).
 //           enlarge: 128 threads a square of 16 x 16 pixels by 64 channels: its four classes of pixels are four products one
 //           after another on the small tile, which meet in shared memory; of it the filter makes 13 x 13 pixels of y.
+//           demodulate: 128 threads a channel of y; grid = channels of y.
 // Limit     tensor cores as conv2d.cu; two passes over each of x and y fewer than with the factors applied on their own.
 //           enlarge multiplies (16/13)² = 1.51 times as often as up, 9 c k times a pixel of x, and spares a store and a load of 4 k
 //           elements for it: it pays while 0.51 · 18 c < 8 · element bytes · balance, `balance` the FLOP in the time of a byte
 //           (128 in 16 bits: some 220 channels; 21 in f32: some 70). `at_once` in modulated_conv2d/enlarged.rs decides.
+//           demodulate reads the weight once; the styles come from L2 for every channel.
 // Rejected  scaling the weight instead, a copy per image: k r s c elements each, more than x itself at low resolutions. Scaling
 //           fragments: each of them then needs its channel's factor again from shared memory. Holding the next step's elements in
 //           registers over the products of this one: 16 more of them, one block less on a multiprocessor, which is what hides
@@ -30,6 +33,7 @@
 //           partly empty.
 
 #include "common/conv.cuh"
+#include "common/warp.cuh"
 
 struct StyledParams {
     ConvParams conv;
@@ -207,6 +211,59 @@ ENLARGE(bf16, bf16, false)
 ENLARGE(f16, f16, false)
 ENLARGE(f32, f32, true)
 ENLARGE(tf32_f32, f32, false)
+
+// ------------------------------------------------------------------------------------------------ factors, weights
+
+struct DemodulateParams {
+    const void* weight;  // [k, taps, c]
+    const void* style;   // [n, c]
+    void* y;             // [n, k]
+    u32 n, k, taps, c;
+    u32 vector;  // channels of a load
+    float epsilon;
+};
+
+// A block a channel of y: the squares of its weights summed over the taps go to shared memory, then a warp an image.
+template <int N, typename T>
+__device__ __forceinline__ void demodulate(const DemodulateParams& p) {
+    float* const energy = reinterpret_cast<float*>(block_memory);
+    const T* const weight = static_cast<const T*>(p.weight) + u64(blockIdx.x) * p.taps * p.c;
+    for (u32 channel = threadIdx.x * N; channel < p.c; channel += blockDim.x * N) {
+        float sum[N] = {};
+#pragma unroll 3
+        for (u32 tap = 0; tap < p.taps; ++tap) {
+            float w[N];
+            load_floats(w, weight + u64(tap) * p.c + channel);
+#pragma unroll
+            for (int i = 0; i < N; ++i) sum[i] = fmaf(w[i], w[i], sum[i]);
+        }
+#pragma unroll
+        for (int i = 0; i < N; ++i) energy[channel + i] = sum[i];
+    }
+    __syncthreads();
+    const u32 lane = threadIdx.x % 32;
+    for (u32 image = threadIdx.x / 32; image < p.n; image += blockDim.x / 32) {
+        const T* const style = static_cast<const T*>(p.style) + u64(image) * p.c;
+        float sum = 0.0f;
+        for (u32 channel = lane * N; channel < p.c; channel += 32 * N) {
+            float s[N];
+            load_floats(s, style + channel);
+#pragma unroll
+            for (int i = 0; i < N; ++i) sum = fmaf(s[i] * s[i], energy[channel + i], sum);
+        }
+        sum = warp_sum(sum);
+        if (lane == 0) static_cast<T*>(p.y)[u64(image) * p.k + blockIdx.x] = from_float<T>(1.0f / sqrtf(sum + p.epsilon));
+    }
+}
+
+#define DEMODULATE(T)                                                                                                             \
+    extern "C" __global__ void __launch_bounds__(128) modulated_conv2d_demodulate_##T(const __grid_constant__ DemodulateParams p) { \
+        if (p.vector == u32(WIDTH<T>)) demodulate<WIDTH<T>, T>(p);                                                                \
+        else demodulate<1, T>(p);                                                                                                 \
+    }
+DEMODULATE(f32)
+DEMODULATE(bf16)
+DEMODULATE(f16)
 
 struct TurnParams {
     const void* weight;

@@ -12,10 +12,12 @@
 //! inserted zeros (both are one pass where that is shorter, see `enlarged.rs`); a 1×1 kernel always runs on the coarse grid. Both factors act on channels alone and so pass through the
 //! filters: they are applied inside the convolution (see `styled.rs`), and no scaled image is ever stored.
 
+mod demodulation;
 mod enlarged;
 mod styled;
 
 use self::{
+    demodulation::{DEMODULATE, demodulation},
     enlarged::enlarged,
     styled::{Map, styled},
 };
@@ -65,9 +67,6 @@ pub struct ModulatedConv2d {
 /// What each image's channels are multiplied by before the convolution, and after it.
 type Factors<'a> = (&'a Tensor, Option<&'a Tensor>);
 
-/// Keeps the demodulation finite where a style is zero.
-const EPSILON: f64 = 1e-8;
-
 impl Tensor {
     /// `[n, h, w, c] -> [n, h', w', k]` with `weight` `[k, r, s, c]` and `style` `[n, c]`.
     pub fn modulated_conv2d(&self, weight: &Tensor, style: &Tensor, conv: &ModulatedConv2d) -> Result<Tensor> {
@@ -82,19 +81,18 @@ impl Tensor {
         conv: &ModulatedConv2d,
         epilogue: &Epilogue,
     ) -> Result<Tensor> {
-        let (Some([n, _, _, c]), Some([k, _, _, _])) = (self.shape().nhwc(), weight.shape().nhwc()) else {
+        let (Some([n, _, _, c]), Some(_)) = (self.shape().nhwc(), weight.shape().nhwc()) else {
             let message = format!("{} and weight {}: four axes wanted", self.shape(), weight.shape());
             return Err(Error::shape("modulated_conv2d", message));
         };
         if !conv.demodulate {
             return self.resampled(weight, &conv.resampling, Some((style, None)), epilogue);
         }
-        let energy = weight.square()?.sum(&[1, 2])?.reshape([k, c])?;
-        let scale = style.square()?.linear(&energy, None)?.shift(EPSILON)?.rsqrt()?;
         if *style.shape() != [n, c] {
             let message = format!("style {} for {n} images of {c} channels", style.shape());
             return Err(Error::shape("modulated_conv2d", message));
         }
+        let scale = demodulation(weight, style)?;
         self.resampled(weight, &conv.resampling, Some((style, Some(&scale))), epilogue)
     }
 
@@ -262,7 +260,7 @@ pub const SPEC: OpSpec = OpSpec {
     order: Order::Any,
     kernels: &{
         let ([a, b, c, d, e, f, g, h, i], [j, k]) = (styled::INFOS, enlarged::INFOS);
-        [a, b, c, d, e, f, g, h, i, j, k, TURN.info()]
+        [a, b, c, d, e, f, g, h, i, j, k, DEMODULATE.info(), TURN.info()]
     },
     cases: || {
         let case = |name, x: [usize; 4], [k, r, s]: [usize; 3], demodulate, [up, down]: [usize; 2]| {
