@@ -3,8 +3,10 @@
 
 use isg::{
     DType, Device, Result, Tape, Tensor,
-    device::emulator::{Emulator, Options},
-    device::host::HostBuffer,
+    device::{
+        emulator::{Checks, Emulator, Options},
+        host::HostBuffer,
+    },
     ops::{
         bias_act::{Activation, BiasAct},
         conv2d::Conv2d,
@@ -129,6 +131,75 @@ fn enlarging_at_once_is_what_its_parts_are() -> Result<()> {
         let ((steps, once), (_, parts)) = (run(true)?, run(false)?);
         assert_eq!(steps, 1, "one pass");
         assert_eq!(compare(&format!("{dtype}"), &once, &parts, limit, 1e-3), [""; 0]);
+    }
+    Ok(())
+}
+
+/// Launches, and bytes of global memory they touch in whole sectors.
+fn cost(device: &Device, run: impl FnOnce() -> Result<()>) -> Result<[u64; 2]> {
+    device.take_counters();
+    run()?;
+    let kernels = device.take_counters();
+    let sectors = kernels
+        .iter()
+        .flat_map(|kernel| &kernel.counts)
+        .filter(|(name, _)| ["global_load_sectors", "global_store_sectors"].contains(name));
+    Ok([kernels.iter().map(|kernel| kernel.launches).sum(), sectors.map(|(_, count)| count * 32).sum()])
+}
+
+/// Layers of generator and discriminator as they were before anything was fused, one op after another, cost more launches and more
+/// bytes. `ISG_SHOW=cost` prints the table.
+#[test]
+fn fused_layers_launch_less_and_move_less() -> Result<()> {
+    let options = Options { perturb: false, checks: Checks::NONE, ..Options::default() };
+    let device = Device::gpu(Emulator::new(&options));
+    let filter = Filter::low_pass(&[1.0, 3.0, 3.0, 1.0])?;
+    let normal = |seed: u64, shape: &[usize]| {
+        let values = Philox::named(seed, "cost").normals(shape.iter().product());
+        Tensor::from_buffer(HostBuffer::F64(values).cast(DType::Bf16), shape, &device)
+    };
+    let (n, px, c) = (2, 16, 64);
+    let (x, weight) = (normal(0, &[n, px, px, c])?, normal(1, &[c, 3, 3, c])?);
+    let (style, bias) = (normal(2, &[n, c])?, normal(3, &[c])?);
+    let around = BiasAct { alpha: 0.2, gain: std::f64::consts::SQRT_2, clamp: None };
+    let leaky = Activation::LeakyRelu;
+    let layer = |up, down, fused: bool| -> Result<()> {
+        let resampling = Resampling { up, down, padding: 1, filter: filter.clone() };
+        if fused {
+            let conv = ModulatedConv2d { demodulate: true, resampling };
+            let epilogue = Epilogue { bias: Some(&bias), activation: leaky, around, ..Epilogue::default() };
+            x.modulated_conv2d_then(&weight, &style, &conv, &epilogue)?;
+        } else {
+            let energy = weight.square()?.sum(&[1, 2])?.reshape([c, c])?;
+            let factor = style.square()?.linear(&energy, None)?.shift(1e-8)?.rsqrt()?;
+            let y = x.mul(&style.reshape([n, 1, 1, c])?)?.resampled_conv2d(&weight, &resampling)?;
+            y.mul(&factor.reshape([n, 1, 1, c])?)?.bias_act(Some(&bias), leaky, around)?;
+        }
+        Ok(())
+    };
+    let critic = |down, fused: bool| -> Result<()> {
+        let resampling = Resampling { up: 1, down, padding: 1, filter: filter.clone() };
+        if fused {
+            let epilogue = Epilogue { bias: Some(&bias), activation: leaky, around, ..Epilogue::default() };
+            x.resampled_conv2d_then(&weight, &resampling, &epilogue)?;
+        } else {
+            x.resampled_conv2d(&weight, &resampling)?.bias_act(Some(&bias), leaky, around)?;
+        }
+        Ok(())
+    };
+    let mut table = String::new();
+    let mut judged = |name: &str, most: u64, run: &dyn Fn(bool) -> Result<()>| -> Result<()> {
+        let (parts, fused) = (cost(&device, || run(false))?, cost(&device, || run(true))?);
+        table += &format!("{name}: {} launches, {} bytes; fused {}, {}\n", parts[0], parts[1], fused[0], fused[1]);
+        assert!(fused[0] <= most && fused[0] < parts[0] && fused[1] < parts[1], "{table}");
+        Ok(())
+    };
+    judged("modulated", 2, &|fused| layer(1, 1, fused))?;
+    judged("modulated up", 2, &|fused| layer(2, 1, fused))?;
+    judged("critic", 1, &|fused| critic(1, fused))?;
+    judged("critic down", 2, &|fused| critic(2, fused))?;
+    if std::env::var("ISG_SHOW").is_ok_and(|what| what == "cost") {
+        println!("{table}");
     }
     Ok(())
 }
