@@ -17,6 +17,11 @@ fn seconds(begin: Instant) -> f64 {
     nanoseconds.map_or_else(|| begin.elapsed().as_secs_f64(), |n| n / 1e9)
 }
 
+/// Of so many measurements the median counts.
+const SAMPLES: usize = 5;
+/// A measurement lasts at least this long.
+const LEAST_SECONDS: f64 = 0.1;
+
 struct Case {
     name: &'static str,
     text: &'static str,
@@ -106,14 +111,21 @@ fn run(case: &Case, checks: Checks) -> (Counters, f64) {
         params[param.offset as usize..][..value.len()].copy_from_slice(&value);
     }
     let begin = Instant::now();
-    let mut best = f64::INFINITY;
+    let mut all = Vec::new();
     let mut counters = Counters::default();
-    for _ in 0..3 {
-        let start = seconds(begin);
-        counters = gpu.launch(&module, case.name, case.grid, case.block, 0, &params).unwrap_or_else(|e| panic!("{e}"));
-        best = best.min(seconds(begin) - start);
+    for _ in 0..SAMPLES {
+        // The system counts in ticks of some milliseconds.
+        let (start, mut launches, mut spent) = (seconds(begin), 0, 0.0);
+        while spent < LEAST_SECONDS {
+            let launched = gpu.launch(&module, case.name, case.grid, case.block, 0, &params);
+            counters = launched.unwrap_or_else(|e| panic!("{e}"));
+            launches += 1;
+            spent = seconds(begin) - start;
+        }
+        all.push(spent / f64::from(launches));
     }
-    (counters, best)
+    all.sort_by(f64::total_cmp);
+    (counters, all[SAMPLES / 2])
 }
 
 fn main() {
