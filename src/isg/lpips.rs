@@ -19,11 +19,7 @@ use crate::{
     error::{Error, Result},
     io::{array::NamedArray, weights::Weights},
     nn::builder::{Builder, Init},
-    ops::{
-        avg_pool2d::Pool2d,
-        bias_act::{Activation, BiasAct},
-        conv2d::Conv2d,
-    },
+    ops::{avg_pool2d::Pool2d, bias_act::Activation, conv2d::Conv2d, epilogue::Epilogue},
     tensor::Tensor,
 };
 
@@ -158,9 +154,9 @@ impl Lpips {
             if layer.pool_before {
                 x = x.max_pool2d(Pool2d { kernel: 3, stride: 2, padding: 0 })?;
             }
-            let rectifier = BiasAct { alpha: 0.0, gain: 1.0, clamp: None };
             let (weight, bias) = (layer.weight.widened()?, layer.bias.widened()?);
-            x = x.conv2d(&weight, None, layer.conv)?.bias_act(Some(&bias), Activation::Relu, rectifier)?;
+            let rectified = Epilogue { activation: Activation::Relu, ..Epilogue::bias(Some(&bias)) };
+            x = x.conv2d_then(&weight, layer.conv, &rectified)?;
             out.push(x.clone());
         }
         Ok(out)
