@@ -92,9 +92,13 @@ impl Op for Forward {
         float_dispatch!(args, T => {
             let (x, weight) = (args.x::<T>(0), args.x::<T>(1));
             let epilogue = self.fused.host::<T>(args);
+            // A bias alone stands in `y` before the products are added to it.
+            let bias = (self.fused.bias && self.fused.is_bias()).then(|| args.x::<T>(2));
             let y = args.y::<T>(0);
-            forward::<T>(&g, x, weight, None, y);
-            epilogue.finish(g.k, y, None);
+            forward::<T>(&g, x, weight, bias, y);
+            if bias.is_none() {
+                epilogue.finish(g.k, y, None);
+            }
         });
         Ok(())
     }
