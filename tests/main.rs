@@ -8,6 +8,7 @@ mod epilogue;
 mod gpu;
 mod isg;
 mod linear;
+mod mutants;
 mod ops;
 mod optim;
 mod report;

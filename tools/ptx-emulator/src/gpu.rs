@@ -28,6 +28,15 @@ impl Gpu {
         Self { options, memory, globals: HashMap::new(), launches: 0, race: GlobalRaces::default() }
     }
 
+    /// Another GPU with the same memory at the same addresses, initialised as far as this one's is, and other settings. What
+    /// happens to one is not seen by the other: for running several variants of a launch from one state.
+    ///
+    /// Whether initialisation is tracked, and how much memory there is, stay as they are.
+    pub fn fork(&self, options: Options) -> Self {
+        let (memory, globals) = (self.memory.clone(), self.globals.clone());
+        Self { options, memory, globals, launches: self.launches, race: GlobalRaces::default() }
+    }
+
     /// The settings it was made with.
     pub fn options(&self) -> &Options {
         &self.options

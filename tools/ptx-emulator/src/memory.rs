@@ -68,6 +68,17 @@ impl Buffer {
     }
 }
 
+impl Clone for Buffer {
+    fn clone(&self) -> Self {
+        let Some(mut copy) = Self::zeroed(self.bytes) else {
+            // As every other copy on this machine's heap does.
+            handle_alloc_error(Layout::from_size_align(self.bytes.max(1), 256).unwrap_or(Layout::new::<u8>()))
+        };
+        copy.slice_mut().copy_from_slice(self.slice());
+        copy
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         if let Some(layout) = Self::layout(self.bytes) {
@@ -78,6 +89,7 @@ impl Drop for Buffer {
 }
 
 /// One allocation, alive or freed.
+#[derive(Clone)]
 pub struct Allocation {
     pub(crate) data: Buffer,
     /// One byte per byte: 1 where somebody wrote. None where all of it is known to be written.
@@ -90,6 +102,7 @@ pub struct Allocation {
     pub name: String,
 }
 
+#[derive(Clone)]
 enum Slot {
     Alive(Allocation),
     Freed { bytes: u64, name: String },
@@ -99,6 +112,7 @@ enum Slot {
 ///
 /// Kernels reach the bytes through raw pointers. Blocks run on several threads only where the launch is known not to let
 /// them communicate; what a kernel that races anyway leaves behind is as undefined as on the device.
+#[derive(Clone)]
 pub struct Global {
     slots: Vec<Slot>,
     dead: VecDeque<u32>,
