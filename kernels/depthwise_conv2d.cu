@@ -184,7 +184,7 @@ __device__ __forceinline__ void weight_gradient(const WeightGradientParams& p, f
     float* to = p.partials + ((u64(blockIdx.x) * p.r + r) * p.s + first) * p.c + channel;
 #pragma unroll
     for (int s = 0; s < TAPS; ++s) {
-        __syncthreads();
+        if (s > 0) __syncthreads();
 #pragma unroll
         for (int v = 0; v < W; ++v) memory[v * 256 + threadIdx.x] = sum[s][v];
         __syncthreads();

@@ -83,6 +83,19 @@ fn f16_agrees_with_double() {
     agrees_with_double(&device(3), DType::F16, accepted(DType::F16));
 }
 
+/// A GPU of one multiprocessor: launch shapes made for much work, which the cases are too small for elsewhere.
+#[test]
+fn small_gpus_agree_with_double() {
+    if !on_emulator() {
+        return;
+    }
+    for (seed, dtype) in [(8, DType::F32), (9, DType::Bf16)] {
+        let options = Options { seed, multiprocessors: 1, ..Options::default() };
+        let device = Device::gpu(Emulator::new(&options));
+        agrees_with_double(&device, dtype, accepted(dtype));
+    }
+}
+
 /// Products that compute capability 9.0 has kernels of its own for.
 #[test]
 fn hopper_products_agree_with_double() {

@@ -9,7 +9,11 @@ use std::{cell::RefCell, collections::BTreeMap, env, fmt::Write, rc::Rc};
 
 use isg::{
     DType, Device, Result, Tensor,
-    device::{Precision, kernel::modules},
+    device::{
+        Precision,
+        driver::Facts,
+        kernel::{FLOATS, modules},
+    },
     op::{Case, OpSpec, Order},
     ops::shannon::{batch, encode},
     optim::{adam, lerp, lerp_by},
@@ -33,32 +37,41 @@ fn run(spec: &OpSpec, case: &Case, dtype: DType, device: &Device) -> Result<()> 
     outputs(case, &x)?;
     if spec.order != Order::None && !case.wrt.is_empty() {
         gradients(case, &x)?;
-        if spec.order == Order::Any && dtype == DType::F32 {
+        if spec.order == Order::Any {
             second_gradients(case, &x)?;
         }
     }
     Ok(())
 }
 
-fn device(seed: u64, capability: (u32, u32), found: &Rc<RefCell<Found>>) -> Device {
-    Device::gpu(Saboteur::new(seed, capability, found))
+const AMPERE: Facts = Facts { capability: (8, 0), multiprocessors: 108, shared_bytes: 163 << 10 };
+const HOPPER: Facts = Facts { capability: (9, 0), multiprocessors: 132, shared_bytes: 227 << 10 };
+/// One multiprocessor: every launch shape is the one for much work.
+const fn small(facts: Facts) -> Facts {
+    Facts { multiprocessors: 1, ..facts }
 }
 
-/// The cases of one op in the types that have kernels.
+fn device(seed: u64, facts: Facts, found: &Rc<RefCell<Found>>) -> Device {
+    Device::gpu(Saboteur::new(seed, facts, found))
+}
+
+/// The cases of one op in the types that have kernels, on GPUs that choose different kernels.
 fn walk(spec: &OpSpec, everything: bool, found: &Rc<RefCell<Found>>) {
-    let plain = (8, 0);
-    let mut runs = vec![(DType::F32, plain, false), (DType::Bf16, plain, false)];
-    if everything {
-        runs.extend([(DType::F32, plain, true), (DType::F16, plain, false)]);
-    }
-    if matches!(spec.name, "matmul" | "linear") {
-        runs.push((DType::Bf16, (9, 0), false));
+    let types = if everything { FLOATS } else { &FLOATS[..2] };
+    let mut runs = Vec::new();
+    for facts in [AMPERE, small(AMPERE)] {
+        runs.extend(types.iter().map(|dtype| (*dtype, facts, false)));
         if everything {
-            runs.push((DType::F16, (9, 0), false));
+            runs.push((DType::F32, facts, true));
         }
     }
-    for (seed, (dtype, capability, tf32)) in (1..).zip(runs) {
-        let device = device(seed, capability, found);
+    if matches!(spec.name, "matmul" | "linear") {
+        for facts in [HOPPER, small(HOPPER)] {
+            runs.extend(types[1..].iter().map(|dtype| (*dtype, facts, false)));
+        }
+    }
+    for (seed, (dtype, facts, tf32)) in (1..).zip(runs) {
+        let device = device(seed, facts, found);
         if tf32 {
             device.set_precision(Precision::Tf32 { from_multiplications: 0 });
         }
@@ -71,11 +84,10 @@ fn walk(spec: &OpSpec, everything: bool, found: &Rc<RefCell<Found>>) {
 /// The kernels of optimisers, which are no ops.
 fn updates(found: &Rc<RefCell<Found>>) -> Result<()> {
     for dtype in [DType::F32, DType::Bf16, DType::F16] {
-        let device = device(8, (8, 0), found);
+        let device = device(8, AMPERE, found);
         for count in [1, 255, 1003] {
-            let make = |name: &str, dtype| {
-                Tensor::from_f64(&Philox::named(1, name).uniforms(count), [count], dtype, &device)
-            };
+            let make =
+                |name: &str, dtype| Tensor::from_f64(&Philox::named(1, name).uniforms(count), [count], dtype, &device);
             let (a, b) = (make("a", dtype)?, make("b", dtype)?);
             lerp(&[&a, &b], &[&make("c", dtype)?, &make("d", dtype)?], 0.25)?;
             lerp_by(&[&a], &[&b], &Tensor::full(0.5, [1], DType::F32, &device)?)?;
@@ -100,7 +112,7 @@ fn updates(found: &Rc<RefCell<Found>>) -> Result<()> {
 fn scores(found: &Rc<RefCell<Found>>) -> Result<()> {
     for (seed, (width_px, height_px)) in (20..).zip([(1, 1), (5, 129), (129, 131)]) {
         for (_, image) in contents(width_px, height_px) {
-            let device = device(seed, (8, 0), found);
+            let device = device(seed, AMPERE, found);
             let pixels = batch(std::slice::from_ref(&image), &device)?;
             pixels.shannon_bits()?;
             pixels.shannon_order0()?;
@@ -159,7 +171,8 @@ fn tables(found: &Found) -> (String, Vec<String>) {
             }
         }
     }
-    let mut text = format!("{:24}{:>9}{:>9}{:>9}{:>9}{:>9}\n", "kernels", "planted", "reported", "wrong", "passed", "idle");
+    let mut text =
+        format!("{:24}{:>9}{:>9}{:>9}{:>9}{:>9}\n", "kernels", "planted", "reported", "wrong", "passed", "idle");
     for (stem, Row { planted, reported, wrong, passed, idle }) in rows {
         writeln!(text, "{stem:24}{planted:9}{reported:9}{wrong:9}{passed:9}{idle:9}").expect("a string");
     }

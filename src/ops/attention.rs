@@ -263,6 +263,10 @@ pub const SPEC: OpSpec = OpSpec {
             case("several_segments", [1, 2, 530, 3, 2]),
             case("past_a_tile", [1, 1, 65, 66, 33]),
             case("whole_rows", [1, 2, 64, 40, 32]),
+            // Every head width with more keys and queries than two tiles, in whole rows.
+            case("long", [1, 1, 136, 200, 32]),
+            case("long_64", [1, 1, 136, 200, 64]),
+            case("long_128", [1, 1, 136, 200, 128]),
             case("wide_heads", [1, 1, 18, 17, 72]),
             Case::new("wider_values", [normal([1, 2, 7, 3]), normal([1, 2, 19, 3]), normal([1, 2, 19, 40])], |x| {
                 Ok(vec![x[0].attention(&x[1], &x[2], -0.6)?])

@@ -134,6 +134,16 @@ pub const SPEC: OpSpec = OpSpec {
             Case::new("from_bytes", [drawn([1037], Draw::Bytes), normal([1])], |x| {
                 Ok(vec![x[0].cast(x[1].dtype())?, x[0].cast(DType::I32)?])
             }),
+            Case::new("from_integers", [drawn([523], Draw::Index(200)), normal([1])], |x| {
+                Ok(vec![x[0].cast(x[1].dtype())?, x[0].cast(DType::U8)?])
+            })
+            .wrt([]),
+            // What both halves hold comes back as it was.
+            Case::new("between_halves", [normal([259])], |x| {
+                let half = x[0].cast(DType::Bf16)?.cast(DType::F16)?;
+                Ok(vec![half.cast(DType::Bf16)?.cast(x[0].dtype())?, half])
+            })
+            .wrt([]),
             Case::new("to_integers", [drawn([777], Draw::Distinct)], |x| {
                 let x = x[0].scale(37.5)?;
                 Ok(vec![x.cast(DType::I32)?, x.cast(DType::U8)?])

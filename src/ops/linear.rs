@@ -168,6 +168,7 @@ pub const SPEC: OpSpec = OpSpec {
             case("one_row", &[1, 70], 65, true),
             case("past_a_tile", &[67, 40], 72, true),
             case("long_sum", &[5, 1090], 6, true),
+            case("long_rows", &[72, 1040], 72, true),
             case("one_in_one_out", &[13, 1], 1, true),
         ]
     },

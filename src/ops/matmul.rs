@@ -215,6 +215,16 @@ pub const SPEC: OpSpec = OpSpec {
             case("long_sum", &[1100, 5], &[1100, 9], true, false),
             case("wide_lines", &[2, 136, 72], &[2, 72, 136], false, false),
             case("wide_lines_transposed", &[72, 136], &[200, 72], true, true),
+            // Long enough for splits, and more than one small tile each way.
+            case("long_plain", &[72, 1040], &[1040, 72], false, false),
+            case("long_b_transposed", &[72, 1040], &[72, 1040], false, true),
+            case("long_a_transposed", &[1040, 72], &[1040, 72], true, false),
+            case("long_both_transposed", &[1040, 72], &[72, 1040], true, true),
+            // Columns for the widest tile there is.
+            case("wide_plain", &[72, 328], &[328, 232], false, false),
+            case("wide_b_transposed", &[72, 328], &[232, 328], false, true),
+            case("wide_a_transposed", &[328, 72], &[328, 232], true, false),
+            case("wide_both_transposed", &[328, 72], &[232, 328], true, true),
             case("few_rows", &[2, 3, 72], &[2, 11, 72], false, true),
         ]
     },

@@ -78,8 +78,7 @@ impl Found {
         let load = |text: &str| Module::load(text).map_err(|e| Error::Device(format!("{entry}: {e}")));
         let module = load(&body.text())?;
         let mutants = body.mutants().into_iter().filter(|m| self.plan.guards || m.safeguard.orders());
-        let sites: Vec<Site> =
-            mutants.map(|mutant| Site { mutant, outcome: Outcome::Idle, launches: 0 }).collect();
+        let sites: Vec<Site> = mutants.map(|mutant| Site { mutant, outcome: Outcome::Idle, launches: 0 }).collect();
         let probed = match sites.is_empty() {
             true => None,
             false => Some(load(&body.probed(sites.iter().map(|site| &site.mutant)))?),
@@ -100,11 +99,11 @@ pub struct Saboteur {
 }
 
 impl Saboteur {
-    pub fn new(seed: u64, capability: (u32, u32), found: &Rc<RefCell<Found>>) -> Rc<Saboteur> {
-        let (multiprocessors, shared_bytes) = if capability >= (9, 0) { (132, 227 << 10) } else { (108, 163 << 10) };
+    pub fn new(seed: u64, facts: Facts, found: &Rc<RefCell<Found>>) -> Rc<Saboteur> {
+        let shared_bytes = facts.shared_bytes;
         let options = Options { seed, max_shared_bytes: shared_bytes, ..Options::default() };
         Rc::new(Saboteur {
-            facts: Facts { capability, multiprocessors, shared_bytes },
+            facts,
             gpu: RefCell::new(Gpu::new(options)),
             live: RefCell::default(),
             found: found.clone(),

@@ -151,8 +151,7 @@ impl Body {
             None => (None, text),
         };
         let Some(opcode) = rest.split(|c: char| c.is_whitespace() || c == ';').next() else { return Vec::new() };
-        let operands: Vec<&str> =
-            rest[opcode.len()..].trim_end_matches(';').split(',').map(str::trim).collect();
+        let operands: Vec<&str> = rest[opcode.len()..].trim_end_matches(';').split(',').map(str::trim).collect();
         let mutant = |safeguard, replacement: String, probe: String| {
             vec![Mutant { safeguard, line: n + 1, was: text.to_owned(), replacement, probe }]
         };
