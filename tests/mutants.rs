@@ -182,7 +182,7 @@ fn tables(found: &Found) -> (String, Vec<String>) {
 #[test]
 fn planted_faults_are_seen() {
     let everything = env::var("ISG_MUTANTS").is_ok_and(|value| value == "all");
-    let plan = Plan { guards: everything, most_launches: if everything { 16 } else { 6 } };
+    let plan = Plan { guards: everything, most_steps: if everything { 2_000_000 } else { 300_000 } };
     let found = Found::new(plan);
     for spec in chosen() {
         let start = std::time::Instant::now();

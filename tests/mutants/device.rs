@@ -35,7 +35,7 @@ pub enum Outcome {
 pub struct Site {
     pub mutant: Mutant,
     pub outcome: Outcome,
-    launches: u32,
+    steps: u64,
 }
 
 /// One entry and the faults planted in it.
@@ -54,8 +54,8 @@ pub struct Kernel {
 pub struct Plan {
     /// Guards too, not only what orders accesses.
     pub guards: bool,
-    /// Launches that a fault gets which is neither reported nor changes a result.
-    pub most_launches: u32,
+    /// Warp instructions after which no further launch is tried for a fault that nobody has seen.
+    pub most_steps: u64,
 }
 
 /// All kernels met so far, by name. Shared by several devices.
@@ -78,7 +78,7 @@ impl Found {
         let load = |text: &str| Module::load(text).map_err(|e| Error::Device(format!("{entry}: {e}")));
         let module = load(&body.text())?;
         let mutants = body.mutants().into_iter().filter(|m| self.plan.guards || m.safeguard.orders());
-        let sites: Vec<Site> = mutants.map(|mutant| Site { mutant, outcome: Outcome::Idle, launches: 0 }).collect();
+        let sites: Vec<Site> = mutants.map(|mutant| Site { mutant, outcome: Outcome::Idle, steps: 0 }).collect();
         let probed = match sites.is_empty() {
             true => None,
             false => Some(load(&body.probed(sites.iter().map(|site| &site.mutant)))?),
@@ -114,7 +114,7 @@ impl Saboteur {
     /// Runs the launch without each safeguard it needs that nobody has missed yet.
     fn sabotage(&self, kernel: &mut Kernel, before: &Gpu, after: &Gpu, steps: u64, launch: &Launch) {
         let wanted = |site: &Site| {
-            let more = site.launches < self.plan.most_launches;
+            let more = site.steps < self.plan.most_steps;
             match (&site.outcome, site.mutant.safeguard.orders()) {
                 (Outcome::Reported(_), _) | (Outcome::Wrong, false) => false,
                 _ => more,
@@ -136,7 +136,7 @@ impl Saboteur {
             if !wanted(site) {
                 continue;
             }
-            site.launches += 1;
+            site.steps += steps;
             let mut fork = before.fork(options.clone());
             let module = match Module::load(&body.with(&site.mutant)) {
                 Ok(module) => module,

@@ -64,7 +64,7 @@ fn planted_faults_are_reported() {
     };
     let (mut reported, mut wrong, mut idle) = (0, 0, 0);
     for run in runs::ALL.iter().chain(hopper::ALL) {
-        let body = Body::new(run.text, run.name, false);
+        let body = Body::new(run.texts.nvcc, run.name, false);
         for mutant in body.mutants() {
             let what = format!("{} line {}, {:?}: {}", run.name, mutant.line, mutant.safeguard, mutant.was);
             match outcome(run, &body.with(&mutant)) {

@@ -1,5 +1,5 @@
-//! Kernels as courses and blogs teach them, compiled by nvcc: each must give the right answer without a finding, whatever
-//! the seed.
+//! Kernels as courses and blogs teach them, compiled by nvcc and by clang: each must give the right answer without a
+//! finding, whatever the seed.
 
 mod harness;
 mod teaching {
@@ -12,9 +12,11 @@ use teaching::{hopper, runs};
 #[test]
 fn correct_kernels_run_clean() {
     for run in runs::ALL.iter().chain(hopper::ALL) {
-        for seed in 0..3 {
-            if let Err(fault) = (run.check)(run.text, seed) {
-                panic!("{}, seed {seed}: {fault}", run.name);
+        for (compiler, text) in [("nvcc", run.texts.nvcc), ("clang", run.texts.clang)] {
+            for seed in 0..3 {
+                if let Err(fault) = (run.check)(text, seed) {
+                    panic!("{} by {compiler}, seed {seed}: {fault}", run.name);
+                }
             }
         }
     }

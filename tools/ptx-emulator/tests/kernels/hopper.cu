@@ -96,8 +96,8 @@ extern "C" __global__ void __launch_bounds__(256) matmul_warpgroup(const __grid_
                                                                     int k) {
     extern __shared__ __align__(1024) __nv_bfloat16 tiles[];
     __shared__ u64 full[2], empty[2];
-    __nv_bfloat16* left[2] = {tiles, tiles + 64 * 64};
-    __nv_bfloat16* right[2] = {tiles + 2 * 64 * 64, tiles + 2 * 64 * 64 + 32 * 64};
+    __nv_bfloat16* const left = tiles;
+    __nv_bfloat16* const right = tiles + 2 * 64 * 64;
     int group = threadIdx.x / 128, t = threadIdx.x % 128;
     if (threadIdx.x == 0) {
         for (int s = 0; s < 2; s++) {
@@ -115,8 +115,8 @@ extern "C" __global__ void __launch_bounds__(256) matmul_warpgroup(const __grid_
                 int s = i % 2;
                 if (i >= 2) wait(&empty[s], (i / 2 - 1) % 2);
                 expect(&full[s], (64 + 32) * 64 * 2);
-                load_box(left[s], &a, &full[s], i * 64, blockIdx.y * 64);
-                load_box(right[s], &b, &full[s], i * 64, blockIdx.x * 32);
+                load_box(left + s * 64 * 64, &a, &full[s], i * 64, blockIdx.y * 64);
+                load_box(right + s * 32 * 64, &b, &full[s], i * 64, blockIdx.x * 32);
             }
         return;
     }
@@ -134,7 +134,7 @@ extern "C" __global__ void __launch_bounds__(256) matmul_warpgroup(const __grid_
                 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, %16, %17, 1, 1, 1, 0, 0;"
                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
                   "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-                : "l"(descriptor(left[s] + kk * 16)), "l"(descriptor(right[s] + kk * 16)));
+                : "l"(descriptor(left + s * 64 * 64 + kk * 16)), "l"(descriptor(right + s * 32 * 64 + kk * 16)));
         asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
         asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
         for (int r = 0; r < 16; r++) asm volatile("" : "+f"(d[r])::"memory");

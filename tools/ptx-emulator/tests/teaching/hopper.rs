@@ -8,16 +8,16 @@ use ptx_emulator::{
 use crate::{
     args,
     harness::{Host, floats, numbers},
-    teaching::runs::{Run, product, x},
+    teaching::runs::{Run, Texts, product, texts, x},
 };
 
-const HOPPER: &str = include_str!("../kernels/hopper.ptx");
+const HOPPER: Texts = texts!("hopper");
 
 pub const ALL: &[Run] = &[
-    Run { name: "bulk_double", text: HOPPER, check: bulk_double },
-    Run { name: "box_copy", text: HOPPER, check: box_copy },
-    Run { name: "matmul_warpgroup", text: HOPPER, check: matmul_warpgroup },
-    Run { name: "cluster_histogram", text: HOPPER, check: cluster_histogram },
+    Run { name: "bulk_double", texts: HOPPER, check: bulk_double },
+    Run { name: "box_copy", texts: HOPPER, check: box_copy },
+    Run { name: "matmul_warpgroup", texts: HOPPER, check: matmul_warpgroup },
+    Run { name: "cluster_histogram", texts: HOPPER, check: cluster_histogram },
 ];
 
 fn bulk_double(text: &str, seed: u64) -> Result<(), Fault> {

@@ -14,43 +14,61 @@ pub type Check = fn(&str, u64) -> Result<(), Fault>;
 /// A kernel with its text and its check.
 pub struct Run {
     pub name: &'static str,
-    pub text: &'static str,
+    pub texts: Texts,
     pub check: Check,
 }
 
-const ELEMENTWISE: &str = include_str!("../kernels/elementwise.ptx");
-const REDUCTIONS: &str = include_str!("../kernels/reductions.ptx");
-const SCANS: &str = include_str!("../kernels/scans.ptx");
-const MATRICES: &str = include_str!("../kernels/matrices.ptx");
+/// What the two compilers make of one file.
+#[derive(Clone, Copy)]
+#[allow(dead_code, reason = "not every test looks at both")]
+pub struct Texts {
+    pub nvcc: &'static str,
+    pub clang: &'static str,
+}
+
+macro_rules! texts {
+    ($stem:literal) => {
+        $crate::teaching::runs::Texts {
+            nvcc: include_str!(concat!("../kernels/", $stem, ".ptx")),
+            clang: include_str!(concat!("../kernels/clang/", $stem, ".ptx")),
+        }
+    };
+}
+pub(crate) use texts;
+
+const ELEMENTWISE: Texts = texts!("elementwise");
+const REDUCTIONS: Texts = texts!("reductions");
+const SCANS: Texts = texts!("scans");
+const MATRICES: Texts = texts!("matrices");
 
 pub const ALL: &[Run] = &[
-    Run { name: "saxpy", text: ELEMENTWISE, check: saxpy },
-    Run { name: "add", text: ELEMENTWISE, check: add },
-    Run { name: "scale_vector", text: ELEMENTWISE, check: scale_vector },
-    Run { name: "transpose", text: ELEMENTWISE, check: transpose },
-    Run { name: "stencil", text: ELEMENTWISE, check: stencil },
-    Run { name: "life", text: ELEMENTWISE, check: life },
-    Run { name: "filter3x3", text: ELEMENTWISE, check: filter3x3 },
-    Run { name: "mandelbrot", text: ELEMENTWISE, check: mandelbrot },
-    Run { name: "any_negative", text: ELEMENTWISE, check: any_negative },
-    Run { name: "sum_tree", text: REDUCTIONS, check: |t, s| block_sums(t, s, "sum_tree", 256, 1, 0) },
-    Run { name: "sum_volatile", text: REDUCTIONS, check: |t, s| block_sums(t, s, "sum_volatile", 128, 2, 512) },
-    Run { name: "sum_syncwarp", text: REDUCTIONS, check: |t, s| block_sums(t, s, "sum_syncwarp", 256, 1, 0) },
-    Run { name: "sum_shuffle", text: REDUCTIONS, check: sum_shuffle },
-    Run { name: "sum_last_block", text: REDUCTIONS, check: sum_last_block },
-    Run { name: "maximum", text: REDUCTIONS, check: maximum },
-    Run { name: "locked_sum", text: REDUCTIONS, check: locked_sum },
-    Run { name: "histogram", text: REDUCTIONS, check: histogram },
-    Run { name: "aggregated_count", text: REDUCTIONS, check: aggregated_count },
-    Run { name: "softmax", text: REDUCTIONS, check: softmax },
-    Run { name: "scan_two_buffers", text: SCANS, check: scan_two_buffers },
-    Run { name: "scan_tree", text: SCANS, check: scan_tree },
-    Run { name: "scan_look_back", text: SCANS, check: scan_look_back },
-    Run { name: "compact", text: SCANS, check: compact },
-    Run { name: "bitonic_sort", text: SCANS, check: bitonic_sort },
-    Run { name: "matmul_tiled", text: MATRICES, check: matmul_tiled },
-    Run { name: "matmul_pipelined", text: MATRICES, check: matmul_pipelined },
-    Run { name: "matmul_tensor_core", text: MATRICES, check: matmul_tensor_core },
+    Run { name: "saxpy", texts: ELEMENTWISE, check: saxpy },
+    Run { name: "add", texts: ELEMENTWISE, check: add },
+    Run { name: "scale_vector", texts: ELEMENTWISE, check: scale_vector },
+    Run { name: "transpose", texts: ELEMENTWISE, check: transpose },
+    Run { name: "stencil", texts: ELEMENTWISE, check: stencil },
+    Run { name: "life", texts: ELEMENTWISE, check: life },
+    Run { name: "filter3x3", texts: ELEMENTWISE, check: filter3x3 },
+    Run { name: "mandelbrot", texts: ELEMENTWISE, check: mandelbrot },
+    Run { name: "any_negative", texts: ELEMENTWISE, check: any_negative },
+    Run { name: "sum_tree", texts: REDUCTIONS, check: |t, s| block_sums(t, s, "sum_tree", 256, 1, 0) },
+    Run { name: "sum_volatile", texts: REDUCTIONS, check: |t, s| block_sums(t, s, "sum_volatile", 128, 2, 512) },
+    Run { name: "sum_syncwarp", texts: REDUCTIONS, check: |t, s| block_sums(t, s, "sum_syncwarp", 256, 1, 0) },
+    Run { name: "sum_shuffle", texts: REDUCTIONS, check: sum_shuffle },
+    Run { name: "sum_last_block", texts: REDUCTIONS, check: sum_last_block },
+    Run { name: "maximum", texts: REDUCTIONS, check: maximum },
+    Run { name: "locked_sum", texts: REDUCTIONS, check: locked_sum },
+    Run { name: "histogram", texts: REDUCTIONS, check: histogram },
+    Run { name: "aggregated_count", texts: REDUCTIONS, check: aggregated_count },
+    Run { name: "softmax", texts: REDUCTIONS, check: softmax },
+    Run { name: "scan_two_buffers", texts: SCANS, check: scan_two_buffers },
+    Run { name: "scan_tree", texts: SCANS, check: scan_tree },
+    Run { name: "scan_look_back", texts: SCANS, check: scan_look_back },
+    Run { name: "compact", texts: SCANS, check: compact },
+    Run { name: "bitonic_sort", texts: SCANS, check: bitonic_sort },
+    Run { name: "matmul_tiled", texts: MATRICES, check: matmul_tiled },
+    Run { name: "matmul_pipelined", texts: MATRICES, check: matmul_pipelined },
+    Run { name: "matmul_tensor_core", texts: MATRICES, check: matmul_tensor_core },
 ];
 
 pub fn x(n: u32) -> [u32; 3] {
