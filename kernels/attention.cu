@@ -147,14 +147,13 @@ __device__ __forceinline__ Passing<T, D, KEYS> keys_and_values(const AttentionPa
     return {stages, k, v, p.k_stride[0], p.v_stride[0], int(place.keys), int(p.d), int(p.e), p.whole != 0};
 }
 
-// Writes a warp's 16 rows of accumulators, by way of `stage` (the warp's own 16 rows of a tile), in 128-bit packs where rows
-// are whole.
+// Writes a warp's 16 rows of accumulators, by way of `stage` (the warp's own 16 rows of a tile that nobody reads any more), in
+// 128-bit packs where rows are whole.
 template <int BLOCKS, typename T>
 __device__ __forceinline__ void store_rows(T* to, u64 row_stride, T* stage, const float (&c)[BLOCKS][4], float factor0,
                                            float factor8, int rows, int cols, bool whole) {
     constexpr int D = BLOCKS * 8, STRIDE = D + TILE_PAD<T>;
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    __syncwarp();
 #pragma unroll
     for (int n = 0; n < BLOCKS; ++n) {
         T* at = stage + g * STRIDE + n * 8 + 2 * t;
@@ -387,7 +386,6 @@ __device__ __forceinline__ void backward_keys(const AttentionParams& p) {
             for (int i = 0; i < 4; ++i) ds[n][i] = s[n][i] * (ds[n][i] - *behind_row(dy_tile, n * 8 + 2 * t + i % 2));
         product_of_accumulators<M>(dk, ds, q_tile);
     });
-    copies_wait<0>();
     const u32 first = place.first + warp * 16;
     const int rows = int(place.keys) - int(first);
     T* const dk_rows = static_cast<T*>(p.dk) + element(p.k_stride, place, first);

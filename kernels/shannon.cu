@@ -427,7 +427,6 @@ __device__ bool analyse(State& s, const ChunkArea& area) {
     if (threadIdx.x == 0) s.bits = 1;
     if (threadIdx.x < RESIDUAL_BYTES - CHUNK_BYTES) s.residuals[samples + threadIdx.x] = 0;
     predict(s, area);
-    __syncthreads();
     mark(s, residuals, pixels);
     count(s, residuals, samples);
     u32 worth = mark_worth(s, residuals, pixels);

@@ -22,7 +22,7 @@ use isg::{
 
 use crate::ops::{accepted, bits, chosen, compare, draw, every_case, gradients, outputs, second_gradients, values};
 
-fn on_emulator() -> bool {
+pub(crate) fn on_emulator() -> bool {
     env::var("ISG_DEVICE").map_or(true, |name| name.is_empty() || name.starts_with("emulator"))
 }
 

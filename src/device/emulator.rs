@@ -432,6 +432,29 @@ mod tests {
         assert_eq!(parse_checks("memory"), None);
     }
 
+    /// No size classes as on a GPU: one byte past what was asked for is outside, and the next allocation is far away.
+    #[test]
+    fn memory_ends_where_its_tensor_does() {
+        let text = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry peek(.param .u64 at)\n{\n.reg .b64 %rd<2>;\n\
+                    .reg .b16 %rs<2>;\nld.param.u64 %rd1, [at];\nld.global.u8 %rs1, [%rd1];\nret;\n}\n";
+        let module = Module::load(text).expect("PTX");
+        let emulator = Emulator::new(&Options::default());
+        for bytes in [1, 12, 513, 4097] {
+            let at = emulator.alloc(bytes).expect("memory");
+            emulator.alloc(64).expect("a neighbour");
+            emulator.fill(at, Pattern::Bits8(1), bytes).expect("memory");
+            let mut peek = |offset: usize| {
+                let at = at.offset_bytes(offset).0.to_le_bytes();
+                emulator.state.borrow_mut().gpu.launch(&module, "peek", [1; 3], [1; 3], 0, &at).map(|_| ())
+            };
+            peek(bytes - 1).expect("the last byte");
+            for past in [bytes, bytes + 1, bytes + 600, 1 << 20] {
+                let fault = peek(past).expect_err("outside");
+                assert_eq!(fault.kind(), ptx_emulator::FaultKind::OutOfBounds, "{fault}");
+            }
+        }
+    }
+
     #[test]
     fn memory_goes_back_and_what_is_too_much_is_refused_with_numbers() {
         let emulator = Emulator::new(&Options { memory_bytes: 1 << 20, ..Options::default() });

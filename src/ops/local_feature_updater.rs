@@ -264,6 +264,6 @@ pub const SPEC: OpSpec = OpSpec {
             let inputs = [normal([n, g, g, d]), normal([n, d]), normal([g * g, d]), square(), square(), square()];
             Case::new(name, inputs, |x| Ok(vec![x[0].local_feature_updater(&x[1], &x[2], &x[3], &x[4], &x[5])?]))
         };
-        vec![case("grid", 2, 4, 5), case("one_position", 3, 1, 18), case("past_a_tile", 5, 4, 66)]
+        vec![case("grid", 2, 4, 5), case("one_position", 3, 1, 18), case("past_a_tile", 5, 4, 66), case("whole_rows", 5, 4, 72)]
     },
 };

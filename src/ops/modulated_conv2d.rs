@@ -307,8 +307,8 @@ pub const SPEC: OpSpec = OpSpec {
             case("down_pointwise", [1, 6, 5, 2], [3, 1, 1], false, [1, 2]),
             case("whole_vectors", [2, 3, 5, 16], [24, 3, 3], true, [1, 1]),
             case("whole_vectors_up", [2, 3, 4, 8], [16, 3, 3], true, [2, 1]),
-            case("past_a_tile", [1, 9, 9, 116], [116, 3, 3], true, [1, 1]),
-            case("past_a_tile_up", [1, 9, 9, 116], [72, 3, 3], true, [2, 1]),
+            case("past_a_tile", [1, 9, 9, 120], [116, 3, 3], true, [1, 1]),
+            case("past_a_tile_up", [1, 9, 9, 120], [72, 3, 3], true, [2, 1]),
             case("many_channels", [1, 4, 4, 21], [19, 3, 3], true, [2, 1]),
         ]
     },

@@ -15,7 +15,7 @@ use crate::{
     element_dispatch,
     error::{Error, Result},
     kernel_params,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::{MAX_RANK, Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -249,6 +249,7 @@ pub const SPEC: OpSpec = OpSpec {
             Case::new("reversed", [normal([3, 19, 5, 33])], |x| Ok(vec![x[0].square()?.permute(&[3, 2, 1, 0])?])),
             Case::new("wide_heads", [normal([3, 5, 2, 8])], |x| Ok(vec![x[0].square()?.permute(&[0, 2, 1, 3])?])),
             Case::new("matrix", [normal([37, 18])], |x| Ok(vec![x[0].square()?.transpose()?])),
+            Case::new("bytes", [drawn([37, 18], Draw::Bytes)], |x| Ok(vec![x[0].transpose()?])).wrt([]),
             Case::new("middle", [normal([4, 3, 2, 5])], |x| Ok(vec![x[0].square()?.permute(&[2, 3, 1, 0])?])),
         ]
     },

@@ -190,6 +190,7 @@ pub const SPEC: OpSpec = OpSpec {
             Case::new("rows", [normal([5, 33])], |x| Ok(vec![x[0].softmax()?])),
             Case::new("wide", [drawn([2, 1025], Draw::Uniform(76.0, 84.0))], |x| Ok(vec![x[0].softmax()?])),
             Case::new("block_a_row", [normal([2, 2056])], |x| Ok(vec![x[0].softmax()?])),
+            Case::new("block_an_odd_row", [normal([1, 2057])], |x| Ok(vec![x[0].softmax()?])),
             Case::new("batch", [normal([2, 3, 1, 17])], |x| Ok(vec![x[0].softmax()?])),
         ]
     },

