@@ -18,7 +18,10 @@ use isg::{
 };
 use ptx_emulator::{Checks, Gpu, Module, Options, asynchronous};
 
-use super::mutate::{Body, COVERED, Mutant};
+use super::{
+    excuse,
+    mutate::{Body, COVERED, Mutant},
+};
 
 /// What the emulator and the results say to a fault, from nothing to everything.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +38,11 @@ pub enum Outcome {
 pub struct Site {
     pub mutant: Mutant,
     pub outcome: Outcome,
-    steps: u64,
+    pub steps: u64,
+    /// Which of its kind in the entry, from 1.
+    pub ordinal: usize,
+    /// Why it may pass.
+    pub excuse: Option<&'static str>,
 }
 
 /// One entry and the faults planted in it.
@@ -56,6 +63,8 @@ pub struct Plan {
     pub conditions: bool,
     /// Warp instructions after which no further launch is tried for a fault that nobody has seen.
     pub most_steps: u64,
+    /// The same for faults that may pass.
+    pub most_excused_steps: u64,
 }
 
 /// All kernels met so far, by name. Shared by several devices.
@@ -77,8 +86,14 @@ impl Found {
         let body = Body::new(text, entry, true);
         let load = |text: &str| Module::load(text).map_err(|e| Error::Device(format!("{entry}: {e}")));
         let module = load(&body.text())?;
+        let mut ordinals = HashMap::new();
+        let mut site = |mutant: Mutant| {
+            let ordinal = ordinals.entry(mutant.safeguard).and_modify(|n| *n += 1).or_insert(1);
+            let excuse = excuse(entry, mutant.safeguard, *ordinal);
+            Site { mutant, outcome: Outcome::Idle, steps: 0, ordinal: *ordinal, excuse }
+        };
         let mutants = body.mutants().into_iter().filter(|m| self.plan.conditions || m.safeguard.orders());
-        let sites: Vec<Site> = mutants.map(|mutant| Site { mutant, outcome: Outcome::Idle, steps: 0 }).collect();
+        let sites: Vec<Site> = mutants.map(&mut site).collect();
         let probed = match sites.is_empty() {
             true => None,
             false => Some(load(&body.probed(sites.iter().map(|site| &site.mutant)))?),
@@ -114,7 +129,9 @@ impl Saboteur {
     /// Runs the launch without each safeguard it needs that nobody has missed yet.
     fn sabotage(&self, kernel: &mut Kernel, before: &Gpu, after: &Gpu, steps: u64, launch: &Launch) {
         let wanted = |site: &Site| {
-            let more = site.steps < self.plan.most_steps;
+            // What may pass is tried in the long run alone, where it shows if it does not.
+            let most = if site.excuse.is_none() { self.plan.most_steps } else { self.plan.most_excused_steps };
+            let more = site.steps < most;
             match (&site.outcome, site.mutant.safeguard.orders()) {
                 (Outcome::Reported(_), _) | (Outcome::Wrong, false) => false,
                 _ => more,
