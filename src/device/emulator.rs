@@ -443,7 +443,7 @@ mod tests {
             let at = emulator.alloc(bytes).expect("memory");
             emulator.alloc(64).expect("a neighbour");
             emulator.fill(at, Pattern::Bits8(1), bytes).expect("memory");
-            let mut peek = |offset: usize| {
+            let peek = |offset: usize| {
                 let at = at.offset_bytes(offset).0.to_le_bytes();
                 emulator.state.borrow_mut().gpu.launch(&module, "peek", [1; 3], [1; 3], 0, &at).map(|_| ())
             };
