@@ -279,7 +279,7 @@ fn profile(workload: &Workload, mode: Mode, device: &Device) -> Result<()> {
 }
 
 /// Work of a forward run beyond which the emulator is not asked for it.
-const MOST_COUNTED_FLOPS: f64 = 3e10;
+const MOST_COUNTED_FLOPS: f64 = 3e9;
 
 /// What one forward run does, where the device counts. `moved_bytes` are whole sectors between the multiprocessors and
 /// memory, caches taken away.
