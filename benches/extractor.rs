@@ -4,7 +4,7 @@
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use isg::{
     Device,
-    isg::{extractor_config::ExtractorConfig, extractor_training::Training},
+    extractor::{config::ExtractorConfig, training::Training},
     random::Philox,
 };
 

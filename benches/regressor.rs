@@ -7,7 +7,7 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use isg::{
     DType, Device, Result, Tape, Tensor,
-    isg::regressor::{Dims, Mode, Regressor, RegressorConfig},
+    mil::regressor::{Dims, Mode, Regressor, RegressorConfig},
     nn::{
         builder::{Builder, Params},
         norm::RunningStats,

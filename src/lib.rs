@@ -5,20 +5,21 @@
 // wrap functions in closures that are always inlined (else the function is compiled without the wide registers).
 #![allow(clippy::redundant_locals, clippy::redundant_closure)]
 
-pub mod baseline;
 pub mod cli;
 pub mod cohort;
 pub mod device;
 pub mod dtype;
 pub mod error;
+pub mod eval;
+pub mod extractor;
 pub mod image;
 pub mod io;
-pub mod isg;
+pub mod mil;
 pub mod nn;
 pub mod op;
-
 pub mod ops;
 pub mod optim;
+pub mod pipeline;
 pub mod progress;
 pub mod random;
 pub mod report;

@@ -6,11 +6,10 @@ use std::{cell::RefCell, env};
 use ::isg::{
     DType, Device, Result, Shape, Tape, Tensor,
     device::emulator::{Emulator, Options},
-    isg::{
-        extractor_config::ExtractorConfig,
-        extractor_training::Training,
+    extractor::{config::ExtractorConfig, training::Training},
+    mil::{
+        config::{Preset, TrainConfig},
         regressor::{Dims, Mode, Regressor, RegressorConfig},
-        train_config::{Preset, TrainConfig},
         training::{Job, curve, fit},
     },
     nn::{
@@ -23,7 +22,7 @@ use ::isg::{
     random::Philox,
 };
 
-use crate::isg::simulation;
+use crate::models::simulation;
 
 fn device() -> Device {
     match env::var("ISG_DEVICE") {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{Context, Outcome};
 use crate::{
     error::Result,
-    isg::run::{RunConfig, Stage},
+    pipeline::{RunConfig, Stage},
     synth::{self, SynthOptions},
 };
 

@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::Outcome;
 use crate::{
-    cohort::{metrics::Unit, stats::Bootstrap},
     error::Result,
-    isg::evaluation,
+    eval::{metrics::Unit, stats::Bootstrap, tables},
 };
 
 #[derive(clap::Args)]
@@ -35,15 +34,15 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<Outcome> {
     let of_run = args.predictions.is_dir();
-    let table = if of_run { args.predictions.join(evaluation::PREDICTIONS_FILE) } else { args.predictions.clone() };
-    let (genes, predictions) = evaluation::read_predictions(&table)?;
-    let ridge = args.predictions.join(evaluation::BASELINE_FILE);
-    let baseline = if of_run && ridge.is_file() { Some(evaluation::read_predictions(&ridge)?.1) } else { None };
+    let table = if of_run { args.predictions.join(tables::PREDICTIONS_FILE) } else { args.predictions.clone() };
+    let (genes, predictions) = tables::read_predictions(&table)?;
+    let ridge = args.predictions.join(tables::BASELINE_FILE);
+    let baseline = if of_run && ridge.is_file() { Some(tables::read_predictions(&ridge)?.1) } else { None };
     let unit = if args.unit == "slide" { Unit::Slide } else { Unit::Patient };
     let bootstrap = Bootstrap { seed: args.seed, ..Bootstrap::default() };
-    let comparison = evaluation::compare(&genes, &predictions, baseline.as_deref(), unit, bootstrap)?;
+    let comparison = tables::compare(&genes, &predictions, baseline.as_deref(), unit, bootstrap)?;
     if let Some(out) = &args.out {
-        evaluation::write(out, &comparison)?;
+        tables::write(out, &comparison)?;
     }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&comparison).unwrap_or_default());

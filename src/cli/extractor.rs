@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::{Context, Outcome};
 use crate::{
     error::{Error, Result},
+    extractor::{config::ExtractorConfig, patches::PatchSource, training},
     image::RgbImage,
-    isg::{extractor_config::ExtractorConfig, extractor_training, patches::PatchSource},
     progress::Progress,
     slide::{Slide, Tile},
 };
@@ -66,7 +66,7 @@ fn train(args: &Train, context: &Context) -> Result<Outcome> {
     let config = configuration(args)?;
     config.validate()?;
     let patches = SlidePatches::open(&args.images, args.patch_px, &context.progress)?;
-    let trained = extractor_training::train(&config, &patches, &args.out, &context.device()?, &context.progress)?;
+    let trained = training::train(&config, &patches, &args.out, &context.device()?, &context.progress)?;
     if args.json {
         let result = serde_json::json!({
             "dir": trained.dir, "steps": trained.steps, "patches": patches.len(), "last": trained.last,

@@ -22,7 +22,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     device::Device,
     error::{Error, Result},
-    isg::run::Stage,
+    pipeline::Stage,
 };
 
 pub(crate) const EXIT_FAILED: u8 = 1;

@@ -8,7 +8,7 @@ use super::{Context, Outcome};
 use crate::{
     error::{Error, Result},
     io::atomic,
-    isg::run::predict::SlidePredictor,
+    pipeline::predict::SlidePredictor,
     slide::MppTable,
 };
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{Context, Outcome};
 use crate::{
     error::Result,
-    isg::run::{self, Run, RunConfig, Stage, Summary},
+    pipeline::{self, Run, RunConfig, Stage, Summary},
     report::PatchCounts,
 };
 
@@ -41,7 +41,7 @@ pub fn run(args: Args, until: Stage, context: &Context) -> Result<Outcome> {
 pub(super) fn execute(config: RunConfig, until: Stage, json: bool, context: &Context) -> Result<Outcome> {
     let device = context.device_name()?;
     let run = Run::open(config, &context.progress)?;
-    match run::execute(&run, until, &device, &context.progress)? {
+    match pipeline::execute(&run, until, &device, &context.progress)? {
         None => {
             println!("{}: finished up to {}", run.config.out.display(), until.name());
             Ok(Outcome::Done)

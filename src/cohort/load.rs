@@ -22,10 +22,10 @@ use crate::{
         labels::patient_name,
         slides::{FoundSlide, before_dot, expand, find_slides, is_table, walk},
         splits::SplitPatient,
-        stats,
         targets::{TableScale, Transform},
     },
     error::{Error, Result},
+    eval::stats,
     io::atomic,
     progress::Progress,
 };

@@ -1,7 +1,7 @@
 //! Expression tables, labels, patients, splits, statistics and the feature store.
 //!
 //! [`Cohort::load`] brings slides and expression together; [`splits`] divides patients; [`targets`] scales what is
-//! predicted; [`metrics`] judges it; [`feature_store`] keeps what was extracted from slides.
+//! predicted; [`feature_store`] keeps what was extracted from slides.
 
 pub mod barcode;
 pub mod config;
@@ -12,10 +12,8 @@ pub mod gdc;
 pub mod genes;
 pub mod labels;
 mod load;
-pub mod metrics;
 pub mod slides;
 pub mod splits;
-pub mod stats;
 pub mod targets;
 mod wide;
 

@@ -1,7 +1,7 @@
 //! Expected numbers are scipy 1.17's, unless a closed form is given.
 
 use approx::assert_relative_eq;
-use isg::cohort::{
+use isg::eval::{
     metrics::{Prediction, Unit, evaluate, write_scores_csv},
     stats::{
         Alternative, Bootstrap, benjamini_hochberg, bootstrap_interval, correlation_p_value, fisher_interval,

@@ -3,7 +3,7 @@
 
     python tools/peers/extractor_step.py [--preset small|paper] [--threads 2] [--steps 10] [--channels-last]
 
-Needs torch; nothing in the project does. The same architecture, losses and updates as src/isg/extractor_training.rs:
+Needs torch; nothing in the project does. The same architecture, losses and updates as src/extractor/training.rs:
 encoder, StyleGAN2 generator, critic, L1 + LPIPS (AlexNet, drawn weights) + softplus, Adam; R1 every sixteenth step.
 """
 import argparse, math, time

@@ -3,7 +3,7 @@
 
     cargo bench --bench regressor && python tools/peers/regressor_step.py [--threads 2] [--steps 20]
 
-Needs torch; nothing in the project does. The same architecture and update as src/isg/regressor.rs: MBConv with
+Needs torch; nothing in the project does. The same architecture and update as src/mil/regressor.rs: MBConv with
 squeeze-and-excite and layer normalisation, both attention fusion updaters, ViT blocks with fused attention, L2 loss, clipped
 gradients, AdamW (fused). Ours are read from target/criterion; the ratio is PyTorch's time over ours: above one, ours is
 faster. Run ours with RAYON_NUM_THREADS equal to --threads.

@@ -5,11 +5,8 @@ use std::collections::HashMap;
 use anyhow::{Context, Result};
 use isg::{
     DType, Device, Tape, Tensor,
-    isg::{
-        discriminator::r1_penalty,
-        lpips::Lpips,
-        regressor::{Dims, Mode, Regressor, RegressorConfig, Tokens},
-    },
+    extractor::{discriminator::r1_penalty, lpips::Lpips},
+    mil::regressor::{Dims, Mode, Regressor, RegressorConfig, Tokens},
     nn::{
         Builder, Params,
         mbconv::{MbConv, MbConvConfig},

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
 use isg::{
-    Tensor, cohort,
+    Tensor, eval,
     ops::{
         avg_pool2d::Pool2d,
         batch_norm2d,
@@ -134,7 +134,7 @@ pub fn prepare(case: &CaseFile, inputs: HashMap<String, Tensor>) -> Result<Prepa
         "roc_auc" => Box::new(move || {
             let (score, label) = (a.get("score")?.to_vec::<f64>()?, a.get("label")?.to_vec::<f64>()?);
             let positive: Vec<bool> = label.iter().map(|&l| l == 1.0).collect();
-            metric("auc", a.get("score")?, &[cohort::stats::roc_auc(&score, &positive).unwrap_or(f64::NAN)])
+            metric("auc", a.get("score")?, &[eval::stats::roc_auc(&score, &positive).unwrap_or(f64::NAN)])
         }),
         unknown => bail!("unknown operation `{unknown}`"),
     };
@@ -185,7 +185,7 @@ fn pearson(a: &Arguments) -> isg::Result<Outputs> {
     let (xs, ys) = (x.to_vec::<f64>()?, y.to_vec::<f64>()?);
     let column = |values: &[f64], c: usize| (0..rows).map(|r| values[r * columns + c]).collect::<Vec<f64>>();
     let r: Vec<f64> =
-        (0..columns).map(|c| cohort::stats::pearson(&column(&xs, c), &column(&ys, c)).unwrap_or(f64::NAN)).collect();
+        (0..columns).map(|c| eval::stats::pearson(&column(&xs, c), &column(&ys, c)).unwrap_or(f64::NAN)).collect();
     metric("r", x, &r)
 }
 

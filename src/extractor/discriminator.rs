@@ -7,7 +7,7 @@
 use crate::{
     device::nvtx,
     error::Result,
-    isg::extractor_config::DiscriminatorConfig,
+    extractor::config::DiscriminatorConfig,
     nn::{
         builder::Builder,
         equalized::{EqualizedConv, EqualizedLinear, Then, halving, plain},

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::{
     device::Device,
     error::Result,
-    isg::{
+    mil::{
         bags::PatchFeatures,
         crossval::{Manifest, Task, member_dir, task_dir},
         model::Model,
@@ -28,7 +28,7 @@ struct Member {
 }
 
 impl Predictor {
-    /// Reads the folder that [`cross_validate`](crate::isg::crossval::cross_validate) filled.
+    /// Reads the folder that [`cross_validate`](crate::mil::crossval::cross_validate) filled.
     pub fn load(dir: &Path, device: &Device) -> Result<Predictor> {
         let manifest = Manifest::read(dir)?;
         let mut members = Vec::new();

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use crate::{
     cohort::targets::Scaling,
     error::{Error, Result},
-    isg::regressor::RegressorConfig,
+    mil::regressor::RegressorConfig,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]

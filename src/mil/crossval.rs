@@ -15,15 +15,16 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    baseline::ridge::Ridge,
-    cohort::{metrics::Prediction, splits::Splits},
+    cohort::splits::Splits,
     device::Device,
     error::{Error, Result},
+    eval::metrics::Prediction,
     io::atomic,
-    isg::{
+    mil::{
         bags::{BagSet, FoldSlides},
+        config::TrainConfig,
         model::Model,
-        train_config::TrainConfig,
+        ridge::Ridge,
         training::{self, EpochRecord, Job, MODEL_FILE},
     },
     progress::Progress,

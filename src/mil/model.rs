@@ -14,7 +14,7 @@ use crate::{
     dtype::DType,
     error::{Error, Result},
     io::{checkpoint, safetensors::SafetensorsFile},
-    isg::{
+    mil::{
         bags::{FeatureScale, PatchFeatures, READ_PATCHES},
         regressor::{Dims, Explanation, Mode, Regressor, RegressorConfig},
     },

@@ -8,18 +8,18 @@ use std::{
 
 use isg::{
     DType, Device, Error, Result, Shape, Tape, Tensor,
-    cohort::{
+    eval::{
         metrics::{self, Prediction, Unit},
         stats::Bootstrap,
+        tables,
     },
     io::safetensors::SafetensorsFile,
-    isg::{
+    mil::{
         bags::BagSet,
+        config::{Preset, TaskConfig, TrainConfig},
         crossval::{self, CvResult},
-        evaluation,
         predictor::Predictor,
         regressor::{Dims, Mode, Regressor, RegressorConfig, Tokens},
-        train_config::{Preset, TaskConfig, TrainConfig},
     },
     nn::{
         builder::{Builder, Params},
@@ -381,17 +381,17 @@ fn planted_genes_are_found_on_held_out_slides() -> Result<()> {
     let cv = run(&TrainConfig { max_patches: 12, ..quick(20) }, &set, dir.path(), &Silent)?;
     assert_eq!(cv.predictions.len(), 36);
     let bootstrap = Bootstrap { resamples: 200, ..Bootstrap::default() };
-    let comparison = evaluation::compare(&set.genes, &cv.predictions, Some(&cv.baseline), Unit::Patient, bootstrap)?;
+    let comparison = tables::compare(&set.genes, &cv.predictions, Some(&cv.baseline), Unit::Patient, bootstrap)?;
     let pearson = |gene: usize| comparison.network.pooled.genes[gene].pearson.expect("a correlation");
     assert!(pearson(0) > 0.5 && pearson(2) > 0.4, "{} {}", pearson(0), pearson(2));
     assert_eq!(comparison.network.pooled.genes[0].n, 35, "the missing value does not count");
     assert!(comparison.baseline.is_some());
 
-    evaluation::write(dir.path(), &comparison)?;
-    assert_eq!(evaluation::read(dir.path())?, comparison);
-    let path = dir.path().join(evaluation::PREDICTIONS_FILE);
-    evaluation::write_predictions(&path, &set.genes, &cv.predictions)?;
-    let (genes, read) = evaluation::read_predictions(&path)?;
+    tables::write(dir.path(), &comparison)?;
+    assert_eq!(tables::read(dir.path())?, comparison);
+    let path = dir.path().join(tables::PREDICTIONS_FILE);
+    tables::write_predictions(&path, &set.genes, &cv.predictions)?;
+    let (genes, read) = tables::read_predictions(&path)?;
     assert_eq!(genes, set.genes);
     let again = metrics::evaluate(&genes, &read, Unit::Patient, bootstrap)?;
     assert_eq!(again.pooled.genes[0].pearson, comparison.network.pooled.genes[0].pearson);

@@ -6,7 +6,7 @@ use super::{RunConfig, features::Encoders, scan};
 use crate::{
     device::Device,
     error::{Error, Result},
-    isg::{bags::HostFeatures, predictor::Predictor},
+    mil::{bags::HostFeatures, predictor::Predictor},
     progress::Progress,
     select::{ScoreOptions, Scorer, score::score_slide_with},
     slide::{Slide, SlideOptions},

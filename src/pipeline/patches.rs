@@ -2,8 +2,8 @@
 
 use crate::{
     error::{Error, Result},
+    extractor::patches::PatchSource,
     image::RgbImage,
-    isg::patches::PatchSource,
     random::Philox,
     slide::Slide,
 };

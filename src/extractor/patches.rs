@@ -9,8 +9,8 @@ use rayon::prelude::*;
 
 use crate::{
     error::{Error, Result},
+    extractor::config::{AugmentConfig, ExtractorConfig},
     image::RgbImage,
-    isg::extractor_config::{AugmentConfig, ExtractorConfig},
     random::Philox,
 };
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     device::nvtx,
     error::{Error, Result},
-    isg::fusion::{Fusion, FusionConfig, FusionMaps},
+    mil::fusion::{Fusion, FusionConfig, FusionMaps},
     nn::{
         builder::Builder,
         linear::Linear,

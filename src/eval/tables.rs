@@ -9,11 +9,11 @@ use std::{collections::BTreeMap, path::Path};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cohort::{
+    error::{Error, Result},
+    eval::{
         metrics::{self, Evaluation, Prediction, Unit},
         stats::Bootstrap,
     },
-    error::{Error, Result},
     io::atomic,
 };
 

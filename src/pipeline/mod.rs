@@ -15,8 +15,8 @@
 pub mod config;
 pub mod features;
 pub mod patches;
-pub mod pictures;
 pub mod predict;
+pub mod reporting;
 pub mod scan;
 
 use std::{
@@ -29,20 +29,17 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cohort::{
-        Cohort, Excluded, ExcludedKind, SplitPatient, Splits,
-        metrics::Unit,
-        stats::{Bootstrap, Interval},
-        write_excluded_csv,
-    },
+    cohort::{Cohort, Excluded, ExcludedKind, SplitPatient, Splits, write_excluded_csv},
     device::Device,
     error::{Error, Result},
-    io::atomic,
-    isg::{
-        crossval,
-        evaluation::{self, Comparison},
-        extractor_training,
+    eval::{
+        metrics::Unit,
+        stats::{Bootstrap, Interval},
+        tables::{self, Comparison},
     },
+    extractor::training,
+    io::atomic,
+    mil::crossval,
     progress::Progress,
     report::PatchCounts,
 };
@@ -184,22 +181,22 @@ pub fn execute(run: &Run, until: Stage, device_name: &str, progress: &dyn Progre
     let cv = run.timed(Stage::Training, || {
         crossval::cross_validate(&run.config.train, &set, &splits, &run.path("model"), device_name, progress)
     })?;
-    evaluation::write_predictions(&run.path(evaluation::PREDICTIONS_FILE), &set.genes, &cv.predictions)?;
-    evaluation::write_predictions(&run.path(evaluation::BASELINE_FILE), &set.genes, &cv.baseline)?;
+    tables::write_predictions(&run.path(tables::PREDICTIONS_FILE), &set.genes, &cv.predictions)?;
+    tables::write_predictions(&run.path(tables::BASELINE_FILE), &set.genes, &cv.baseline)?;
     if until == Stage::Training {
         return Ok(None);
     }
 
-    let comparison = evaluation::compare(
+    let comparison = tables::compare(
         &set.genes,
         &cv.predictions,
         Some(&cv.baseline),
         Unit::Patient,
         Bootstrap { seed: run.config.seed, ..Bootstrap::default() },
     )?;
-    evaluation::write(&run.config.out, &comparison)?;
+    tables::write(&run.config.out, &comparison)?;
     let report = run.timed(Stage::Report, || {
-        let view = pictures::View {
+        let view = reporting::View {
             run,
             selected: &selected,
             set: &set,
@@ -207,7 +204,7 @@ pub fn execute(run: &Run, until: Stage, device_name: &str, progress: &dyn Progre
             comparison: &comparison,
             left_out: &left_out,
         };
-        pictures::report(&view, &device, progress)
+        reporting::report(&view, &device, progress)
     })?;
     atomic::write_bytes(run.path("report.html"), report.as_bytes())?;
     let summary = summarise(run, &selected, left_out, &comparison);
@@ -219,7 +216,7 @@ fn train_extractors(run: &Run, selected: &[Selected], device: &Device, progress:
     for scale in Scale::BOTH {
         let config = run.config.extractor.get(scale);
         let source = SlidePatches::new(selected, &run.config.select, scale, run.config.seed)?;
-        extractor_training::train(config, &source, &run.extractor_dir(scale), device, progress)?;
+        training::train(config, &source, &run.extractor_dir(scale), device, progress)?;
     }
     Ok(())
 }

@@ -14,18 +14,19 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cohort::{stats, targets::TargetScaler},
+    cohort::targets::TargetScaler,
     device::{Device, graph::Graph, host::HostBuffer},
     error::{Error, Result},
+    eval::stats,
     io::{
         checkpoint::{Checkpoint, Checkpoints},
         metrics::MetricsLog,
     },
-    isg::{
+    mil::{
         bags::{BagSet, FeatureScale, subset, turn},
+        config::TrainConfig,
         model::{Model, ModelHeader},
         regressor::{Dims, Mode},
-        train_config::TrainConfig,
     },
     nn::{builder::Params, norm::RunningStats, vit::Sequences},
     optim::{Adam, AdamConfig, Ema, Schedule},

@@ -9,7 +9,7 @@
 use crate::{
     device::nvtx,
     error::Result,
-    isg::extractor_config::EncoderConfig,
+    extractor::config::EncoderConfig,
     nn::{
         builder::Builder,
         equalized::{EqualizedConv, EqualizedLinear, Then, halving, plain},
@@ -36,7 +36,7 @@ struct Stage {
 }
 
 impl Encoder {
-    /// `config` as [`ExtractorConfig::validate`](crate::isg::extractor_config::ExtractorConfig::validate) accepts it.
+    /// `config` as [`ExtractorConfig::validate`](crate::extractor::config::ExtractorConfig::validate) accepts it.
     pub fn new(b: &mut Builder, config: &EncoderConfig, d: usize, filter: &Filter) -> Result<Encoder> {
         let channels = &config.channels;
         let from_rgb =

@@ -9,8 +9,8 @@ use std::{collections::BTreeMap, path::Path};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cohort::stats::{self, Alternative, Bootstrap, Interval},
     error::{Error, Result},
+    eval::stats::{self, Alternative, Bootstrap, Interval},
     io::atomic,
 };
 

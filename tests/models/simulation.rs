@@ -3,7 +3,7 @@
 
 use isg::{
     cohort::splits::{SplitConfig, SplitPatient, Splits},
-    isg::bags::{Bag, BagSet, HostFeatures},
+    mil::bags::{Bag, BagSet, HostFeatures},
     random::Philox,
 };
 

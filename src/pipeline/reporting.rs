@@ -8,15 +8,14 @@ use super::{
     scan::{self, LeftOut, Selected},
 };
 use crate::{
-    cohort::{metrics::GeneScore, targets::Transform},
+    cohort::targets::Transform,
     device::Device,
     error::Result,
+    eval::{metrics::GeneScore, tables::Comparison},
+    extractor::{patches::PatchSource, training},
     image::RgbImage,
     io::atomic,
-    isg::{
-        bags::BagSet, crossval::CvResult, evaluation::Comparison, extractor_training, patches::PatchSource,
-        predictor::Predictor,
-    },
+    mil::{bags::BagSet, crossval::CvResult, predictor::Predictor},
     progress::Progress,
     random::Philox,
     report::{
@@ -194,8 +193,8 @@ fn gene_report(view: &View, gene: usize) -> GeneReport {
 fn curves(view: &View) -> Result<Vec<Curve>> {
     let mut curves = Vec::new();
     for scale in Scale::BOTH {
-        let steps = extractor_training::curve(view.run.extractor_dir(scale))?;
-        let series = |name: &str, value: &dyn Fn(&extractor_training::StepRecord) -> Option<f64>| Series {
+        let steps = training::curve(view.run.extractor_dir(scale))?;
+        let series = |name: &str, value: &dyn Fn(&training::StepRecord) -> Option<f64>| Series {
             name: name.to_string(),
             points: smoothed(steps.iter().filter_map(|s| Some((s.step as f64, value(s)?))).collect()),
             dashed: false,
@@ -216,7 +215,7 @@ fn curves(view: &View) -> Result<Vec<Curve>> {
     }
     let mut folds: HashMap<usize, Vec<Series>> = HashMap::new();
     for curve in view.cv.curves.iter().filter(|c| c.task.is_none() && c.member == 0) {
-        let points = |value: &dyn Fn(&crate::isg::training::EpochRecord) -> Option<f64>| -> Vec<(f64, f64)> {
+        let points = |value: &dyn Fn(&crate::mil::training::EpochRecord) -> Option<f64>| -> Vec<(f64, f64)> {
             curve.epochs.iter().filter_map(|e| Some((e.epoch as f64, value(e)?))).collect()
         };
         let name = format!("fold {}", curve.fold + 1);

@@ -8,15 +8,18 @@ use std::{
 
 use isg::{
     DType, Device, Error, Result, Tape, Tensor,
-    image::RgbImage,
-    io::{NamedArray, safetensors, safetensors::SafetensorsFile},
-    isg::{
+    extractor::{
+        Extractor,
+        config::ExtractorConfig,
         discriminator::r1_penalty,
-        extractor::Extractor,
-        extractor_config::ExtractorConfig,
-        extractor_training::{curve, train},
         lpips::{ALEXNET_WIDTHS, Lpips},
         patches::{MemoryPatches, PatchSource},
+        training::{curve, train},
+    },
+    image::RgbImage,
+    io::{
+        NamedArray,
+        safetensors::{self, SafetensorsFile},
     },
     nn::{Builder, equalized::halving},
     ops::{
@@ -272,7 +275,7 @@ fn a_few_dozen_steps_learn_a_few_drawings() -> Result<()> {
     let device = Device::cpu();
     train(&config, &source, folder.path(), &device, &Silent)?;
     let curve = curve(folder.path())?;
-    let mean = |records: &[isg::isg::extractor_training::StepRecord]| {
+    let mean = |records: &[isg::extractor::training::StepRecord]| {
         records.iter().map(|r| r.l1).sum::<f64>() / records.len() as f64
     };
     let (first, last) = (mean(&curve[..3]), mean(&curve[57..]));

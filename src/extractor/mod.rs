@@ -3,6 +3,15 @@
 //! Training leaves `extractor.safetensors` in its folder: the averaged weights of encoder and generator, with the
 //! configuration in the file's metadata. Nothing else is needed to use it.
 
+pub mod adaptive_augment;
+pub mod config;
+pub mod discriminator;
+pub mod encoder;
+pub mod generator;
+pub mod lpips;
+pub mod patches;
+pub mod training;
+
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
@@ -14,14 +23,14 @@ use crate::{
     device::Device,
     dtype::DType,
     error::{Error, Result},
-    image::RgbImage,
-    io::{checkpoint, safetensors::SafetensorsFile},
-    isg::{
+    extractor::{
+        config::ExtractorConfig,
         encoder::Encoder,
-        extractor_config::ExtractorConfig,
         generator::Generator,
         patches::{scaled, squared},
     },
+    image::RgbImage,
+    io::{checkpoint, safetensors::SafetensorsFile},
     nn::builder::{Builder, Params},
     ops::upfirdn2d::Filter,
     random::fnv1a,

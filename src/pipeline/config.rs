@@ -29,7 +29,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cohort::{CohortConfig, SplitConfig},
     error::{Error, Result},
-    isg::{extractor_config::ExtractorConfig, train_config::TrainConfig},
+    extractor::config::ExtractorConfig,
+    mil::config::TrainConfig,
     select::{
         self, Selector, Threshold,
         canny::Canny,

@@ -16,11 +16,9 @@ use crate::{
     },
     device::Device,
     error::{Error, Result},
+    extractor::Extractor,
     image::RgbImage,
-    isg::{
-        bags::{Bag, BagSet, HostFeatures, PatchFeatures},
-        extractor::Extractor,
-    },
+    mil::bags::{Bag, BagSet, HostFeatures, PatchFeatures},
     progress::Progress,
     select::PatchScore,
     slide::Slide,

@@ -1,3 +1,0 @@
-//! The systems the paper is compared with.
-
-pub mod ridge;
