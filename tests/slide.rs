@@ -428,14 +428,41 @@ fn scale_comes_from_the_file_the_caller_or_nobody() {
     let forced = |mpp| Slide::open_with(&path, &SlideOptions { mpp: Some(mpp), ..SlideOptions::default() });
     assert_eq!(of(&forced(0.5).unwrap()), (Some(0.5), Some(MppSource::Override)));
     assert!(forced(264.6).unwrap_err().to_string().contains("is not a scale"));
+}
 
+#[test]
+fn a_table_of_scales_fits_the_slides_it_names() {
+    let folder = tempfile::tempdir().unwrap();
     let csv = folder.path().join("mpp.csv");
-    std::fs::write(&csv, "slide, mpp\nother.svs,0.5\nslide,0.25\n").unwrap();
-    let table = MppTable::read(&csv).unwrap();
-    assert_eq!((table.get(&path), table.get("a/other.svs"), table.get("none.svs")), (Some(0.25), Some(0.5), None));
-    std::fs::write(&csv, "slide,mpp\na.svs,96\n").unwrap();
-    let error = MppTable::read(&csv).unwrap_err().to_string();
-    assert!(error.contains("row 2 says slide 'a.svs', mpp '96'"), "{error}");
+    let slides = |names: &[&str]| names.iter().map(std::path::PathBuf::from).collect::<Vec<_>>();
+    let scales = |text: &str, names: &[&str]| {
+        std::fs::write(&csv, text).unwrap();
+        MppTable::read(&csv).and_then(|table| table.of_slides(&slides(names)))
+    };
+    let two = ["b/slide.tif", "a/other.svs", "none.svs"];
+    for text in [
+        "slide, mpp\nother.svs,0.5\nslide,0.25\n",
+        "\u{feff}wsi\tMPP\r\na/other.svs\t0.5\r\nb/slide.tif\t0.25\r\n",
+        "slide_id;um_per_px\nother;0,5\nslide;0,25\n",
+        "filename,mpp\nother.svs,0.5\nother,0.5\nslide,0.25\n",
+    ] {
+        assert_eq!(scales(text, &two).unwrap(), [Some(0.25), Some(0.5), None], "{text}");
+    }
+    for (text, wanted) in [
+        ("slide,mpp\na.svs,96\n", "line 2: 96 is not a scale"),
+        ("slide,mpp\nother,\n", "line 2"),
+        ("slide,scale\nother,0.5\n", "has no column mpp"),
+        ("slide,mpp\nslide,0.25\nnosuchslide,0.25\n", "line 3: \"nosuchslide\" is none of the slides"),
+        ("slide,mpp\nother.svs,0.25\nother,0.5\n", "lines 2 and 3"),
+        ("slide,mpp\n\"other,0.25\nslide,0.5\n", "line 2 opens a quote"),
+        ("slide;mpp\nother;0,25\nslide;0.5\n", "mixes decimal commas and points"),
+        ("slide,mpp\nother,0,25\n", "line 2 has 3 fields"),
+    ] {
+        let error = scales(text, &two).unwrap_err().to_string();
+        assert!(error.contains(wanted) && error.contains("mpp.csv") && !error.contains('\n'), "{error}");
+    }
+    let twice = scales("slide,mpp\nx,0.25\n", &["a/x.svs", "b/x.svs"]).unwrap_err().to_string();
+    assert!(twice.contains("fits two slides, a/x.svs and b/x.svs"), "{twice}");
 }
 
 #[test]

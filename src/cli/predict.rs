@@ -28,7 +28,7 @@ pub struct Args {
     /// CSV with the columns slide,gene,predicted,patches,kept instead of standard output.
     #[arg(long, value_name = "FILE.csv")]
     out: Option<PathBuf>,
-    /// CSV with the columns slide,mpp for slides whose scale is missing or wrong.
+    /// Table with the columns slide,mpp for slides whose scale is missing or wrong. Every row must fit a slide.
     #[arg(long, value_name = "FILE.csv")]
     mpp_table: Option<PathBuf>,
     /// Print JSON.
@@ -37,13 +37,15 @@ pub struct Args {
 }
 
 pub fn run(args: Args, context: &Context) -> Result<Outcome> {
+    let scales = match &args.mpp_table {
+        Some(path) => MppTable::read(path)?.of_slides(&args.slides)?,
+        None => vec![None; args.slides.len()],
+    };
     let device = context.device()?;
     let predictor = SlidePredictor::load(&args.model, &device)?;
-    let scales = args.mpp_table.as_ref().map(MppTable::read).transpose()?;
     let mut rows = Vec::new();
     let mut failed = 0;
-    for path in &args.slides {
-        let mpp = scales.as_ref().and_then(|table| table.get(path));
+    for (path, mpp) in args.slides.iter().zip(scales) {
         match predictor.predict(path, mpp, &context.progress) {
             Ok(prediction) => rows.push((path, prediction)),
             Err(Error::Interrupted) => return Err(Error::Interrupted),

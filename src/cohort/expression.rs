@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cohort::{
         barcode::Barcode,
-        delimited::{Source, parse_number, plain_name},
         genes::{self, GeneName},
         wide,
     },
     error::{Error, Result},
+    io::table::{Source, parse_number, plain_name},
 };
 
 /// What is measured, where a table holds several measures.
@@ -178,7 +178,7 @@ fn detect(source: &Source) -> ExpressionFormat {
     if star || reads_per_gene {
         return ExpressionFormat::Star;
     }
-    let number = |f: &String| parse_number(f, source.delimiter).is_some();
+    let number = |f: &String| parse_number(f).is_some();
     let measure = || MEASURE_NAMES.contains(&header[1].as_str()) || header[1].starts_with("fpkm");
     match source.first.as_slice() {
         [_, value] if number(value) || measure() => ExpressionFormat::TwoColumn,
@@ -281,7 +281,7 @@ fn read_star(mut source: Source, options: &ReadOptions) -> Result<ExpressionTabl
             if let Some(symbol) = symbol.map(|c| fields[c].as_str()).filter(|s| !s.is_empty()) {
                 name.symbol = Some(symbol.to_string());
             }
-            let value = source.number(&fields[measure])?;
+            let value = source.number(&fields[measure], &header[measure])?;
             out.add(name, value, options);
         }
         more = source.next_fields(&mut fields)?;
@@ -301,12 +301,12 @@ fn read_two_columns(mut source: Source, options: &ReadOptions) -> Result<Express
         ));
     }
     let mut out = OneSample { genes: Vec::new(), all_genes: Vec::new(), values: Vec::new() };
-    let is_header = parse_number(&fields[1], source.delimiter).is_none();
+    let is_header = parse_number(&fields[1]).is_none();
     let mut more = if is_header { source.next_fields(&mut fields)? } else { true };
     while more {
         source.check_width(&mut fields, 2)?;
         if !is_summary(&fields[0]) {
-            let value = source.number(&fields[1])?;
+            let value = source.number(&fields[1], "2")?;
             out.add(GeneName::parse(&fields[0]), value, options);
         }
         more = source.next_fields(&mut fields)?;

@@ -6,8 +6,8 @@ use std::{
 };
 
 use crate::{
-    cohort::delimited::{Table, is_missing},
     error::{Error, Result},
+    io::table::{Table, is_missing},
 };
 
 /// One file of a GDC sample sheet. Fields that a sheet lacks are empty.
@@ -48,16 +48,16 @@ impl SampleSheet {
     pub fn read(path: impl AsRef<Path>) -> Result<SampleSheet> {
         let table = Table::read(path)?;
         let name = table.required(&["File Name", "filename", "file"])?;
-        let sample = table.column(&["Sample ID", "sample", "sample_submitter_id", "sample barcode"]);
-        let patient = table.column(&["Case ID", "case", "patient", "patient_id", "case_submitter_id"]);
+        let sample = table.column(&["Sample ID", "sample", "sample_submitter_id", "sample barcode"])?;
+        let patient = table.column(&["Case ID", "case", "patient", "patient_id", "case_submitter_id"])?;
         if sample.is_none() && patient.is_none() {
             let remedy = "download the sample sheet from the GDC cart";
             return Err(Error::input(&table.path, "has neither a column Sample ID nor Case ID", remedy));
         }
-        let id = table.column(&["File ID", "id", "file_uuid"]);
-        let data_type = table.column(&["Data Type"]);
-        let project = table.column(&["Project ID", "project"]);
-        let sample_type = table.column(&["Sample Type", "Tissue Type", "Tumor Descriptor"]);
+        let id = table.column(&["File ID", "id", "file_uuid"])?;
+        let data_type = table.column(&["Data Type"])?;
+        let project = table.column(&["Project ID", "project"])?;
+        let sample_type = table.column(&["Sample Type", "Tissue Type", "Tumor Descriptor"])?;
         let mut sheet = SampleSheet::default();
         for row in &table.rows {
             let field =
@@ -115,7 +115,7 @@ impl Manifest {
     pub fn read(path: impl AsRef<Path>) -> Result<Manifest> {
         let table = Table::read(path)?;
         let (id, name) = (table.required(&["id", "file_id"])?, table.required(&["filename", "file_name"])?);
-        let (md5, size) = (table.column(&["md5"]), table.column(&["size"]));
+        let (md5, size) = (table.column(&["md5"])?, table.column(&["size"])?);
         let entries = table.rows.iter().map(|row| ManifestEntry {
             file_id: row.get(id).to_string(),
             file_name: row.get(name).to_string(),

@@ -12,8 +12,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cohort::delimited::{Table, is_missing, plain_name},
     error::{Error, Result},
+    io::table::{Table, is_missing, plain_name},
 };
 
 /// The genes of the paper's tables, as HE2RNA's configurations name them.
@@ -133,7 +133,7 @@ impl GeneMap {
         let id = (0..table.header.len()).max_by_key(|&c| (ids_in(c), std::cmp::Reverse(c)));
         let id = id.filter(|&c| ids_in(c) > 0 && ids_in(c) * 2 >= table.rows.len());
         let named =
-            table.column(&["gene_name", "symbol", "gene_symbol", "hgnc_symbol", "approved_symbol", "gene", "name"]);
+            table.column(&["gene_name", "symbol", "gene_symbol", "hgnc_symbol", "approved_symbol", "gene", "name"])?;
         let symbol =
             named.filter(|c| Some(*c) != id).or_else(|| (table.header.len() == 2).then(|| id.map(|c| 1 - c)).flatten());
         let (Some(id), Some(symbol)) = (id, symbol) else {

@@ -8,11 +8,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cohort::{
-        barcode::Barcode,
-        delimited::{Table, is_missing, plain_name},
-    },
+    cohort::barcode::Barcode,
     error::{Error, Result},
+    io::table::{Table, is_missing, plain_name},
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, PartialOrd, Ord)]
@@ -70,10 +68,8 @@ impl MsiLabels {
         };
         let columns = 0..table.header.len();
         let status = columns.clone().find(|&c| share(c, &|v| MsiStatus::parse(v).is_some()));
-        let patient = columns
-            .clone()
-            .find(|&c| share(c, &|v| Barcode::find(v).is_some()))
-            .or_else(|| table.column(&["patient", "patient_id", "case", "case_id", "submitter_id"]));
+        let named = table.column(&["patient", "patient_id", "case", "case_id", "submitter_id"])?;
+        let patient = columns.clone().find(|&c| share(c, &|v| Barcode::find(v).is_some())).or(named);
         let (Some(status), Some(patient)) = (status, patient) else {
             let problem = "has no column of MSI statuses, or none of patients";
             return Err(Error::input(&table.path, problem, "give the columns patient and msi (MSI-H, MSS, MSI-L)"));

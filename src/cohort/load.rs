@@ -15,7 +15,6 @@ use crate::{
     cohort::{
         barcode::{Barcode, sample_type_name},
         config::{CohortConfig, MatchBy},
-        delimited::plain_name,
         expression::{ExpressionTable, ReadOptions, Sample, file_stem},
         gdc::{Manifest, SampleSheet},
         genes::{self, GeneIndex, GeneMap, GeneName},
@@ -26,7 +25,7 @@ use crate::{
     },
     error::{Error, Result},
     eval::stats,
-    io::atomic,
+    io::{atomic, table::plain_name},
     progress::Progress,
 };
 

@@ -5,7 +5,6 @@
 
 pub mod barcode;
 pub mod config;
-pub mod delimited;
 pub mod expression;
 pub mod feature_store;
 pub mod gdc;

@@ -6,8 +6,9 @@ use std::{
 };
 
 use crate::{
-    cohort::{barcode::Barcode, delimited::Table, labels::patient_name},
+    cohort::{barcode::Barcode, labels::patient_name},
     error::{Error, Result},
+    io::table::Table,
 };
 
 /// Extensions of whole-slide images and plain images, the longest first.
@@ -135,18 +136,19 @@ fn read_slide_table(path: &Path, files: &[PathBuf], left_out: &mut LeftOut) -> R
         "image",
         "slide_name",
     ])?;
-    let location = table.column(&["path", "slide_path", "file_path", "filepath"]).filter(|c| *c != slide);
-    let patient = table.column(&["patient", "patient_id", "case", "case_id", "case_submitter_id", "submitter_id"]);
-    let sample = table.column(&["sample", "sample_id", "rna_sample", "sample_submitter_id"]);
-    let site = table.column(&["site", "tss", "tissue_source_site", "center", "centre", "hospital"]);
-    let project = table.column(&["project", "project_id", "tcga_project", "cancer", "cancer_type", "cohort"]);
-    let mpp = table.column(&["mpp", "um_per_px", "microns_per_pixel"]);
+    let location = table.column(&["path", "slide_path", "file_path", "filepath"])?.filter(|c| *c != slide);
+    let patient = table.column(&["patient", "patient_id", "case", "case_id", "case_submitter_id", "submitter_id"])?;
+    let sample = table.column(&["sample", "sample_id", "rna_sample", "sample_submitter_id"])?;
+    let site = table.column(&["site", "tss", "tissue_source_site", "center", "centre", "hospital"])?;
+    let project = table.column(&["project", "project_id", "tcga_project", "cancer", "cancer_type", "cohort"])?;
+    let mpp = table.column(&["mpp", "um_per_px", "microns_per_pixel"])?;
+    let scales = mpp.map(|c| scales(&table, c)).transpose()?;
     let by_id: BTreeMap<String, &PathBuf> = files.iter().map(|p| (slide_id(p), p)).collect();
     let by_start: BTreeMap<String, &PathBuf> =
         files.iter().map(|p| (before_dot(&slide_id(p)).to_string(), p)).collect();
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut out = Vec::new();
-    for row in &table.rows {
+    for (i, row) in table.rows.iter().enumerate() {
         let Some(name) = row.present(Some(slide)) else { continue };
         let named = PathBuf::from(row.present(location).unwrap_or(name));
         let beside = folder.join(&named);
@@ -170,19 +172,27 @@ fn read_slide_table(path: &Path, files: &[PathBuf], left_out: &mut LeftOut) -> R
         slide.sample = row.present(sample).map(str::to_string);
         slide.site = row.present(site).map(str::to_string);
         slide.project = row.present(project).map(str::to_string);
-        if let Some(text) = row.present(mpp) {
-            let value = text.parse::<f64>().ok().filter(|v| *v > 0.0 && v.is_finite()).ok_or_else(|| {
-                let problem = format!("{name}: mpp {text:?} is not a length in micrometres per pixel");
-                Error::input(path, problem, "write a number such as 0.25, or leave it empty")
-            })?;
-            slide.mpp = Some(value);
-        }
+        slide.mpp = scales.as_ref().map(|s| s[i]).filter(|v| !v.is_nan());
         out.push(slide);
     }
     if out.is_empty() && table.rows.is_empty() {
         return Err(Error::input(path, "lists no slide", "add rows slide,patient"));
     }
     Ok(out)
+}
+
+/// A column of micrometres per pixel; NaN where a row gives none.
+fn scales(table: &Table, column: usize) -> Result<Vec<f64>> {
+    let values = table.numbers(column)?;
+    match values.iter().position(|v| *v <= 0.0) {
+        None => Ok(values),
+        Some(i) => {
+            let row = &table.rows[i];
+            let problem =
+                format!("line {}: mpp {:?} is not a length in micrometres per pixel", row.line, row.get(column));
+            Err(Error::input(&table.path, problem, "write a number such as 0.25, or leave it empty"))
+        }
+    }
 }
 
 /// GDC appends a file's id to a slide's barcode, after a dot; tables often leave it out.

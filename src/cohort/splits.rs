@@ -13,9 +13,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cohort::delimited::Table,
     error::{Error, Result},
-    io::atomic,
+    io::{atomic, table::Table},
     random::Philox,
 };
 
@@ -285,13 +284,12 @@ fn folds_of_table(path: &Path) -> Result<Vec<Fold>> {
     let table = Table::read(path)?;
     let column = |names: &[&str]| table.column(names);
     let remedy = "give the columns patient,fold";
-    let patient =
-        column(&["patient", "patient_id", "case", "case_id", "case id", "submitter_id", "bcr_patient_barcode"]);
-    let fold = column(&["fold", "split", "test_fold", "cv_fold", "k"]);
+    let patient = column(&["patient", "patient_id", "case", "case_id", "submitter_id", "bcr_patient_barcode"])?;
+    let fold = column(&["fold", "split", "test_fold", "cv_fold", "k"])?;
     let (Some(patient), Some(fold)) = (patient, fold) else {
         return Err(Error::input(path, "lacks a column patient or fold", remedy));
     };
-    let set = column(&["set", "subset", "partition", "role"]);
+    let set = column(&["set", "subset", "partition", "role"])?;
     let pairs: Vec<(String, String)> =
         table.rows.iter().map(|r| (r.get(patient).to_string(), r.get(fold).to_string())).collect();
     if let Some((p, _)) = pairs.iter().find(|(p, f)| p.is_empty() || f.is_empty()) {

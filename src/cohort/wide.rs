@@ -15,11 +15,11 @@
 use crate::{
     cohort::{
         barcode::Barcode,
-        delimited::{Source, is_missing, parse_number, plain_name},
         expression::{ExpressionTable, Orientation, ReadOptions, Sample},
         genes::{GeneName, is_ensembl},
     },
     error::{Error, Result},
+    io::table::{Source, is_missing, parse_number, plain_name},
 };
 
 /// Rows looked at before deciding what the columns are.
@@ -89,20 +89,14 @@ struct Layout {
 
 /// Reads a matrix whose first line `source` has already split.
 pub(super) fn read(mut source: Source, options: &ReadOptions) -> Result<ExpressionTable> {
-    let mut header = std::mem::take(&mut source.first);
     let mut rows: Vec<Vec<String>> = Vec::new();
     let mut lines = Vec::new();
     let mut fields = Vec::new();
-    while rows.len() < SNIFFED_ROWS && source.next_fields(&mut fields)? {
-        if rows.is_empty() && fields.len() == header.len() + 1 && !fields.last().is_some_and(String::is_empty) {
-            header.insert(0, String::new()); // R leaves out the name of the row names
-        } else if rows.is_empty() && header.len() == fields.len() + 1 && header.last().is_some_and(String::is_empty) {
-            header.pop(); // a separator at the end of the header alone
-        }
-        source.check_width(&mut fields, header.len())?;
+    while rows.len() < SNIFFED_ROWS && source.next_row(&mut fields)? {
         rows.push(std::mem::take(&mut fields));
         lines.push(source.line());
     }
+    let header = source.first.clone();
     if header.len() < 2 || rows.is_empty() {
         let problem = if rows.is_empty() { "has a header and no rows" } else { "has a single column" };
         return Err(Error::input(source.path(), problem, "name a table of genes and samples"));
@@ -117,7 +111,7 @@ fn layout(source: &Source, header: &[String], rows: &[Vec<String>], options: &Re
     for column in 0..header.len() {
         let (mut good, mut bad) = (0usize, 0usize);
         for row in rows {
-            match parse_number(&row[column], source.delimiter) {
+            match parse_number(&row[column]) {
                 Some(v) if v.is_nan() => {}
                 Some(_) => good += 1,
                 None => bad += 1,
@@ -219,14 +213,14 @@ impl Reading<'_> {
     }
 
     /// Gives every row and its line number to `use_row`.
-    fn each_row(&mut self, mut use_row: impl FnMut(&Source, &[String], u64) -> Result<()>) -> Result<()> {
+    fn each_row(&mut self, mut use_row: impl FnMut(&mut Source, &[String], u64) -> Result<()>) -> Result<()> {
         for (row, line) in std::mem::take(&mut self.rows).into_iter().zip(std::mem::take(&mut self.lines)) {
-            use_row(&self.source, &row, line)?;
+            use_row(&mut self.source, &row, line)?;
         }
         let mut fields = Vec::new();
-        while self.source.next_fields(&mut fields)? {
-            self.source.check_width(&mut fields, self.header.len())?;
-            use_row(&self.source, &fields, self.source.line())?;
+        while self.source.next_row(&mut fields)? {
+            let line = self.source.line();
+            use_row(&mut self.source, &fields, line)?;
         }
         Ok(())
     }
@@ -243,7 +237,7 @@ impl Reading<'_> {
         let columns = self.value_columns();
         let path = self.source.path().to_path_buf();
         let samples: Vec<Sample> = columns.iter().map(|&c| Sample::named(&self.header[c], &path)).collect();
-        let options = self.options;
+        let (options, header) = (self.options, self.header.clone());
         let (mut genes, mut all_genes, mut by_gene) = (Vec::new(), Vec::new(), Vec::new());
         self.each_row(|source, row, line| {
             let mut name = GeneName::default();
@@ -261,7 +255,7 @@ impl Reading<'_> {
             }
             if options.keeps(&name) {
                 for &c in &columns {
-                    by_gene.push(source.number_at(&row[c], line)?);
+                    by_gene.push(source.number_at(&row[c], line, &header[c])?);
                 }
                 genes.push(name.clone());
             }
@@ -299,7 +293,7 @@ impl Reading<'_> {
         let named: Vec<(usize, GeneName)> =
             columns.into_iter().map(|c| (c, GeneName::parse(strip_rna(&self.header[c])))).collect();
         let all_genes = named.iter().map(|(_, name)| name.clone()).collect();
-        let options = self.options;
+        let (options, header) = (self.options, self.header.clone());
         let (columns, genes): (Vec<usize>, Vec<GeneName>) = named.into_iter().filter(|(_, n)| options.keeps(n)).unzip();
         let path = self.source.path().to_path_buf();
         let (mut samples, mut values) = (Vec::new(), Vec::new());
@@ -310,7 +304,7 @@ impl Reading<'_> {
             sample.project = present(project);
             samples.push(sample);
             for &c in &columns {
-                values.push(source.number_at(&row[c], line)?);
+                values.push(source.number_at(&row[c], line, &header[c])?);
             }
             Ok(())
         })?;

@@ -1,4 +1,4 @@
-//! Files of numbers: safetensors, PyTorch weights, checkpoints. Every write is atomic.
+//! Files of numbers: delimited tables, safetensors, PyTorch weights, checkpoints. Every write is atomic.
 
 pub mod array;
 pub mod atomic;
@@ -7,6 +7,7 @@ pub mod metrics;
 mod pickle;
 pub mod pytorch;
 pub mod safetensors;
+pub mod table;
 pub mod weights;
 
 pub use array::{ArrayView, ElementType, NamedArray};

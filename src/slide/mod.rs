@@ -18,6 +18,7 @@ pub mod decode_jp2k;
 pub mod decode_jpeg;
 pub mod decode_plain;
 pub mod file;
+pub mod file_name;
 mod jp2k_blocks;
 mod jp2k_codestream;
 mod jp2k_packets;
@@ -25,6 +26,7 @@ mod jp2k_wavelet;
 mod jpeg_entropy;
 mod jpeg_idct;
 mod jpeg_upsample;
+pub mod mpp_table;
 pub mod page;
 mod picture_file;
 pub mod scale;
@@ -42,7 +44,8 @@ use std::{
 
 use rayon::prelude::*;
 
-pub use scale::{MppSource, MppTable, Scale};
+pub use mpp_table::MppTable;
+pub use scale::{MppSource, Scale};
 pub use tiles::{Tile, TileGrid};
 
 use self::{cache::TileCache, container::Container, file::PositionedFile, page::Outline, page::Page};

@@ -1,9 +1,9 @@
-//! Physical scale: µm per pixel, where it came from, and a table that overrides it per slide.
+//! Physical scale: µm per pixel, and where it came from.
 //!
 //! Scanners state it in their own fields; OME-XML states it; a TIFF resolution is trusted only if it can be that of a
 //! microscope. Photo software writes 72, 96 or 300 dpi into every file, which is 353, 265 and 85 µm per pixel.
 
-use std::{collections::HashMap, fmt, path::Path};
+use std::fmt;
 
 use crate::error::{Error, Result};
 
@@ -68,57 +68,6 @@ pub fn check_override(mpp: f64) -> Result<f64> {
         PLAUSIBLE_MPP.start(),
         PLAUSIBLE_MPP.end()
     )))
-}
-
-/// µm per pixel by slide, from a CSV with the columns `slide` and `mpp`.
-///
-/// A slide is found by its path as given, its file name, or its file name without extension.
-#[derive(Clone, Debug, Default)]
-pub struct MppTable {
-    by_name: HashMap<String, f64>,
-}
-
-impl MppTable {
-    pub fn read(path: impl AsRef<Path>) -> Result<MppTable> {
-        let path = path.as_ref();
-        let bad = |problem: String| Error::input(path, problem, "give a CSV with the columns slide and mpp");
-        let mut reader = csv::ReaderBuilder::new()
-            .trim(csv::Trim::All)
-            .from_path(path)
-            .map_err(|e| bad(format!("cannot be read as CSV ({e})")))?;
-        let headers = reader.headers().map_err(|e| bad(format!("cannot be read as CSV ({e})")))?.clone();
-        let column =
-            |name: &str| headers.iter().position(|h| h.trim_start_matches('\u{feff}').eq_ignore_ascii_case(name));
-        let (Some(slide), Some(mpp)) = (column("slide"), column("mpp")) else {
-            return Err(bad("lacks a column slide or mpp".into()));
-        };
-        let mut by_name = HashMap::new();
-        for (row, record) in reader.records().enumerate() {
-            let record = record.map_err(|e| bad(format!("cannot be read as CSV ({e})")))?;
-            let name = record.get(slide).unwrap_or_default();
-            let value = record.get(mpp).unwrap_or_default();
-            let number = value.parse::<f64>().ok().and_then(|v| check_override(v).ok());
-            let Some(number) = number.filter(|_| !name.is_empty()) else {
-                return Err(bad(format!("row {} says slide '{name}', mpp '{value}'", row + 2)));
-            };
-            by_name.insert(name.to_string(), number);
-        }
-        Ok(MppTable { by_name })
-    }
-
-    pub fn get(&self, slide: impl AsRef<Path>) -> Option<f64> {
-        let slide = slide.as_ref();
-        let names = [Some(slide.as_os_str()), slide.file_name(), slide.file_stem()];
-        names.into_iter().flatten().find_map(|name| self.by_name.get(name.to_str()?)).copied()
-    }
-
-    pub fn len(&self) -> usize {
-        self.by_name.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.by_name.is_empty()
-    }
 }
 
 #[cfg(test)]
