@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cohort::{
-        barcode::Barcode,
+        barcode::{Barcode, CptacName},
+        findings::{Excluded, ExcludedKind},
         genes::{self, GeneName},
-        wide,
+        not_genes, wide,
     },
     error::{Error, Result},
     io::table::{Source, parse_number, plain_name},
@@ -98,8 +99,10 @@ impl ReadOptions {
 /// Who was sequenced.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Sample {
-    /// A barcode, a slide's name, or the file's name without its extension.
+    /// A barcode, a slide's name, or the file's name without its extension; as a sample sheet says where there is one.
     pub name: String,
+    /// What the table itself calls it: its column, its row, or the file's name without its extension.
+    pub column: String,
     pub barcode: Option<Barcode>,
     /// As a column of the table or a sample sheet says.
     pub patient: Option<String>,
@@ -111,12 +114,19 @@ pub struct Sample {
 
 impl Sample {
     pub(super) fn named(name: &str, path: &Path) -> Sample {
-        Sample { name: name.to_string(), barcode: Barcode::find(name), path: path.to_path_buf(), ..Sample::default() }
+        let (column, path) = (name.to_string(), path.to_path_buf());
+        Sample { name: name.to_string(), column, barcode: Barcode::find(name), path, ..Sample::default() }
+    }
+
+    pub(super) fn cptac(&self) -> Option<CptacName> {
+        let patient = self.patient.as_deref().and_then(CptacName::of);
+        CptacName::of(&self.name).or(patient)
     }
 
     /// The patient as the table says, or as the barcode says.
     pub fn patient_name(&self) -> Option<String> {
-        self.patient.clone().or_else(|| Some(self.barcode.as_ref()?.patient()))
+        let of_barcode = || self.barcode.as_ref().map(Barcode::patient);
+        self.patient.clone().or_else(of_barcode).or_else(|| self.cptac().map(|c| c.case))
     }
 }
 
@@ -129,6 +139,8 @@ pub struct ExpressionTable {
     pub values: Vec<f64>,
     /// Every gene the files name, also those not kept: for saying what a misspelt name may have meant.
     pub all_genes: Vec<GeneName>,
+    /// Rows and columns that are no genes or no samples, and why.
+    pub left_out: Vec<Excluded>,
 }
 
 impl ExpressionTable {
@@ -139,11 +151,29 @@ impl ExpressionTable {
             ExpressionFormat::Auto => detect(&source),
             given => given,
         };
-        match format {
+        let mut table = match format {
             ExpressionFormat::Star => read_star(source, options),
             ExpressionFormat::TwoColumn => read_two_columns(source, options),
             ExpressionFormat::Wide | ExpressionFormat::Auto => wide::read(source, options),
+        }?;
+        if options.wanted.is_none() {
+            table.leave_out_strangers();
         }
+        Ok(table)
+    }
+
+    /// Leaves out what is no gene by its name, where nobody names the genes.
+    fn leave_out_strangers(&mut self) {
+        let reasons = not_genes::strangers(&self.genes);
+        if reasons.iter().all(Option::is_none) {
+            return;
+        }
+        let strange = self.genes.iter().zip(&reasons).filter_map(|(g, r)| Some((g, (*r)?)));
+        self.left_out.extend(strange.map(|(g, reason)| Excluded::new(ExcludedKind::Gene, g.label(), reason)));
+        let n = self.genes.len().max(1);
+        let kept = |i: usize| reasons[i % n].is_none();
+        self.values = self.values.iter().enumerate().filter(|(i, _)| kept(*i)).map(|(_, v)| *v).collect();
+        self.genes = self.genes.iter().enumerate().filter(|(i, _)| kept(*i)).map(|(_, g)| g.clone()).collect();
     }
 
     /// Reads many files at once and puts their samples side by side. A gene that a file lacks is missing (NaN) there.
@@ -162,6 +192,12 @@ impl ExpressionTable {
     pub fn sample_values(&self, sample: usize) -> &[f64] {
         let n = self.genes.len();
         &self.values[sample * n..(sample + 1) * n]
+    }
+
+    /// Whether two samples have the same values, missing ones included.
+    pub fn same_values(&self, a: usize, b: usize) -> bool {
+        let pairs = self.sample_values(a).iter().zip(self.sample_values(b));
+        pairs.into_iter().all(|(x, y)| x == y || (x.is_nan() && y.is_nan()))
     }
 
     /// One gene's values over the samples.
@@ -200,21 +236,30 @@ const MEASURE_NAMES: [&str; 10] = [
     "abundance",
 ];
 
-/// Rows that count reads, not genes: STAR's `N_unmapped` and HTSeq's `__no_feature`.
-fn is_summary(label: &str) -> bool {
-    label.starts_with("__")
-        || matches!(label, "N_unmapped" | "N_multimapping" | "N_noFeature" | "N_ambiguous")
-        || matches!(label, "no_feature" | "ambiguous" | "too_low_aQual" | "not_aligned" | "alignment_not_unique")
+/// A table with more genes is none. Arrays of methylation, the widest of their kind, have 900,000 probes.
+pub(super) const MAX_GENES: usize = 2_000_000;
+
+pub(super) fn too_many_genes(path: &Path) -> Error {
+    Error::input(path, format!("names more than {MAX_GENES} genes"), "name a table of expression by gene")
 }
 
 /// Genes and values of one sample, in the file's order.
+#[derive(Default)]
 struct OneSample {
     genes: Vec<GeneName>,
     all_genes: Vec<GeneName>,
     values: Vec<f64>,
+    left_out: Vec<Excluded>,
 }
 
 impl OneSample {
+    /// Whether a row of this name is a gene's; lists it where it is not.
+    fn is_gene(&mut self, label: &str) -> bool {
+        let reason = not_genes::summary(label);
+        self.left_out.extend(reason.map(|r| Excluded::new(ExcludedKind::Gene, label, r)));
+        reason.is_none()
+    }
+
     fn add(&mut self, name: GeneName, value: f64, options: &ReadOptions) {
         if options.wanted.is_some() {
             self.all_genes.push(name.clone());
@@ -231,7 +276,7 @@ impl OneSample {
             return Err(Error::input(path, "holds no gene", "name an expression table"));
         }
         let samples = vec![Sample::named(&file_stem(path), path)];
-        Ok(ExpressionTable { genes: self.genes, samples, values: self.values, all_genes })
+        Ok(ExpressionTable { genes: self.genes, samples, values: self.values, all_genes, left_out: self.left_out })
     }
 }
 
@@ -250,7 +295,7 @@ fn read_star(mut source: Source, options: &ReadOptions) -> Result<ExpressionTabl
     let path = source.path().to_path_buf();
     let mut first = std::mem::take(&mut source.first);
     let header: Vec<String> = first.iter().map(|f| plain_name(f)).collect();
-    let mut out = OneSample { genes: Vec::new(), all_genes: Vec::new(), values: Vec::new() };
+    let mut out = OneSample::default();
     let headless = first.first().is_some_and(|f| f.starts_with("N_"));
     let place = |names: &[&str]| names.iter().find_map(|n| header.iter().position(|h| h == n));
     let measure = if headless {
@@ -275,7 +320,7 @@ fn read_star(mut source: Source, options: &ReadOptions) -> Result<ExpressionTabl
     let mut fields = if headless { std::mem::take(&mut first) } else { Vec::new() };
     let mut more = headless || source.next_fields(&mut fields)?;
     while more {
-        if !fields.first().is_some_and(|f| is_summary(f) || f.starts_with("N_")) {
+        if out.is_gene(&fields[0]) {
             source.check_width(&mut fields, width)?;
             let mut name = GeneName::parse(&fields[id]);
             if let Some(symbol) = symbol.map(|c| fields[c].as_str()).filter(|s| !s.is_empty()) {
@@ -283,6 +328,9 @@ fn read_star(mut source: Source, options: &ReadOptions) -> Result<ExpressionTabl
             }
             let value = source.number(&fields[measure], &header[measure])?;
             out.add(name, value, options);
+        }
+        if out.genes.len().max(out.all_genes.len()) > MAX_GENES {
+            return Err(too_many_genes(&path));
         }
         more = source.next_fields(&mut fields)?;
     }
@@ -300,14 +348,17 @@ fn read_two_columns(mut source: Source, options: &ReadOptions) -> Result<Express
             "a two_column table holds a gene and a number; set format = \"wide\"",
         ));
     }
-    let mut out = OneSample { genes: Vec::new(), all_genes: Vec::new(), values: Vec::new() };
+    let mut out = OneSample::default();
     let is_header = parse_number(&fields[1]).is_none();
     let mut more = if is_header { source.next_fields(&mut fields)? } else { true };
     while more {
         source.check_width(&mut fields, 2)?;
-        if !is_summary(&fields[0]) {
+        if out.is_gene(&fields[0]) {
             let value = source.number(&fields[1], "2")?;
             out.add(GeneName::parse(&fields[0]), value, options);
+        }
+        if out.genes.len().max(out.all_genes.len()) > MAX_GENES {
+            return Err(too_many_genes(&path));
         }
         more = source.next_fields(&mut fields)?;
     }
@@ -320,6 +371,13 @@ fn merge_tables(mut tables: Vec<ExpressionTable>) -> ExpressionTable {
         return tables.pop().unwrap_or_default();
     }
     let same = tables.windows(2).all(|t| t[0].genes == t[1].genes);
+    let mut listed = HashSet::new();
+    let mut left_out = Vec::new();
+    for e in tables.iter_mut().flat_map(|t| std::mem::take(&mut t.left_out)) {
+        if listed.insert((e.name.clone(), e.reason.clone())) {
+            left_out.push(e); // once, of a thousand files with the same rows
+        }
+    }
     let mut all_genes = tables[0].all_genes.clone();
     let mut seen: HashSet<String> = all_genes.iter().map(GeneName::key).collect();
     for table in &tables[1..] {
@@ -335,7 +393,7 @@ fn merge_tables(mut tables: Vec<ExpressionTable>) -> ExpressionTable {
             samples.extend(table.samples);
             values.extend(table.values);
         }
-        return ExpressionTable { genes, samples, values, all_genes };
+        return ExpressionTable { genes, samples, values, all_genes, left_out };
     }
     // The n-th mention of a key in one table is the n-th in another, so that duplicated genes stay apart.
     let keys = |genes: &[GeneName]| {
@@ -373,5 +431,5 @@ fn merge_tables(mut tables: Vec<ExpressionTable>) -> ExpressionTable {
         }
         samples.extend(table.samples);
     }
-    ExpressionTable { genes, samples, values, all_genes }
+    ExpressionTable { genes, samples, values, all_genes, left_out }
 }

@@ -1,11 +1,12 @@
 //! GDC's two accompanying tables: the sample sheet, which says whose file is whose, and the download manifest.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
 use crate::{
+    cohort::{barcode::Barcode, names::is_uuid},
     error::{Error, Result},
     io::table::{Table, is_missing},
 };
@@ -21,6 +22,8 @@ pub struct SheetEntry {
     pub sample: String,
     /// GDC's words, as "Primary Tumor".
     pub sample_type: String,
+    /// Why the entry says nothing: a cell with two different cases.
+    pub contradiction: Option<String>,
 }
 
 /// A GDC sample sheet, found by a file's name or its folder's id.
@@ -38,9 +41,18 @@ fn plain_file_name(name: &str) -> String {
     name.strip_suffix(".gz").map(str::to_string).unwrap_or(name)
 }
 
-/// Newer sheets list a value once per portion ("TCGA-AA-3489, TCGA-AA-3489"); one is enough.
-fn first_of(list: &str) -> String {
-    list.split([',', ';']).next().unwrap_or("").trim().to_string()
+/// Newer sheets list a value once per portion ("TCGA-AA-3489, TCGA-AA-3489"); one is enough where all are the same.
+fn values_of(list: &str) -> Vec<&str> {
+    let mut values: Vec<&str> = list.split([',', ';']).map(str::trim).filter(|v| !is_missing(v)).collect();
+    let mut seen = HashSet::new();
+    values.retain(|v| seen.insert(v.to_ascii_lowercase()));
+    values
+}
+
+/// What two names of a cell have in common: samples that differ only in their vial are one sample.
+fn same_sample(a: &str, b: &str) -> bool {
+    let sample = |name: &str| Barcode::find(name).and_then(|b| b.sample());
+    sample(a).is_some() && sample(a) == sample(b)
 }
 
 impl SampleSheet {
@@ -60,8 +72,16 @@ impl SampleSheet {
         let sample_type = table.column(&["Sample Type", "Tissue Type", "Tumor Descriptor"])?;
         let mut sheet = SampleSheet::default();
         for row in &table.rows {
-            let field =
-                |c: Option<usize>| c.map(|c| first_of(row.get(c))).filter(|v| !is_missing(v)).unwrap_or_default();
+            let values = |c: Option<usize>| c.map(|c| values_of(row.get(c))).unwrap_or_default();
+            let field = |c: Option<usize>| values(c).first().map(|v| v.to_string()).unwrap_or_default();
+            let two = [("cases", patient), ("samples", sample), ("kinds of tissue", sample_type)].into_iter().find_map(
+                |(what, column)| {
+                    let values = values(column);
+                    let (first, other) =
+                        (values.first()?, values.get(1..)?.iter().find(|v| !same_sample(values[0], v))?);
+                    Some(format!("line {} of the sample sheet gives it two {what}, {first} and {other}", row.line))
+                },
+            );
             let entry = SheetEntry {
                 file_id: field(id),
                 file_name: row.get(name).to_string(),
@@ -70,21 +90,51 @@ impl SampleSheet {
                 patient: field(patient),
                 sample: field(sample),
                 sample_type: field(sample_type),
+                contradiction: two,
             };
-            let place = sheet.entries.len();
-            sheet.by_name.entry(plain_file_name(&entry.file_name)).or_insert(place);
-            sheet.by_id.entry(entry.file_id.to_ascii_lowercase()).or_insert(place);
-            sheet.by_sample.entry(entry.sample.to_ascii_lowercase()).or_insert(place);
-            sheet.entries.push(entry);
+            sheet.add(entry, row.line);
         }
         Ok(sheet)
     }
 
-    /// The entry of a file on disk: by its name (packed or not), or by the folder that the GDC client names after its id.
+    /// Adds an entry. A file that is listed twice, for two samples, belongs to neither for certain.
+    fn add(&mut self, mut entry: SheetEntry, line: u64) {
+        let name = plain_file_name(&entry.file_name);
+        if let Some(&first) = self.by_name.get(&name) {
+            let first = &mut self.entries[first];
+            let differs = |a: &str, b: &str| !a.eq_ignore_ascii_case(b);
+            if first.file_id.eq_ignore_ascii_case(&entry.file_id)
+                && (differs(&first.patient, &entry.patient) || differs(&first.sample, &entry.sample))
+                && !same_sample(&first.sample, &entry.sample)
+            {
+                let whose = |e: &SheetEntry| if e.sample.is_empty() { e.patient.clone() } else { e.sample.clone() };
+                let (a, b) = (whose(first), whose(&entry));
+                let words = format!("the sample sheet gives it to {a} and, on line {line}, to {b}");
+                first.contradiction = Some(words.clone());
+                entry.contradiction = Some(words);
+            }
+        }
+        let place = self.entries.len();
+        let keys = [
+            (&mut self.by_name, name),
+            (&mut self.by_id, entry.file_id.to_ascii_lowercase()),
+            (&mut self.by_sample, entry.sample.to_ascii_lowercase()),
+        ];
+        for (map, key) in keys.into_iter().filter(|(_, key)| !key.is_empty()) {
+            map.entry(key).or_insert(place);
+        }
+        self.entries.push(entry);
+    }
+
+    /// The entry of a file on disk: by its name (packed or not), or by its id, which the GDC client makes the name of its
+    /// folder and some people that of the file.
     pub fn of_file(&self, path: &Path) -> Option<&SheetEntry> {
         let name = path.file_name()?.to_string_lossy();
         let folder = path.parent().and_then(Path::file_name).map(|f| f.to_string_lossy().to_ascii_lowercase());
-        let place = self.by_name.get(&plain_file_name(&name)).or_else(|| self.by_id.get(&folder?));
+        let stem = name.split('.').next().unwrap_or_default().to_ascii_lowercase();
+        let by_id = |id: &str| self.by_id.get(id).filter(|_| is_uuid(id) || folder.as_deref() == Some(id));
+        let by_name = self.by_name.get(&plain_file_name(&name));
+        let place = by_name.or_else(|| by_id(folder.as_deref()?)).or_else(|| by_id(&stem));
         place.map(|&i| &self.entries[i])
     }
 

@@ -13,6 +13,19 @@ use crate::{
     io::table::{Table, is_missing, plain_name},
 };
 
+/// Columns that hold patients in people's tables, in order of preference.
+pub const PATIENT_COLUMNS: [&str; 9] = [
+    "patient",
+    "patient_id",
+    "case",
+    "case_id",
+    "case_submitter_id",
+    "submitter_id",
+    "bcr_patient_barcode",
+    "subject",
+    "subject_id",
+];
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, PartialOrd, Ord)]
 #[serde(rename_all = "snake_case")]
 pub enum MsiStatus {
@@ -68,7 +81,7 @@ impl MsiLabels {
         };
         let columns = 0..table.header.len();
         let status = columns.clone().find(|&c| share(c, &|v| MsiStatus::parse(v).is_some()));
-        let named = table.column(&["patient", "patient_id", "case", "case_id", "submitter_id"])?;
+        let named = table.column(&PATIENT_COLUMNS)?;
         let patient = columns.clone().find(|&c| share(c, &|v| Barcode::find(v).is_some())).or(named);
         let (Some(status), Some(patient)) = (status, patient) else {
             let problem = "has no column of MSI statuses, or none of patients";

@@ -1,34 +1,24 @@
 //! Which slides there are: folders, patterns, lists of files, or a table `slide,patient[,site,mpp,project,sample]`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
 };
 
 use crate::{
-    cohort::{barcode::Barcode, labels::patient_name},
+    cohort::{
+        barcode::Barcode,
+        labels::{PATIENT_COLUMNS, patient_name},
+        names::{NameIndex, folded, without_uuid},
+    },
     error::{Error, Result},
     io::table::Table,
+    slide::{
+        file_name::{FileKind, SLIDE_COLUMNS, slide_id, with_extensions},
+        mpp_table::MPP_COLUMNS,
+    },
 };
 
-/// Extensions of whole-slide images and plain images, the longest first.
-const SLIDE_EXTENSIONS: [&str; 15] = [
-    ".ome.tiff",
-    ".ome.tif",
-    ".tiff",
-    ".tif",
-    ".svs",
-    ".ndpi",
-    ".mrxs",
-    ".scn",
-    ".bif",
-    ".vms",
-    ".dcm",
-    ".png",
-    ".jpeg",
-    ".jpg",
-    ".jp2",
-];
 /// Folders nested deeper than this are not searched; links could make it endless.
 const MAX_DEPTH: usize = 16;
 
@@ -38,10 +28,14 @@ pub struct FoundSlide {
     /// The file's name without its extension; unique in a cohort.
     pub id: String,
     pub path: PathBuf,
+    /// Of the name, or of the sample that a table states.
     pub barcode: Option<Barcode>,
-    /// As the slide table says; otherwise the barcode decides.
+    /// As the slide table or the sample sheet says; otherwise the barcode decides.
     pub patient: Option<String>,
+    /// As the slide table says.
     pub sample: Option<String>,
+    /// As the sample sheet says.
+    pub sheet_sample: Option<String>,
     pub site: Option<String>,
     pub project: Option<String>,
     /// Micrometres per pixel at level 0, where the table overrides the slide's own.
@@ -51,21 +45,6 @@ pub struct FoundSlide {
 /// Slides that are left out, with the reason.
 pub type LeftOut = Vec<(String, String)>;
 
-/// The name of a slide: its file's name without the extension of an image.
-pub fn slide_id(path: &Path) -> String {
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let lower = name.to_ascii_lowercase();
-    match SLIDE_EXTENSIONS.iter().find(|e| lower.ends_with(*e) && lower.len() > e.len()) {
-        Some(extension) => name[..name.len() - extension.len()].to_string(),
-        None => name,
-    }
-}
-
-fn is_slide(path: &Path) -> bool {
-    let name = path.file_name().map(|n| n.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    !name.starts_with('.') && SLIDE_EXTENSIONS.iter().any(|e| name.ends_with(e))
-}
-
 /// Whether a path names a table rather than a slide.
 pub(super) fn is_table(path: &Path) -> bool {
     let name = path.to_string_lossy().to_ascii_lowercase();
@@ -73,21 +52,25 @@ pub(super) fn is_table(path: &Path) -> bool {
     [".csv", ".tsv", ".txt"].iter().any(|e| name.ends_with(e))
 }
 
-/// Finds the slides of a configuration. Returns them in order of their ids, and those left out with the reason (a second
-/// file of the same name, a row of a table whose file does not exist).
+/// Finds the slides of a configuration. Returns them in order of their ids, and those left out with the reason: a file
+/// of a format that is not read, a second file of the same name, a row of a table whose file does not exist.
 pub fn find_slides(specifications: &[String]) -> Result<(Vec<FoundSlide>, LeftOut)> {
     let mut files: Vec<PathBuf> = Vec::new();
     let mut tables: Vec<PathBuf> = Vec::new();
+    let mut not_read: Vec<(PathBuf, String)> = Vec::new();
     for specification in specifications {
         for path in expand(specification)? {
-            if path.is_dir() {
-                walk(&path, 0, &mut |p| {
-                    if is_slide(p) {
-                        files.push(p.to_path_buf())
-                    }
+            if path.is_dir() && FileKind::of(&path) == FileKind::Other {
+                walk(&path, 0, &mut |p| match FileKind::of(p) {
+                    FileKind::Slide if p.is_file() => files.push(p.to_path_buf()),
+                    FileKind::Slide => not_read.push((p.to_path_buf(), "is not a file".into())),
+                    FileKind::NotRead(reason) => not_read.push((p.to_path_buf(), reason)),
+                    FileKind::Other => {}
                 })?;
             } else if is_table(&path) {
                 tables.push(path);
+            } else if let FileKind::NotRead(reason) = FileKind::of(&path) {
+                not_read.push((path, reason));
             } else {
                 files.push(path);
             }
@@ -95,14 +78,18 @@ pub fn find_slides(specifications: &[String]) -> Result<(Vec<FoundSlide>, LeftOu
     }
     files.sort();
     files.dedup();
-    let mut left_out = LeftOut::new();
+    not_read.sort();
+    not_read.dedup();
+    let scans: Vec<PathBuf> = not_read.iter().map(|(p, _)| p.clone()).collect();
+    files.retain(|file| !is_part_of_scan(file, &scans));
+    let mut left_out: LeftOut = not_read.into_iter().map(|(p, why)| (file_name(&p), why)).collect();
     let mut found: BTreeMap<String, FoundSlide> = BTreeMap::new();
-    let mut in_tables = Vec::new();
-    for table in &tables {
-        in_tables.extend(read_slide_table(table, &files, &mut left_out)?);
-    }
     // Where a table is given it says which slides belong to the cohort; folders beside it only say where files lie.
-    let listed = if tables.is_empty() { files.into_iter().map(from_file).collect() } else { in_tables };
+    let listed = if tables.is_empty() {
+        files.into_iter().map(from_file).collect()
+    } else {
+        read_slide_tables(&tables, &files, &mut left_out)?
+    };
     for slide in listed {
         match found.get(&slide.id) {
             Some(first) => {
@@ -115,54 +102,149 @@ pub fn find_slides(specifications: &[String]) -> Result<(Vec<FoundSlide>, LeftOu
     Ok((found.into_values().collect(), left_out))
 }
 
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Hamamatsu's VMS and VMU lie in parts, JPEG files named after the scan.
+fn is_part_of_scan(file: &Path, scans: &[PathBuf]) -> bool {
+    let is_jpeg = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("jpg"));
+    is_jpeg
+        && scans.iter().any(|scan| {
+            let in_parts =
+                scan.extension().is_some_and(|e| e.eq_ignore_ascii_case("vms") || e.eq_ignore_ascii_case("vmu"));
+            in_parts && scan.parent() == file.parent() && slide_id(file).starts_with(&slide_id(scan))
+        })
+}
+
 fn from_file(path: PathBuf) -> FoundSlide {
     let id = slide_id(&path);
     let barcode = Barcode::find(&id);
-    FoundSlide { id, path, barcode, patient: None, sample: None, site: None, project: None, mpp: None }
+    let (patient, sample, sheet_sample, site, project, mpp) = Default::default();
+    FoundSlide { id, path, barcode, patient, sample, sheet_sample, site, project, mpp }
+}
+
+/// Where the files lie that tables list.
+struct Files<'a> {
+    files: &'a [PathBuf],
+    by_name: NameIndex,
+    /// Without the id that GDC appends, which tables often leave out.
+    by_bare_name: NameIndex,
+}
+
+impl<'a> Files<'a> {
+    fn new(files: &'a [PathBuf]) -> Files<'a> {
+        let (mut by_name, mut by_bare_name) = (NameIndex::default(), NameIndex::default());
+        for (i, file) in files.iter().enumerate() {
+            let id = slide_id(file);
+            by_name.add(&id, i);
+            by_bare_name.add(without_uuid(&id).unwrap_or(&id), i);
+        }
+        Files { files, by_name, by_bare_name }
+    }
+
+    /// The file that a table's row names: by its path from the table, by its name among the known files, or by its path
+    /// from here. Errors name two files that fit.
+    fn find(&self, table: &Path, named: &Path) -> Result<Option<PathBuf>, String> {
+        let beside = table.parent().unwrap_or(Path::new(".")).join(named);
+        if beside.is_file() {
+            return Ok(Some(beside));
+        }
+        let id = slide_id(named);
+        let bare = without_uuid(&id).unwrap_or(&id);
+        if let Some((_, found)) = self.by_name.find(&id).or_else(|| self.by_bare_name.find(bare)) {
+            let fitting = |&i: &usize| self.files[i].ends_with(named);
+            let better: Vec<usize> = found.iter().copied().filter(fitting).collect();
+            let found = if better.is_empty() { found } else { better };
+            let same_id = |&i: &usize| slide_id(&self.files[i]) == slide_id(&self.files[found[0]]);
+            return match found.iter().find(|i| !same_id(i)) {
+                None => Ok(Some(self.files[found[0]].clone())),
+                Some(&other) => Err(format!("{} and {}", self.files[found[0]].display(), self.files[other].display())),
+            };
+        }
+        let text = beside.to_string_lossy().into_owned();
+        let extended = with_extensions(&text).map(PathBuf::from).find(|p| p.is_file());
+        Ok(extended.or_else(|| named.is_file().then(|| named.to_path_buf())))
+    }
+}
+
+/// A row of a slide table, for comparing two of one slide.
+struct Listed {
+    table: PathBuf,
+    line: u64,
+    slide: FoundSlide,
+}
+
+/// Reads slide tables. A row that repeats another is one slide; one that contradicts it is an error.
+fn read_slide_tables(tables: &[PathBuf], files: &[PathBuf], left_out: &mut LeftOut) -> Result<Vec<FoundSlide>> {
+    let files = Files::new(files);
+    let mut listed: Vec<Listed> = Vec::new();
+    let mut by_path: HashMap<PathBuf, usize> = HashMap::new();
+    for table in tables {
+        for row in read_slide_table(table, &files, left_out)? {
+            match by_path.get(&row.slide.path) {
+                Some(&first) => listed[first].merge(row)?,
+                None => {
+                    by_path.insert(row.slide.path.clone(), listed.len());
+                    listed.push(row);
+                }
+            }
+        }
+    }
+    Ok(listed.into_iter().map(|row| row.slide).collect())
+}
+
+impl Listed {
+    /// Takes in another row of the same slide.
+    fn merge(&mut self, other: Listed) -> Result<()> {
+        let fields = [
+            ("patient", &mut self.slide.patient, other.slide.patient),
+            ("sample", &mut self.slide.sample, other.slide.sample),
+            ("site", &mut self.slide.site, other.slide.site),
+            ("project", &mut self.slide.project, other.slide.project),
+        ];
+        let lines = |first: u64| {
+            let place = if self.table == other.table { String::new() } else { format!(" of {}", self.table.display()) };
+            format!("lines {first}{place} and {}", other.line)
+        };
+        let refuse = |what: &str, a: &str, b: &str| {
+            let problem = format!("{}: slide {} has {what} {a} and {what} {b}", lines(self.line), other.slide.id);
+            Err(Error::input(&other.table, problem, "keep the row that is right"))
+        };
+        for (what, mine, theirs) in fields {
+            match (&*mine, &theirs) {
+                (Some(a), Some(b)) if folded(a) != folded(b) => return refuse(what, a, b),
+                (None, Some(_)) => *mine = theirs,
+                _ => {}
+            }
+        }
+        match (self.slide.mpp, other.slide.mpp) {
+            (Some(a), Some(b)) if a != b => refuse("mpp", &a.to_string(), &b.to_string()),
+            (mine, theirs) => {
+                self.slide.mpp = mine.or(theirs);
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Reads a slide table. A slide is named by a path (relative to the table), or by an id that a file found elsewhere has.
-fn read_slide_table(path: &Path, files: &[PathBuf], left_out: &mut LeftOut) -> Result<Vec<FoundSlide>> {
+fn read_slide_table(path: &Path, files: &Files, left_out: &mut LeftOut) -> Result<Vec<Listed>> {
     let table = Table::read(path)?;
-    let slide = table.required(&[
-        "slide",
-        "slide_id",
-        "path",
-        "file",
-        "filename",
-        "wsi_file_name",
-        "wsi",
-        "slide_path",
-        "image",
-        "slide_name",
-    ])?;
-    let location = table.column(&["path", "slide_path", "file_path", "filepath"])?.filter(|c| *c != slide);
-    let patient = table.column(&["patient", "patient_id", "case", "case_id", "case_submitter_id", "submitter_id"])?;
+    let slide = table.required(&SLIDE_COLUMNS)?;
+    let location = table.column(&["path", "slide_path", "file_path"])?.filter(|c| *c != slide);
+    let patient = table.column(&PATIENT_COLUMNS)?;
     let sample = table.column(&["sample", "sample_id", "rna_sample", "sample_submitter_id"])?;
-    let site = table.column(&["site", "tss", "tissue_source_site", "center", "centre", "hospital"])?;
+    let site = table.column(&["site", "tss", "tissue_source_site", "center", "centre", "hospital", "institution"])?;
     let project = table.column(&["project", "project_id", "tcga_project", "cancer", "cancer_type", "cohort"])?;
-    let mpp = table.column(&["mpp", "um_per_px", "microns_per_pixel"])?;
-    let scales = mpp.map(|c| scales(&table, c)).transpose()?;
-    let by_id: BTreeMap<String, &PathBuf> = files.iter().map(|p| (slide_id(p), p)).collect();
-    let by_start: BTreeMap<String, &PathBuf> =
-        files.iter().map(|p| (before_dot(&slide_id(p)).to_string(), p)).collect();
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let scales = table.column(&MPP_COLUMNS)?.map(|c| scales(&table, c)).transpose()?;
     let mut out = Vec::new();
     for (i, row) in table.rows.iter().enumerate() {
         let Some(name) = row.present(Some(slide)) else { continue };
         let named = PathBuf::from(row.present(location).unwrap_or(name));
-        let beside = folder.join(&named);
-        let with_extension = || {
-            let text = beside.as_os_str().to_string_lossy().into_owned();
-            SLIDE_EXTENSIONS.iter().map(|e| PathBuf::from(format!("{text}{e}"))).find(|p| p.is_file())
-        };
-        let id = slide_id(&named);
-        let file = if beside.is_file() {
-            Some(beside.clone())
-        } else {
-            let known = by_id.get(&id).or_else(|| by_start.get(before_dot(&id))).map(|p| p.to_path_buf());
-            known.or_else(with_extension).or_else(|| named.is_file().then(|| named.clone()))
-        };
+        let file = files.find(path, &named).map_err(|both| {
+            Error::input(path, format!("line {}: {name} fits two files, {both}", row.line), "give their paths")
+        })?;
         let Some(file) = file else {
             left_out.push((name.to_string(), format!("is listed in {} but its file was not found", path.display())));
             continue;
@@ -173,7 +255,15 @@ fn read_slide_table(path: &Path, files: &[PathBuf], left_out: &mut LeftOut) -> R
         slide.site = row.present(site).map(str::to_string);
         slide.project = row.present(project).map(str::to_string);
         slide.mpp = scales.as_ref().map(|s| s[i]).filter(|v| !v.is_nan());
-        out.push(slide);
+        let of_name = slide.barcode.as_ref().map(Barcode::patient);
+        let of_table = slide.patient.as_deref().and_then(Barcode::find).map(|b| b.patient());
+        if let (Some(a), Some(b)) = (of_name, of_table)
+            && a != b
+        {
+            let problem = format!("line {}: slide {name} is listed for patient {b} but its name says {a}", row.line);
+            return Err(Error::input(path, problem, "correct the row"));
+        }
+        out.push(Listed { table: path.to_path_buf(), line: row.line, slide });
     }
     if out.is_empty() && table.rows.is_empty() {
         return Err(Error::input(path, "lists no slide", "add rows slide,patient"));
@@ -195,19 +285,14 @@ fn scales(table: &Table, column: usize) -> Result<Vec<f64>> {
     }
 }
 
-/// GDC appends a file's id to a slide's barcode, after a dot; tables often leave it out.
-pub(super) fn before_dot(id: &str) -> &str {
-    id.split('.').next().unwrap_or(id)
-}
-
-/// Calls `visit` for every file below a folder, in order of names.
+/// Calls `visit` for every file below a folder, in order of names; a folder that is a slide (OME-Zarr) counts as a file.
 pub(super) fn walk(folder: &Path, depth: usize, visit: &mut dyn FnMut(&Path)) -> Result<()> {
     let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?;
     let mut paths: Vec<PathBuf> =
         entries.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>().map_err(|e| Error::io(folder, e))?;
     paths.sort();
     for path in paths {
-        if path.is_dir() {
+        if path.is_dir() && FileKind::of(&path) == FileKind::Other {
             if depth < MAX_DEPTH {
                 walk(&path, depth + 1, visit)?;
             }

@@ -3,16 +3,17 @@
 //! As HE2RNA: the test sets of K folds (5) partition the patients; of the others a tenth validates, the rest trains.
 //! Sites may be spread evenly over the folds (`stratify = "site"`), so that no fold lacks one, or kept whole
 //! (`stratify = "site_preserved"`), so that a model is only tested on sites it has not seen: slides betray their site
-//! (Howard et al. 2021). The folds depend on the patients' names and the seed, not on their order in a table.
+//! (Howard et al. 2021). A site may be an institution with several codes (`institutions`). The folds depend on the patients' names and the seed, not on their order in a table.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    cohort::{institutions::Institutions, labels::PATIENT_COLUMNS, validation},
     error::{Error, Result},
     io::{atomic, table::Table},
     random::Philox,
@@ -41,12 +42,15 @@ pub struct SplitConfig {
     pub seed: u64,
     pub stratify: Stratify,
     /// A file that gives the folds instead (see [`Splits::read`]).
-    pub file: Option<std::path::PathBuf>,
+    pub file: Option<PathBuf>,
+    /// A table `code,institution` of the sites. TCGA's tissue source site codes are not institutions: a hospital has
+    /// several, one for each kind of cancer it sent.
+    pub institutions: Option<PathBuf>,
 }
 
 impl Default for SplitConfig {
     fn default() -> SplitConfig {
-        SplitConfig { folds: 5, valid_fraction: 0.1, seed: 0, stratify: Stratify::None, file: None }
+        SplitConfig { folds: 5, valid_fraction: 0.1, seed: 0, stratify: Stratify::None, file: None, institutions: None }
     }
 }
 
@@ -56,6 +60,13 @@ pub struct SplitPatient {
     pub id: String,
     pub site: Option<String>,
     pub project: Option<String>,
+}
+
+impl SplitPatient {
+    /// The site; a patient of unknown site is a site alone.
+    pub(super) fn site_name(&self) -> String {
+        self.site.clone().unwrap_or_else(|| format!("patient {}", self.id))
+    }
 }
 
 /// One fold, by patient. The three lists are disjoint and sorted.
@@ -76,10 +87,20 @@ impl Splits {
     /// Folds from the configured file, or drawn. The strings are remarks worth showing, such as patients that a file does
     /// not mention. Errors where there are too few patients, or sites, for the folds.
     pub fn new(patients: &[SplitPatient], config: &SplitConfig) -> Result<(Splits, Vec<String>)> {
-        match &config.file {
-            Some(path) => Splits::read(path, patients, config),
-            None => Ok((Splits::draw(patients, config)?, Vec::new())),
+        let mut patients = patients.to_vec();
+        let mut remarks = Vec::new();
+        if let Some(path) = &config.institutions {
+            remarks.extend(Institutions::read(path)?.replace_codes(&mut patients));
         }
+        let splits = match &config.file {
+            Some(path) => {
+                let (splits, more) = Splits::read(path, &patients, config)?;
+                remarks.extend(more);
+                splits
+            }
+            None => Splits::draw(&patients, config)?,
+        };
+        Ok((splits, remarks))
     }
 
     /// Draws K folds.
@@ -107,7 +128,7 @@ impl Splits {
         let folds = (0..config.folds)
             .map(|f| {
                 let test = test_of(f);
-                let rest = ids.iter().copied().filter(|id| !test.contains(id)).collect();
+                let rest = ids.iter().filter(|id| !test.contains(*id)).map(|id| unique[id]).collect();
                 fold_with_validation(rest, test, f, config)
             })
             .collect();
@@ -126,7 +147,8 @@ impl Splits {
             Some(b'{' | b'[') => folds_of_json(path, text)?,
             _ => folds_of_table(path)?,
         };
-        let known: BTreeSet<&str> = patients.iter().map(|p| p.id.as_str()).collect();
+        let by_id: BTreeMap<&str, &SplitPatient> = patients.iter().map(|p| (p.id.as_str(), p)).collect();
+        let known: BTreeSet<&str> = by_id.keys().copied().collect();
         let mentioned: BTreeSet<String> =
             folds.iter().flat_map(|f| f.train.iter().chain(&f.valid).chain(&f.test)).cloned().collect();
         let mut remarks = Vec::new();
@@ -152,7 +174,7 @@ impl Splits {
             }
             if fold.valid.is_empty() {
                 let test = fold.test.iter().map(String::as_str).collect();
-                let rest = fold.train.iter().map(String::as_str).collect();
+                let rest = fold.train.iter().filter_map(|id| by_id.get(id.as_str()).copied()).collect();
                 *fold = fold_with_validation(rest, test, number, config);
             }
         }
@@ -192,23 +214,25 @@ fn check_fraction(fraction: f64) -> Result<()> {
     Err(Error::Usage(format!("valid_fraction is {fraction}; give a number from 0 to below 0.9")))
 }
 
-/// Draws the validation patients of a fold out of those that are not tested.
-fn fold_with_validation(rest: Vec<&str>, test: BTreeSet<&str>, number: usize, config: &SplitConfig) -> Fold {
-    let wanted = (rest.len() as f64 * config.valid_fraction).round() as usize;
-    let wanted = if config.valid_fraction > 0.0 { wanted.max(1) } else { 0 };
-    // At least one patient must be left to train on.
-    let wanted = wanted.min(rest.len().saturating_sub(1));
+/// Draws the validation patients of a fold out of those that are not tested: of every project its part, so that each can
+/// be watched while it trains; whole sites where folds are by site, so that a model is not stopped by what it knows of
+/// its sites.
+fn fold_with_validation(rest: Vec<&SplitPatient>, test: BTreeSet<&str>, number: usize, config: &SplitConfig) -> Fold {
     let order = Philox::named(config.seed, &format!("validation {number}")).permutation(rest.len());
-    let pick = |indices: &[usize]| {
-        let mut ids: Vec<String> = indices.iter().map(|&i| rest[i].to_string()).collect();
+    let shuffled: Vec<&SplitPatient> = order.iter().map(|&i| rest[i]).collect();
+    let whole_sites = if config.stratify == Stratify::SitePreserved {
+        validation::of_whole_sites(&shuffled, config.valid_fraction)
+    } else {
+        None
+    };
+    let valid = whole_sites.unwrap_or_else(|| validation::of_every_project(&shuffled, config.valid_fraction));
+    let pick = |wanted: bool| {
+        let mut ids: Vec<String> =
+            shuffled.iter().zip(&valid).filter(|(_, v)| **v == wanted).map(|(p, _)| p.id.clone()).collect();
         ids.sort();
         ids
     };
-    Fold {
-        train: pick(&order[wanted..]),
-        valid: pick(&order[..wanted]),
-        test: test.into_iter().map(str::to_string).collect(),
-    }
+    Fold { train: pick(false), valid: pick(true), test: test.into_iter().map(str::to_string).collect() }
 }
 
 /// Deals patients round the folds, stratum after stratum, without starting anew at each: every stratum is spread within
@@ -232,12 +256,12 @@ fn dealt(shuffled: &[&SplitPatient], config: &SplitConfig) -> Vec<usize> {
 fn whole_sites(shuffled: &[&SplitPatient], folds: usize) -> Result<Vec<usize>> {
     let mut sites: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (i, p) in shuffled.iter().enumerate() {
-        // A patient of unknown site is a site alone.
-        sites.entry(p.site.clone().unwrap_or_else(|| format!("patient {}", p.id))).or_default().push(i);
+        sites.entry(p.site_name()).or_default().push(i);
     }
     if sites.len() < folds {
+        let fewer = if sites.len() < 2 { "use" } else { "use fewer folds or" };
         return Err(Error::Usage(format!(
-            "{} sites cannot be kept whole over {folds} folds; use fewer folds or stratify = \"site\"",
+            "{} sites cannot be kept whole over {folds} folds; {fewer} stratify = \"site\"",
             sites.len()
         )));
     }
@@ -284,7 +308,7 @@ fn folds_of_table(path: &Path) -> Result<Vec<Fold>> {
     let table = Table::read(path)?;
     let column = |names: &[&str]| table.column(names);
     let remedy = "give the columns patient,fold";
-    let patient = column(&["patient", "patient_id", "case", "case_id", "submitter_id", "bcr_patient_barcode"])?;
+    let patient = column(&PATIENT_COLUMNS)?;
     let fold = column(&["fold", "split", "test_fold", "cv_fold", "k"])?;
     let (Some(patient), Some(fold)) = (patient, fold) else {
         return Err(Error::input(path, "lacks a column patient or fold", remedy));

@@ -15,8 +15,11 @@
 use crate::{
     cohort::{
         barcode::Barcode,
-        expression::{ExpressionTable, Orientation, ReadOptions, Sample},
+        expression::{ExpressionTable, MAX_GENES, Orientation, ReadOptions, Sample, too_many_genes},
+        findings::{Excluded, ExcludedKind},
         genes::{GeneName, is_ensembl},
+        names::{folded, make_names},
+        not_genes,
     },
     error::{Error, Result},
     io::table::{Source, is_missing, parse_number, plain_name},
@@ -43,11 +46,17 @@ const GENE_COLUMNS: [&str; 14] = [
 ];
 const SYMBOL_COLUMNS: [&str; 8] =
     ["genename", "symbol", "genesymbol", "hugosymbol", "hgncsymbol", "externalgenename", "gene", "description"];
-const SAMPLE_COLUMNS: [&str; 13] = [
+const SAMPLE_COLUMNS: [&str; 19] = [
     "wsifilename",
     "slide",
     "slideid",
     "slidename",
+    "slidefile",
+    "wsi",
+    "wsiid",
+    "filename",
+    "image",
+    "imageid",
     "sample",
     "sampleid",
     "samplename",
@@ -171,7 +180,7 @@ fn orient(rows: &[&str], columns: &[&str], first_name: &str, options: &ReadOptio
         let (in_rows, in_columns) = (holds(rows, set), holds(columns, set));
         (in_rows != in_columns).then_some((in_rows > in_columns) == in_rows_means_genes_in_rows)
     };
-    let known = |n: &str| options.known_samples.contains(n);
+    let known = |n: &str| options.known_samples.contains(n) || options.known_samples.contains(&folded(&make_names(n)));
     let wanted = |n: &str| options.wanted.as_ref().is_some_and(|w| w.contains(strip_rna(n)));
     decide(&known, false)
         .or_else(|| decide(&wanted, true))
@@ -239,6 +248,7 @@ impl Reading<'_> {
         let samples: Vec<Sample> = columns.iter().map(|&c| Sample::named(&self.header[c], &path)).collect();
         let (options, header) = (self.options, self.header.clone());
         let (mut genes, mut all_genes, mut by_gene) = (Vec::new(), Vec::new(), Vec::new());
+        let mut left_out = self.text_samples(&text);
         self.each_row(|source, row, line| {
             let mut name = GeneName::default();
             if let Some(c) = ids {
@@ -250,8 +260,15 @@ impl Reading<'_> {
                 name.symbol = parsed.symbol.or(name.symbol);
             }
             let label = name.label();
-            if label == "?" || label.starts_with("__") || label.starts_with("N_") {
+            if label == "?" {
                 return Ok(());
+            }
+            if let Some(reason) = not_genes::summary(label) {
+                left_out.push(Excluded::new(ExcludedKind::Gene, label, reason));
+                return Ok(());
+            }
+            if genes.len().max(all_genes.len()) >= MAX_GENES {
+                return Err(too_many_genes(source.path()));
             }
             if options.keeps(&name) {
                 for &c in &columns {
@@ -272,7 +289,15 @@ impl Reading<'_> {
         if options.wanted.is_none() {
             all_genes = genes.clone();
         }
-        Ok(ExpressionTable { genes, samples, values, all_genes })
+        Ok(ExpressionTable { genes, samples, values, all_genes, left_out })
+    }
+
+    /// Columns of text that are called like a slide, a sample or a patient: they should hold numbers.
+    fn text_samples(&self, text: &[usize]) -> Vec<Excluded> {
+        let known = |c: &&usize| self.options.known_samples.contains(&folded(&self.header[**c]));
+        let reason = "holds text where numbers are expected";
+        let listed = text.iter().filter(known).map(|&c| Excluded::new(ExcludedKind::Sample, &*self.header[c], reason));
+        listed.collect()
     }
 
     fn samples_by_genes(mut self) -> Result<ExpressionTable> {
@@ -284,12 +309,22 @@ impl Reading<'_> {
         let Some(key) = key.or(patient) else {
             return Err(Error::input(self.source.path(), "has no column of sample names", "add a column sample"));
         };
+        let is_value = |c: &usize| ![Some(key), patient, project].contains(&Some(*c));
         let mut columns = self.value_columns();
-        columns.retain(|c| ![Some(key), patient, project].contains(&Some(*c)));
-        let prefixed = columns.iter().filter(|&&c| self.header[c].starts_with("rna_")).count();
-        if prefixed * 2 >= columns.len() {
-            columns.retain(|&c| self.header[c].starts_with("rna_"));
+        columns.retain(is_value);
+        let prefixed = |c: &usize| self.header[*c].starts_with("rna_");
+        if columns.iter().filter(|c| prefixed(c)).count() * 2 >= columns.len() {
+            columns.retain(prefixed);
         }
+        columns.retain(|&c| not_genes::summary(&self.header[c]).is_none());
+        let others =
+            all.iter().filter(|c| is_value(c) && columns.binary_search(c).is_err() && !self.header[**c].is_empty());
+        let reason = |c: usize| match not_genes::summary(&self.header[c]) {
+            Some(reason) => reason,
+            None if text.contains(&c) => "holds text, not expression",
+            None => "is no gene",
+        };
+        let left_out = others.map(|&c| Excluded::new(ExcludedKind::Gene, &*self.header[c], reason(c))).collect();
         let named: Vec<(usize, GeneName)> =
             columns.into_iter().map(|c| (c, GeneName::parse(strip_rna(&self.header[c])))).collect();
         let all_genes = named.iter().map(|(_, name)| name.clone()).collect();
@@ -308,6 +343,6 @@ impl Reading<'_> {
             }
             Ok(())
         })?;
-        Ok(ExpressionTable { genes, samples, values, all_genes })
+        Ok(ExpressionTable { genes, samples, values, all_genes, left_out })
     }
 }

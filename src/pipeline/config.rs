@@ -255,7 +255,7 @@ impl RunConfig {
         if !self.select.dexined.weights.as_os_str().is_empty() {
             self.select.dexined.weights = base.join(&self.select.dexined.weights);
         }
-        if let Some(file) = &mut self.splits.file {
+        for file in [&mut self.splits.file, &mut self.splits.institutions].into_iter().flatten() {
             *file = base.join(&*file);
         }
     }

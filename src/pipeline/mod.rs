@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! RUN/config.toml            the resolved configuration
+//! RUN/matching.csv           for every slide its patient, sample and column, and by which rule, or why not
+//! RUN/excluded.csv           slides, samples, genes and files that are left out, and why
 //! RUN/slides/ID.json         scores of a slide's patches, or why it was left out
 //! RUN/extractor/{global,local}/   the two autoencoders, their checkpoints and curves
 //! RUN/features/ID.safetensors     global vectors and local cubes of a slide
 //! RUN/model/                 one network a fold, their checkpoints and curves
-//! RUN/predictions.csv evaluation.json evaluation.csv excluded.csv summary.json report.html selectors.svg
+//! RUN/predictions.csv evaluation.json evaluation.csv summary.json report.html selectors.svg
 //! ```
 //!
 //! Every stage keeps what it finished: a run that was stopped, at any point and in any way, goes on where it was when the
@@ -29,7 +31,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cohort::{Cohort, Excluded, ExcludedKind, SplitPatient, Splits, write_excluded_csv},
+    cohort::{Cohort, Excluded, ExcludedKind, Findings, SplitPatient, Splits},
     device::Device,
     error::{Error, Result},
     eval::{
@@ -91,8 +93,10 @@ impl Run {
         }
         let text = toml::to_string_pretty(&config.absolute()?).map_err(|e| Error::Usage(e.to_string()))?;
         atomic::write_bytes(dir.join("config.toml"), text.as_bytes())?;
-        let (cohort, excluded) = Cohort::load(&config.cohort, progress)?;
-        Ok(Run { config, cohort, excluded, _lock: lock })
+        let mut findings = Findings::default();
+        let cohort = Cohort::load(&config.cohort, &mut findings, progress);
+        findings.write(dir)?; // also where loading failed: it says how far matching came
+        Ok(Run { cohort: cohort?, excluded: findings.excluded, config, _lock: lock })
     }
 
     /// A file or folder of the run.
@@ -154,7 +158,6 @@ pub fn execute(run: &Run, until: Stage, device_name: &str, progress: &dyn Progre
     let excluded = run.excluded.iter().filter(|e| e.kind == ExcludedKind::Slide);
     left_out.splice(0..0, excluded.map(|e| LeftOut { slide: e.name.clone(), reason: e.reason.clone() }));
     write_json(&run.path("left_out.json"), &left_out)?;
-    write_excluded_csv(run.path("excluded.csv"), &run.excluded)?;
     if selected.is_empty() {
         return Err(Error::Usage(format!("no slide is usable; {} says why", run.path("left_out.json").display())));
     }

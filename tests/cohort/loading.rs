@@ -4,15 +4,22 @@ use std::path::Path;
 
 use isg::{
     cohort::{
-        Cohort, CohortConfig, Excluded, ExcludedKind, MatchBy, Transform, targets::TableScale, write_excluded_csv,
+        Cohort, CohortConfig, Excluded, ExcludedKind, Findings, MatchBy, Transform, targets::TableScale,
+        write_excluded_csv,
     },
     progress::Silent,
 };
 
 use super::{real_tables, write};
 
+fn try_load(config: &CohortConfig) -> isg::error::Result<Cohort> {
+    Cohort::load(config, &mut Findings::default(), &Silent)
+}
+
 fn load(config: &CohortConfig) -> (Cohort, Vec<Excluded>) {
-    Cohort::load(config, &Silent).unwrap_or_else(|e| panic!("{e}"))
+    let mut findings = Findings::default();
+    let cohort = Cohort::load(config, &mut findings, &Silent).unwrap_or_else(|e| panic!("{e}"));
+    (cohort, findings.excluded)
 }
 
 /// The reason given for the thing of this name.
@@ -122,7 +129,7 @@ fn slides_named_after_their_patients() {
     assert_eq!(cohort.patients.iter().map(|p| p.id.as_str()).collect::<Vec<_>>(), ["C3L-00001", "C3L-00010"]);
     says(&excluded, "C3L-0", "patient C3L-0 is not in the table");
     let strict = CohortConfig { match_by: MatchBy::Sample, ..config(dir.path(), "slides", "rna.tsv") };
-    assert!(Cohort::load(&strict, &Silent).is_err());
+    assert!(try_load(&strict).is_err());
 }
 
 #[test]
@@ -136,7 +143,7 @@ fn genes_are_chosen_and_misspelt_ones_named() {
     let (cohort, _) = load(&with_genes(&["GLOBAL", "local", "GLOBAL"]));
     assert_eq!(cohort.gene_labels(), ["GLOBAL", "LOCAL"]);
     assert!(cohort.remarks.iter().any(|r| r.contains("asked for twice")));
-    let error = Cohort::load(&with_genes(&["LOCL", "GLOBAL", "ZZZZZZ"]), &Silent).unwrap_err().to_string();
+    let error = try_load(&with_genes(&["LOCL", "GLOBAL", "ZZZZZZ"])).unwrap_err().to_string();
     assert!(error.contains("LOCL (near: LOCAL") && error.contains("ZZZZZZ;"), "{error}");
     // Ids alone: the sentence says what would help.
     let text = MATRIX
@@ -146,7 +153,7 @@ fn genes_are_chosen_and_misspelt_ones_named() {
     write(dir.path(), "expression.tsv", &text);
     assert_eq!(load(&with_genes(&["CD3D"])).0.genes[0].ensembl.as_deref(), Some("ENSG00000167286.2"));
     assert_eq!(load(&with_genes(&["CD3D"])).0.gene_labels(), ["CD3D"], "shown by the symbol that is known");
-    let error = Cohort::load(&with_genes(&["ACTB"]), &Silent).unwrap_err().to_string();
+    let error = try_load(&with_genes(&["ACTB"])).unwrap_err().to_string();
     assert!(error.contains("gene_map"), "{error}");
     let mut mapped = with_genes(&["ACTB"]);
     mapped.gene_map = Some(write(dir.path(), "map.csv", "ensembl,symbol\nENSG00000075624,ACTB\n"));
@@ -180,15 +187,10 @@ fn a_slide_table_is_enough() {
     config.project_groups = [("X".to_string(), "XY".to_string()), ("Y".to_string(), "XY".to_string())].into();
     assert_eq!(load(&config).0.projects(), ["XY"]);
     write(folder, "slides.csv", "slide,patient,mpp\na/one.svs,P1,quarter\n");
-    let error = Cohort::load(&config, &Silent).unwrap_err().to_string();
+    let error = try_load(&config).unwrap_err().to_string();
     assert!(error.contains("\"quarter\""), "{error}");
     write(folder, "slides.csv", "image_file,patient\na/one.svs,P1\n");
-    assert!(
-        Cohort::load(&config, &Silent)
-            .unwrap_err()
-            .to_string()
-            .contains("has no column slide (it has: image_file, patient)")
-    );
+    assert!(try_load(&config).unwrap_err().to_string().contains("has no column slide (it has: image_file, patient)"));
 }
 
 /// A GDC download: a folder per file, names that say nothing, a sample sheet that says everything.
@@ -317,7 +319,7 @@ fn missing_values_and_impossible_ones() {
     assert_eq!(ids(&cohort), ["TCGA-SY-0001-01A-01-DX1", "TCGA-SY-0003-01A-01-DX1"]);
     says(&excluded, "TCGA-SY-0002-01A-01-DX2", "has no value of NULL1");
     table("9\t-99\t1", "1\t2\t3");
-    let error = Cohort::load(&config, &Silent).unwrap_err().to_string();
+    let error = try_load(&config).unwrap_err().to_string();
     assert!(error.contains("-99") && error.contains("table_scale"), "{error}");
     let as_is = CohortConfig { transform: Transform::None, ..config };
     assert_eq!(load(&as_is).0.target(1)[0], -99.0);
@@ -327,7 +329,7 @@ fn missing_values_and_impossible_ones() {
 fn nothing_found_is_an_error_with_a_way_out() {
     let dir = tempfile::tempdir().unwrap();
     let refused = |config: &CohortConfig, wanted: &str| {
-        let error = Cohort::load(config, &Silent).err().unwrap_or_else(|| panic!("{wanted}: accepted")).to_string();
+        let error = try_load(config).err().unwrap_or_else(|| panic!("{wanted}: accepted")).to_string();
         assert!(error.contains(wanted) && !error.contains('\n'), "{error}");
     };
     refused(&CohortConfig::default(), "set cohort.slides");

@@ -3,6 +3,7 @@
 mod features;
 mod genes;
 mod loading;
+mod matching;
 mod splits;
 mod statistics;
 mod tables;

@@ -30,7 +30,15 @@ fn check(splits: &Splits, patients: &[SplitPatient], config: &SplitConfig) -> Re
         prop_assert!(!fold.train.is_empty() && !fold.test.is_empty());
         let rest = all.len() - fold.test.len();
         let wanted = (rest as f64 * config.valid_fraction).round();
-        prop_assert!((fold.valid.len() as f64 - wanted).abs() <= 1.0);
+        if config.stratify == Stratify::SitePreserved {
+            let sites = |ids: &[String]| ids.iter().map(|id| id[..7].to_string()).collect::<HashSet<_>>();
+            let rest: HashSet<String> = sites(&fold.train).union(&sites(&fold.valid)).cloned().collect();
+            prop_assert!(rest.len() < 2 || sites(&fold.train).is_disjoint(&sites(&fold.valid)), "of other sites");
+            prop_assert!(!fold.valid.is_empty());
+        } else {
+            // One more where a small project would have none.
+            prop_assert!((fold.valid.len() as f64 - wanted.max(1.0)).abs() <= 1.0);
+        }
         tested.extend(fold.test.iter().map(String::as_str));
     }
     prop_assert_eq!(tested.len(), all.len());
@@ -78,6 +86,55 @@ fn sites_are_spread_or_kept_whole() {
     }
     let few = SplitConfig { folds: 9, ..config };
     assert!(Splits::draw(&patients, &few).unwrap_err().to_string().contains("8 sites"));
+}
+
+/// HE2RNA watches every project while it trains: the small ones too.
+#[test]
+fn every_project_has_validation_patients_where_it_can() {
+    let mut patients = patients(100, 8);
+    patients.iter_mut().for_each(|p| p.project = Some("LARGE".into()));
+    patients.iter_mut().take(5).for_each(|p| p.project = Some("SMALL".into()));
+    let project_of: BTreeMap<&str, &str> =
+        patients.iter().map(|p| (p.id.as_str(), p.project.as_deref().unwrap())).collect();
+    for stratify in [Stratify::None, Stratify::Project, Stratify::Site] {
+        let splits = Splits::draw(&patients, &SplitConfig { stratify, ..SplitConfig::default() }).unwrap();
+        for fold in &splits.folds {
+            let small = |ids: &[String]| ids.iter().filter(|id| project_of[id.as_str()] == "SMALL").count();
+            assert!(small(&fold.valid) >= 1 || small(&fold.train) < 2, "{stratify:?}: {fold:?}");
+            assert!((7..=9).contains(&fold.valid.len()), "{stratify:?}: {}", fold.valid.len());
+        }
+    }
+    let none = SplitConfig { valid_fraction: 0.0, ..SplitConfig::default() };
+    assert!(Splits::draw(&patients, &none).unwrap().folds.iter().all(|f| f.valid.is_empty()));
+}
+
+/// Codes of one hospital are one site; who validates is of other hospitals than who trains.
+#[test]
+fn institutions_are_kept_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let patients = patients(60, 12); // codes 00 to 11
+    let table = (0..12).map(|i| format!("{i};Hospital {}\r\n", i / 2)).collect::<String>();
+    let read = |table: &str| {
+        let institutions = Some(write(dir.path(), "sites.csv", table));
+        let config =
+            SplitConfig { folds: 3, stratify: Stratify::SitePreserved, institutions, ..SplitConfig::default() };
+        Splits::new(&patients, &config)
+    };
+    // A spreadsheet has dropped the codes' zeros, and uses semicolons.
+    let (splits, remarks) = read(&format!("\u{feff}TSS Code;Source Site\r\n{table}")).unwrap();
+    assert!(remarks.is_empty(), "{remarks:?}");
+    let hospitals =
+        |ids: &[String]| ids.iter().map(|id| id[5..7].parse::<usize>().unwrap() / 2).collect::<HashSet<_>>();
+    for fold in &splits.folds {
+        let sets = [&fold.train, &fold.valid, &fold.test].map(|ids| hospitals(ids));
+        assert_eq!(sets.iter().map(HashSet::len).sum::<usize>(), 6, "each hospital is in one set: {sets:?}");
+        assert!(sets.iter().all(|s| !s.is_empty()));
+    }
+    let (_, remarks) = read("code,institution\n00,North\n01,North\n").unwrap();
+    assert!(remarks[0].contains("lacks 10 site codes (02, 03, "), "{remarks:?}");
+    let error = read("code,institution\n00,North\n0,South\n").unwrap_err().to_string();
+    assert!(error.contains("lines 2 and 3: 00 is North and South"), "{error}");
+    assert!(read("code,town\n00,North\n").unwrap_err().to_string().contains("has no column institution"));
 }
 
 #[test]
