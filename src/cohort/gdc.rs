@@ -6,7 +6,10 @@ use std::{
 };
 
 use crate::{
-    cohort::{barcode::Barcode, names::is_uuid},
+    cohort::{
+        barcode::Barcode,
+        names::{NameIndex, is_uuid},
+    },
     error::{Error, Result},
     io::table::{Table, is_missing},
 };
@@ -32,7 +35,8 @@ pub struct SampleSheet {
     pub entries: Vec<SheetEntry>,
     by_name: HashMap<String, usize>,
     by_id: HashMap<String, usize>,
-    by_sample: HashMap<String, usize>,
+    /// Samples, file names and ids: what a matrix may call its columns.
+    columns: NameIndex,
 }
 
 /// A file's name as a sheet and a disk have it in common: unpacked, in lower case.
@@ -115,11 +119,9 @@ impl SampleSheet {
             }
         }
         let place = self.entries.len();
-        let keys = [
-            (&mut self.by_name, name),
-            (&mut self.by_id, entry.file_id.to_ascii_lowercase()),
-            (&mut self.by_sample, entry.sample.to_ascii_lowercase()),
-        ];
+        let columns = [&entry.sample, &name, &entry.file_id];
+        columns.into_iter().filter(|n| !n.is_empty()).for_each(|n| self.columns.add(n, place));
+        let keys = [(&mut self.by_name, name), (&mut self.by_id, entry.file_id.to_ascii_lowercase())];
         for (map, key) in keys.into_iter().filter(|(_, key)| !key.is_empty()) {
             map.entry(key).or_insert(place);
         }
@@ -140,9 +142,8 @@ impl SampleSheet {
 
     /// The first entry of what a matrix calls a sample: a sample's barcode, a file's name or its id.
     pub fn of_sample(&self, sample: &str) -> Option<&SheetEntry> {
-        let name = sample.to_ascii_lowercase();
-        let place = self.by_sample.get(&name).or_else(|| self.by_name.get(&plain_file_name(&name)));
-        place.or_else(|| self.by_id.get(&name)).map(|&i| &self.entries[i])
+        let found = self.columns.find(sample).or_else(|| self.columns.find(&plain_file_name(sample)));
+        found.and_then(|(_, entries)| entries.first().copied()).map(|i| &self.entries[i])
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
         gdc::{Manifest, SampleSheet},
         genes::{self, GeneMap, GeneName},
         matching::match_slides,
+        merge::side_by_side,
         names::{folded, make_names},
         patients,
         slides::{FoundSlide, expand, find_slides, is_table, walk},
@@ -92,10 +93,15 @@ impl Cohort {
         let slides = usable_slides(config, &sheet, findings)?;
         let table = expression(config, &map, &slides, findings, progress)?;
         let (samples, no_tumour) = usable_samples(config, &table, &sheet, findings);
-        let mut remarks = Vec::new();
+        let mut remarks: Vec<String> = numbered_copies(&samples).into_iter().collect();
         let mut matched = match_slides(slides, &samples, &no_tumour, config.match_by, findings)?;
         if matched.is_empty() {
             return Err(nothing_matched(config, findings));
+        }
+        let other_tissue = findings.matching.iter().filter(|m| m.rule.contains(NOT_PRIMARY)).count();
+        if other_tissue > 0 {
+            let remedy = "cohort.primary_tumour_only = false uses them";
+            remarks.push(format!("{other_tissue} slides show other tissue than a primary tumour; {remedy}"));
         }
         patients::settle(&mut matched, &samples, &table, &mut remarks)?;
         let patient_of: HashMap<&str, &str> = matched.iter().map(|m| (&*m.slide.id, &*m.patient)).collect();
@@ -325,7 +331,7 @@ fn expression(
     match (tables.is_empty(), first_error) {
         (true, Some(e)) => Err(e),
         _ => {
-            let mut table = ExpressionTable::merge(tables);
+            let mut table = side_by_side(tables);
             findings.excluded.append(&mut table.left_out);
             Ok(table)
         }
@@ -370,7 +376,9 @@ fn usable_samples(
         }
         // A sample that is there twice is one where its values agree; where not, matching refuses to choose.
         let same_name = first_of.entry(sample.name.clone()).or_default();
-        if same_name.iter().any(|&first| table.same_values(first, row)) {
+        let same_patient =
+            |first: usize| table.samples[first].patient.as_deref().map(folded) == sample.patient.as_deref().map(folded);
+        if same_name.iter().any(|&first| table.same_values(first, row) && same_patient(first)) {
             findings.leave_out(ExcludedKind::Sample, sample.name, "is there twice with the same values; one is used");
             out.push(None);
             continue;
@@ -379,4 +387,20 @@ fn usable_samples(
         out.push(Some(sample));
     }
     (out, left_out)
+}
+
+/// R and pandas write a second column `P01` as `P01.1`: says where a table has both, since it cannot be known.
+fn numbered_copies(samples: &[Option<Sample>]) -> Option<String> {
+    let columns: HashSet<&str> = samples.iter().flatten().map(|s| s.column.as_str()).collect();
+    let copies = samples.iter().flatten().filter_map(|sample| {
+        let (first, number) = sample.column.rsplit_once('.')?;
+        let numbered = (1..=2).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit());
+        (numbered && columns.contains(first)).then_some((first, sample.column.as_str()))
+    });
+    let copies: Vec<(&str, &str)> = copies.collect();
+    let (first, second) = copies.first()?;
+    let n = copies.len();
+    Some(format!(
+        "{second} may be a second column {first}, as R and pandas write it ({n} such columns): check the table"
+    ))
 }

@@ -46,6 +46,25 @@ pub(super) struct Samples<'a> {
     by_participant: BTreeMap<String, Vec<usize>>,
     by_case: BTreeMap<String, Vec<usize>>,
     by_patient: NameIndex,
+    /// For hints.
+    plain_columns: Vec<(String, &'a str)>,
+}
+
+/// The slide's name where a column is called by a slide's file, with or without its folder.
+fn file_of_path(name: &str) -> &str {
+    let bare = without_extension(name);
+    if bare.len() == name.len() { name } else { bare.rsplit(['/', '\\']).next().unwrap_or(bare) }
+}
+
+/// A name's letters and digits without case.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+}
+
+/// A number without the zeros that a spreadsheet drops, and without R's `X`.
+fn plain_number(text: &str) -> Option<&str> {
+    let digits = text.trim().trim_start_matches(['X', 'x']);
+    (!digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.trim_start_matches('0'))
 }
 
 /// Rows that a rule found. More than one of a `name` is an error; of a barcode's samples the first is used.
@@ -66,13 +85,14 @@ impl<'a> Samples<'a> {
             by_participant: BTreeMap::new(),
             by_case: BTreeMap::new(),
             by_patient: NameIndex::default(),
+            plain_columns: samples.iter().flatten().map(|s| (plain(&s.column), s.column.as_str())).collect(),
         };
         let present = samples.iter().enumerate().filter_map(|(i, s)| Some((i, s.as_ref()?)));
         let mut in_order: Vec<(usize, &Sample)> = present.collect();
         in_order.sort_by(|(i, a), (j, b)| (&a.name, &a.column, i).cmp(&(&b.name, &b.column, j)));
         for (i, sample) in in_order {
             for name in [&sample.name, &sample.column] {
-                let name = without_extension(name);
+                let name = file_of_path(name);
                 index.by_name.add(name, i);
                 index.by_bare_name.add(without_uuid(name).unwrap_or(name), i);
             }
@@ -161,26 +181,17 @@ impl<'a> Samples<'a> {
     fn near(&self, slide: &FoundSlide) -> Option<String> {
         let names = [Some(slide.id.as_str()), slide.patient.as_deref(), slide.sample.as_deref()];
         let names: Vec<&str> = names.into_iter().flatten().collect();
-        let columns = || self.samples.iter().flatten().map(|s| s.column.as_str());
-        let number = |text: &str| {
-            let digits = text.trim().trim_start_matches(['X', 'x']);
-            let all = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-            all.then(|| digits.trim_start_matches('0').to_string())
-        };
         for name in &names {
-            if let Some(wanted) = number(name)
-                && let Some(column) = columns().find(|c| number(c).as_ref() == Some(&wanted))
+            if let Some(wanted) = plain_number(name)
+                && let Some((_, column)) = self.plain_columns.iter().find(|(_, c)| plain_number(c) == Some(wanted))
             {
                 return Some(format!("{column} is, which differs by leading zeros that a spreadsheet drops"));
             }
         }
-        let plain =
-            |text: &str| text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>();
         names.iter().find_map(|name| {
             let wanted = plain(name);
-            let begins =
-                |c: &&str| plain(c).len() > 2 && (wanted.starts_with(&plain(c)) || plain(c).starts_with(&wanted));
-            let column = columns().filter(begins).max_by_key(|c| plain(c).len())?;
+            let alike = |(c, _): &&(String, &str)| c.len() > 2 && (wanted.starts_with(&**c) || c.starts_with(&wanted));
+            let (_, column) = self.plain_columns.iter().filter(alike).max_by_key(|(c, _)| c.len())?;
             Some(format!("{column} is, whose name is alike"))
         })
     }

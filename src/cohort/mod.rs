@@ -16,6 +16,7 @@ mod institutions;
 pub mod labels;
 mod load;
 mod matching;
+mod merge;
 pub mod names;
 mod not_genes;
 mod patients;

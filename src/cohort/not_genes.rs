@@ -27,7 +27,7 @@ const SUMMARIES: [&str; 18] = [
 ];
 
 /// Words of clinical and technical columns. None is a gene's symbol.
-const CLINICAL: [&str; 96] = [
+const CLINICAL: [&str; 95] = [
     "age",
     "sex",
     "gender",
@@ -59,7 +59,6 @@ const CLINICAL: [&str; 96] = [
     "dfi",
     "rfs",
     "dmfs",
-    "efs",
     "event",
     "vital",
     "status",

@@ -241,7 +241,8 @@ fn read_slide_table(path: &Path, files: &Files, left_out: &mut LeftOut) -> Resul
     let mut out = Vec::new();
     for (i, row) in table.rows.iter().enumerate() {
         let Some(name) = row.present(Some(slide)) else { continue };
-        let named = PathBuf::from(row.present(location).unwrap_or(name));
+        // A table from Windows has backslashes in its paths.
+        let named = PathBuf::from(row.present(location).unwrap_or(name).replace('\\', "/"));
         let file = files.find(path, &named).map_err(|both| {
             Error::input(path, format!("line {}: {name} fits two files, {both}", row.line), "give their paths")
         })?;
@@ -249,6 +250,10 @@ fn read_slide_table(path: &Path, files: &Files, left_out: &mut LeftOut) -> Resul
             left_out.push((name.to_string(), format!("is listed in {} but its file was not found", path.display())));
             continue;
         };
+        if let FileKind::NotRead(reason) = FileKind::of(&file) {
+            left_out.push((name.to_string(), reason));
+            continue;
+        }
         let mut slide = from_file(file);
         slide.patient = row.present(patient).map(patient_name);
         slide.sample = row.present(sample).map(str::to_string);

@@ -13,7 +13,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cohort::{institutions::Institutions, labels::PATIENT_COLUMNS, validation},
+    cohort::{
+        institutions::Institutions,
+        labels::{PATIENT_COLUMNS, patient_name},
+        names::NameIndex,
+        validation,
+    },
     error::{Error, Result},
     io::{atomic, table::Table},
     random::Philox,
@@ -149,9 +154,27 @@ impl Splits {
         };
         let by_id: BTreeMap<&str, &SplitPatient> = patients.iter().map(|p| (p.id.as_str(), p)).collect();
         let known: BTreeSet<&str> = by_id.keys().copied().collect();
+        let names = PatientNames::new(&by_id);
+        let mut taken_for = Vec::new();
+        for id in folds.iter_mut().flat_map(|f| f.train.iter_mut().chain(&mut f.valid).chain(&mut f.test)) {
+            if let Some(patient) = names
+                .find(id)
+                .map_err(|problem| Error::input(path, problem, "write the patients' ids as the cohort has them"))?
+                && *id != patient
+            {
+                taken_for.push(format!("{id} for {patient}"));
+                *id = patient;
+            }
+        }
+        taken_for.sort();
+        taken_for.dedup();
         let mentioned: BTreeSet<String> =
             folds.iter().flat_map(|f| f.train.iter().chain(&f.valid).chain(&f.test)).cloned().collect();
         let mut remarks = Vec::new();
+        if let Some(first) = taken_for.first() {
+            let n = taken_for.len();
+            remarks.push(format!("{}: {n} patients are spelt otherwise in the cohort ({first}, ...)", path.display()));
+        }
         let strangers = mentioned.iter().filter(|id| !known.contains(id.as_str())).count();
         if strangers > 0 {
             remarks.push(format!("{}: {strangers} patients are not in the cohort and are ignored", path.display()));
@@ -188,6 +211,31 @@ impl Splits {
     pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
         let text = serde_json::to_vec_pretty(self).map_err(|e| Error::Usage(e.to_string()))?;
         atomic::write_bytes(path, &text)
+    }
+}
+
+/// The cohort's patients by their names.
+struct PatientNames<'a> {
+    ids: Vec<&'a str>,
+    index: NameIndex,
+}
+
+impl PatientNames<'_> {
+    fn new<'a>(patients: &BTreeMap<&'a str, &SplitPatient>) -> PatientNames<'a> {
+        let ids: Vec<&str> = patients.keys().copied().collect();
+        let mut index = NameIndex::default();
+        ids.iter().enumerate().for_each(|(i, id)| index.add(id, i));
+        PatientNames { ids, index }
+    }
+
+    /// The patient that a file means; `None` for a stranger. The error says which two it may mean.
+    fn find(&self, name: &str) -> Result<Option<String>, String> {
+        let found = self.index.find(name).or_else(|| self.index.find(&patient_name(name)));
+        match found.map(|(_, patients)| patients).as_deref() {
+            None | Some([]) => Ok(None),
+            Some([one]) => Ok(Some(self.ids[*one].to_string())),
+            Some([a, b, ..]) => Err(format!("{name} may be patient {} or {}", self.ids[*a], self.ids[*b])),
+        }
     }
 }
 

@@ -18,11 +18,12 @@ use crate::{
         expression::{ExpressionTable, MAX_GENES, Orientation, ReadOptions, Sample, too_many_genes},
         findings::{Excluded, ExcludedKind},
         genes::{GeneName, is_ensembl},
+        labels::PATIENT_COLUMNS,
         names::{folded, make_names},
         not_genes,
     },
     error::{Error, Result},
-    io::table::{Source, is_missing, parse_number, plain_name},
+    io::table::{Source, find_column, is_missing, parse_number, plain_name},
 };
 
 /// Rows looked at before deciding what the columns are.
@@ -67,7 +68,6 @@ const SAMPLE_COLUMNS: [&str; 19] = [
     "sampleidentifier",
     "id",
 ];
-const PATIENT_COLUMNS: [&str; 6] = ["patient", "patientid", "caseid", "case", "submitterid", "bcrpatientbarcode"];
 const PROJECT_COLUMNS: [&str; 6] = ["tcgaproject", "project", "projectid", "cancer", "cancertype", "cohort"];
 /// Numbers beside the expression that are none.
 const ANNOTATION_COLUMNS: [&str; 13] = [
@@ -190,7 +190,8 @@ fn orient(rows: &[&str], columns: &[&str], first_name: &str, options: &ReadOptio
             if GENE_COLUMNS.contains(&name.as_str()) {
                 return Some(true);
             }
-            let samples = SAMPLE_COLUMNS.contains(&name.as_str()) || PATIENT_COLUMNS.contains(&name.as_str());
+            let samples =
+                SAMPLE_COLUMNS.contains(&name.as_str()) || PATIENT_COLUMNS.iter().any(|p| plain_name(p) == name);
             samples.then_some(false)
         })
 }
@@ -303,9 +304,9 @@ impl Reading<'_> {
     fn samples_by_genes(mut self) -> Result<ExpressionTable> {
         let text = self.layout.text.clone();
         let all: Vec<usize> = (0..self.header.len()).collect();
-        let patient = self.named(&all, &PATIENT_COLUMNS);
-        let project = self.named(&all, &PROJECT_COLUMNS);
-        let key = self.named(&all, &SAMPLE_COLUMNS).or(text.iter().copied().find(|c| Some(*c) != project));
+        let named = |names: &[&str]| find_column(self.source.path(), &self.header, names);
+        let (patient, project) = (named(&PATIENT_COLUMNS)?, named(&PROJECT_COLUMNS)?);
+        let key = named(&SAMPLE_COLUMNS)?.or(text.iter().copied().find(|c| Some(*c) != project));
         let Some(key) = key.or(patient) else {
             return Err(Error::input(self.source.path(), "has no column of sample names", "add a column sample"));
         };

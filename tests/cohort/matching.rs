@@ -208,6 +208,33 @@ fn recognised_schemes() {
     Case::new(&["A-1-x.svs"], &matrix(&["A.1", "B.1"])).run().refused(&["slide,patient"]);
 }
 
+/// Columns called by GDC's file ids, as they are or after R; by files with their folder; by a barcode's two spellings.
+#[test]
+fn columns_called_by_files() {
+    let uuids = ["0a1b2c3d-aaaa-bbbb-cccc-000000000001", "9a1b2c3d-aaaa-bbbb-cccc-000000000002"];
+    let renamed = uuids.map(|u| format!("X{}", u.replace('-', ".")));
+    let sheet = format!(
+        "File ID\tFile Name\tProject ID\tCase ID\tSample ID\tSample Type\n\
+         {}\ta.tsv\tTCGA-COAD\tTCGA-AA-0001\tTCGA-AA-0001-01A\tPrimary Tumor\n\
+         {}\tb.tsv\tTCGA-COAD\tTCGA-AA-0002\tTCGA-AA-0002-11A\tSolid Tissue Normal\n",
+        uuids[0], uuids[1]
+    );
+    let slides = ["TCGA-AA-0001-01Z-00-DX1.svs", "TCGA-AA-0002-01Z-00-DX1.svs"];
+    for columns in [uuids.map(String::from), uuids.map(str::to_uppercase), renamed, ["a.tsv".into(), "b.tsv".into()]] {
+        let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+        let mut case = Case::new(&slides, &matrix(&columns)).sheet(&sheet);
+        case.config.orientation = isg::cohort::expression::Orientation::GenesInRows;
+        let out = case.run();
+        assert_eq!(out.of("TCGA-AA-0001-01Z-00-DX1"), (columns[0], "TCGA sample"));
+        out.left_out("TCGA-AA-0002-01Z-00-DX1", "only samples that are no primary tumour");
+    }
+    let out = Case::new(&["P-1.svs", "P-2.svs"], &matrix(&["slides/P-1.svs", "P.2.SVS"])).run();
+    assert_eq!((out.of("P-1").1, out.of("P-2").1), ("name", "name, make.names"));
+    let same = Case::new(&["P01.svs", "P02.svs"], "slide,patient,ACTB,GAPDH\nP01,A,1,2\nP01,B,1,2\nP02,C,3,4\n").run();
+    same.refused(&["fits two samples"]);
+    Case::new(&["P01.svs"], &matrix(&["P01", "P01.1"])).run().says("P01.1 may be a second column P01");
+}
+
 #[test]
 fn sheets_that_say_two_things_say_nothing() {
     let header = "File ID\tFile Name\tProject ID\tCase ID\tSample ID\tSample Type\n";
@@ -243,6 +270,11 @@ fn slide_tables_that_contradict_themselves() {
     for name in ["slide_id", "filename", "wsi", "Slide", "file name"] {
         assert_eq!(with(&format!("{name};patient\nP01;P01\nP02;P02\n")).cohort().slides.len(), 2, "{name}");
     }
+    assert_eq!(
+        with("slide,patient\nslides\\P01.svs,P01\nD:\\scans\\P02.svs,P02\n").cohort().slides.len(),
+        2,
+        "Windows"
+    );
     with("slide,patient,note\nP01,P01,\"blurred\nP02,P02,ok\n").refused(&["slides.csv", "line 2 opens a quote"]);
     with("slide,patient,note\nP01,P01,\"blurred\nP02,P02,ok\"\n").refused(&["line 2 opens a quote"]);
     with("slide,patient,note\nP01,P01,\"blurred\nP02,P02,\"ok\"\n").refused(&["line 2 opens a quote"]);

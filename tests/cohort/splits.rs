@@ -187,6 +187,12 @@ fn splits_from_files() {
     let map: String = patients.iter().enumerate().map(|(i, p)| format!(",\"{}\": {}", p.id, i % 2)).collect();
     assert_eq!(read(&format!("{{{}}}", &map[1..]), "e.json").unwrap().0.folds.len(), 2);
 
+    let respelt =
+        format!("patient;fold\n{}", rows(&|i| (i % 2).to_string()).replace(',', ";").replace('-', ".").to_lowercase());
+    let (splits, remarks) = read(&respelt, "m.csv").unwrap();
+    assert_eq!(splits.folds[0].test, ["TCGA-00-0000", "TCGA-00-0002", "TCGA-00-0004", "TCGA-00-0006", "TCGA-00-0008"]);
+    assert!(remarks[0].contains("10 patients are spelt otherwise"), "{remarks:?}");
+
     for (name, text, wanted) in [
         ("f.csv", "patient,fold\nTCGA-00-0000,1\nTCGA-00-0000,2\n", "is in two folds"),
         ("g.csv", "patient,age\nTCGA-00-0000,1\n", "lacks a column"),

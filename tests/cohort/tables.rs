@@ -116,6 +116,12 @@ fn forms_of_the_same_matrix() {
         ("hashed.tsv", "# made by hand\n#gene\tTCGA-AA-0001-01A\tTCGA-AA-0002-01A\nCD3D\t1.5\t2\nKRT8\t3\tnull\n"),
         ("from_r.tsv", "TCGA.AA.0001.01A\tTCGA.AA.0002.01A\nCD3D\t1.5\t2\nKRT8\t3\tNA\n"),
         ("r_spaces.txt", "\"TCGA.AA.0001.01A\" \"TCGA.AA.0002.01A\"\n\"CD3D\" 1.5 2\n\"KRT8\" 3 NA\n"),
+        ("german.tsv", "gene\tTCGA-AA-0001-01A\tTCGA-AA-0002-01A\nCD3D\t1,5\t2,0\nKRT8\t3\tNA\n"),
+        ("german_quoted.csv", "gene,TCGA-AA-0001-01A,TCGA-AA-0002-01A\nCD3D,\"1,5\",\"2,00E+00\"\nKRT8,3,NA\n"),
+        (
+            "described.tsv",
+            "gene\tTCGA-AA-0001-01A\tTCGA-AA-0002-01A\tdescription\nCD3D\t1.5\t2\t\"delta, \"\"T3\"\"\nchain\"\nKRT8\t3\tNA\t5\" end\n",
+        ),
         ("german.csv", "gene;TCGA-AA-0001-01A;TCGA-AA-0002-01A\nCD3D;1,5;2,0\nKRT8;3;\n"),
         ("xena.tsv", "sample\tTCGA-AA-0001-01A\tTCGA-AA-0002-01A\nCD3D\t1.5\t2e0\nKRT8\t3.0\t\n"),
         ("trailing.csv", "gene,TCGA-AA-0001-01A,TCGA-AA-0002-01A,\nCD3D,1.5,2,\nKRT8,3,NA,\n"),
@@ -245,6 +251,27 @@ fn what_cannot_be_read_is_named() {
         b"gene\tTCGA-AA-0001-01A\tTCGA-AA-0002-01A\nCD3D\t1\t\"1,234\"\nKRT8\t1\t3\nA\t1\t2\n",
         &auto,
         "1,234",
+    );
+    let german = |cells: &str| format!("gene;TCGA-AA-0001-01A;TCGA-AA-0002-01A\nCD3D;{cells}\nKRT8;1;2\nA;1;2\n");
+    refuse("mixed.csv", german("9,5;1.234").as_bytes(), &auto, "mixes decimal commas and points: \"9,5\" on line 2");
+    refuse("points.csv", german("999;1.234").as_bytes(), &auto, "\"1.234\" on line 2 (column TCGA-AA-0002-01A)");
+    refuse("grouped.csv", german("1.234,5;2").as_bytes(), &auto, "line 2 holds \"1.234,5\"");
+    let long = "gene\tTCGA-AA-0001-01A\tTCGA-AA-0002-01A\tinfo\nCD3D\t1\t2\tok\n";
+    for (name, rows) in [
+        ("last.tsv", "KRT8\t1\t2\t\"alpha chain\nKRT18\t5\t5\tok\n"),
+        ("next.tsv", "KRT8\t1\t2\t\"alpha chain\nKRT18\t5\t5\tbeta chain\"\nA\t1\t1\tok\n"),
+        ("two.tsv", "KRT8\t1\t2\t\"alpha chain\nKRT18\t5\t5\t\"beta chain\nA\t1\t1\tok\n"),
+        ("middle.tsv", "\"KRT8\t1\t2\talpha\nKRT18\"\t5\t5\tok\nA\t1\t1\tok\n"),
+    ] {
+        refuse(name, format!("{long}{rows}").as_bytes(), &auto, "line 3 opens a quote that is not closed");
+    }
+    refuse("head.tsv", b"gene\t\"TCGA-AA-0001-01A\tTCGA-AA-0002-01A\nCD3D\t1\t2\n", &auto, "line 1 opens a quote");
+    refuse("page.tsv", b"<!DOCTYPE html><html>", &auto, "is a web page");
+    refuse(
+        "twice.tsv",
+        b"sample\tpatient\tPatient\tCD3D\tKRT8\nTCGA-AA-0001\tx\ty\t1\t2\n",
+        &auto,
+        "two columns patient",
     );
     refuse("words.tsv", b"a\tb\tc\nx\ty\tz\n", &auto, "holds no numbers");
     refuse("unclear.tsv", b"x\ts1\ts2\nq1\t1\t2\nq2\t3\t4\n", &auto, "state orientation");

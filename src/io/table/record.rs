@@ -38,13 +38,14 @@ struct Fields<'a> {
 
 impl Fields<'_> {
     fn push(&mut self, field: &[u8], path: &Path) -> Result<()> {
-        let text = decode(field.trim_ascii());
+        let text = decode(field);
+        let text = text.trim();
         match self.out.get_mut(self.used) {
             Some(old) => {
                 old.clear();
-                old.push_str(&text);
+                old.push_str(text);
             }
-            None => self.out.push(text.into_owned()),
+            None => self.out.push(text.to_string()),
         }
         self.used += 1;
         if self.used > MAX_FIELDS {
