@@ -48,7 +48,46 @@ pub enum Error {
     Interrupted,
 }
 
+/// Whose fault an error is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// A file, a table, a configuration, an argument.
+    Input,
+    /// A program that uses the library wrongly, this one included.
+    Program,
+    /// A device, a disk, memory: what would fail again with any other input.
+    Machine,
+    /// The user asked to stop.
+    Stop,
+}
+
 impl Error {
+    pub fn fault(&self) -> Fault {
+        use std::io::ErrorKind as Kind;
+        match self {
+            Error::Input { .. } | Error::Usage(_) => Fault::Input,
+            Error::Interrupted => Fault::Stop,
+            Error::NoKernel { .. } | Error::Device(_) => Fault::Machine,
+            Error::Io { source, .. } => match source.kind() {
+                Kind::NotFound | Kind::PermissionDenied | Kind::IsADirectory | Kind::NotADirectory => Fault::Input,
+                Kind::UnexpectedEof | Kind::InvalidData | Kind::InvalidInput | Kind::InvalidFilename => Fault::Input,
+                _ => Fault::Machine,
+            },
+            _ => Fault::Program,
+        }
+    }
+
+    /// Whether this one file is to blame, so that others of its kind may still be used: it is damaged, of the wrong kind,
+    /// gone or not readable. A disk that fails while the file is read is not the file's fault.
+    pub fn lies_with(&self, file: &Path) -> bool {
+        match self {
+            // Of settings, only a slide's own are looked at while it is read: the scale that a table gives it.
+            Error::Input { .. } | Error::Usage(_) => true,
+            Error::Io { path, .. } => path == file && self.fault() == Fault::Input,
+            _ => false,
+        }
+    }
+
     pub fn input(path: impl AsRef<Path>, problem: impl Into<String>, remedy: impl Into<String>) -> Error {
         Error::Input { path: path.as_ref().to_path_buf(), problem: problem.into(), remedy: remedy.into() }
     }
@@ -59,5 +98,33 @@ impl Error {
 
     pub fn shape(op: &'static str, message: impl Into<String>) -> Error {
         Error::Shape { op, message: message.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error as IoError, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn a_sick_machine_is_no_fault_of_a_slide() {
+        let slide = Path::new("slides/a.svs");
+        let io = |path: &str, kind: ErrorKind| Error::io(path, IoError::from(kind));
+        assert!(io("slides/a.svs", ErrorKind::NotFound).lies_with(slide));
+        assert!(Error::input(slide, "is damaged", "copy it again").lies_with(slide));
+        let sick = [
+            io("slides/a.svs", ErrorKind::StorageFull),
+            io("slides/a.svs", ErrorKind::FileTooLarge),
+            Error::io(slide, IoError::from_raw_os_error(5)), // EIO
+            io("run/features/a.safetensors", ErrorKind::PermissionDenied),
+            Error::Device("cuda:0: an illegal memory access was encountered".into()),
+            Error::NoKernel { op: "conv2d", device: "cuda:0".into() },
+            Error::shape("conv2d", "rank 3"),
+            Error::Interrupted,
+        ];
+        for error in sick {
+            assert!(!error.lies_with(slide), "{error}");
+        }
     }
 }

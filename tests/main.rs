@@ -17,6 +17,7 @@ mod shannon;
 mod shannon_device;
 mod shapes;
 mod slide;
+mod state;
 mod synth;
 mod tape;
 mod tidy;

@@ -150,6 +150,7 @@ fn a_network_is_fitted_as_on_the_cpu() -> Result<()> {
             train: &[0, 1, 2, 3, 4, 5],
             valid: &[],
             genes: vec![0, 1, 2, 3],
+            task: None,
             seed: 9,
             epochs: 3,
             learning_rate: 2e-3,

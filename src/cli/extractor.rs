@@ -7,6 +7,7 @@ use crate::{
     error::{Error, Result},
     extractor::{config::ExtractorConfig, patches::PatchSource, training},
     image::RgbImage,
+    io::checksum::Digest,
     progress::Progress,
     slide::{Slide, Tile},
 };
@@ -151,6 +152,13 @@ impl PatchSource for SlidePatches {
     fn load(&self, index: usize) -> Result<RgbImage> {
         let (slide, tile) = self.places[index];
         self.slides[slide].read_tile(tile)
+    }
+
+    fn digest(&self) -> Result<Digest> {
+        let files = self.slides.iter().map(|slide| Digest::of_file(slide.path())).collect::<Result<Vec<_>>>()?;
+        let corner = |(slide, tile): &(usize, Tile)| (*slide, tile.x_px, tile.y_px, tile.width_px, tile.height_px);
+        let corners: Vec<_> = self.places.iter().map(corner).collect();
+        Ok(Digest::of("patches of images", &(files, corners)))
     }
 }
 

@@ -1,7 +1,8 @@
 //! The command line: thin, one file per command. Commands parse, call the library and print.
 //!
 //! Exit status: 0 all went well; 1 a command failed; 2 the command line itself is wrong; 3 some slides or files failed
-//! and the others were done; 130 interrupted by the user, and the same command goes on where it stopped.
+//! and the others were done; 130, 143 or 129 asked to stop by Ctrl-C, SIGTERM or SIGHUP, and the same command goes on where it
+//! stopped.
 
 pub mod demo;
 pub mod doctor;
@@ -12,6 +13,7 @@ pub mod progress;
 pub mod run;
 pub mod score;
 pub mod shannon;
+pub mod signals;
 pub mod slide;
 pub mod synth;
 
@@ -28,7 +30,6 @@ use crate::{
 pub(crate) const EXIT_FAILED: u8 = 1;
 pub(crate) const EXIT_USAGE: u8 = 2;
 pub(crate) const EXIT_PARTIAL: u8 = 3;
-pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 
 /// Gene expression from histology slides.
 #[derive(Parser)]
@@ -132,6 +133,8 @@ pub enum Outcome {
     Done,
     /// Some inputs failed; each was reported, the others were done.
     Partial,
+    /// What was asked about would be refused; the reason was given.
+    Refused,
 }
 
 pub fn main() -> ExitCode {
@@ -143,7 +146,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if message.use_stderr() { EXIT_USAGE } else { 0 });
         }
     };
-    progress::listen_for_interrupts();
+    signals::listen();
     if let Some(threads) = cli.global.threads {
         // Fails only where a pool exists already, and none can before this line.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global();
@@ -153,10 +156,11 @@ pub fn main() -> ExitCode {
     match run(cli.command, &context) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Partial) => ExitCode::from(EXIT_PARTIAL),
+        Ok(Outcome::Refused) => ExitCode::from(EXIT_FAILED),
         Err(error) => {
             eprintln!("isg: {error}");
             ExitCode::from(match error {
-                Error::Interrupted => EXIT_INTERRUPTED,
+                Error::Interrupted => signals::exit_status(),
                 Error::Usage(_) => EXIT_USAGE,
                 _ => EXIT_FAILED,
             })

@@ -2,31 +2,14 @@
 
 use std::{
     io::IsTerminal,
-    sync::{
-        Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::signals;
 use crate::{error::Error, progress::Progress};
-
-/// Set by Ctrl-C; long jobs look at it between units of work, save what they have and stop.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// From now on the first Ctrl-C asks jobs to stop at the next safe point, the second stops at once.
-pub fn listen_for_interrupts() {
-    let handler = || {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(super::EXIT_INTERRUPTED.into());
-        }
-        eprintln!("\nstopping at the next safe point; press Ctrl-C again to stop at once");
-    };
-    // Without a handler Ctrl-C still ends the process, and every file on disk is still whole: nothing to report.
-    let _ = ctrlc::set_handler(handler);
-}
 
 /// Draws on standard error. Stages may nest; the innermost is the one that advances.
 pub struct Bars {
@@ -105,7 +88,7 @@ impl Progress for Bars {
     }
 
     fn interrupted(&self) -> bool {
-        INTERRUPTED.load(Ordering::Relaxed)
+        signals::asked_to_stop()
     }
 
     fn check(&self) -> crate::Result<()> {

@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::{Context, Outcome};
 use crate::{
-    error::Result,
-    pipeline::{self, Run, RunConfig, Stage, Summary},
+    error::{Error, Result},
+    pipeline::{
+        self, Run, RunConfig, Stage, Summary,
+        plan::{FoldPlan, Parameters, PatchPlan, Plan, size},
+    },
     report::PatchCounts,
 };
 
@@ -15,6 +18,7 @@ use crate::{
   isg run cohort/isg.toml             everything, or what is left of it
   isg run cohort/isg.toml --out other the same into another folder
   isg run cohort/isg.toml --json      the summary as JSON
+  isg run cohort/isg.toml --dry-run   what it would do: slides, patients, folds, patches, memory, disk
 
 A run that was stopped, by Ctrl-C or by anything else, goes on where it was when the same command is given again.")]
 pub struct Args {
@@ -23,7 +27,11 @@ pub struct Args {
     /// Run directory, instead of the configuration's.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Print the summary as JSON.
+    /// Print the plan and stop; writes matching.csv and excluded.csv and nothing else. Exit status 1 where the run would be
+    /// refused.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the summary (or the plan) as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -34,7 +42,64 @@ pub fn run(args: Args, until: Stage, context: &Context) -> Result<Outcome> {
     if let Some(out) = args.out {
         config.out = out;
     }
-    execute(config, until, args.json, context)
+    if args.dry_run { plan(&config, args.json, context) } else { execute(config, until, args.json, context) }
+}
+
+/// Says what a run would do.
+fn plan(config: &RunConfig, json: bool, context: &Context) -> Result<Outcome> {
+    let planned = context.device_name().and_then(|device| pipeline::dry_run(config, &device, &context.progress));
+    let plan = match planned {
+        Ok(plan) => plan,
+        Err(Error::Interrupted) => return Err(Error::Interrupted),
+        // Whatever stops a plan would stop the run.
+        Err(error) => {
+            if json {
+                println!("{}", serde_json::json!({ "refused": error.to_string() }));
+            }
+            eprintln!("isg: {error}");
+            return Ok(Outcome::Refused);
+        }
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&plan).unwrap_or_default());
+    } else {
+        print_plan(&plan);
+    }
+    match &plan.refused {
+        None => Ok(Outcome::Done),
+        Some(reason) => {
+            eprintln!("isg: {reason}");
+            Ok(Outcome::Refused)
+        }
+    }
+}
+
+fn print_plan(plan: &Plan) {
+    let row = |name: &str, what: String| println!("{name:<12}{what}");
+    println!("{}: what a run would do; nothing was run", plan.run);
+    let lists = "matching.csv and excluded.csv name them";
+    row("slides", format!("{} matched, {} left out; {lists}", plan.slides, plan.left_out));
+    row("patients", plan.patients.to_string());
+    let named: Vec<&str> = plan.genes.iter().take(6).map(String::as_str).collect();
+    let more = if plan.genes.len() > named.len() { ", ..." } else { "" };
+    row("genes", format!("{} ({}{more})", plan.genes.len(), named.join(", ")));
+    let range = |of: &dyn Fn(&FoldPlan) -> usize| {
+        let sizes = || plan.folds.iter().map(of);
+        let (least, most) = (sizes().min().unwrap_or(0), sizes().max().unwrap_or(0));
+        if least == most { least.to_string() } else { format!("{least} to {most}") }
+    };
+    let sets = [range(&|fold| fold.train), range(&|fold| fold.valid), range(&|fold| fold.test)];
+    let [train, valid, test] = sets;
+    row("folds", format!("{}: {train} slides to train on, {valid} to validate, {test} to test", plan.folds.len()));
+    let PatchPlan { to_score, kept_expected, unreadable } = plan.patches;
+    let unreadable = if unreadable > 0 { format!("; {unreadable} slides cannot be opened") } else { String::new() };
+    row("patches", format!("{to_score} to score, about {kept_expected} expected to be kept{unreadable}"));
+    let Parameters { global_extractor, local_extractor, regressor } = plan.parameters;
+    row("parameters", format!("{global_extractor} and {local_extractor} (extractors), {regressor} (regressor)"));
+    row("networks", format!("{}, each with {} tuned copies", plan.networks, plan.tasks));
+    let free = plan.free_bytes.map_or(String::new(), |free| format!("; {} are free", size(free)));
+    row("features", format!("about {} on disk{free}", size(plan.features_bytes)));
+    row("memory", format!("about {}", size(plan.memory_bytes)));
 }
 
 /// Runs a configuration and prints what it found.

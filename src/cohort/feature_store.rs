@@ -2,32 +2,30 @@
 //!
 //! `SLIDE.safetensors` holds `global` `[n, d]` f32, `local` `[n, g, g, d]` f16 or f32, `coords` `[n, 2]` i64 (x, y of each
 //! patch's upper left corner in level-0 pixels) and, where the selector gives them, `scores` `[n]` f64. Its metadata
-//! holds the settings it was made with ([`FeatureKey`]) and the slide's fingerprint, so that nothing is computed twice and
-//! a changed setting or slide is noticed. Files are written whole or not at all and read through a map, on demand.
-//! `index.json` lists them for people and scripts; it is rebuilt from the files and never trusted over them.
+//! holds all that it was made from ([`FeatureKey`]), so that nothing is computed twice and a change is noticed. Files are
+//! written whole or not at all, carry their checksum, and are read through a map, on demand. `index.json` lists those of a
+//! run for people and scripts; it is written from the files and never trusted over them.
 
 use std::{
     borrow::Cow,
     collections::BTreeMap,
-    fs::File,
-    io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
-    time::UNIX_EPOCH,
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Fault, Result},
     io::{
         array::{ArrayView, ElementType, NamedArray},
-        atomic,
+        checksum::Digest,
+        file_name,
         safetensors::{self, SafetensorsFile},
+        sealed,
     },
-    random::fnv1a,
 };
 
-const FORMAT: &str = "isg-features-1";
+const FORMAT: &str = "isg-features-2";
 
 /// How local features are stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -39,74 +37,21 @@ pub enum LocalPrecision {
     F32,
 }
 
-/// The settings that decide a slide's features. Two keys that differ in any field give different features.
+/// Everything that decides a slide's features. Two keys that differ in any field give different features.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct FeatureKey {
-    /// Side of a patch (the paper's p) in level-0 pixels.
+    /// Side of a patch (the paper's p) in pixels of the scale that patches are cut at.
     pub patch_px: u32,
-    /// Side of a fine patch (the paper's q) in level-0 pixels; the grid is `patch_px / fine_px`.
+    /// Side of a fine patch (the paper's q) in the same pixels; the grid is `patch_px / fine_px`.
     pub fine_px: u32,
-    /// Micrometres per pixel that the slide was taken to have; `None` where it has none.
-    pub mpp: Option<f64>,
-    /// Hash of the extractor's weights and configuration.
-    pub extractor: String,
-    /// As `shannon:lz`.
-    pub selector: String,
-    /// As `sigma 1` or `bits 1.6e6`.
-    pub threshold: String,
+    /// Of the slide's pixels: its file's bytes and the scale at which they are read.
+    pub slide: Digest,
+    /// Of the kept patches: their corners and scores.
+    pub patches: Digest,
+    /// Of the two encoders.
+    pub global_extractor: Digest,
+    pub local_extractor: Digest,
     pub local_precision: LocalPrecision,
-}
-
-/// Tells whether a slide's file is the one that was read: its size, its time, and a hash of its beginning, its end and
-/// fourteen places between (all of it up to 1 MiB). A file of equal size and hash is the same file copied.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct SlideFingerprint {
-    pub size_bytes: u64,
-    /// Nanoseconds since 1970; 0 where the file system does not say.
-    pub modified_ns: u64,
-    /// FNV-1a in hexadecimal.
-    pub hash: String,
-}
-
-impl SlideFingerprint {
-    pub fn of(path: impl AsRef<Path>) -> Result<SlideFingerprint> {
-        let path = path.as_ref();
-        let (size_bytes, modified_ns) = SlideFingerprint::size_and_time(path)?;
-        let io = |e| Error::io(path, e);
-        let mut file = File::open(path).map_err(io)?;
-        const PIECE: u64 = 64 << 10;
-        const PIECES: u64 = 16;
-        let mut bytes = Vec::new();
-        if size_bytes <= PIECE * PIECES {
-            file.take(PIECE * PIECES).read_to_end(&mut bytes).map_err(io)?;
-        } else {
-            for piece in 0..PIECES {
-                let at = (size_bytes - PIECE) / (PIECES - 1) * piece;
-                let at = if piece == PIECES - 1 { size_bytes - PIECE } else { at };
-                file.seek(SeekFrom::Start(at)).map_err(io)?;
-                file.by_ref().take(PIECE).read_to_end(&mut bytes).map_err(io)?;
-            }
-        }
-        Ok(SlideFingerprint { size_bytes, modified_ns, hash: format!("{:016x}", fnv1a(&bytes)) })
-    }
-
-    fn size_and_time(path: &Path) -> Result<(u64, u64)> {
-        let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-        let modified = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-        Ok((meta.len(), modified.map_or(0, |d| d.as_nanos() as u64)))
-    }
-
-    /// Whether the file at `path` is still the one of this fingerprint; hashes only where size agrees and time does not.
-    pub fn still_fits(&self, path: &Path) -> Result<bool> {
-        let (size, modified) = SlideFingerprint::size_and_time(path)?;
-        if size != self.size_bytes {
-            return Ok(false);
-        }
-        if modified == self.modified_ns && modified != 0 {
-            return Ok(true);
-        }
-        Ok(SlideFingerprint::of(path)?.hash == self.hash)
-    }
 }
 
 /// Features of one slide to be written. `n` patches, `d` numbers each, a grid of `g` by `g` fine patches.
@@ -124,15 +69,14 @@ pub struct SlideFeatures {
     pub scores: Vec<f64>,
 }
 
-/// Whether stored features can be used.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Freshness {
-    Current,
+/// What the store has of a slide.
+pub enum Held {
+    /// What was asked for.
+    Current(Box<StoredFeatures>),
     Missing,
-    /// Computed with another setting: which one.
-    SettingChanged(String),
-    SlideChanged,
-    /// The file cannot be read.
+    /// Made from something else: what differs.
+    Changed(String),
+    /// The file cannot be used, and why.
     Damaged(String),
 }
 
@@ -145,13 +89,6 @@ pub struct IndexEntry {
     pub d: usize,
     pub g: usize,
     pub key: FeatureKey,
-}
-
-/// A file of the store that cannot be read.
-#[derive(Clone, PartialEq, Debug)]
-pub struct DamagedFile {
-    pub path: PathBuf,
-    pub problem: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -178,27 +115,13 @@ impl FeatureStore {
         &self.folder
     }
 
-    /// Where a slide's features lie. Characters that no file name may hold are escaped, so that no id leaves the folder.
+    /// Where a slide's features lie; no id leaves the folder, and no two share a file.
     pub fn path_of(&self, slide: &str) -> PathBuf {
-        let mut name = String::new();
-        for c in slide.chars() {
-            if c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | ' ') {
-                name.push(c);
-            } else {
-                name.push_str(&format!("%{:02x}", c as u32));
-            }
-        }
-        self.folder.join(format!("{name}.safetensors"))
+        self.folder.join(format!("{}.safetensors", file_name::escaped(slide)))
     }
 
     /// Writes a slide's features atomically. Errors where the arrays do not fit each other.
-    pub fn write(
-        &self,
-        slide: &str,
-        key: &FeatureKey,
-        fingerprint: &SlideFingerprint,
-        features: &SlideFeatures,
-    ) -> Result<()> {
+    pub fn write(&self, slide: &str, key: &FeatureKey, features: &SlideFeatures) -> Result<()> {
         let SlideFeatures { d, g, global, local, coords, scores } = features;
         let (n, d, g) = (coords.len(), *d, *g);
         if global.len() != n * d || local.len() != n * g * g * d || !(scores.is_empty() || scores.len() == n) {
@@ -231,74 +154,52 @@ impl FeatureStore {
             ("format".to_string(), FORMAT.to_string()),
             ("slide".to_string(), slide.to_string()),
             ("key".to_string(), serde_json::to_string(key).map_err(text)?),
-            ("fingerprint".to_string(), serde_json::to_string(fingerprint).map_err(text)?),
         ]);
         let views: Vec<ArrayView> = arrays.iter().map(NamedArray::view).collect();
-        safetensors::write(self.path_of(slide), &views, &metadata)
+        safetensors::write(self.path_of(slide), &views, &metadata).map(drop)
     }
 
-    /// Opens a slide's features. Reads the header only; numbers are read from the map when asked for.
+    /// Opens a slide's features and checks every byte; numbers are read from the map when asked for.
     pub fn read(&self, slide: &str) -> Result<StoredFeatures> {
-        StoredFeatures::open(&self.path_of(slide))
+        StoredFeatures::open(&self.path_of(slide), slide)
     }
 
-    /// Whether a slide's stored features were made with these settings from this file.
-    pub fn freshness(&self, slide: &str, key: &FeatureKey, slide_path: &Path) -> Result<Freshness> {
-        let path = self.path_of(slide);
-        if !path.exists() {
-            return Ok(Freshness::Missing);
+    /// What is stored of a slide, seen by one who wants it made from `key`.
+    ///
+    /// # Errors
+    /// Those of the machine; a damaged file is an answer.
+    pub fn find(&self, slide: &str, key: &FeatureKey) -> Result<Held> {
+        if !self.path_of(slide).exists() {
+            return Ok(Held::Missing);
         }
-        let stored = match StoredFeatures::open(&path) {
-            Ok(stored) => stored,
-            Err(e) => return Ok(Freshness::Damaged(e.to_string())),
+        match self.read(slide) {
+            Ok(stored) => Ok(match changed_field(&stored.key, key) {
+                None => Held::Current(Box::new(stored)),
+                Some(change) => Held::Changed(change),
+            }),
+            Err(error) if error.fault() == Fault::Input => Ok(Held::Damaged(error.to_string())),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes `index.json`, which lists these.
+    pub fn write_index<'a>(&self, stored: impl IntoIterator<Item = &'a StoredFeatures>) -> Result<()> {
+        let line = |stored: &StoredFeatures| IndexEntry {
+            slide: stored.slide.clone(),
+            file: self.path_of(&stored.slide).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+            patches: stored.n,
+            d: stored.d,
+            g: stored.g,
+            key: stored.key.clone(),
         };
-        if let Some(change) = changed_setting(&stored.key, key) {
-            return Ok(Freshness::SettingChanged(change));
-        }
-        let fits = stored.fingerprint.still_fits(slide_path)?;
-        Ok(if fits { Freshness::Current } else { Freshness::SlideChanged })
-    }
-
-    /// Whether nothing needs computing for this slide.
-    pub fn is_current(&self, slide: &str, key: &FeatureKey, slide_path: &Path) -> Result<bool> {
-        Ok(self.freshness(slide, key, slide_path)? == Freshness::Current)
-    }
-
-    /// Writes `index.json` from the files that are there. Returns its lines, by slide, and the files that cannot be read.
-    pub fn rebuild_index(&self) -> Result<(Vec<IndexEntry>, Vec<DamagedFile>)> {
-        let mut paths = Vec::new();
-        for entry in std::fs::read_dir(&self.folder).map_err(|e| Error::io(&self.folder, e))? {
-            let path = entry.map_err(|e| Error::io(&self.folder, e))?.path();
-            let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-            if path.extension().is_some_and(|e| e == "safetensors") && !hidden {
-                paths.push(path);
-            }
-        }
-        paths.sort();
-        let (mut slides, mut damaged) = (Vec::new(), Vec::new());
-        for path in paths {
-            match StoredFeatures::open(&path) {
-                Ok(stored) => slides.push(IndexEntry {
-                    slide: stored.slide.clone(),
-                    file: path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
-                    patches: stored.n,
-                    d: stored.d,
-                    g: stored.g,
-                    key: stored.key.clone(),
-                }),
-                Err(e) => damaged.push(DamagedFile { path, problem: e.to_string() }),
-            }
-        }
+        let mut slides: Vec<IndexEntry> = stored.into_iter().map(line).collect();
         slides.sort_by(|a, b| a.slide.cmp(&b.slide));
-        let index = Index { format: FORMAT.to_string(), slides };
-        let text = serde_json::to_vec_pretty(&index).map_err(|e| Error::Usage(e.to_string()))?;
-        atomic::write_bytes(self.folder.join("index.json"), &text)?;
-        Ok((index.slides, damaged))
+        sealed::write_json(self.folder.join("index.json"), &Index { format: FORMAT.to_string(), slides })
     }
 }
 
 /// The first field in which two keys differ, in words.
-fn changed_setting(was: &FeatureKey, now: &FeatureKey) -> Option<String> {
+fn changed_field(was: &FeatureKey, now: &FeatureKey) -> Option<String> {
     let (was, now) = (serde_json::to_value(was).ok()?, serde_json::to_value(now).ok()?);
     let (was, now) = (was.as_object()?, now.as_object()?);
     now.iter().find_map(|(field, value)| {
@@ -312,7 +213,8 @@ pub struct StoredFeatures {
     file: SafetensorsFile,
     pub slide: String,
     pub key: FeatureKey,
-    pub fingerprint: SlideFingerprint,
+    /// Of the whole file: what is computed from these features depends on it.
+    pub checksum: Digest,
     /// Patches.
     pub n: usize,
     /// Numbers per vector.
@@ -322,8 +224,8 @@ pub struct StoredFeatures {
 }
 
 impl StoredFeatures {
-    fn open(path: &Path) -> Result<StoredFeatures> {
-        let file = SafetensorsFile::open(path)?;
+    fn open(path: &Path, wanted: &str) -> Result<StoredFeatures> {
+        let file = SafetensorsFile::open_own(path)?;
         let not_ours =
             |problem: String| Error::input(path, problem, "delete it and extract the slide's features again");
         let value = |name: &str| {
@@ -333,9 +235,12 @@ impl StoredFeatures {
             return Err(not_ours(format!("is of format {}, not {FORMAT}", value("format")?)));
         }
         let slide = value("slide")?.to_string();
+        if slide != wanted {
+            return Err(not_ours(format!("holds features of {slide}, not of {wanted}")));
+        }
         let bad = |e: serde_json::Error| not_ours(format!("has unreadable metadata ({e})"));
         let key: FeatureKey = serde_json::from_str(value("key")?).map_err(bad)?;
-        let fingerprint = serde_json::from_str(value("fingerprint")?).map_err(bad)?;
+        let checksum = file.checksum().unwrap_or_default();
         let (global, local, coords) = (file.get("global")?, file.get("local")?, file.get("coords")?);
         let (&[n, d], &[n_local, g, g_too, d_local], &[n_coords, 2]) = (global.shape, local.shape, coords.shape) else {
             return Err(not_ours("has arrays of the wrong rank".to_string()));
@@ -352,7 +257,7 @@ impl StoredFeatures {
                 return Err(not_ours("has scores that do not fit its patches".to_string()));
             }
         }
-        Ok(StoredFeatures { slide, key, fingerprint, n, d, g, file })
+        Ok(StoredFeatures { slide, key, checksum, n, d, g, file })
     }
 
     /// `[n, d]`, borrowed from the map where it lies aligned (as written by this crate, always).

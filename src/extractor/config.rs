@@ -307,22 +307,21 @@ impl ExtractorConfig {
         if self.lpips.weights == "none" { 0.0 } else { self.loss.lpips }
     }
 
-    /// The same training apart from how long it lasts and how it is stored: a run may be continued under these changes.
-    pub fn continues(&self, other: &ExtractorConfig) -> bool {
-        let comparable = |config: &ExtractorConfig| ExtractorConfig {
+    /// What decides the weights after any number of steps: without how many there are, how they are stored, and where the
+    /// files of LPIPS lie.
+    pub fn decisive(&self) -> ExtractorConfig {
+        ExtractorConfig {
             preset: Preset::Paper,
-            steps: 0,
-            checkpoint_every_steps: 0,
-            checkpoints_kept: 0,
+            steps: 1,
+            checkpoint_every_steps: 1,
+            checkpoints_kept: 1,
             cache_bytes: 0,
             lpips: LpipsConfig {
-                // Where the files lie may change with the folder; whether there are any may not.
-                weights: if config.lpips.is_trained() { "trained".into() } else { config.lpips.weights.clone() },
+                weights: if self.lpips.is_trained() { "trained".into() } else { self.lpips.weights.clone() },
                 linear: PathBuf::new(),
             },
-            ..config.clone()
-        };
-        comparable(self) == comparable(other)
+            ..self.clone()
+        }
     }
 }
 

@@ -86,9 +86,8 @@ impl Lpips {
         Lpips::from_builder(&mut Builder::fresh(seed, dtype, device), ALEXNET_WIDTHS)
     }
 
-    /// Trained weights: `alexnet` is torchvision's checkpoint, `linear` LPIPS's `alex.pth`; either may also be a
-    /// safetensors file with the same names.
-    pub fn load(alexnet: &Path, linear: &Path, dtype: DType, device: &Device) -> Result<Lpips> {
+    /// Says which of the two files of trained weights is not there.
+    pub fn check_files(alexnet: &Path, linear: &Path) -> Result<()> {
         if !alexnet.is_file() {
             return Err(Error::input(
                 alexnet,
@@ -104,6 +103,13 @@ impl Lpips {
                 "take weights/v0.1/alex.pth from the LPIPS package and name it in lpips.linear",
             ));
         }
+        Ok(())
+    }
+
+    /// Trained weights: `alexnet` is torchvision's checkpoint, `linear` LPIPS's `alex.pth`; either may also be a
+    /// safetensors file with the same names.
+    pub fn load(alexnet: &Path, linear: &Path, dtype: DType, device: &Device) -> Result<Lpips> {
+        Lpips::check_files(alexnet, linear)?;
         let (trunk, heads) = (Weights::read(alexnet)?, Weights::read(linear)?);
         let mut tensors = HashMap::new();
         let mut c = 3;

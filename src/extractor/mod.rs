@@ -25,19 +25,19 @@ use crate::{
     error::{Error, Result},
     extractor::{
         config::ExtractorConfig,
+        discriminator::Discriminator,
         encoder::Encoder,
         generator::Generator,
         patches::{scaled, squared},
     },
     image::RgbImage,
-    io::{checkpoint, safetensors::SafetensorsFile},
+    io::{checkpoint, checksum::Digest, safetensors::SafetensorsFile},
     nn::builder::{Builder, Params},
     ops::upfirdn2d::Filter,
-    random::fnv1a,
     tensor::Tensor,
 };
 
-const FORMAT: &str = "isg-extractor-1";
+const FORMAT: &str = "isg-extractor-2";
 pub(super) const FILE: &str = "extractor.safetensors";
 
 /// Encoder and generator as one model: `encoder.*` and `generator.*`.
@@ -65,7 +65,7 @@ pub struct Extractor {
     config: ExtractorConfig,
     model: Autoencoder,
     device: Device,
-    hash: String,
+    digest: Digest,
 }
 
 impl Extractor {
@@ -77,12 +77,17 @@ impl Extractor {
             let remedy = "train one first (isg extractor train), or finish its training by the same command";
             return Err(Error::input(dir, "holds no trained extractor", remedy));
         }
-        let (config, _) = read_header(&path)?;
-        let tensors = checkpoint::read_tensors(&path, device)?;
-        let hash = content_hash(&config, &tensors)?;
+        let file = SafetensorsFile::open_own(&path)?;
+        let Header { config, .. } = Header::of(&file)?;
+        let tensors = checkpoint::tensors_of(&file, device)?;
+        if let Some(name) = checkpoint::not_finite(&tensors)? {
+            let problem = format!("holds values that are no numbers, in {name}");
+            return Err(Error::input(&path, problem, "train the extractor again"));
+        }
+        let digest = content_digest(&config, &tensors)?;
         let builder = Builder::load(tensors, &path.display().to_string(), DType::F32, device);
         let (model, _) = Autoencoder::new(builder, &config)?;
-        Ok(Extractor { config, model, device: device.clone(), hash })
+        Ok(Extractor { config, model, device: device.clone(), digest })
     }
 
     pub fn config(&self) -> &ExtractorConfig {
@@ -94,9 +99,9 @@ impl Extractor {
         self.config.d
     }
 
-    /// Names weights and architecture: two extractors of one hash give the same features.
-    pub fn hash(&self) -> &str {
-        &self.hash
+    /// Of the encoder's weights and architecture: two extractors of one digest give the same features.
+    pub fn digest(&self) -> Digest {
+        self.digest
     }
 
     /// Feature vectors `[images, d]`, row after row. Images of any size; each is resized to the network's.
@@ -136,37 +141,66 @@ impl Extractor {
     }
 }
 
-/// Writes the file that [`Extractor::load`] reads.
-pub(super) fn write(path: &Path, config: &ExtractorConfig, step: u64, tensors: &[(String, Tensor)]) -> Result<()> {
-    let config = serde_json::to_string(config).map_err(|e| Error::io(path, e.into()))?;
-    let metadata = [("format", FORMAT.to_string()), ("config", config), ("step", step.to_string())];
-    let metadata: BTreeMap<String, String> = metadata.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
-    checkpoint::write_tensors(path, tensors, &metadata)
+/// Trainable values of encoder, generator and critic.
+pub fn parameters(config: &ExtractorConfig) -> Result<usize> {
+    let device = Device::cpu();
+    let fresh = || Builder::fresh(config.seed, DType::F32, &device);
+    let (_, pair) = Autoencoder::new(fresh(), config)?;
+    let mut critic = fresh();
+    Discriminator::new(&mut critic, &config.discriminator, &Filter::low_pass(&config.resample_filter)?)?;
+    Ok(pair.count() + critic.finish()?.count())
 }
 
-/// The configuration a finished extractor was trained with, and its last step.
-pub(super) fn read_header(path: &Path) -> Result<(ExtractorConfig, u64)> {
-    let file = SafetensorsFile::open(path)?;
-    let damaged = |what: &str| Error::input(path, what, "train the extractor in a new folder");
-    if file.metadata_value("format") != Some(FORMAT) {
-        return Err(damaged("is not an extractor of this version"));
+/// What an extractor's file says beside its weights.
+#[derive(Clone, Debug)]
+pub(super) struct Header {
+    pub config: ExtractorConfig,
+    pub step: u64,
+    /// Of everything its weights follow from but the number of steps.
+    pub key: Digest,
+}
+
+impl Header {
+    /// Of a file whose every byte was checked.
+    pub fn read(path: &Path) -> Result<Header> {
+        Header::of(&SafetensorsFile::open_own(path)?)
     }
-    let config = file.metadata_value("config").and_then(|text| serde_json::from_str::<ExtractorConfig>(text).ok());
-    let step = file.metadata_value("step").and_then(|text| text.parse().ok());
-    let (config, step) = config.zip(step).ok_or_else(|| damaged("does not say how it was trained"))?;
-    config.validate()?;
-    Ok((config, step))
+
+    fn of(file: &SafetensorsFile) -> Result<Header> {
+        let unusable = |what: &str| Error::input(file.path(), what, "train the extractor in a new folder");
+        if file.metadata_value("format") != Some(FORMAT) {
+            return Err(unusable("is not an extractor of this version"));
+        }
+        let value = |name: &str| file.metadata_value(name);
+        let config = value("config").and_then(|text| serde_json::from_str::<ExtractorConfig>(text).ok());
+        let step = value("step").and_then(|text| text.parse().ok());
+        let key = value("key").and_then(|text| text.parse().ok());
+        let (Some(config), Some(step), Some(key)) = (config, step, key) else {
+            return Err(unusable("does not say how it was trained"));
+        };
+        config.validate()?;
+        Ok(Header { config, step, key })
+    }
+
+    /// Writes the file that [`Extractor::load`] reads.
+    pub fn write(&self, path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
+        // Where files lay and how checkpoints were kept is no part of what was trained.
+        let config = ExtractorConfig { steps: self.step, ..self.config.decisive() };
+        let config = serde_json::to_string(&config).map_err(|e| Error::io(path, e.into()))?;
+        let metadata = [
+            ("format", FORMAT.to_string()),
+            ("config", config),
+            ("step", self.step.to_string()),
+            ("key", self.key.to_string()),
+        ];
+        let metadata: BTreeMap<String, String> = metadata.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
+        checkpoint::write_tensors(path, tensors, &metadata).map(drop)
+    }
 }
 
-/// 64 bits over the encoder's configuration and weights, as 16 hexadecimal digits.
-fn content_hash(config: &ExtractorConfig, tensors: &HashMap<String, Tensor>) -> Result<String> {
+fn content_digest(config: &ExtractorConfig, tensors: &HashMap<String, Tensor>) -> Result<Digest> {
     let architecture = (config.image_px, config.d, &config.resample_filter, &config.encoder);
-    let mut text = format!("{architecture:?}").into_bytes();
-    let mut names: Vec<&String> = tensors.keys().filter(|name| name.starts_with("encoder.")).collect();
-    names.sort();
-    for name in names {
-        text.extend_from_slice(name.as_bytes());
-        text.extend_from_slice(&fnv1a(tensors[name].to_buffer()?.bytes()).to_le_bytes());
-    }
-    Ok(format!("{:016x}", fnv1a(&text)))
+    let encoder = tensors.iter().filter(|(name, _)| name.starts_with("encoder."));
+    let weights = encoder.map(|(name, tensor)| Ok((name, Digest::of_bytes(tensor.to_buffer()?.bytes()))));
+    Ok(Digest::of("encoder", &(architecture, weights.collect::<Result<BTreeMap<_, _>>>()?)))
 }

@@ -11,6 +11,7 @@ use crate::{
     error::{Error, Result},
     extractor::config::{AugmentConfig, ExtractorConfig},
     image::RgbImage,
+    io::checksum::Digest,
     random::Philox,
 };
 
@@ -24,6 +25,9 @@ pub trait PatchSource: Sync {
 
     /// The patch at its own size; it is resized to the network's.
     fn load(&self, index: usize) -> Result<RgbImage>;
+
+    /// Of everything that decides the patches: sources of one digest give the same patches in the same order.
+    fn digest(&self) -> Result<Digest>;
 }
 
 /// Patches that are in memory already.
@@ -36,6 +40,11 @@ impl PatchSource for MemoryPatches {
 
     fn load(&self, index: usize) -> Result<RgbImage> {
         self.0.get(index).cloned().ok_or_else(|| Error::Usage(format!("patch {index} of {}", self.0.len())))
+    }
+
+    fn digest(&self) -> Result<Digest> {
+        let image = |image: &RgbImage| (image.width_px, image.height_px, Digest::of_bytes(&image.pixels));
+        Ok(Digest::of("patches in memory", &self.0.iter().map(image).collect::<Vec<_>>()))
     }
 }
 

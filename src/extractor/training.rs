@@ -11,7 +11,9 @@
 //! 16/17). The critic is shown the reconstructions that the pair's own update was computed from.
 //!
 //! A step is a function of the weights, the optimisers' moments, the seed and the step's number; a checkpoint keeps them
-//! to the bit, and a resumed run repeats an uninterrupted one exactly.
+//! to the bit, and a resumed run repeats an uninterrupted one exactly. What the weights follow from (the configuration, the
+//! patches, the files of LPIPS) has a digest that checkpoints and the finished file carry, so that a run never goes on from
+//! the work of another.
 
 use std::{
     path::{Path, PathBuf},
@@ -23,9 +25,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     device::{Device, graph::Repeated, host::HostBuffer},
     dtype::DType,
-    error::{Error, Result},
+    error::{Error, Fault, Result},
     extractor::{
-        self, Autoencoder,
+        self, Autoencoder, Header,
         adaptive_augment::{Drawn, Strength, Transforms},
         config::{AugmentConfig, ExtractorConfig, OptimizerConfig},
         discriminator::{Discriminator, r1_penalty},
@@ -34,7 +36,9 @@ use crate::{
     },
     io::{
         checkpoint::{Checkpoint, Checkpoints},
+        checksum::Digest,
         metrics::{self, MetricsLog},
+        safetensors::SafetensorsFile,
     },
     nn::builder::{Builder, Params},
     ops::upfirdn2d::Filter,
@@ -46,6 +50,7 @@ use crate::{
 };
 
 const METRICS: &str = "metrics.jsonl";
+const CHECKPOINTS: &str = "checkpoints";
 
 /// What [`train`] leaves behind.
 #[derive(Clone, Debug)]
@@ -79,10 +84,20 @@ pub fn curve(dir: impl AsRef<Path>) -> Result<Vec<StepRecord>> {
     metrics::read(dir.as_ref().join(METRICS))
 }
 
+/// Removes what a killed process was writing into a folder of [`train`].
+pub fn remove_unfinished(dir: &Path) -> Result<()> {
+    Checkpoints::new(dir.join(CHECKPOINTS), 1).remove_unfinished()
+}
+
+/// Of the finished extractor in a folder: of the file with its weights.
+pub fn checksum(dir: &Path) -> Result<Digest> {
+    SafetensorsFile::open_own(dir.join(extractor::FILE)).map(|file| file.checksum().unwrap_or_default())
+}
+
 /// What a checkpoint holds beside tensors.
 #[derive(Serialize, Deserialize)]
 struct State {
-    config: ExtractorConfig,
+    key: Digest,
     /// Patches drawn so far: where the data sequence goes on.
     images: u64,
     pair_updates: u64,
@@ -90,8 +105,12 @@ struct State {
     augment: Strength,
 }
 
-/// Trains an extractor in `dir`, or goes on where a run of the same configuration stopped; a finished one is left alone.
-/// Only the number of steps and how checkpoints are kept may differ from the earlier run.
+/// Trains an extractor in `dir`, or goes on where a run of the same configuration and patches stopped; a finished one is
+/// left alone. Only the number of steps and how checkpoints are kept may differ from the earlier run.
+///
+/// # Errors
+/// A folder that holds the work of another configuration, other patches or more steps: nothing that was trained is lost
+/// without being asked for.
 pub fn train(
     config: &ExtractorConfig,
     source: &dyn PatchSource,
@@ -100,19 +119,60 @@ pub fn train(
     progress: &dyn Progress,
 ) -> Result<Trained> {
     config.validate()?;
+    let key = key(config, source)?;
+    refuse_another(config, key, dir)?;
+    bring_up_to_date(config, source, key, dir, device, progress)
+}
+
+/// As [`train`], but the work of another configuration or other patches in `dir` is replaced.
+pub fn renew(
+    config: &ExtractorConfig,
+    source: &dyn PatchSource,
+    dir: &Path,
+    device: &Device,
+    progress: &dyn Progress,
+) -> Result<Trained> {
+    config.validate()?;
+    bring_up_to_date(config, source, key(config, source)?, dir, device, progress)
+}
+
+fn bring_up_to_date(
+    config: &ExtractorConfig,
+    source: &dyn PatchSource,
+    key: Digest,
+    dir: &Path,
+    device: &Device,
+    progress: &dyn Progress,
+) -> Result<Trained> {
     let file = dir.join(extractor::FILE);
     if file.is_file() {
-        let (trained, step) = extractor::read_header(&file)?;
-        refuse_another(config, &trained, dir)?;
-        if step >= config.steps {
-            return Ok(Trained { dir: dir.to_path_buf(), steps: step, last: curve(dir)?.pop() });
+        match Header::read(&file) {
+            Ok(found) if found.key == key && found.step == config.steps => {
+                let curve = curve(dir)?;
+                if curve.len() as u64 != config.steps {
+                    let (left, file) = (curve.len(), dir.join(METRICS));
+                    let of = config.steps;
+                    progress.note(&format!(
+                        "{}: {left} of {of} lines are whole; the curve lacks the others",
+                        file.display()
+                    ));
+                }
+                return Ok(Trained { dir: dir.to_path_buf(), steps: found.step, last: curve.last().cloned() });
+            }
+            Ok(_) => {}
+            Err(error) if error.fault() == Fault::Input => progress.note(&format!("{error}; it is made again")),
+            Err(error) => return Err(error),
         }
+        // Whatever comes now, the old file must not pass for its result.
+        std::fs::remove_file(&file).map_err(|e| Error::io(&file, e))?;
     }
     if source.is_empty() {
         return Err(Error::Usage("the extractor has no patches to learn from; lower the selection threshold".into()));
     }
-    let checkpoints = Checkpoints::new(dir.join("checkpoints"), config.checkpoints_kept);
-    let mut training = Training::start(config, checkpoints.latest()?.as_ref(), dir, device)?;
+    let checkpoints = Checkpoints::new(dir.join(CHECKPOINTS), config.checkpoints_kept);
+    let fits = |c: &Checkpoint| c.step() <= config.steps && c.state::<State>().is_ok_and(|s| s.key == key);
+    let checkpoint = checkpoints.resume(progress, fits)?;
+    let mut training = Training::start(config, checkpoint.as_ref(), key, dir, device)?;
     let mut log = MetricsLog::resume(dir.join(METRICS), training.step)?;
 
     progress.begin("extractor", config.steps, "steps");
@@ -122,16 +182,39 @@ pub fn train(
     outcome?;
 
     let weights = training.averaged.named(&training.pair.params);
-    extractor::write(&file, config, training.step, &weights)?;
+    Header { config: config.clone(), step: training.step, key }.write(&file, &weights)?;
     Ok(Trained { dir: dir.to_path_buf(), steps: training.step, last: curve(dir)?.pop() })
 }
 
-fn refuse_another(config: &ExtractorConfig, earlier: &ExtractorConfig, dir: &Path) -> Result<()> {
-    if config.continues(earlier) {
-        return Ok(());
+/// Of everything that the weights after any number of steps follow from.
+fn key(config: &ExtractorConfig, source: &dyn PatchSource) -> Result<Digest> {
+    let mut lpips = Vec::new();
+    if config.lpips_weight() > 0.0 && config.lpips.is_trained() {
+        let files = [Path::new(&config.lpips.weights), &config.lpips.linear];
+        Lpips::check_files(files[0], files[1])?;
+        lpips = files.into_iter().map(Digest::of_file).collect::<Result<_>>()?;
     }
-    let problem = "holds an extractor of another configuration";
-    Err(Error::input(dir, problem, "train in a new folder, or give the configuration that it was begun with"))
+    Ok(Digest::of("extractor", &(config.decisive(), lpips, source.digest()?)))
+}
+
+/// Errors where a folder holds an extractor, or the beginning of one, that this training would have to replace.
+fn refuse_another(config: &ExtractorConfig, key: Digest, dir: &Path) -> Result<()> {
+    let refuse = |what: String, remedy: &str| Err(Error::input(dir, what, remedy));
+    let anew = "train in a new folder, or give the configuration and the patches that it was begun with";
+    let file = dir.join(extractor::FILE);
+    let finished = if file.is_file() { Header::read(&file).ok() } else { None };
+    let begun = Checkpoints::new(dir.join(CHECKPOINTS), 1).newest().ok().flatten();
+    let begun = begun.and_then(|checkpoint| Some((checkpoint.state::<State>().ok()?.key, checkpoint.step())));
+    let works = finished.map(|header| (header.key, header.step)).into_iter().chain(begun);
+    for (of, step) in works {
+        if of != key {
+            return refuse("holds an extractor of another configuration or other patches".into(), anew);
+        }
+        if step > config.steps {
+            return refuse(format!("holds an extractor of {step} steps"), "train in a new folder for fewer");
+        }
+    }
+    Ok(())
 }
 
 /// A model and what trains it.
@@ -144,6 +227,7 @@ struct Learner<M> {
 /// A run in memory: the networks and everything that changes from step to step. [`train`] wraps one in checkpoints.
 pub struct Training<'a> {
     config: &'a ExtractorConfig,
+    key: Digest,
     /// Named in errors.
     dir: &'a Path,
     device: &'a Device,
@@ -164,19 +248,17 @@ impl<'a> Training<'a> {
     /// A run from its beginning.
     pub fn new(config: &'a ExtractorConfig, device: &'a Device) -> Result<Training<'a>> {
         config.validate()?;
-        Training::start(config, None, Path::new("extractor"), device)
+        Training::start(config, None, Digest::default(), Path::new("extractor"), device)
     }
 
     fn start(
         config: &'a ExtractorConfig,
         checkpoint: Option<&Checkpoint>,
+        key: Digest,
         dir: &'a Path,
         device: &'a Device,
     ) -> Result<Training<'a>> {
         let state = checkpoint.map(Checkpoint::state::<State>).transpose()?;
-        if let Some(state) = &state {
-            refuse_another(config, &state.config, dir)?;
-        }
         let builder = |group: &str| match checkpoint {
             None => Ok(Builder::fresh(config.seed, DType::F32, device)),
             Some(checkpoint) => {
@@ -208,7 +290,7 @@ impl<'a> Training<'a> {
         let lpips = perceptual(config, device)?;
         let (step, augment) = (checkpoint.map_or(0, Checkpoint::step), state.map(|s| s.augment).unwrap_or_default());
         let (batch, update, penalty) = Default::default();
-        Ok(Training { config, dir, device, pair, critic, lpips, averaged, augment, batch, update, penalty, step })
+        Ok(Training { config, key, dir, device, pair, critic, lpips, averaged, augment, batch, update, penalty, step })
     }
 
     /// All steps that are left. Batches are made ready on a thread of their own.
@@ -394,7 +476,7 @@ impl<'a> Training<'a> {
         }
         groups.push(("optim", optim));
         let state = State {
-            config: self.config.clone(),
+            key: self.key,
             images: self.step * self.config.batch as u64,
             pair_updates: self.pair.adam.step_count(),
             critic_updates: self.critic.as_ref().map_or(0, |critic| critic.adam.step_count()),

@@ -1,7 +1,8 @@
 //! Checkpoints of a training run: `step-000123/` with one safetensors file per group of tensors and `state.json`.
 //!
-//! A checkpoint is written under a temporary name, flushed, and renamed: a folder named `step-*` is always whole. `latest`
-//! names the newest; were it lost, the highest step counts. Floats keep every bit, so training resumes exactly.
+//! A checkpoint is written under a temporary name, flushed, and renamed: a folder named `step-*` is whole, unless it was
+//! damaged later. Every file carries its checksum and `state.json` those of the others; a damaged checkpoint is passed over
+//! with a remark and an older one taken. Floats keep every bit, so training resumes exactly.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,23 +10,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     device::{Device, host::HostBuffer},
-    error::{Error, Result},
+    error::{Error, Fault, Result},
     io::{
         array::{ArrayView, ElementType},
-        atomic,
+        checksum::Digest,
         safetensors::{self, SafetensorsFile},
+        sealed,
     },
+    progress::Progress,
     shape::Shape,
     tensor::Tensor,
 };
 
-const FORMAT: &str = "isg-checkpoint-1";
-const LATEST: &str = "latest";
+const FORMAT: &str = "isg-checkpoint-2";
 const STATE: &str = "state.json";
+/// Folders of checkpoints that are being written.
+const UNFINISHED: &str = "tmp-step-";
 
 /// Where one run keeps its checkpoints.
 pub struct Checkpoints {
@@ -34,10 +38,20 @@ pub struct Checkpoints {
     keep: usize,
 }
 
-/// One checkpoint on disk.
+/// One checkpoint on disk, found whole.
 pub struct Checkpoint {
     path: PathBuf,
     step: u64,
+    state: serde_json::Value,
+}
+
+/// What `state.json` holds.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    format: String,
+    step: u64,
+    /// Checksums of the tensor files by stem.
+    groups: BTreeMap<String, Digest>,
     state: serde_json::Value,
 }
 
@@ -49,36 +63,58 @@ impl Checkpoints {
         Checkpoints { root: root.as_ref().to_path_buf(), keep: keep.max(1) }
     }
 
-    /// Writes `step-<step>` and makes it the latest. `state` is whatever else the run needs to go on.
+    /// Writes `step-<step>`. `state` is whatever else the run needs to go on.
     pub fn save(&self, step: u64, groups: &[Group], state: &impl Serialize) -> Result<PathBuf> {
         fs::create_dir_all(&self.root).map_err(|e| Error::io(&self.root, e))?;
-        let name = format!("step-{step:06}");
-        let temporary = self.root.join(format!("tmp-{name}"));
+        let temporary = self.root.join(format!("{UNFINISHED}{step:06}"));
         remove_folder(&temporary)?;
         fs::create_dir_all(&temporary).map_err(|e| Error::io(&temporary, e))?;
+        let mut checksums = BTreeMap::new();
         for (stem, tensors) in groups {
-            write_tensors(&temporary.join(format!("{stem}.safetensors")), tensors, &BTreeMap::new())?;
+            let checksum = write_tensors(&temporary.join(format!("{stem}.safetensors")), tensors, &BTreeMap::new())?;
+            checksums.insert(stem.to_string(), checksum);
         }
-        let state = serde_json::json!({ "format": FORMAT, "step": step, "state": state });
-        atomic::write_bytes(temporary.join(STATE), format!("{state:#}\n").as_bytes())?;
-        let path = self.root.join(&name);
+        let state = serde_json::to_value(state).map_err(|e| Error::io(&temporary, e.into()))?;
+        let stored = Stored { format: FORMAT.to_string(), step, groups: checksums, state };
+        sealed::write_json(temporary.join(STATE), &stored)?;
+        let path = self.root.join(format!("step-{step:06}"));
         remove_folder(&path)?;
         fs::rename(&temporary, &path).map_err(|e| Error::io(&path, e))?;
-        atomic::write_bytes(self.root.join(LATEST), format!("{name}\n").as_bytes())?;
         for (_, old) in self.all()?.into_iter().filter(|(at, _)| *at < step).rev().skip(self.keep - 1) {
             remove_folder(&old)?;
         }
         Ok(path)
     }
 
-    /// The newest checkpoint, or `None` before the first.
-    pub fn latest(&self) -> Result<Option<Checkpoint>> {
-        let named = fs::read_to_string(self.root.join(LATEST)).ok();
-        let named = named.and_then(|name| self.all().ok()?.into_iter().find(|(_, path)| path.ends_with(name.trim())));
-        match named.or(self.all()?.pop()) {
-            Some((step, path)) => Checkpoint::open(path, step).map(Some),
-            None => Ok(None),
+    /// The newest checkpoint that is whole and `fits`, or `None`. What is damaged (said once), does not fit or was left
+    /// unfinished is deleted: the run goes on from the one that is returned.
+    pub fn resume(&self, progress: &dyn Progress, fits: impl Fn(&Checkpoint) -> bool) -> Result<Option<Checkpoint>> {
+        self.remove_unfinished()?;
+        for (step, path) in self.all()?.into_iter().rev() {
+            match Checkpoint::open(&path, step) {
+                Ok(checkpoint) if fits(&checkpoint) => return Ok(Some(checkpoint)),
+                Ok(_) => {}
+                Err(error) if error.fault() == Fault::Input => {
+                    progress.note(&format!("{error}; going on from an older checkpoint or from the beginning"));
+                }
+                Err(error) => return Err(error),
+            }
+            remove_folder(&path)?;
         }
+        Ok(None)
+    }
+
+    /// The newest checkpoint whether it is whole or not, to say what is in a folder without changing it.
+    pub fn newest(&self) -> Result<Option<Checkpoint>> {
+        let Some((step, path)) = self.all()?.pop() else { return Ok(None) };
+        Checkpoint::open(&path, step).map(Some)
+    }
+
+    /// Removes what a killed process was writing.
+    pub fn remove_unfinished(&self) -> Result<()> {
+        let Ok(entries) = fs::read_dir(&self.root) else { return Ok(()) };
+        let unfinished = entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(UNFINISHED));
+        unfinished.map(|entry| entry.path()).try_for_each(|path| remove_folder(&path))
     }
 
     /// Every whole checkpoint, oldest first.
@@ -97,18 +133,21 @@ impl Checkpoints {
 }
 
 impl Checkpoint {
-    fn open(path: PathBuf, step: u64) -> Result<Checkpoint> {
+    /// Reads the state and checks every file.
+    fn open(path: &Path, step: u64) -> Result<Checkpoint> {
         let file = path.join(STATE);
-        let damaged =
-            |what: String| Error::input(&file, what, "delete this checkpoint folder to go on from an older one");
-        let text = fs::read_to_string(&file).map_err(|e| damaged(format!("cannot be read ({e})")))?;
-        let mut json: serde_json::Value =
-            serde_json::from_str(&text).map_err(|e| damaged(format!("is not whole JSON ({e})")))?;
-        match json.get("format").and_then(|f| f.as_str()) {
-            Some(FORMAT) => {}
-            other => return Err(damaged(format!("is of format {other:?}, not {FORMAT}"))),
+        let damaged = |what: String| Error::input(&file, what, "it is not used");
+        let stored: Stored = sealed::read_json(&file)?;
+        if stored.format != FORMAT || stored.step != step {
+            return Err(damaged(format!("is of step {} and format {}, not {FORMAT}", stored.step, stored.format)));
         }
-        Ok(Checkpoint { state: json["state"].take(), path, step })
+        let checkpoint = Checkpoint { path: path.to_path_buf(), step, state: stored.state };
+        for (stem, checksum) in &stored.groups {
+            if SafetensorsFile::open_own(checkpoint.file(stem))?.checksum() != Some(*checksum) {
+                return Err(damaged(format!("was written with another {stem}.safetensors")));
+            }
+        }
+        Ok(checkpoint)
     }
 
     pub fn step(&self) -> u64 {
@@ -137,8 +176,8 @@ impl Checkpoint {
     }
 }
 
-/// Writes tensors as one safetensors file, whole or not at all.
-pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<String, String>) -> Result<()> {
+/// Writes tensors as one safetensors file, whole or not at all. Returns its checksum.
+pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<String, String>) -> Result<Digest> {
     let host = tensors.iter().map(|(_, tensor)| tensor.to_buffer()).collect::<Result<Vec<HostBuffer>>>()?;
     let shapes: Vec<Shape> = tensors.iter().map(|(_, tensor)| tensor.shape()).collect();
     let views: Vec<ArrayView> = (tensors.iter().zip(&host).zip(&shapes))
@@ -152,9 +191,14 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)], metadata: &BTree
     safetensors::write(path, &views, metadata)
 }
 
-/// Every tensor of a safetensors file, at its stored type.
+/// Every tensor of a safetensors file that this program wrote, at its stored type.
 pub fn read_tensors(path: &Path, device: &Device) -> Result<HashMap<String, Tensor>> {
-    let file = SafetensorsFile::open(path)?;
+    tensors_of(&SafetensorsFile::open_own(path)?, device)
+}
+
+/// Every tensor of an open file.
+pub fn tensors_of(file: &SafetensorsFile, device: &Device) -> Result<HashMap<String, Tensor>> {
+    let path = file.path();
     let read = |name: &String| {
         let view = file.get(name)?;
         let unusable = |what: String| Error::input(path, format!("{name}: {what}"), "give weights this program wrote");
@@ -169,6 +213,18 @@ pub fn read_tensors(path: &Path, device: &Device) -> Result<HashMap<String, Tens
     file.names().iter().map(read).collect()
 }
 
+/// The first tensor, by name, that holds a value that is no number.
+pub fn not_finite(tensors: &HashMap<String, Tensor>) -> Result<Option<&str>> {
+    let mut names: Vec<&String> = tensors.keys().collect();
+    names.sort();
+    for name in names {
+        if tensors[name].to_vec::<f64>()?.iter().any(|v| !v.is_finite()) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
 fn remove_folder(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, e)),
@@ -179,9 +235,15 @@ fn remove_folder(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::Silent;
 
     fn value(of: &HashMap<String, Tensor>, name: &str) -> Vec<f32> {
         of[name].to_vec::<f32>().expect("a tensor on the CPU")
+    }
+
+    fn saved(store: &Checkpoints, step: u64, device: &Device) -> Result<()> {
+        let x = Tensor::from_vec(vec![step as f32 + 0.1], [1], device)?;
+        store.save(step, &[("model", vec![("x".to_string(), x)])], &step).map(drop)
     }
 
     #[test]
@@ -189,30 +251,58 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let device = Device::cpu();
         let store = Checkpoints::new(folder.path(), 2);
-        assert!(store.latest()?.is_none());
-        for step in [1u64, 2, 10] {
-            let x = Tensor::from_vec(vec![step as f32 + 0.1], [1], &device)?;
-            store.save(step, &[("model", vec![("x".to_string(), x)])], &step)?;
+        assert!(store.resume(&Silent, |_| true)?.is_none());
+        for step in [1, 2, 10] {
+            saved(&store, step, &device)?;
         }
-        // A crash while writing leaves only a folder under a temporary name.
+        // A crash while writing leaves only a folder under a temporary name, which goes.
         fs::create_dir(folder.path().join("tmp-step-000011")).expect("writable");
-        let latest = store.latest()?.expect("three were saved");
+        let latest = store.resume(&Silent, |_| true)?.expect("three were saved");
         assert_eq!((latest.step(), latest.state::<u64>()?), (10, 10));
         assert_eq!(value(&latest.tensors("model", &device)?, "x"), [10.1]);
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2);
         assert_eq!(store.all()?.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [2, 10]);
-        fs::remove_file(folder.path().join(LATEST)).expect("it was there");
-        assert_eq!(store.latest()?.map(|c| c.step()), Some(10));
+        let earlier = store.resume(&Silent, |checkpoint| checkpoint.step() < 5)?;
+        assert_eq!(earlier.map(|c| c.step()), Some(2));
+        assert_eq!(store.all()?.len(), 1, "one that does not fit is not kept");
         Ok(())
     }
 
     #[test]
-    fn a_damaged_checkpoint_is_named() -> Result<()> {
+    fn whatever_bit_of_a_checkpoint_flips_an_older_one_is_taken() -> Result<()> {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = Checkpoints::new(folder.path(), 1);
-        store.save(3, &[], &())?;
-        fs::write(folder.path().join("step-000003").join(STATE), "{\"format\": 1").expect("writable");
-        let message = store.latest().map(|_| ()).expect_err("half a file").to_string();
-        assert!(message.contains("step-000003") && message.contains("delete"), "{message}");
+        let device = Device::cpu();
+        let store = Checkpoints::new(folder.path(), 2);
+        for file in ["state.json", "model.safetensors"] {
+            saved(&store, 3, &device)?;
+            saved(&store, 4, &device)?;
+            let path = folder.path().join("step-000004").join(file);
+            let whole = fs::read(&path).expect("it was written");
+            for bit in (0..whole.len() * 8).step_by(37) {
+                saved(&store, 4, &device)?;
+                let mut bytes = whole.clone();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                fs::write(&path, &bytes).expect("writable");
+                let taken = store.resume(&Silent, |_| true)?.expect("an older one is whole");
+                // White space in JSON may change without harm.
+                let held = value(&taken.tensors("model", &device)?, "x");
+                assert_eq!(held, [taken.step() as f32 + 0.1], "bit {bit} of {file}");
+                assert!(taken.step() == 3 || file == "state.json", "bit {bit} of {file} went unseen");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn files_of_two_checkpoints_are_not_mixed() -> Result<()> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (device, store) = (Device::cpu(), Checkpoints::new(folder.path(), 3));
+        for step in [5, 6] {
+            saved(&store, step, &device)?;
+        }
+        let file = |step: u64| folder.path().join(format!("step-{step:06}/model.safetensors"));
+        fs::copy(file(5), file(6)).expect("writable");
+        assert_eq!(store.resume(&Silent, |_| true)?.map(|c| c.step()), Some(5));
         Ok(())
     }
 }

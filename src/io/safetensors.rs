@@ -4,6 +4,9 @@
 //! file is refused before any of its data is touched. The writer is our own because the crate's leaves the metadata in
 //! hash order: here keys are sorted, so equal contents give equal bytes. Larger element types come first, which keeps
 //! every array aligned to its element inside the file.
+//!
+//! What is written here carries a checksum of every byte of the file, in the metadata under [`CHECKSUM`]; [`SafetensorsFile::open`]
+//! checks it where there is one, and takes files of other programs, which have none.
 
 use std::{
     collections::BTreeMap,
@@ -19,8 +22,12 @@ use crate::{
     io::{
         array::{ArrayView, ElementType, NamedArray},
         atomic,
+        checksum::{Digest, Hasher},
     },
 };
+
+/// Metadata key of a file's checksum. It is taken over the whole file with zeros in its own place.
+pub const CHECKSUM: &str = "isg.checksum";
 
 /// Maps a file for reading.
 pub(crate) fn map(path: &Path) -> Result<Mmap> {
@@ -41,9 +48,13 @@ pub struct SafetensorsFile {
     data_start: usize,
     header: Metadata,
     names: Vec<String>,
+    checksum: Option<Digest>,
 }
 
 impl SafetensorsFile {
+    /// # Errors
+    /// `Io` where the file cannot be read; `Input` where it is no whole safetensors file, or carries a checksum that is not
+    /// its own.
     pub fn open(path: impl AsRef<Path>) -> Result<SafetensorsFile> {
         let path = path.as_ref();
         let map = map(path)?;
@@ -52,7 +63,24 @@ impl SafetensorsFile {
         })?;
         let mut names: Vec<String> = header.tensors().into_keys().collect();
         names.sort();
-        Ok(SafetensorsFile { path: path.to_path_buf(), map, data_start: header_bytes + 8, header, names })
+        let data_start = header_bytes + 8;
+        let held = header.metadata().as_ref().and_then(|metadata| metadata.get(CHECKSUM));
+        let checksum = held.map(|_| verified(path, &map, data_start)).transpose()?;
+        Ok(SafetensorsFile { path: path.to_path_buf(), map, data_start, header, names, checksum })
+    }
+
+    /// As [`SafetensorsFile::open`], but refuses a file without a checksum: what this program wrote has one.
+    pub fn open_own(path: impl AsRef<Path>) -> Result<SafetensorsFile> {
+        let file = SafetensorsFile::open(path)?;
+        match file.checksum {
+            Some(_) => Ok(file),
+            None => Err(Error::input(&file.path, "carries no checksum of this program", RUN_AGAIN)),
+        }
+    }
+
+    /// The checksum that was found and is right. Two files of one checksum hold the same.
+    pub fn checksum(&self) -> Option<Digest> {
+        self.checksum
     }
 
     pub fn path(&self) -> &Path {
@@ -64,9 +92,10 @@ impl SafetensorsFile {
         &self.names
     }
 
-    /// The `__metadata__` strings.
+    /// The `__metadata__` strings, without the checksum.
     pub fn metadata(&self) -> BTreeMap<String, String> {
-        self.header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
+        let strings = self.header.metadata().iter().flatten().filter(|(key, _)| *key != CHECKSUM);
+        strings.map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 
     pub fn metadata_value(&self, key: &str) -> Option<&str> {
@@ -110,6 +139,34 @@ impl SafetensorsFile {
     }
 }
 
+const RUN_AGAIN: &str = "run the command that wrote it again";
+
+/// Where the checksum's digits stand in a file that begins with these bytes.
+fn checksum_place(header: &[u8]) -> Option<std::ops::Range<usize>> {
+    // Quotes inside JSON strings are escaped, so that this can only be the key itself.
+    let key = format!("\"{CHECKSUM}\":\"");
+    let start = header.windows(key.len()).position(|w| w == key.as_bytes())? + key.len();
+    let end = start + Digest::CHARS;
+    (header.get(end) == Some(&b'"')).then_some(start..end)
+}
+
+/// The checksum of a file that claims to have one, if it is right.
+fn verified(path: &Path, bytes: &[u8], data_start: usize) -> Result<Digest> {
+    let damaged = || Error::input(path, "is damaged or was edited: its checksum is another", RUN_AGAIN);
+    let place = checksum_place(&bytes[..data_start]).ok_or_else(damaged)?;
+    let held: Digest =
+        std::str::from_utf8(&bytes[place.clone()]).ok().and_then(|t| t.parse().ok()).ok_or_else(damaged)?;
+    let mut hasher = Hasher::new();
+    hasher.update(&bytes[..place.start]);
+    hasher.update(NO_DIGITS.as_bytes());
+    hasher.update(&bytes[place.end..]);
+    if hasher.digest() == held { Ok(held) } else { Err(damaged()) }
+}
+
+/// What stands in the checksum's place while it is taken.
+const NO_DIGITS: &str = "00000000000000000000000000000000";
+const _: () = assert!(NO_DIGITS.len() == Digest::CHARS);
+
 fn element_type(dtype: Dtype) -> Option<ElementType> {
     Some(match dtype {
         Dtype::BOOL => ElementType::Bool,
@@ -129,16 +186,17 @@ fn element_type(dtype: Dtype) -> Option<ElementType> {
     })
 }
 
-/// Writes `arrays` and `metadata` atomically; the bytes depend on nothing but the contents.
-pub fn write(path: impl AsRef<Path>, arrays: &[ArrayView], metadata: &BTreeMap<String, String>) -> Result<()> {
+/// Writes `arrays`, `metadata` and their checksum atomically; the bytes depend on nothing but the contents.
+/// Returns the checksum.
+pub fn write(path: impl AsRef<Path>, arrays: &[ArrayView], metadata: &BTreeMap<String, String>) -> Result<Digest> {
     let path = path.as_ref();
     let mut order: Vec<&ArrayView> = arrays.iter().collect();
     order.sort_by(|a, b| b.element.bytes().cmp(&a.element.bytes()).then_with(|| a.name.cmp(b.name)));
 
+    let mut metadata = metadata.clone();
+    metadata.insert(CHECKSUM.into(), NO_DIGITS.into());
     let mut header = serde_json::Map::new();
-    if !metadata.is_empty() {
-        header.insert("__metadata__".into(), serde_json::json!(metadata));
-    }
+    header.insert("__metadata__".into(), serde_json::json!(metadata));
     let mut offset = 0;
     for array in &order {
         let wanted = array.shape.iter().try_fold(array.element.bytes(), |n, &d| n.checked_mul(d));
@@ -157,11 +215,21 @@ pub fn write(path: impl AsRef<Path>, arrays: &[ArrayView], metadata: &BTreeMap<S
     }
     let mut text = serde_json::Value::Object(header).to_string().into_bytes();
     text.resize(text.len().next_multiple_of(8), b' ');
+    let length = (text.len() as u64).to_le_bytes();
+    let mut hasher = Hasher::new();
+    hasher.update(&length);
+    hasher.update(&text);
+    order.iter().for_each(|array| hasher.update(array.bytes));
+    let place =
+        checksum_place(&text).ok_or_else(|| Error::Usage(format!("{}: no place for a checksum", path.display())))?;
+    let checksum = hasher.digest();
+    text[place].copy_from_slice(checksum.to_string().as_bytes());
 
     atomic::write(path, |out| {
         let io = |e| Error::io(path, e);
-        out.write_all(&(text.len() as u64).to_le_bytes()).map_err(io)?;
+        out.write_all(&length).map_err(io)?;
         out.write_all(&text).map_err(io)?;
         order.iter().try_for_each(|array| out.write_all(array.bytes).map_err(io))
-    })
+    })?;
+    Ok(checksum)
 }

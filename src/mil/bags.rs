@@ -5,12 +5,15 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     cohort::{
         splits::{Fold, Splits},
         targets::{Scaling, TargetScaler},
     },
     error::{Error, Result},
+    io::checksum::Digest,
     random::Philox,
 };
 
@@ -54,7 +57,18 @@ pub struct Bag {
     pub slide: String,
     pub patient: String,
     pub project: String,
+    /// Of the features: what is learned from them depends on it.
+    pub digest: Digest,
     pub features: Box<dyn PatchFeatures>,
+}
+
+/// What turned slides into features. A network predicts only from features of the same origin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Origin {
+    pub global_extractor: Digest,
+    pub local_extractor: Digest,
+    /// Of the rule by which patches of a new slide are chosen.
+    pub selection: Digest,
 }
 
 /// A cohort's slides with their targets.
@@ -64,6 +78,7 @@ pub struct BagSet {
     /// p/q: cells per side of a cube.
     pub grid: usize,
     pub genes: Vec<String>,
+    pub origin: Origin,
     pub bags: Vec<Bag>,
     /// Per slide one value per gene, such as log10(1 + x); NaN where it was not measured.
     pub targets: Vec<Vec<f64>>,

@@ -5,7 +5,8 @@
 //! either way. A folder per network keeps its state: a finished one is never trained again.
 
 use std::{
-    path::{Path, PathBuf},
+    collections::BTreeMap,
+    path::Path,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -17,12 +18,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cohort::splits::Splits,
     device::Device,
-    error::{Error, Result},
+    error::{Error, Fault, Result},
     eval::metrics::Prediction,
-    io::atomic,
+    io::{checksum::Digest, safetensors::SafetensorsFile},
     mil::{
         bags::{BagSet, FoldSlides},
         config::TrainConfig,
+        manifest::{Manifest, Task, member_dir, model_name, task_dir},
         model::Model,
         ridge::Ridge,
         training::{self, EpochRecord, Job, MODEL_FILE},
@@ -30,39 +32,6 @@ use crate::{
     progress::Progress,
     random::Philox,
 };
-
-const MANIFEST_FILE: &str = "regressor.json";
-const MANIFEST_FORMAT: &str = "isg-cross-validation-1";
-
-/// What a run's folder holds, for whoever predicts with it.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Manifest {
-    format: String,
-    pub genes: Vec<String>,
-    pub width: usize,
-    pub grid: usize,
-    pub folds: usize,
-    pub members: usize,
-    pub tasks: Vec<Task>,
-    pub config: TrainConfig,
-}
-
-/// A project and the genes that a copy of the network is tuned for.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Task {
-    /// Also its folder's name.
-    pub name: String,
-    /// `None`: slides of all projects.
-    pub project: Option<String>,
-    /// Indices into the genes.
-    pub genes: Vec<usize>,
-}
-
-impl Task {
-    pub(crate) fn covers(&self, project: &str, gene: usize) -> bool {
-        self.project.as_deref().is_none_or(|p| p == project) && self.genes.contains(&gene)
-    }
-}
 
 /// One network's training curve.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -83,34 +52,6 @@ pub struct CvResult {
     pub curves: Vec<Curve>,
 }
 
-/// Where one network of a run lives.
-pub(crate) fn member_dir(dir: &Path, fold: usize, member: usize) -> PathBuf {
-    dir.join(format!("fold-{fold}")).join(format!("member-{member}"))
-}
-
-/// Where one tuned copy lives.
-pub(crate) fn task_dir(member_dir: &Path, task: &Task) -> PathBuf {
-    member_dir.join("tasks").join(&task.name)
-}
-
-impl Manifest {
-    pub fn read(dir: &Path) -> Result<Manifest> {
-        let path = dir.join(MANIFEST_FILE);
-        let bad = |what: String| Error::input(&path, what, "name the folder of a finished `isg train` or `isg run`");
-        let text = std::fs::read_to_string(&path).map_err(|e| bad(format!("cannot be read ({e})")))?;
-        let manifest: Manifest = serde_json::from_str(&text).map_err(|e| bad(format!("is no manifest ({e})")))?;
-        if manifest.format != MANIFEST_FORMAT {
-            return Err(bad(format!("is of format {:?}, not {MANIFEST_FORMAT}", manifest.format)));
-        }
-        Ok(manifest)
-    }
-
-    fn write(&self, dir: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).map_err(|e| Error::io(dir, e.into()))?;
-        atomic::write_bytes(dir.join(MANIFEST_FILE), format!("{text}\n").as_bytes())
-    }
-}
-
 /// Trains and tests every fold in `dir`, or goes on where an earlier run stopped.
 ///
 /// `device_name` is as `--device` takes it: worker threads make their own devices.
@@ -125,14 +66,11 @@ pub fn cross_validate(
     config.validate()?;
     set.validate()?;
     let folds = set.fold_slides(splits);
-    if let Some(k) = folds.iter().position(|f| f.train.len() < 3 || f.test.is_empty()) {
-        return Err(Error::Usage(format!(
-            "fold {k} has {} slides to train on and {} to test; use fewer folds or give more slides",
-            folds[k].train.len(),
-            folds[k].test.len()
-        )));
+    for (number, fold) in folds.iter().enumerate() {
+        check_fold(number, fold.train.len(), fold.test.len())?;
     }
-    let tasks = tasks(config, set)?;
+    let projects: Vec<&str> = set.bags.iter().map(|bag| bag.project.as_str()).collect();
+    let tasks = tasks(config, &set.genes, &projects)?;
     let jobs: Vec<(usize, usize)> = (0..folds.len()).flat_map(|k| (0..config.members).map(move |m| (k, m))).collect();
     let epochs = config.epochs + tasks.len() * config.fine_tune.epochs;
     progress.begin("regressor", (epochs * jobs.len()) as u64, "epochs");
@@ -147,9 +85,11 @@ pub fn cross_validate(
 
     let mut curves = Vec::new();
     let mut sums: Vec<Option<(usize, Vec<f64>)>> = vec![None; set.bags.len()];
-    for ((fold, _), (predicted, of_member)) in jobs.iter().zip(done) {
-        curves.extend(of_member);
-        for (slide, values) in predicted {
+    let mut models = BTreeMap::new();
+    for ((fold, _), member) in jobs.iter().zip(done) {
+        curves.extend(member.curves);
+        models.extend(member.models);
+        for (slide, values) in member.predicted {
             let (_, sum) = sums[slide].get_or_insert_with(|| (*fold, vec![0.0; set.genes.len()]));
             sum.iter_mut().zip(values).for_each(|(s, v)| *s += v / config.members as f64);
         }
@@ -158,18 +98,45 @@ pub fn cross_validate(
         .filter_map(|(slide, sum)| sum.map(|(fold, predicted)| prediction(set, slide, fold, predicted)))
         .collect();
     let baseline = ridge(set, &folds)?;
-    Manifest {
-        format: MANIFEST_FORMAT.to_string(),
-        genes: set.genes.clone(),
-        width: set.width,
-        grid: set.grid,
-        folds: folds.len(),
-        members: config.members,
-        tasks,
-        config: config.clone(),
-    }
-    .write(dir)?;
+    let manifest =
+        Manifest::new(set.genes.clone(), [set.width, set.grid, folds.len()], tasks, config, set.origin, models);
+    manifest.write(dir)?;
+    manifest.remove_others(dir)?;
     Ok(CvResult { predictions, baseline, curves })
+}
+
+/// Fewest slides that a network can learn from.
+const LEAST_TRAINING_SLIDES: usize = 3;
+
+/// Errors where a fold has too few slides.
+pub fn check_fold(number: usize, train: usize, test: usize) -> Result<()> {
+    if train < LEAST_TRAINING_SLIDES {
+        return Err(Error::Usage(format!(
+            "fold {number} has {train} slides to train on, and {LEAST_TRAINING_SLIDES} are the least; give more slides"
+        )));
+    }
+    if test == 0 {
+        return Err(Error::Usage(format!("fold {number} has no slide to test on; set fewer splits.folds")));
+    }
+    Ok(())
+}
+
+/// The networks that an earlier cross-validation left in `dir`, by their checksums; `None` where one of them is not as it
+/// was written.
+pub fn whole_networks(dir: &Path) -> Result<Option<BTreeMap<String, Digest>>> {
+    let unless_damaged = |error: Error| if error.fault() == Fault::Input { Ok(None) } else { Err(error) };
+    let models = match Manifest::read(dir) {
+        Ok(manifest) => manifest.models,
+        Err(error) => return unless_damaged(error),
+    };
+    for (name, checksum) in models.iter().flatten() {
+        match SafetensorsFile::open_own(dir.join(name)) {
+            Ok(file) if file.checksum() == Some(*checksum) => {}
+            Ok(_) => return Ok(None),
+            Err(error) => return unless_damaged(error),
+        }
+    }
+    Ok(models)
 }
 
 fn prediction(set: &BagSet, slide: usize, fold: usize, predicted: Vec<f64>) -> Prediction {
@@ -201,17 +168,20 @@ pub fn ridge(set: &BagSet, folds: &[FoldSlides]) -> Result<Vec<Prediction>> {
 }
 
 /// The tasks to tune for: those named, or every gene of every project by itself.
-fn tasks(config: &TrainConfig, set: &BagSet) -> Result<Vec<Task>> {
+///
+/// # Errors
+/// A task that names a project without slides (`projects` has one a slide), or a gene that is not among `genes`.
+pub fn tasks(config: &TrainConfig, genes: &[String], projects: &[&str]) -> Result<Vec<Task>> {
     if !config.fine_tune.enabled {
         return Ok(Vec::new());
     }
-    let mut projects: Vec<&str> = set.bags.iter().map(|b| b.project.as_str()).collect();
+    let mut projects = projects.to_vec();
     projects.sort_unstable();
     projects.dedup();
     let mut tasks: Vec<Task> = Vec::new();
     if config.fine_tune.tasks.is_empty() {
         for project in &projects {
-            for (gene, name) in set.genes.iter().enumerate() {
+            for (gene, name) in genes.iter().enumerate() {
                 let name = folder_name(&[project, name]);
                 tasks.push(Task { name, project: Some(project.to_string()), genes: vec![gene] });
             }
@@ -225,7 +195,7 @@ fn tasks(config: &TrainConfig, set: &BagSet) -> Result<Vec<Task>> {
             )));
         }
         let position = |name: &String| {
-            set.genes.iter().position(|g| g == name).ok_or_else(|| {
+            genes.iter().position(|g| g == name).ok_or_else(|| {
                 Error::Usage(format!("train.fine_tune.tasks: gene {name} is not predicted; add it to the genes"))
             })
         };
@@ -244,7 +214,7 @@ fn folder_name(parts: &[&str]) -> String {
 }
 
 /// How many networks train at the same time.
-fn workers(config: &TrainConfig, jobs: usize, device_name: &str) -> usize {
+pub(crate) fn workers(config: &TrainConfig, jobs: usize, device_name: &str) -> usize {
     let threads = rayon::current_num_threads();
     match config.parallel {
         0 if device_name == "cpu" && jobs >= threads => threads,
@@ -306,8 +276,14 @@ struct Run<'a> {
     progress: &'a dyn Progress,
 }
 
-/// Held-out predictions of one network, and its curves.
-type Member = (Vec<(usize, Vec<f64>)>, Vec<Curve>);
+/// What one network of one fold left.
+struct Member {
+    /// Held-out predictions by slide.
+    predicted: Vec<(usize, Vec<f64>)>,
+    curves: Vec<Curve>,
+    /// Checksums of the network and its tuned copies.
+    models: Vec<(String, Digest)>,
+}
 
 impl Run<'_> {
     /// One network of one fold, its tuned copies, and what they predict of the fold's test slides.
@@ -321,6 +297,7 @@ impl Run<'_> {
             train: &slides.train,
             valid: &slides.valid,
             genes: (0..set.genes.len()).collect(),
+            task: None,
             seed,
             epochs: config.epochs,
             learning_rate: config.learning_rate,
@@ -332,6 +309,8 @@ impl Run<'_> {
         let mut curves = vec![Curve { fold, member, task: None, epochs: training::curve(&dir)? }];
         let pooled = dir.join(MODEL_FILE);
         let model = Model::load(&pooled, self.device)?;
+        let named = |path: &Path, model: &Model| (model_name(self.dir, path), model.checksum.unwrap_or_default());
+        let mut models = vec![named(&pooled, &model)];
         let predict = |model: &Model, &slide: &usize| Ok((slide, model.predict(&*set.bags[slide].features)?));
         let mut predicted = slides.test.iter().map(|s| predict(&model, s)).collect::<Result<Vec<_>>>()?;
         for task in self.tasks {
@@ -341,6 +320,7 @@ impl Run<'_> {
             };
             let (train, valid, dir) = (of_task(&slides.train), of_task(&slides.valid), task_dir(&dir, task));
             if train.is_empty() {
+                training::begin_anew(&dir)?;
                 self.progress.advance(config.fine_tune.epochs as u64);
                 continue;
             }
@@ -348,6 +328,7 @@ impl Run<'_> {
                 train: &train,
                 valid: &valid,
                 genes: task.genes.clone(),
+                task: Some(task),
                 epochs: config.fine_tune.epochs,
                 learning_rate: config.fine_tune.learning_rate,
                 patience: config.fine_tune.patience,
@@ -358,7 +339,9 @@ impl Run<'_> {
             training::fit(&tune, config, self.device, self.progress)?;
             let epochs = training::curve(&dir)?;
             curves.push(Curve { fold, member, task: Some(task.name.clone()), epochs });
-            let tuned = Model::load(&dir.join(MODEL_FILE), self.device)?;
+            let path = dir.join(MODEL_FILE);
+            let tuned = Model::load(&path, self.device)?;
+            models.push(named(&path, &tuned));
             for (slide, values) in &mut predicted {
                 if task.project.as_deref().is_none_or(|p| set.bags[*slide].project == p) {
                     let (_, again) = predict(&tuned, slide)?;
@@ -366,6 +349,6 @@ impl Run<'_> {
                 }
             }
         }
-        Ok((predicted, curves))
+        Ok(Member { predicted, curves, models })
     }
 }

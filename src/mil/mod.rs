@@ -4,6 +4,7 @@ pub mod bags;
 pub mod config;
 pub mod crossval;
 pub mod fusion;
+pub mod manifest;
 pub mod model;
 pub mod predictor;
 pub mod regressor;

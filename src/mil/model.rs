@@ -13,10 +13,12 @@ use crate::{
     device::Device,
     dtype::DType,
     error::{Error, Result},
-    io::{checkpoint, safetensors::SafetensorsFile},
+    io::{checkpoint, checksum::Digest, safetensors::SafetensorsFile},
     mil::{
-        bags::{FeatureScale, PatchFeatures, READ_PATCHES},
+        bags::{FeatureScale, Origin, PatchFeatures, READ_PATCHES},
+        manifest::Task,
         regressor::{Dims, Explanation, Mode, Regressor, RegressorConfig},
+        training::Job,
     },
     nn::{
         builder::{Builder, Params},
@@ -25,7 +27,7 @@ use crate::{
     tensor::Tensor,
 };
 
-const FORMAT: &str = "isg-regressor-1";
+const FORMAT: &str = "isg-regressor-2";
 
 /// What is known of a model beside its numbers.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -36,33 +38,46 @@ pub struct ModelHeader {
     pub genes: Vec<String>,
     /// Which of the genes this model was trained for; a tuned model leaves the others to its parent.
     pub trained_genes: Vec<usize>,
+    /// What it was tuned for; `None`: slides of all projects and every gene.
+    pub task: Option<Task>,
+    /// What its features came from.
+    pub origin: Origin,
     pub targets: TargetScaler,
     /// The epoch its weights are of.
     pub epoch: u64,
     /// Mean validation correlation at that epoch, where there is one.
     pub valid_pearson: Option<f64>,
-    /// Of configuration, slides, targets and feature scales: says whether a run may keep this model.
-    pub fingerprint: String,
+    /// Of everything its weights follow from: says whether a run may keep this model.
+    pub key: Digest,
 }
 
 impl ModelHeader {
-    #[allow(clippy::too_many_arguments)]
-    pub fn new(
-        config: RegressorConfig,
-        dims: Dims,
-        genes: Vec<String>,
-        trained_genes: Vec<usize>,
-        targets: TargetScaler,
-        fingerprint: String,
-    ) -> ModelHeader {
-        let format = FORMAT.to_string();
-        ModelHeader { format, config, dims, genes, trained_genes, targets, epoch: 0, valid_pearson: None, fingerprint }
+    /// Of a model that is about to be trained.
+    pub(crate) fn of_job(job: &Job, config: RegressorConfig, targets: TargetScaler, key: Digest) -> ModelHeader {
+        let genes = job.set.genes.clone();
+        ModelHeader {
+            format: FORMAT.to_string(),
+            config,
+            dims: Dims { width: job.set.width, grid: job.set.grid, genes: genes.len() },
+            genes,
+            trained_genes: job.genes.clone(),
+            task: job.task.cloned(),
+            origin: job.set.origin,
+            targets,
+            epoch: 0,
+            valid_pearson: None,
+            key,
+        }
     }
 
-    /// Of a stored model, without reading its weights.
+    /// Of a stored model whose every byte was checked.
     pub fn read(path: &Path) -> Result<ModelHeader> {
-        let file = SafetensorsFile::open(path)?;
-        let no_model = |what: String| Error::input(path, what, "name the model of a finished `isg train` or `isg run`");
+        ModelHeader::of(&SafetensorsFile::open_own(path)?)
+    }
+
+    fn of(file: &SafetensorsFile) -> Result<ModelHeader> {
+        let no_model =
+            |what: String| Error::input(file.path(), what, "name the model of a finished `isg train` or `isg run`");
         let text = file.metadata_value("header").ok_or_else(|| no_model("is no regressor".into()))?;
         let header: ModelHeader =
             serde_json::from_str(text).map_err(|e| no_model(format!("is no regressor of this version ({e})")))?;
@@ -70,6 +85,13 @@ impl ModelHeader {
         let targets = [header.targets.offset.len(), header.targets.span.len(), header.dims.genes];
         if header.format != FORMAT || targets.iter().any(|&n| n != genes) {
             return Err(no_model(format!("is a regressor of format {:?} with unequal sizes", header.format)));
+        }
+        if header.trained_genes.iter().any(|&gene| gene >= genes) {
+            return Err(no_model(format!("was trained for a gene beyond its {genes}")));
+        }
+        let usable = |offset: &f64, span: &f64| offset.is_finite() && span.is_finite() && *span != 0.0;
+        if !header.targets.offset.iter().zip(&header.targets.span).all(|(offset, span)| usable(offset, span)) {
+            return Err(no_model("holds a scale of its targets that is no number".into()));
         }
         Ok(header)
     }
@@ -81,6 +103,8 @@ pub struct Model {
     pub features: FeatureScale,
     pub regressor: Regressor,
     pub params: Params,
+    /// Of the file it was read from.
+    pub checksum: Option<Digest>,
     device: Device,
 }
 
@@ -103,14 +127,22 @@ impl Model {
 
     fn build(header: ModelHeader, features: FeatureScale, mut b: Builder, device: &Device) -> Result<Model> {
         let regressor = Regressor::new(&mut b, &header.config, header.dims)?;
-        Ok(Model { header, features, regressor, params: b.finish()?, device: device.clone() })
+        Ok(Model { header, features, regressor, params: b.finish()?, checksum: None, device: device.clone() })
     }
 
+    /// # Errors
+    /// `Input` where the file is damaged, no model, or holds values that are no numbers.
     pub fn load(path: &Path, device: &Device) -> Result<Model> {
-        let header = ModelHeader::read(path)?;
+        let file = SafetensorsFile::open_own(path)?;
+        let header = ModelHeader::of(&file)?;
+        let tensors = checkpoint::tensors_of(&file, device)?;
+        if let Some(name) = checkpoint::not_finite(&tensors)? {
+            let problem = format!("holds values that are no numbers, in {name}");
+            return Err(Error::input(path, problem, "train it again"));
+        }
         let mut weights = HashMap::new();
         let mut scales: BTreeMap<String, Vec<f32>> = BTreeMap::new();
-        for (name, tensor) in checkpoint::read_tensors(path, device)? {
+        for (name, tensor) in tensors {
             match (name.strip_prefix("model."), name.strip_prefix("scale.")) {
                 (Some(name), _) => drop(weights.insert(name.to_string(), tensor)),
                 (_, Some(name)) => drop(scales.insert(name.to_string(), tensor.to_vec()?)),
@@ -129,7 +161,8 @@ impl Model {
             local_mean: scale("local_mean")?,
             local_span: scale("local_span")?,
         };
-        Model::of_weights(header, features, weights, &path.display().to_string(), device)
+        let model = Model::of_weights(header, features, weights, &path.display().to_string(), device)?;
+        Ok(Model { checksum: file.checksum(), ..model })
     }
 
     /// Writes the model with these weights, whole or not at all.
@@ -154,7 +187,7 @@ impl Model {
             tensors.push((format!("scale.{name}"), tensor));
         }
         let text = serde_json::to_string(header).map_err(|e| Error::io(path, e.into()))?;
-        checkpoint::write_tensors(path, &tensors, &BTreeMap::from([("header".to_string(), text)]))
+        checkpoint::write_tensors(path, &tensors, &BTreeMap::from([("header".to_string(), text)])).map(drop)
     }
 
     /// The tensors that its forward pass reads of these patches: cubes `[n, g, g, d]` and global vectors `[n, d]`.

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use crate::{
     device::Device,
-    error::Result,
+    error::{Error, Result},
     mil::{
-        bags::PatchFeatures,
-        crossval::{Manifest, Task, member_dir, task_dir},
+        bags::{Origin, PatchFeatures},
+        manifest::{Manifest, Task, member_dir, model_name, task_dir},
         model::Model,
         regressor::Explanation,
         training::MODEL_FILE,
@@ -18,6 +18,8 @@ use crate::{
 /// Every network of a run.
 pub struct Predictor {
     pub manifest: Manifest,
+    /// What the features that its networks read must come from.
+    pub origin: Origin,
     members: Vec<Member>,
 }
 
@@ -27,26 +29,86 @@ struct Member {
     tuned: Vec<(Task, Model)>,
 }
 
+/// A folder of networks that must agree with its manifest and with each other.
+struct Held<'a> {
+    dir: &'a Path,
+    manifest: &'a Manifest,
+    /// As soon as the first network, or the manifest, has said it.
+    origin: Option<Origin>,
+    device: &'a Device,
+}
+
+impl Held<'_> {
+    fn model(&mut self, path: &Path, task: Option<&Task>) -> Result<Model> {
+        let model = Model::load(path, self.device)?;
+        let (manifest, header) = (self.manifest, &model.header);
+        let differs = |what: String| {
+            let remedy = "give the folder that one run left, or run the command that trained the networks again";
+            Err(Error::input(path, what, remedy))
+        };
+        if header.genes != manifest.genes {
+            let pair = header.genes.iter().zip(&manifest.genes).find(|(ours, theirs)| ours != theirs);
+            let (ours, theirs) = (header.genes.len(), manifest.genes.len());
+            return differs(match pair {
+                Some((ours, theirs)) => format!("predicts {ours} where regressor.json has {theirs}"),
+                None => format!("predicts {ours} genes, and regressor.json has {theirs}"),
+            });
+        }
+        let (ours, theirs) = ((header.dims.width, header.dims.grid), (manifest.width, manifest.grid));
+        if ours != theirs {
+            return differs(format!("is for features of width and grid {ours:?}, and regressor.json says {theirs:?}"));
+        }
+        if header.config != manifest.config.model {
+            return differs("is of another shape than regressor.json says".into());
+        }
+        let all: Vec<usize> = (0..manifest.genes.len()).collect();
+        if header.task.as_ref() != task || header.trained_genes != *task.map_or(&all, |task| &task.genes) {
+            let name =
+                |task: Option<&Task>| task.map_or("all genes and projects".into(), |t| format!("the task {}", t.name));
+            let (ours, theirs) = (name(header.task.as_ref()), name(task));
+            return differs(if ours == theirs {
+                format!("was trained for other genes or another project than regressor.json gives {theirs}")
+            } else {
+                format!("was trained for {ours}, and lies where the network for {theirs} belongs")
+            });
+        }
+        if *self.origin.get_or_insert(header.origin) != header.origin {
+            return differs("was trained on other features than the networks beside it".into());
+        }
+        let stored = manifest.models.as_ref().map(|models| models.get(&model_name(self.dir, path)).copied());
+        if stored.is_some_and(|stored| stored != model.checksum) {
+            return differs("is not the network that regressor.json was written with".into());
+        }
+        Ok(model)
+    }
+}
+
 impl Predictor {
     /// Reads the folder that [`cross_validate`](crate::mil::crossval::cross_validate) filled.
+    ///
+    /// # Errors
+    /// `Input` where the manifest and the networks do not say the same, or a network is missing, damaged or of another run.
     pub fn load(dir: &Path, device: &Device) -> Result<Predictor> {
         let manifest = Manifest::read(dir)?;
+        let mut held = Held { dir, manifest: &manifest, origin: manifest.origin, device };
         let mut members = Vec::new();
         for fold in 0..manifest.folds {
             for member in 0..manifest.members {
-                let dir = member_dir(dir, fold, member);
+                let folder = member_dir(dir, fold, member);
+                let pooled = held.model(&folder.join(MODEL_FILE), None)?;
                 let mut tuned = Vec::new();
                 for task in &manifest.tasks {
-                    let path = task_dir(&dir, task).join(MODEL_FILE);
-                    // A fold may have had no slide of a task's project to tune on.
-                    if path.is_file() {
-                        tuned.push((task.clone(), Model::load(&path, device)?));
+                    let path = task_dir(&folder, task).join(MODEL_FILE);
+                    // The manifest was held against the folders: where there is none, the fold had no slide to tune on.
+                    if task_dir(&folder, task).is_dir() {
+                        tuned.push((task.clone(), held.model(&path, Some(task))?));
                     }
                 }
-                members.push(Member { pooled: Model::load(&dir.join(MODEL_FILE), device)?, tuned });
+                members.push(Member { pooled, tuned });
             }
         }
-        Ok(Predictor { manifest, members })
+        let origin = held.origin.unwrap_or_default();
+        Ok(Predictor { manifest, origin, members })
     }
 
     /// The only project that the run was tuned for, or none.

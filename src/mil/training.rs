@@ -5,7 +5,6 @@
 //! to the bit at the end of an epoch, so a run that was killed repeats an uninterrupted one exactly.
 
 use std::{
-    fmt::Write as _,
     fs,
     path::Path,
     time::{Duration, Instant},
@@ -16,22 +15,25 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cohort::targets::TargetScaler,
     device::{Device, graph::Graph, host::HostBuffer},
-    error::{Error, Result},
+    error::{Error, Fault, Result},
     eval::stats,
     io::{
         checkpoint::{Checkpoint, Checkpoints},
+        checksum::Digest,
         metrics::MetricsLog,
+        safetensors::SafetensorsFile,
     },
     mil::{
-        bags::{BagSet, FeatureScale, subset, turn},
-        config::TrainConfig,
+        bags::{Bag, BagSet, FeatureScale, subset, turn},
+        config::{FineTuneConfig, TrainConfig},
+        manifest::Task,
         model::{Model, ModelHeader},
-        regressor::{Dims, Mode},
+        regressor::Mode,
     },
     nn::{builder::Params, norm::RunningStats, vit::Sequences},
     optim::{Adam, AdamConfig, Ema, Schedule},
     progress::Progress,
-    random::{Philox, fnv1a},
+    random::Philox,
     tape::Tape,
     tensor::Tensor,
 };
@@ -47,6 +49,8 @@ pub struct Job<'a> {
     pub valid: &'a [usize],
     /// Genes whose error counts.
     pub genes: Vec<usize>,
+    /// What a copy is tuned for; `None`: everything.
+    pub task: Option<&'a Task>,
     pub seed: u64,
     pub epochs: usize,
     pub learning_rate: f64,
@@ -77,7 +81,7 @@ pub struct EpochRecord {
 /// What a checkpoint holds beside tensors.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 struct State {
-    fingerprint: String,
+    key: Digest,
     epoch: u64,
     step: u64,
     /// Epoch and score of the weights under `best`, once there are any.
@@ -90,25 +94,24 @@ struct State {
 pub fn fit(job: &Job, config: &TrainConfig, device: &Device, progress: &dyn Progress) -> Result<ModelHeader> {
     let path = job.dir.join(MODEL_FILE);
     let (features, targets) = scales(job, config)?;
-    let fingerprint = fingerprint(job, config, &features, &targets);
+    let key = key(job, config, &features, &targets)?;
     if path.is_file() {
-        let header = ModelHeader::read(&path)?;
-        if header.fingerprint == fingerprint {
-            progress.advance(job.epochs as u64);
-            return Ok(header);
+        match ModelHeader::read(&path) {
+            Ok(header) if header.key == key => {
+                progress.advance(job.epochs as u64);
+                return Ok(header);
+            }
+            Ok(_) => {}
+            Err(error) if error.fault() == Fault::Input => progress.note(&format!("{error}; it is trained again")),
+            Err(error) => return Err(error),
         }
     }
-    let checkpoints = Checkpoints::new(job.dir.join(CHECKPOINTS), 1);
-    let checkpoint = match checkpoints.latest()? {
-        Some(c) if c.state::<State>().is_ok_and(|s| s.fingerprint == fingerprint) => Some(c),
-        _ => {
-            begin_anew(job.dir)?;
-            None
-        }
-    };
-    let dims = Dims { width: job.set.width, grid: job.set.grid, genes: job.set.genes.len() };
-    let genes = job.set.genes.clone();
-    let header = ModelHeader::new(config.model.clone(), dims, genes, job.genes.clone(), targets, fingerprint);
+    let checkpoints = Checkpoints::new(job.dir.join(CHECKPOINTS), 2);
+    let checkpoint = checkpoints.resume(progress, |c| c.state::<State>().is_ok_and(|state| state.key == key))?;
+    if checkpoint.is_none() {
+        begin_anew(job.dir)?;
+    }
+    let header = ModelHeader::of_job(job, config.model.clone(), targets, key);
     let mut training = Training::start(job, config, header, features, checkpoint.as_ref(), device)?;
     progress.advance(training.state.epoch);
     let mut log = MetricsLog::resume(job.dir.join(METRICS_FILE), training.state.step)?;
@@ -124,7 +127,7 @@ pub fn curve(dir: impl AsRef<Path>) -> Result<Vec<EpochRecord>> {
 }
 
 /// Removes what an earlier run with other settings left.
-fn begin_anew(dir: &Path) -> Result<()> {
+pub(super) fn begin_anew(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(dir, e)),
         _ => Ok(()),
@@ -147,23 +150,30 @@ fn scales(job: &Job, config: &TrainConfig) -> Result<(FeatureScale, TargetScaler
     Ok((features, job.set.fit_targets(config.target_scaling, job.train)?))
 }
 
-/// Everything that decides the result, hashed. How often checkpoints are written and how many folds run at once do not.
-fn fingerprint(job: &Job, config: &TrainConfig, features: &FeatureScale, targets: &TargetScaler) -> String {
-    let mut config = config.clone();
-    (config.parallel, config.checkpoint_s, config.members) = (0, 0, 1);
-    let mut text = serde_json::to_string(&config).unwrap_or_default();
-    let rate = job.learning_rate.to_bits();
-    let _ = write!(text, "{} {} {rate} {} {:?} {:?}", job.seed, job.epochs, job.patience, job.genes, job.set.genes);
-    for &slide in job.train.iter().chain(job.valid) {
-        let bag = &job.set.bags[slide];
+/// Of everything that decides the result. How often checkpoints are written, how many networks there are and how many train
+/// at once do not, nor what this one will be tuned for later.
+fn key(job: &Job, config: &TrainConfig, features: &FeatureScale, targets: &TargetScaler) -> Result<Digest> {
+    let settings = TrainConfig {
+        parallel: 0,
+        checkpoint_s: 0,
+        members: 1,
+        // These are the job's.
+        epochs: job.epochs,
+        learning_rate: job.learning_rate,
+        patience: job.patience,
+        fine_tune: FineTuneConfig { enabled: false, epochs: 0, learning_rate: 0.0, patience: 0, tasks: Vec::new() },
+        ..config.clone()
+    };
+    let slide = |&slide: &usize| {
+        let Bag { slide: name, patient, project, digest, .. } = &job.set.bags[slide];
         let targets: Vec<u64> = job.set.targets[slide].iter().map(|t| t.to_bits()).collect();
-        let _ = write!(text, "{} {} {targets:?}", bag.slide, bag.features.patches());
-    }
-    let _ = write!(text, "{} {features:?} {targets:?}", job.valid.len());
-    if let Some(parent) = job.begin.and_then(|path| ModelHeader::read(path).ok()) {
-        text.push_str(&parent.fingerprint);
-    }
-    format!("{:016x}", fnv1a(text.as_bytes()))
+        (name.clone(), patient.clone(), project.clone(), *digest, targets)
+    };
+    let [train, valid] = [job.train, job.valid].map(|slides| slides.iter().map(slide).collect::<Vec<_>>());
+    let parent = job.begin.map(|path| SafetensorsFile::open_own(path).map(|file| file.checksum())).transpose()?;
+    let scales = Digest::of_bytes(format!("{features:?} {targets:?}").as_bytes());
+    let of_job = (job.seed, job.task, &job.genes, &job.set.genes, job.set.origin);
+    Ok(Digest::of("regressor", &(settings, of_job, train, valid, scales, parent)))
 }
 
 struct Training<'a> {
@@ -231,10 +241,7 @@ impl<'a> Training<'a> {
                 }
                 state
             }
-            None => {
-                let fingerprint = header.fingerprint.clone();
-                State { fingerprint, epoch: 0, step: 0, best: None, stopped: false }
-            }
+            None => State { key: header.key, epoch: 0, step: 0, best: None, stopped: false },
         };
         let (recording, last_shape) = (None, [0; 2]);
         Ok(Training { job, config, device, model, averaged, optimiser, recording, last_shape, best, state })

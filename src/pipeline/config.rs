@@ -22,7 +22,7 @@
 //! folds = 5
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,7 @@ use crate::{
     cohort::{CohortConfig, SplitConfig},
     error::{Error, Result},
     extractor::config::ExtractorConfig,
+    io::{checksum::Digest, sealed},
     mil::config::TrainConfig,
     select::{
         self, Selector, Threshold,
@@ -235,36 +236,48 @@ impl RunConfig {
     pub fn read(path: &Path) -> Result<RunConfig> {
         let wrong = |e: String| Error::input(path, e.trim().replace('\n', " "), "correct that key");
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        sealed::check_toml(path, &text)?;
         let table: toml::Table = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
         let mut config = RunConfig::from_table(table).map_err(|e| wrong(e.to_string()))?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        config.out = folder.join(&config.out);
         config.resolve(folder);
         Ok(config)
     }
 
-    /// Makes relative paths relative to `base`.
+    /// Makes the paths of all inputs absolute, relative ones being relative to `base`. However a path was written, the run
+    /// is the same.
     fn resolve(&mut self, base: &Path) {
-        self.out = base.join(&self.out);
         self.cohort.resolve(base);
+        for path in self.cohort.slides.iter_mut().chain(&mut self.cohort.expression) {
+            *path = settled(base, Path::new(path)).to_string_lossy().into_owned();
+        }
+        let cohort = [&mut self.cohort.sample_sheet, &mut self.cohort.manifest, &mut self.cohort.gene_map];
+        let splits = [&mut self.splits.file, &mut self.splits.institutions];
+        for path in cohort.into_iter().chain(splits).flatten() {
+            *path = settled(base, path);
+        }
         for ExtractorConfig { lpips, .. } in [&mut self.extractor.global, &mut self.extractor.local] {
-            lpips.linear = base.join(&lpips.linear);
+            lpips.linear = settled(base, &lpips.linear);
             if lpips.is_trained() {
-                lpips.weights = base.join(&lpips.weights).to_string_lossy().into_owned();
+                lpips.weights = settled(base, Path::new(&lpips.weights)).to_string_lossy().into_owned();
             }
         }
         if !self.select.dexined.weights.as_os_str().is_empty() {
-            self.select.dexined.weights = base.join(&self.select.dexined.weights);
-        }
-        for file in [&mut self.splits.file, &mut self.splits.institutions].into_iter().flatten() {
-            *file = base.join(&*file);
+            self.select.dexined.weights = settled(base, &self.select.dexined.weights);
         }
     }
 
-    /// The same with absolute paths: it means the same wherever it is kept.
-    pub(super) fn absolute(&self) -> Result<RunConfig> {
-        let mut config = self.clone();
-        config.resolve(&std::env::current_dir().map_err(|e| Error::io(".", e))?);
-        Ok(config)
+    /// The same with an absolute run directory: it means the same wherever it is kept.
+    pub(super) fn absolute(&self) -> RunConfig {
+        RunConfig { out: settled(Path::new("."), &self.out), ..self.clone() }
+    }
+
+    /// Of the rule by which patches of a slide are chosen, whether it is of the cohort or new.
+    pub(super) fn selection_digest(&self) -> Result<Digest> {
+        let SelectConfig { patch_px, local_px, over_cohort, most_patches, .. } = self.select;
+        let (selector, threshold) = (self.select.selector()?.digest()?, self.select.threshold()?.to_string());
+        Ok(Digest::of("selection", &(selector, threshold, over_cohort, most_patches, patch_px, local_px)))
     }
 
     /// Fills in what a table leaves out, section by section.
@@ -329,10 +342,59 @@ fn small_selection(table: &mut toml::Table) -> Result<SelectConfig> {
     section.try_into().map_err(|e| Error::Usage(format!("select: {e}")))
 }
 
+/// The path with its folders as the file system knows them, without `.`, `..` and links; what does not exist, or is a
+/// pattern, stays as it is written. The last part is kept where it is a file: its name may say what the file holds.
+fn settled(base: &Path, path: &Path) -> PathBuf {
+    let joined = base.join(path);
+    let absolute = std::path::absolute(&joined).unwrap_or(joined);
+    if let Some(dir) = absolute.is_dir().then(|| absolute.canonicalize().ok()).flatten() {
+        return dir;
+    }
+    let Some(folder) = absolute.ancestors().skip(1).find_map(|ancestor| {
+        let rest = absolute.strip_prefix(ancestor).ok()?;
+        Some((ancestor.canonicalize().ok()?, rest))
+    }) else {
+        return absolute;
+    };
+    let (mut settled, rest) = folder;
+    for part in rest.components() {
+        match part {
+            Component::ParentDir => drop(settled.pop()),
+            part => settled.push(part),
+        }
+    }
+    settled
+}
+
 fn take<T: serde::de::DeserializeOwned>(table: &mut toml::Table, key: &str) -> Result<Option<T>> {
     table
         .remove(key)
         .map(toml::Value::try_into)
         .transpose()
         .map_err(|e| Error::Usage(format!("{key}: {}", e.to_string().trim().replace('\n', " "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn however_a_path_is_written_it_is_the_same() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let root = folder.path().canonicalize().expect("it exists");
+        std::fs::create_dir_all(root.join("cohort/slides")).expect("writable");
+        std::fs::write(root.join("cohort/table.tsv"), b"").expect("writable");
+        std::os::unix::fs::symlink(root.join("cohort"), root.join("link")).expect("writable");
+        std::os::unix::fs::symlink(root.join("cohort/table.tsv"), root.join("cohort/table.csv")).expect("writable");
+        let base = root.join("cohort");
+        for written in ["slides", "./slides", "../cohort/slides", "slides/../slides/", "../link/slides"] {
+            assert_eq!(settled(&base, Path::new(written)), base.join("slides"), "{written}");
+        }
+        for written in ["slides/*.svs", "./slides/*.svs", "../link/slides/*.svs", "none/../slides/*.svs"] {
+            assert_eq!(settled(&base, Path::new(written)), base.join("slides/*.svs"), "{written}");
+        }
+        assert_eq!(settled(&base, Path::new("./table.csv")), base.join("table.csv"), "a file keeps its name");
+        assert_eq!(settled(&base, &root.join("link/slides")), base.join("slides"));
+    }
 }

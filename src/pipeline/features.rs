@@ -11,14 +11,13 @@ use super::{
     scan::{self, LeftOut, Selected},
 };
 use crate::{
-    cohort::feature_store::{
-        FeatureKey, FeatureStore, LocalPrecision, SlideFeatures, SlideFingerprint, StoredFeatures,
-    },
+    cohort::feature_store::{FeatureKey, FeatureStore, Held, LocalPrecision, SlideFeatures, StoredFeatures},
     device::Device,
     error::{Error, Result},
     extractor::Extractor,
     image::RgbImage,
-    mil::bags::{Bag, BagSet, HostFeatures, PatchFeatures},
+    io::checksum::Digest,
+    mil::bags::{Bag, BagSet, HostFeatures, Origin, PatchFeatures},
     progress::Progress,
     select::PatchScore,
     slide::Slide,
@@ -40,18 +39,17 @@ impl Encoders {
         Ok(Encoders { global: load(Scale::Global)?, local: load(Scale::Local)? })
     }
 
-    pub fn key(&self, select: &SelectConfig, mpp: Option<f64>) -> Result<FeatureKey> {
-        let limit = if select.most_patches == 0 { String::new() } else { format!(", most {}", select.most_patches) };
-        let over = if select.over_cohort { " over cohort" } else { "" };
-        Ok(FeatureKey {
+    /// Everything that decides the features of a slide: of its pixels, cut at these patches.
+    fn key(&self, select: &SelectConfig, slide: &Selected) -> FeatureKey {
+        FeatureKey {
             patch_px: select.patch_px as u32,
             fine_px: select.local_px as u32,
-            mpp,
-            extractor: format!("{} {}", self.global.hash(), self.local.hash()),
-            selector: select.selector()?.key(),
-            threshold: format!("{}{over}{limit}", select.threshold()?),
+            slide: slide.pixels,
+            patches: slide.kept_digest(),
+            global_extractor: self.global.digest(),
+            local_extractor: self.local.digest(),
             local_precision: LocalPrecision::F16,
-        })
+        }
     }
 
     /// Features of the given patches of one slide. Reading the next patches overlaps with encoding the last.
@@ -99,45 +97,50 @@ impl Encoders {
     }
 }
 
-/// Encodes every slide whose stored features are not of these settings. Returns the slides that failed.
+/// Encodes every slide whose stored features are not made from what there is now. Returns the features of the slides, in
+/// their order, and the slides that failed, which have none.
 pub fn extract(
     run: &Run,
     selected: &[Selected],
     device: &Device,
     progress: &dyn Progress,
-) -> Result<(FeatureStore, Vec<LeftOut>)> {
+) -> Result<(Vec<StoredFeatures>, Vec<LeftOut>)> {
     let encoders = Encoders::load(&run.config.out, device)?;
     let store = FeatureStore::open(run.path("features"))?;
     let patches: usize = selected.iter().map(|slide| slide.kept().count()).sum();
     progress.begin("features", patches as u64, "patches");
-    let mut left_out = Vec::new();
+    let (mut features, mut left_out) = (Vec::with_capacity(selected.len()), Vec::new());
     for slide in selected {
         progress.check()?;
-        let id = &slide.entry.id;
-        let kept: Vec<PatchScore> = slide.kept().copied().collect();
-        let key = encoders.key(&run.config.select, slide.mpp)?;
-        if store.is_current(id, &key, &slide.entry.path).unwrap_or(false) {
-            progress.advance(kept.len() as u64);
-            continue;
+        let (id, path) = (&slide.entry.id, &slide.entry.path);
+        let key = encoders.key(&run.config.select, slide);
+        match store.find(id, &key)? {
+            Held::Current(stored) => {
+                progress.advance(slide.kept().count() as u64);
+                features.push(*stored);
+                continue;
+            }
+            Held::Damaged(why) => progress.note(&format!("{why}; the slide is encoded again")),
+            Held::Missing | Held::Changed(_) => {}
         }
         progress.remark(id);
-        let encode = || {
-            let fingerprint = SlideFingerprint::of(&slide.entry.path)?;
-            let features = encoders.encode(&scan::open(&slide.entry)?, &kept, &run.config.select, progress)?;
-            store.write(id, &key, &fingerprint, &features)
-        };
+        let kept: Vec<PatchScore> = slide.kept().copied().collect();
+        let encode = || encoders.encode(&scan::open(&slide.entry)?, &kept, &run.config.select, progress);
         match encode() {
-            Ok(()) => {}
-            Err(Error::Interrupted) => return Err(Error::Interrupted),
-            Err(error) => {
+            Ok(encoded) => {
+                store.write(id, &key, &encoded)?;
+                features.push(store.read(id)?);
+            }
+            Err(error) if error.lies_with(path) => {
                 progress.note(&format!("left out {id}: {error}"));
                 left_out.push(LeftOut { slide: id.clone(), reason: error.to_string() });
             }
+            Err(error) => return Err(error),
         }
     }
     progress.end();
-    store.rebuild_index()?;
-    Ok((store, left_out))
+    store.write_index(&features)?;
+    Ok((features, left_out))
 }
 
 /// A slide's features on disk, read patch by patch.
@@ -161,20 +164,33 @@ impl PatchFeatures for StoredPatches {
 }
 
 /// Cohorts whose features are larger than this are read from disk at every step.
-const HELD_FLOATS: usize = 1 << 29;
+pub(super) const HELD_FLOATS: usize = 1 << 29;
+
+/// What a new slide's features must come from as these do.
+fn origin(run: &Run, stored: &[StoredFeatures]) -> Result<Origin> {
+    let selection = run.config.selection_digest()?;
+    let of = |key: &FeatureKey| Origin {
+        global_extractor: key.global_extractor,
+        local_extractor: key.local_extractor,
+        selection,
+    };
+    let first = stored.first().map(|stored| of(&stored.key));
+    first.ok_or_else(|| Error::Usage("no slide has features".into()))
+}
 
 /// What the regressor is trained on: stored features with the cohort's targets.
-pub fn bags(run: &Run, selected: &[Selected], store: &FeatureStore) -> Result<BagSet> {
-    let stored = selected.iter().map(|slide| store.read(&slide.entry.id)).collect::<Result<Vec<_>>>()?;
+pub fn bags(run: &Run, selected: &[Selected], stored: Vec<StoredFeatures>) -> Result<BagSet> {
     let floats: usize = stored.iter().map(|s| s.n * s.d * (1 + s.g * s.g)).sum();
     let mut set = BagSet {
         width: run.config.extractor.global.d,
         grid: run.config.select.grid(),
         genes: run.cohort.gene_labels(),
+        origin: origin(run, &stored)?,
         bags: Vec::with_capacity(stored.len()),
         targets: Vec::with_capacity(stored.len()),
     };
     for (slide, stored) in selected.iter().zip(stored) {
+        let digest = Digest::of("features", &stored.checksum);
         let features: Box<dyn PatchFeatures> = if floats <= HELD_FLOATS {
             let (globals, locals) = (stored.global()?.into_owned(), stored.local()?);
             Box::new(HostFeatures { patches: stored.n, globals, locals })
@@ -189,6 +205,7 @@ pub fn bags(run: &Run, selected: &[Selected], store: &FeatureStore) -> Result<Ba
             slide: entry.id.clone(),
             patient: entry.patient.clone(),
             project: entry.project.clone().unwrap_or_else(|| "all".to_string()),
+            digest,
             features,
         });
     }

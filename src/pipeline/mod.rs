@@ -9,16 +9,26 @@
 //! RUN/features/ID.safetensors     global vectors and local cubes of a slide
 //! RUN/model/                 one network a fold, their checkpoints and curves
 //! RUN/predictions.csv evaluation.json evaluation.csv summary.json report.html selectors.svg
+//! RUN/results.json           what the files of the line above were made from, and their checksums
 //! ```
 //!
 //! Every stage keeps what it finished: a run that was stopped, at any point and in any way, goes on where it was when the
 //! same command is given again, and ends with the same numbers.
+//!
+//! Every artefact carries a checksum of itself and the digest of all it was made from, down to the bytes of the slides:
+//! scores of the slide and the selector; an extractor of its configuration and the patches; features of the slide, the kept
+//! patches and both extractors; a network of its configuration, the features and targets of its slides and, where it is
+//! tuned, of the network it began as. One that differs in anything, or is damaged, is made again; a finished directory is
+//! worth what a fresh run of the same command would give. The device and the number of threads are not among what an
+//! artefact depends on: a run may go on on another machine, with numbers that agree to rounding.
 
 pub mod config;
 pub mod features;
 pub mod patches;
+pub mod plan;
 pub mod predict;
 pub mod reporting;
+mod results;
 pub mod scan;
 
 use std::{
@@ -28,7 +38,7 @@ use std::{
     time::Instant,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     cohort::{Cohort, Excluded, ExcludedKind, Findings, SplitPatient, Splits},
@@ -40,7 +50,7 @@ use crate::{
         tables::{self, Comparison},
     },
     extractor::training,
-    io::atomic,
+    io::{atomic, checksum::Digest, sealed},
     mil::crossval,
     progress::Progress,
     report::PatchCounts,
@@ -82,21 +92,28 @@ pub struct Run {
 }
 
 impl Run {
-    /// Makes or reopens the directory that the configuration names, and loads the cohort.
+    /// Loads the cohort, refuses what can be refused before any work, and makes or reopens the directory that the
+    /// configuration names.
     pub fn open(config: RunConfig, progress: &dyn Progress) -> Result<Run> {
         let dir = &config.out;
+        let (cohort, excluded) = load_cohort(&config, progress)?;
+        plan::check(&config, &cohort)?;
+        plan::check_room(&config, plan::patches(&config, &cohort)?.kept_expected)?;
         std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
         let path = dir.join(".lock");
         let lock = File::create(&path).map_err(|e| Error::io(&path, e))?;
         if lock.try_lock().is_err() {
             return Err(Error::input(dir, "another process works in this run directory", "wait for it, or stop it"));
         }
-        let text = toml::to_string_pretty(&config.absolute()?).map_err(|e| Error::Usage(e.to_string()))?;
-        atomic::write_bytes(dir.join("config.toml"), text.as_bytes())?;
-        let mut findings = Findings::default();
-        let cohort = Cohort::load(&config.cohort, &mut findings, progress);
-        findings.write(dir)?; // also where loading failed: it says how far matching came
-        Ok(Run { cohort: cohort?, excluded: findings.excluded, config, _lock: lock })
+        for folder in ["", "slides", "extractor", "features", "model"] {
+            atomic::remove_leftovers(&dir.join(folder), !folder.is_empty())?;
+        }
+        for scale in Scale::BOTH {
+            training::remove_unfinished(&extractor_dir(dir, scale))?;
+        }
+        let text = toml::to_string_pretty(&config.absolute()).map_err(|e| Error::Usage(e.to_string()))?;
+        sealed::write_toml(dir.join("config.toml"), &text)?;
+        Ok(Run { config, cohort, excluded, _lock: lock })
     }
 
     /// A file or folder of the run.
@@ -114,14 +131,13 @@ impl Run {
         let result = work();
         let mut timings = self.timings();
         *timings.entry(stage.name().to_string()).or_default() += begun.elapsed().as_secs_f64();
-        write_json(&self.path("timings.json"), &timings)?;
+        sealed::write_json(self.path("timings.json"), &timings)?;
         result
     }
 
     /// Seconds spent in each stage so far.
     pub fn timings(&self) -> BTreeMap<String, f64> {
-        let text = std::fs::read_to_string(self.path("timings.json")).unwrap_or_default();
-        serde_json::from_str(&text).unwrap_or_default()
+        sealed::read_json(self.path("timings.json")).unwrap_or_default()
     }
 }
 
@@ -149,6 +165,25 @@ pub struct GeneSummary {
     pub ridge_pearson: Option<f64>,
 }
 
+/// Loads the cohort of a run and writes into its directory how far matching came, also where it ended with an error.
+fn load_cohort(config: &RunConfig, progress: &dyn Progress) -> Result<(Cohort, Vec<Excluded>)> {
+    let mut findings = Findings::default();
+    let cohort = Cohort::load(&config.cohort, &mut findings, progress);
+    findings.write(&config.out)?;
+    Ok((cohort?, findings.excluded))
+}
+
+/// Plans a run and writes which slides it would use, `matching.csv` and `excluded.csv`, into its directory, and nothing else.
+///
+/// # Errors
+/// What keeps the cohort from being loaded. What would be refused later is in the plan.
+pub fn dry_run(config: &RunConfig, device_name: &str, progress: &dyn Progress) -> Result<plan::Plan> {
+    Device::named(device_name)?;
+    let (cohort, excluded) = load_cohort(config, progress)?;
+    let left_out = excluded.iter().filter(|e| e.kind == ExcludedKind::Slide).count();
+    plan::plan(config, &cohort, left_out, device_name)
+}
+
 /// Runs every stage up to `until`. Finished work is kept and not done again. `None` unless the report was reached.
 ///
 /// `device_name` is as `--device` takes it: folds train on threads that make their own devices.
@@ -161,16 +196,19 @@ pub fn execute(run: &Run, until: Stage, device_name: &str, progress: &dyn Progre
     if selected.is_empty() {
         return Err(Error::Usage(format!("no slide is usable; {} says why", run.path("left_out.json").display())));
     }
+    let inputs = results::inputs(run, &selected, &left_out);
+    results::forget_others(&run.config.out, inputs)?;
     if until == Stage::Scan {
         return Ok(None);
     }
 
+    plan::check_room(&run.config, selected.iter().map(|slide| slide.kept().count() as u64).sum())?;
     run.timed(Stage::Extractors, || train_extractors(run, &selected, &device, progress))?;
     if until == Stage::Extractors {
         return Ok(None);
     }
 
-    let (store, failed) = run.timed(Stage::Features, || features::extract(run, &selected, &device, progress))?;
+    let (stored, failed) = run.timed(Stage::Features, || features::extract(run, &selected, &device, progress))?;
     selected.retain(|slide| failed.iter().all(|f| f.slide != slide.entry.id));
     left_out.extend(failed);
     write_json(&run.path("left_out.json"), &left_out)?;
@@ -178,8 +216,14 @@ pub fn execute(run: &Run, until: Stage, device_name: &str, progress: &dyn Progre
         return Ok(None);
     }
 
-    let set = features::bags(run, &selected, &store)?;
     let (splits, remarks) = splits(run, &selected)?;
+    if until == Stage::Report
+        && let Some(networks) = networks(run, &splits)?
+        && results::are_current(&run.config.out, inputs, networks)?
+    {
+        return read_json(&run.path(results::SUMMARY_FILE)).map(Some);
+    }
+    let set = features::bags(run, &selected, stored)?;
     remarks.iter().for_each(|remark| progress.note(remark));
     let cv = run.timed(Stage::Training, || {
         crossval::cross_validate(&run.config.train, &set, &splits, &run.path("model"), device_name, progress)
@@ -209,9 +253,12 @@ pub fn execute(run: &Run, until: Stage, device_name: &str, progress: &dyn Progre
         };
         reporting::report(&view, &device, progress)
     })?;
-    atomic::write_bytes(run.path("report.html"), report.as_bytes())?;
+    atomic::write_bytes(run.path(results::REPORT_FILE), report.as_bytes())?;
     let summary = summarise(run, &selected, left_out, &comparison);
-    write_json(&run.path("summary.json"), &summary)?;
+    write_json(&run.path(results::SUMMARY_FILE), &summary)?;
+    if let Some(networks) = networks(run, &splits)? {
+        results::record(&run.config.out, inputs, networks)?;
+    }
     Ok(Some(summary))
 }
 
@@ -219,9 +266,20 @@ fn train_extractors(run: &Run, selected: &[Selected], device: &Device, progress:
     for scale in Scale::BOTH {
         let config = run.config.extractor.get(scale);
         let source = SlidePatches::new(selected, &run.config.select, scale, run.config.seed)?;
-        training::train(config, &source, &run.extractor_dir(scale), device, progress)?;
+        training::renew(config, &source, &run.extractor_dir(scale), device, progress)?;
     }
     Ok(())
+}
+
+/// Of the extractors and networks that are on disk, and of the slides that each is asked about; `None` where one is missing
+/// or damaged.
+fn networks(run: &Run, splits: &Splits) -> Result<Option<Digest>> {
+    let Some(models) = crossval::whole_networks(&run.path("model"))? else { return Ok(None) };
+    let mut checksums = Vec::new();
+    for scale in Scale::BOTH {
+        checksums.push(training::checksum(&run.extractor_dir(scale))?);
+    }
+    Ok(Some(Digest::of("networks", &(checksums, models, splits))))
 }
 
 /// Folds over the patients whose slides are usable, written beside the run for whoever wants the same.
@@ -261,6 +319,12 @@ fn summarise(run: &Run, selected: &[Selected], left_out: Vec<LeftOut>, compariso
 
 fn extractor_dir(run: &Path, scale: Scale) -> PathBuf {
     run.join("extractor").join(scale.name())
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    let unusable = |e| Error::input(path, format!("does not fit this program ({e})"), "delete it and run again");
+    serde_json::from_slice(&bytes).map_err(unusable)
 }
 
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {

@@ -4,6 +4,7 @@ use crate::{
     error::{Error, Result},
     extractor::patches::PatchSource,
     image::RgbImage,
+    io::checksum::Digest,
     random::Philox,
     slide::Slide,
 };
@@ -14,7 +15,7 @@ use super::{
 };
 
 /// Most patches an extractor is trained on; more would not fit its cache and hardly teach it more.
-const MOST_PATCHES: usize = 50_000;
+pub(super) const MOST_PATCHES: usize = 50_000;
 
 /// Squares of one size, somewhere on the cohort's slides. Slides stay open; their decoded tiles are cached.
 pub struct SlidePatches {
@@ -22,6 +23,7 @@ pub struct SlidePatches {
     /// Slide, x, y of the upper left corner in level-0 pixels.
     places: Vec<(usize, i64, i64)>,
     side_px: usize,
+    digest: Digest,
 }
 
 impl SlidePatches {
@@ -48,7 +50,9 @@ impl SlidePatches {
             places = chosen.into_iter().map(|i| places[i]).collect();
         }
         let slides = selected.iter().map(|slide| scan::open(&slide.entry)).collect::<Result<_>>()?;
-        Ok(SlidePatches { slides, places, side_px })
+        let pixels: Vec<Digest> = selected.iter().map(|slide| slide.pixels).collect();
+        let digest = Digest::of("patches of slides", &(side_px, pixels, &places));
+        Ok(SlidePatches { slides, places, side_px, digest })
     }
 }
 
@@ -61,5 +65,9 @@ impl PatchSource for SlidePatches {
         let place = self.places.get(index);
         let &(slide, x, y) = place.ok_or_else(|| Error::Usage(format!("patch {index} of {}", self.places.len())))?;
         self.slides[slide].read_region(0, x, y, self.side_px, self.side_px)
+    }
+
+    fn digest(&self) -> Result<Digest> {
+        Ok(self.digest)
     }
 }

@@ -6,7 +6,10 @@ use super::{RunConfig, features::Encoders, scan};
 use crate::{
     device::Device,
     error::{Error, Result},
-    mil::{bags::HostFeatures, predictor::Predictor},
+    mil::{
+        bags::{HostFeatures, Origin},
+        predictor::Predictor,
+    },
     progress::Progress,
     select::{ScoreOptions, Scorer, score::score_slide_with},
     slide::{Slide, SlideOptions},
@@ -30,6 +33,9 @@ pub struct SlidePrediction {
 
 impl SlidePredictor {
     /// Loads a finished run from its directory.
+    ///
+    /// # Errors
+    /// `Input` where a file is missing, damaged, or not of the same run as the others.
     pub fn load(dir: &Path, device: &Device) -> Result<SlidePredictor> {
         let path = dir.join("config.toml");
         if !path.is_file() {
@@ -37,12 +43,32 @@ impl SlidePredictor {
         }
         let mut config = RunConfig::read(&path)?;
         config.out = dir.to_path_buf();
-        Ok(SlidePredictor {
-            scorer: Scorer::new(&config.select.selector()?, device)?,
-            encoders: Encoders::load(&config.out, device)?,
-            predictor: Predictor::load(&config.out.join("model"), device)?,
-            config,
-        })
+        let predictor = Predictor::load(&config.out.join("model"), device)?;
+        let encoders = Encoders::load(&config.out, device)?;
+        let Origin { global_extractor, local_extractor, selection } = predictor.origin;
+        let ours = [encoders.global.digest(), encoders.local.digest()];
+        if ours != [global_extractor, local_extractor] {
+            let problem = if ours == [local_extractor, global_extractor] {
+                "holds the global extractor in place of the local one, and the other way round"
+            } else {
+                "holds extractors that the networks were not trained with"
+            };
+            return Err(Error::input(
+                dir.join("extractor"),
+                problem,
+                "give the directory that one run left, as it left it",
+            ));
+        }
+        if selection != config.selection_digest()? {
+            let problem = "chooses patches otherwise than when the networks were trained";
+            return Err(Error::input(&path, problem, "run the same command again to its end"));
+        }
+        let sizes = (predictor.manifest.width, predictor.manifest.grid);
+        if sizes != (encoders.global.d(), config.select.grid()) || encoders.local.d() != encoders.global.d() {
+            let problem = format!("gives features of other sizes than the networks' {sizes:?}");
+            return Err(Error::input(&path, problem, "give the directory that one run left, as it left it"));
+        }
+        Ok(SlidePredictor { scorer: Scorer::new(&config.select.selector()?, device)?, encoders, predictor, config })
     }
 
     pub fn genes(&self) -> &[String] {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::{
     Run, Scale,
     features::Encoders,
+    results,
     scan::{self, LeftOut, Selected},
 };
 use crate::{
@@ -154,7 +155,7 @@ fn selectors(view: &View, index: usize, device: &Device, progress: &dyn Progress
     }
     let slide = scan::open(&view.selected[index].entry)?;
     let comparison = selection::compare(&slide, 0, config.select.patch_px, &compared, progress)?;
-    atomic::write_bytes(view.run.path("selectors.svg"), selection::figure(&comparison).as_bytes())?;
+    atomic::write_bytes(view.run.path(results::SELECTORS_FILE), selection::figure(&comparison).as_bytes())?;
     Ok(comparison)
 }
 

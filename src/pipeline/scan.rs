@@ -1,9 +1,12 @@
 //! First stage: every patch of every slide is scored, and the ones with texture are kept (paper 3.1).
 //!
 //! A slide's scores are in `slides/ID.json`, written when the slide is done. A slide that cannot be used is written down
-//! with the reason, left out, and tried again by the next run.
+//! with the reason, left out, and tried again by the next run; an error of the machine is no slide's fault and ends the run.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,10 +15,10 @@ use super::{
     config::{RunConfig, SelectConfig},
 };
 use crate::{
-    cohort::{SlideEntry, feature_store::SlideFingerprint},
+    cohort::SlideEntry,
     device::Device,
-    error::{Error, Result},
-    io::atomic,
+    error::{Error, Fault, Result},
+    io::{checksum::Digest, file_name, fingerprint::Fingerprint, sealed},
     progress::Progress,
     select::{self, PatchScore, ScoreOptions, Scorer, SlideScores, Threshold, score::score_slide_with},
     slide::{Slide, SlideOptions},
@@ -26,9 +29,9 @@ use crate::{
 pub struct SlideState {
     pub slide: String,
     /// `None` where the file could not even be read.
-    pub fingerprint: Option<SlideFingerprint>,
-    /// The settings the scores were made with.
-    pub key: String,
+    pub fingerprint: Option<Fingerprint>,
+    /// Of everything the scores were made from.
+    pub key: Digest,
     pub seconds: f64,
     pub outcome: Outcome,
 }
@@ -52,6 +55,8 @@ pub struct Scored {
 /// One usable slide with the patches that go on.
 pub struct Selected {
     pub entry: SlideEntry,
+    /// Of the pixels that are read from it.
+    pub pixels: Digest,
     pub size_px: (u64, u64),
     pub mpp: Option<f64>,
     /// Every patch in rows from the upper left, the kept ones marked.
@@ -62,6 +67,11 @@ impl Selected {
     /// The patches that go on.
     pub fn kept(&self) -> impl Iterator<Item = &PatchScore> {
         self.patches.iter().filter(|patch| patch.kept)
+    }
+
+    /// Of the patches that go on, with their scores.
+    pub fn kept_digest(&self) -> Digest {
+        Digest::of("kept patches", &self.kept().map(|patch| (patch.x, patch.y, patch.score)).collect::<Vec<_>>())
     }
 }
 
@@ -75,7 +85,7 @@ pub struct LeftOut {
 /// Scores what is not scored yet, then keeps patches by the run's threshold.
 pub fn scan(run: &Run, device: &Device, progress: &dyn Progress) -> Result<(Vec<Selected>, Vec<LeftOut>)> {
     let select = &run.config.select;
-    let key = key(select)?;
+    let settings = Digest::of("settings of scores", &(select.selector()?.digest()?, select.patch_px));
     // Loaded when the first slide needs it: a network is not read to find that everything is scored.
     let mut scorer = None;
     let mut states = Vec::with_capacity(run.cohort.slides.len());
@@ -83,16 +93,33 @@ pub fn scan(run: &Run, device: &Device, progress: &dyn Progress) -> Result<(Vec<
     for entry in &run.cohort.slides {
         progress.check()?;
         progress.remark(&entry.id);
-        let key = format!("{key}, mpp {:?}", entry.mpp);
-        let state = match stored(run, entry, &key) {
-            Some(state) => state,
-            None => {
-                let scorer = match &mut scorer {
-                    Some(scorer) => scorer,
-                    empty => empty.insert(Scorer::new(&select.selector()?, device)?),
-                };
-                score(run, entry, key, scorer, progress)?
+        let earlier = stored(&state_path(&run.config.out, &entry.id), progress)?;
+        let known = earlier.as_ref().and_then(|state| state.fingerprint.as_ref());
+        let state = match Fingerprint::renewed(&entry.path, known) {
+            Ok(fingerprint) => {
+                let key = Digest::of("scores", &(settings, fingerprint.content, entry.mpp));
+                match earlier {
+                    // Failures are not kept: the file may have been mended.
+                    Some(state) if state.key == key && matches!(state.outcome, Outcome::Scored(_)) => {
+                        SlideState { fingerprint: Some(fingerprint), ..state }
+                    }
+                    _ => {
+                        let scorer = match &mut scorer {
+                            Some(scorer) => scorer,
+                            empty => empty.insert(Scorer::new(&select.selector()?, device)?),
+                        };
+                        score(run, entry, fingerprint, key, scorer, progress)?
+                    }
+                }
             }
+            Err(error) if error.lies_with(&entry.path) => SlideState {
+                slide: entry.id.clone(),
+                fingerprint: None,
+                key: settings,
+                seconds: 0.0,
+                outcome: Outcome::Failed { reason: error.to_string() },
+            },
+            Err(error) => return Err(error),
         };
         if let Outcome::Failed { reason } = &state.outcome {
             progress.note(&format!("left out {}: {reason}", entry.id));
@@ -104,26 +131,33 @@ pub fn scan(run: &Run, device: &Device, progress: &dyn Progress) -> Result<(Vec<
     keep(select, states)
 }
 
-fn state_path(run: &Run, slide: &str) -> PathBuf {
-    run.path("slides").join(format!("{slide}.json"))
+pub(super) fn state_path(dir: &Path, slide: &str) -> PathBuf {
+    dir.join("slides").join(format!("{}.json", file_name::escaped(slide)))
 }
 
-/// The settings that decide the scores of slides.
-fn key(select: &SelectConfig) -> Result<String> {
-    Ok(format!("{} {} px", select.selector()?.key(), select.patch_px))
+/// What is on disk of a slide, if it is whole.
+fn stored(path: &Path, progress: &dyn Progress) -> Result<Option<SlideState>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    match sealed::read_json(path) {
+        Ok(state) => Ok(Some(state)),
+        Err(error) if error.fault() == Fault::Input => {
+            progress.note(&format!("{error}; the slide is scored again"));
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
-/// Scores on disk that are of this file and these settings. Failures are not kept: the file may have been mended.
-fn stored(run: &Run, entry: &SlideEntry, key: &str) -> Option<SlideState> {
-    let text = std::fs::read_to_string(state_path(run, &entry.id)).ok()?;
-    let state: SlideState = serde_json::from_str(&text).ok()?;
-    let usable = matches!(state.outcome, Outcome::Scored(_))
-        && state.key == key
-        && state.fingerprint.as_ref().is_some_and(|f| f.still_fits(&entry.path).unwrap_or(false));
-    usable.then_some(state)
-}
-
-fn score(run: &Run, entry: &SlideEntry, key: String, scorer: &Scorer, progress: &dyn Progress) -> Result<SlideState> {
+fn score(
+    run: &Run,
+    entry: &SlideEntry,
+    fingerprint: Fingerprint,
+    key: Digest,
+    scorer: &Scorer,
+    progress: &dyn Progress,
+) -> Result<SlideState> {
     let begun = Instant::now();
     let outcome = match score_patches(run, entry, scorer, progress) {
         Ok(scored) if scored.patches.is_empty() => {
@@ -132,18 +166,17 @@ fn score(run: &Run, entry: &SlideEntry, key: String, scorer: &Scorer, progress: 
             Outcome::Failed { reason: format!("{width} x {height} px hold no whole patch of {side} px") }
         }
         Ok(scored) => Outcome::Scored(scored),
-        Err(Error::Interrupted) => return Err(Error::Interrupted),
-        Err(error) => Outcome::Failed { reason: error.to_string() },
+        Err(error) if error.lies_with(&entry.path) => Outcome::Failed { reason: error.to_string() },
+        Err(error) => return Err(error),
     };
     let state = SlideState {
         slide: entry.id.clone(),
-        fingerprint: SlideFingerprint::of(&entry.path).ok(),
+        fingerprint: Some(fingerprint),
         key,
         seconds: begun.elapsed().as_secs_f64(),
         outcome,
     };
-    let text = serde_json::to_vec(&state).map_err(|e| Error::Usage(e.to_string()))?;
-    atomic::write_bytes(state_path(run, &entry.id), &text)?;
+    sealed::write_json(state_path(&run.config.out, &entry.id), &state)?;
     Ok(state)
 }
 
@@ -173,13 +206,14 @@ fn keep(select: &SelectConfig, states: Vec<(&SlideEntry, SlideState)>) -> Result
     let (selector, area) = (select.selector()?, select.patch_px * select.patch_px);
     let (mut selected, mut scores, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
     for (entry, state) in states {
+        let content = state.fingerprint.map(|fingerprint| fingerprint.content).unwrap_or_default();
         match state.outcome {
             Outcome::Failed { reason } => left_out.push(LeftOut { slide: entry.id.clone(), reason }),
             Outcome::Scored(scored) => {
                 let score = |&(x, y, value): &(u64, u64, f64)| selector.patch_score([x, y], value, area);
                 let patches = scored.patches.iter().map(score).collect();
                 scores.push(SlideScores { patches, ..SlideScores::default() });
-                selected.push((entry, (scored.width_px, scored.height_px), scored.mpp));
+                selected.push((entry, content, (scored.width_px, scored.height_px), scored.mpp));
             }
         }
     }
@@ -191,10 +225,11 @@ fn keep(select: &SelectConfig, states: Vec<(&SlideEntry, SlideState)>) -> Result
         }
     }
     let mut usable = Vec::new();
-    for ((entry, size_px, mpp), SlideScores { mut patches, .. }) in selected.into_iter().zip(scores) {
+    for ((entry, content, size_px, mpp), SlideScores { mut patches, .. }) in selected.into_iter().zip(scores) {
         limit(&mut patches, select.most_patches);
         if patches.iter().any(|patch| patch.kept) {
-            usable.push(Selected { entry: entry.clone(), size_px, mpp, patches });
+            let pixels = Digest::of("pixels", &content);
+            usable.push(Selected { entry: entry.clone(), pixels, size_px, mpp, patches });
         } else {
             let reason = format!("none of its {} patches passed the threshold", patches.len());
             left_out.push(LeftOut { slide: entry.id.clone(), reason });
@@ -224,8 +259,7 @@ pub(super) fn threshold_for_new_slides(config: &RunConfig) -> Result<Threshold> 
     let (selector, area) = (config.select.selector()?, config.select.patch_px * config.select.patch_px);
     let mut values = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(|e| Error::io(&folder, e))?.flatten() {
-        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-        if let Ok(SlideState { outcome: Outcome::Scored(scored), .. }) = serde_json::from_str(&text) {
+        if let Ok(SlideState { outcome: Outcome::Scored(scored), .. }) = sealed::read_json(entry.path()) {
             values.extend(scored.patches.iter().map(|&(x, y, value)| selector.patch_score([x, y], value, area).score));
         }
     }

@@ -16,6 +16,7 @@ use crate::{
     device::Device,
     error::{Error, Result},
     image::RgbImage,
+    io::checksum::Digest,
     ops::{shannon, texture::MAX_RADIUS},
     slide::Slide,
 };
@@ -162,6 +163,16 @@ impl Selector {
             Selector::Log(log) => format!("log {} px", log.sigma_px),
             Selector::Dexined(options) => format!("dexined {} {} px", options.weights.display(), options.longest_px),
         }
+    }
+
+    /// Of everything that decides a score; a file of weights counts by its bytes, wherever it lies.
+    pub fn digest(&self) -> Result<Digest> {
+        Ok(match self {
+            Selector::Dexined(DexinedOptions { weights, longest_px }) => {
+                Digest::of("dexined", &(Digest::of_file(weights)?, longest_px))
+            }
+            selector => Digest::of("selector", &selector.key()),
+        })
     }
 
     /// Which patches are kept where nothing else is asked for: those of mean + 1 standard deviation, as the paper explains its

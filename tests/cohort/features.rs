@@ -1,18 +1,21 @@
 //! The feature store: what is written comes back, and what is out of date is noticed.
 
-use isg::cohort::{
-    FeatureKey, FeatureStore,
-    feature_store::{Freshness, LocalPrecision, SlideFeatures, SlideFingerprint},
+use isg::{
+    cohort::{
+        FeatureKey, FeatureStore,
+        feature_store::{Held, LocalPrecision, SlideFeatures},
+    },
+    io::checksum::Digest,
 };
 
 fn key() -> FeatureKey {
     FeatureKey {
         patch_px: 1024,
         fine_px: 128,
-        mpp: Some(0.2527),
-        extractor: "9f3a".into(),
-        selector: "shannon:lz".into(),
-        threshold: "sigma 1".into(),
+        slide: Digest::of_bytes(b"slide"),
+        patches: Digest::of_bytes(b"patches"),
+        global_extractor: Digest::of_bytes(b"global"),
+        local_extractor: Digest::of_bytes(b"local"),
         local_precision: LocalPrecision::F32,
     }
 }
@@ -33,14 +36,11 @@ fn features(n: usize, g: usize, d: usize) -> SlideFeatures {
 fn features_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let store = FeatureStore::open(dir.path().join("features")).unwrap();
-    let slide = dir.path().join("slide.tiff");
-    std::fs::write(&slide, vec![3u8; 5000]).unwrap();
-    let fingerprint = SlideFingerprint::of(&slide).unwrap();
     for (name, n, precision) in
         [("a", 3, LocalPrecision::F32), ("b", 5, LocalPrecision::F16), ("none", 0, LocalPrecision::F16)]
     {
         let written = features(n, 4, 6);
-        store.write(name, &FeatureKey { local_precision: precision, ..key() }, &fingerprint, &written).unwrap();
+        store.write(name, &FeatureKey { local_precision: precision, ..key() }, &written).unwrap();
         let read = store.read(name).unwrap();
         assert_eq!((read.n, read.d, read.g, read.slide.as_str()), (n, 6, 4, name));
         assert_eq!(read.global().unwrap().as_ref(), written.global);
@@ -58,72 +58,59 @@ fn features_come_back() {
         }
         assert!(read.local_patch(n).is_err());
     }
-    let (index, damaged) = store.rebuild_index().unwrap();
-    assert_eq!(
-        index.iter().map(|e| (e.slide.as_str(), e.patches)).collect::<Vec<_>>(),
-        [("a", 3), ("b", 5), ("none", 0)]
-    );
-    assert!(damaged.is_empty() && store.folder().join("index.json").is_file());
+    store.write_index(&[store.read("b").unwrap(), store.read("a").unwrap()]).unwrap();
+    let index: serde_json::Value = isg::io::sealed::read_json(store.folder().join("index.json")).unwrap();
+    assert_eq!((&index["slides"][0]["slide"], &index["slides"][1]["patches"]), (&"a".into(), &5.into()));
 }
 
 #[test]
 fn changes_are_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let store = FeatureStore::open(dir.path()).unwrap();
-    let slide = dir.path().join("slide.svs");
-    let pixels: Vec<u8> = (0..3_000_000u32).map(|i| (i * 31 % 251) as u8).collect();
-    std::fs::write(&slide, &pixels).unwrap();
-    let state = |key: &FeatureKey| store.freshness("s/1", key, &slide).unwrap();
-    assert_eq!(state(&key()), Freshness::Missing);
-    store.write("s/1", &key(), &SlideFingerprint::of(&slide).unwrap(), &features(2, 8, 4)).unwrap();
-    assert_eq!(state(&key()), Freshness::Current);
-    assert!(store.is_current("s/1", &key(), &slide).unwrap());
+    let held = |slide: &str, key: &FeatureKey| store.find(slide, key).unwrap();
+    assert!(matches!(held("s/1", &key()), Held::Missing));
+    store.write("s/1", &key(), &features(2, 8, 4)).unwrap();
+    assert!(matches!(held("s/1", &key()), Held::Current(stored) if stored.n == 2));
+    let other = Digest::of_bytes(b"other");
     for (field, changed) in [
         ("patch_px", FeatureKey { patch_px: 512, ..key() }),
         ("fine_px", FeatureKey { fine_px: 256, ..key() }),
-        ("mpp", FeatureKey { mpp: None, ..key() }),
-        ("extractor", FeatureKey { extractor: "other".into(), ..key() }),
-        ("selector", FeatureKey { selector: "otsu".into(), ..key() }),
-        ("threshold", FeatureKey { threshold: "sigma 2".into(), ..key() }),
+        ("slide", FeatureKey { slide: other, ..key() }),
+        ("patches", FeatureKey { patches: other, ..key() }),
+        ("global_extractor", FeatureKey { global_extractor: other, ..key() }),
+        ("local_extractor", FeatureKey { local_extractor: other, ..key() }),
         ("local_precision", FeatureKey { local_precision: LocalPrecision::F16, ..key() }),
     ] {
-        match state(&changed) {
-            Freshness::SettingChanged(words) => assert!(words.starts_with(field), "{words}"),
-            other => panic!("{field}: {other:?}"),
+        match held("s/1", &changed) {
+            Held::Changed(words) => assert!(words.starts_with(field), "{words}"),
+            _ => panic!("{field} went unnoticed"),
         }
     }
-    // The same bytes at another time are the same slide; other bytes are not, wherever a look is taken.
-    std::fs::write(&slide, &pixels).unwrap();
-    assert_eq!(state(&key()), Freshness::Current);
-    for at in [0, pixels.len() - 1] {
-        let mut other = pixels.clone();
-        other[at] ^= 1;
-        std::fs::write(&slide, other).unwrap();
-        assert_eq!(state(&key()), Freshness::SlideChanged, "byte {at}");
-    }
-    std::fs::write(&slide, &pixels[1..]).unwrap();
-    assert_eq!(state(&key()), Freshness::SlideChanged);
-
     let path = store.path_of("s/1");
     assert_eq!(path.parent(), Some(store.folder()), "no id leaves the folder");
     let whole = std::fs::read(&path).unwrap();
+    std::fs::write(store.path_of("s/2"), &whole).unwrap();
+    assert!(matches!(held("s/2", &key()), Held::Damaged(why) if why.contains("of s/1, not of s/2")));
     std::fs::write(&path, &whole[..whole.len() - 3]).unwrap();
-    assert!(matches!(state(&key()), Freshness::Damaged(_)));
-    let (index, damaged) = store.rebuild_index().unwrap();
-    assert_eq!((index.len(), damaged.len()), (0, 1));
+    assert!(matches!(held("s/1", &key()), Held::Damaged(_)), "cut short");
+    for bit in (0..whole.len() * 8).step_by(61) {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, bytes).unwrap();
+        assert!(matches!(held("s/1", &key()), Held::Damaged(_)), "bit {bit}");
+    }
 }
 
 #[test]
 fn arrays_that_do_not_fit_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = FeatureStore::open(dir.path()).unwrap();
-    let fingerprint = SlideFingerprint { size_bytes: 1, modified_ns: 1, hash: String::new() };
     let mut wrong = features(2, 2, 3);
     wrong.global.pop();
-    assert!(store.write("x", &key(), &fingerprint, &wrong).is_err());
+    assert!(store.write("x", &key(), &wrong).is_err());
     let mut nan = features(2, 2, 3);
     nan.local[3] = f32::NAN;
-    assert!(store.write("x", &key(), &fingerprint, &nan).unwrap_err().to_string().contains("not finite"));
+    assert!(store.write("x", &key(), &nan).unwrap_err().to_string().contains("not finite"));
     assert!(!store.path_of("x").exists());
     // A safetensors file of something else is no feature file.
     let other = isg::io::NamedArray::from_f32("global", &[1], &[1.0]).unwrap();

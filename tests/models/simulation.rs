@@ -3,7 +3,8 @@
 
 use isg::{
     cohort::splits::{SplitConfig, SplitPatient, Splits},
-    mil::bags::{Bag, BagSet, HostFeatures},
+    io::checksum::Digest,
+    mil::bags::{Bag, BagSet, HostFeatures, Origin},
     random::Philox,
 };
 
@@ -49,10 +50,11 @@ pub fn bags(slides: usize, width: usize, grid: usize, seed: u64) -> BagSet {
         ];
         targets.push(linear.iter().map(|x| (1.0 + x).log10()).collect());
         let name = format!("S{slide:03}");
+        let digest = Digest::of("features", &(&globals, &locals));
         let features = Box::new(HostFeatures { patches, globals, locals });
-        bags.push(Bag { slide: name.clone(), patient: name, project: "SIM".into(), features });
+        bags.push(Bag { slide: name.clone(), patient: name, project: "SIM".into(), digest, features });
     }
-    BagSet { width, grid, genes: GENES.map(String::from).to_vec(), bags, targets }
+    BagSet { width, grid, genes: GENES.map(String::from).to_vec(), origin: Origin::default(), bags, targets }
 }
 
 fn uniform(normal: f64) -> f64 {

@@ -1,0 +1,279 @@
+//! What a run would do, before it does anything: refusals that need no work, and the plan that `isg run --dry-run` prints.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::{
+    RunConfig, Scale,
+    config::SelectConfig,
+    features::HELD_FLOATS,
+    patches::MOST_PATCHES,
+    scan::{self, Outcome, SlideState},
+};
+use crate::{
+    cohort::{Cohort, SlideEntry, Splits},
+    device::Device,
+    dtype::DType,
+    error::{Error, Result},
+    extractor::{self, lpips::Lpips},
+    io::sealed,
+    mil::{
+        crossval,
+        regressor::{Dims, Regressor},
+    },
+    nn::builder::Builder,
+    select::{Scorer, Threshold},
+};
+
+/// Refuses what can be refused by looking at the configuration and the cohort: folds against patients, the tasks' genes and
+/// projects, files of weights.
+pub fn check(config: &RunConfig, cohort: &Cohort) -> Result<()> {
+    folds(config, cohort)?;
+    let projects: Vec<&str> = cohort.slides.iter().map(|slide| slide.project.as_deref().unwrap_or("all")).collect();
+    crossval::tasks(&config.train, &cohort.gene_labels(), &projects)?;
+    let cpu = Device::cpu();
+    Scorer::new(&config.select.selector()?, &cpu)?;
+    for scale in Scale::BOTH {
+        let extractor = config.extractor.get(scale);
+        if extractor.lpips_weight() > 0.0 && extractor.lpips.is_trained() {
+            Lpips::load(extractor.lpips.weights.as_ref(), &extractor.lpips.linear, DType::F32, &cpu)?;
+        }
+    }
+    Ok(())
+}
+
+/// Slides of one fold's sets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct FoldPlan {
+    pub train: usize,
+    pub valid: usize,
+    pub test: usize,
+}
+
+/// The folds over all matched patients; a slide that cannot be read may still leave them.
+fn folds(config: &RunConfig, cohort: &Cohort) -> Result<Vec<FoldPlan>> {
+    let patients = cohort.split_patients();
+    let (asked, most) = (config.splits.folds, patients.len());
+    if most < 3 {
+        return Err(Error::Usage(format!("{most} patients are too few for a cross-validation; give at least 3")));
+    }
+    if config.splits.file.is_none() && !(2..=most).contains(&asked) {
+        return Err(Error::Usage(format!("splits.folds = {asked}, and there are {most} patients; give 2 to {most}")));
+    }
+    let (splits, _) = Splits::new(&patients, &config.splits)?;
+    let slides = |patients: &[String]| cohort.slides_of(patients).len();
+    let folds = splits.folds.iter().enumerate().map(|(number, fold)| {
+        let plan = FoldPlan { train: slides(&fold.train), valid: slides(&fold.valid), test: slides(&fold.test) };
+        crossval::check_fold(number, plan.train, plan.test)?;
+        Ok(plan)
+    });
+    folds.collect()
+}
+
+/// Whole patches of a cohort's slides.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
+pub struct PatchPlan {
+    pub to_score: u64,
+    /// An estimate: of a normal distribution of scores, the part above the threshold; everything where the threshold is a
+    /// number of bits or a least score.
+    pub kept_expected: u64,
+    /// Slides that could not be opened.
+    pub unreadable: u64,
+}
+
+/// Counts patches from what is on disk of earlier runs, and by the sizes of the slides that were not scored yet.
+pub fn patches(config: &RunConfig, cohort: &Cohort) -> Result<PatchPlan> {
+    let select = &config.select;
+    let threshold = select.threshold()?;
+    let counts: Vec<Option<u64>> = cohort.slides.par_iter().map(|entry| whole_patches(config, entry)).collect();
+    let mut plan =
+        PatchPlan { unreadable: counts.iter().filter(|n| n.is_none()).count() as u64, ..PatchPlan::default() };
+    for n in counts.into_iter().flatten() {
+        plan.to_score += n;
+        plan.kept_expected += expected(threshold, n, select.most_patches as u64);
+    }
+    Ok(plan)
+}
+
+fn whole_patches(config: &RunConfig, entry: &SlideEntry) -> Option<u64> {
+    let side = config.select.patch_px as u64;
+    let count = |width: u64, height: u64| (width / side) * (height / side);
+    let state: Option<SlideState> = sealed::read_json(scan::state_path(&config.out, &entry.id)).ok();
+    if let Some(SlideState { outcome: Outcome::Scored(scored), .. }) = state {
+        return Some(count(scored.width_px, scored.height_px));
+    }
+    // A pipe would be waited for.
+    let slide = entry.path.is_file().then(|| scan::open(entry).ok()).flatten()?;
+    let full = &slide.levels()[0];
+    Some(count(full.width_px, full.height_px))
+}
+
+/// Patches of a slide that a threshold is expected to keep.
+fn expected(threshold: Threshold, patches: u64, most: u64) -> u64 {
+    let kept = match threshold {
+        Threshold::Top(n) => patches.min(n as u64),
+        Threshold::Sigma(deviations) => {
+            (patches as f64 * 0.5 * libm::erfc(deviations / std::f64::consts::SQRT_2)).round() as u64
+        }
+        Threshold::Bits(_) | Threshold::Min(_) => patches,
+    };
+    if most > 0 { kept.min(most) } else { kept }
+}
+
+/// Bytes of the features of so many patches: a global vector in f32, a cube in f16, corner and score.
+pub fn features_bytes(select: &SelectConfig, d: usize, patches: u64) -> u64 {
+    let cells = (select.grid() * select.grid()) as u64;
+    patches * (d as u64 * (4 + 2 * cells) + 24)
+}
+
+/// Refuses to begin what the disk of the run directory has no room for.
+pub fn check_room(config: &RunConfig, patches: u64) -> Result<()> {
+    let wanted = features_bytes(&config.select, config.extractor.global.d, patches);
+    let held = folder_bytes(&config.out.join("features"));
+    match free_bytes(&config.out) {
+        Some(free) if free.saturating_add(held) < wanted => Err(Error::input(
+            &config.out,
+            format!("features of {patches} patches take {}, and the disk has {} left", size(wanted), size(free)),
+            "free some space, put the run on another disk with --out, or keep fewer patches (select.most_patches)",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn folder_bytes(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).filter(|meta| meta.is_file()).map(|meta| meta.len()).sum()
+}
+
+/// What an ordinary user may still write where `path` is or would be; `None` where the system does not say.
+#[cfg(unix)]
+fn free_bytes(path: &Path) -> Option<u64> {
+    let absolute = std::path::absolute(path).ok()?;
+    let there = absolute.ancestors().find(|ancestor| ancestor.exists())?;
+    let found = nix::sys::statvfs::statvfs(there).ok()?;
+    Some(found.blocks_available() * found.fragment_size())
+}
+
+#[cfg(not(unix))]
+fn free_bytes(_: &Path) -> Option<u64> {
+    None
+}
+
+/// Trainable values of each network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Parameters {
+    /// With its generator and critic.
+    pub global_extractor: usize,
+    pub local_extractor: usize,
+    pub regressor: usize,
+}
+
+/// What a run would do.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    pub run: String,
+    pub slides: usize,
+    pub left_out: usize,
+    pub patients: usize,
+    pub genes: Vec<String>,
+    pub folds: Vec<FoldPlan>,
+    /// Networks trained from their beginning, one a fold and member.
+    pub networks: usize,
+    /// Tuned copies of each.
+    pub tasks: usize,
+    pub patches: PatchPlan,
+    pub parameters: Parameters,
+    pub features_bytes: u64,
+    pub free_bytes: Option<u64>,
+    /// Roughly, of the stage that takes most.
+    pub memory_bytes: u64,
+    /// Why the run would be refused.
+    pub refused: Option<String>,
+}
+
+/// Plans a run of a loaded cohort. What would be refused is in the plan.
+pub fn plan(config: &RunConfig, cohort: &Cohort, left_out: usize, device_name: &str) -> Result<Plan> {
+    let patches = patches(config, cohort)?;
+    let mut refused = check(config, cohort).and_then(|()| check_room(config, patches.kept_expected)).err();
+    if patches.unreadable == cohort.slides.len() as u64 {
+        refused.get_or_insert(Error::Usage("none of the slides can be opened; `isg slide info` says why".into()));
+    }
+    let genes = cohort.gene_labels();
+    let dims = Dims { width: config.extractor.global.d, grid: config.select.grid(), genes: genes.len() };
+    let mut fresh = Builder::fresh(0, DType::F32, &Device::cpu());
+    Regressor::new(&mut fresh, &config.train.model, dims)?;
+    let parameters = Parameters {
+        global_extractor: extractor::parameters(&config.extractor.global)?,
+        local_extractor: extractor::parameters(&config.extractor.local)?,
+        regressor: fresh.finish()?.count(),
+    };
+    let folds = folds(config, cohort).unwrap_or_default();
+    let networks = folds.len() * config.train.members;
+    let projects: Vec<&str> = cohort.slides.iter().map(|slide| slide.project.as_deref().unwrap_or("all")).collect();
+    Ok(Plan {
+        run: config.out.display().to_string(),
+        slides: cohort.slides.len(),
+        left_out,
+        patients: cohort.patients.len(),
+        memory_bytes: memory(config, &parameters, patches, networks, device_name),
+        features_bytes: features_bytes(&config.select, config.extractor.global.d, patches.kept_expected),
+        free_bytes: free_bytes(&config.out),
+        tasks: crossval::tasks(&config.train, &genes, &projects).map_or(0, |tasks| tasks.len()),
+        refused: refused.map(|error| error.to_string()),
+        genes,
+        folds,
+        networks,
+        patches,
+        parameters,
+    })
+}
+
+/// The largest of: an extractor's training (weights, gradients, two moments and averages, resized patches), and the
+/// networks that train side by side with the features that are held for them.
+fn memory(config: &RunConfig, parameters: &Parameters, patches: PatchPlan, networks: usize, device: &str) -> u64 {
+    const COPIES: u64 = 5 * 4;
+    let places = patches.kept_expected.min(MOST_PATCHES as u64);
+    let extractor = |scale: Scale, parameters: usize| {
+        let extractor = config.extractor.get(scale);
+        let pixels = (extractor.image_px * extractor.image_px * 3) as u64;
+        parameters as u64 * COPIES + (places * pixels).min(extractor.cache_bytes)
+    };
+    let d = config.extractor.global.d as u64;
+    let floats = patches.kept_expected * d * (1 + (config.select.grid() * config.select.grid()) as u64);
+    let held = if floats <= HELD_FLOATS as u64 { 4 * floats } else { 0 };
+    let side_by_side = crossval::workers(&config.train, networks, device).max(1) as u64;
+    let regressors = side_by_side * parameters.regressor as u64 * COPIES + held;
+    extractor(Scale::Global, parameters.global_extractor)
+        .max(extractor(Scale::Local, parameters.local_extractor))
+        .max(regressors)
+}
+
+/// A number of bytes for people.
+pub fn size(bytes: u64) -> String {
+    let units = ["bytes", "kB", "MB", "GB", "TB", "PB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 1000.0 && unit + 1 < units.len() {
+        (value, unit) = (value / 1000.0, unit + 1);
+    }
+    if unit == 0 { format!("{bytes} bytes") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expectations_follow_the_threshold() {
+        assert_eq!(expected(Threshold::Sigma(1.0), 10_000, 0), 1587);
+        assert_eq!(expected(Threshold::Sigma(-0.5), 10_000, 1000), 1000);
+        assert_eq!(expected(Threshold::Top(20), 7, 0), 7);
+        assert_eq!(expected(Threshold::Min(0.3), 70, 0), 70);
+    }
+
+    #[test]
+    fn sizes_are_read_at_a_glance() {
+        assert_eq!((size(999), size(3_400_000)), ("999 bytes".into(), "3.4 MB".into()));
+    }
+}
