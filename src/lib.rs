@@ -10,6 +10,7 @@ pub mod cohort;
 pub mod device;
 pub mod dtype;
 pub mod error;
+pub mod escape;
 pub mod eval;
 pub mod extractor;
 pub mod image;

@@ -1,6 +1,8 @@
 //! Slides: golden pixels on real files, declarative broken files, formats written here byte by byte.
 
 mod builder;
+mod damage;
+mod foreign;
 
 use std::path::{Path, PathBuf};
 

@@ -4,8 +4,11 @@
 //! Why not the `tiff` crate here: it refuses a whole file when one directory holds something it does not know
 //! (a compression number, a photometric value, a string that is not UTF-8), and stores every tile offset as a 32-byte
 //! enum. Slides are full of such directories, so this layer reads tags only and leaves their meaning to [`super::page`].
-//! Limits: at most [`MAX_DIRECTORIES`] directories; a directory reached twice is a loop and is refused; a value must
-//! lie inside the file, so what is allocated is bounded by the file's length.
+//! Damage behind the first directory (a chain or a SubIFD that loops, leaves the file or makes no sense) does not refuse
+//! the file: what was read before it stands, and [`Container::faults`] says what was not.
+//! Limits: at most [`MAX_DIRECTORIES`] directories, [`MAX_TAGS`] tags in one and [`MAX_ALL_TAGS`] in all, because
+//! directories that overlap would multiply a small file; a value must lie inside the file, so what is allocated is bounded
+//! by the file's length, and text by [`MAX_TEXT_BYTES`].
 
 use std::collections::HashSet;
 
@@ -14,6 +17,12 @@ use crate::error::{Error, Result};
 
 /// More directories than any slide has (OME-TIFF time series come nearest); bounds the work on a hostile chain.
 pub const MAX_DIRECTORIES: usize = 16_384;
+/// Hamamatsu writes some 50 tags into a directory, Bio-Formats 20.
+pub const MAX_TAGS: u64 = 4096;
+/// 24 bytes each.
+pub const MAX_ALL_TAGS: usize = 1 << 20;
+/// OME-XML of a screen with a hundred thousand planes stays below.
+pub const MAX_TEXT_BYTES: u64 = 32 << 20;
 
 /// Tag numbers used by this module tree.
 pub mod tag {
@@ -52,7 +61,10 @@ pub mod tag {
     pub const JPEG_TABLES: u16 = 347;
     pub const YCBCR_COEFFICIENTS: u16 = 529;
     pub const YCBCR_SUBSAMPLING: u16 = 530;
+    pub const XMP: u16 = 700;
     pub const ICC_PROFILE: u16 = 34675;
+    /// Hamamatsu's mark of an NDPI file.
+    pub const NDPI_FORMAT: u16 = 65420;
 }
 
 /// One tag of one directory; its value is read when asked for.
@@ -86,8 +98,19 @@ pub struct Container {
     pub file: PositionedFile,
     pub big_endian: bool,
     pub big_tiff: bool,
-    /// The chain, in file order.
+    /// The chain, in file order. Never empty.
     pub directories: Vec<Directory>,
+    /// Directories that could not be read, one clause each.
+    pub faults: Vec<String>,
+    /// The chain broke off: directories behind its last one may be missing.
+    pub chain_is_broken: bool,
+}
+
+/// What reading directories has seen so far.
+#[derive(Default)]
+struct Walk {
+    offsets: HashSet<u64>,
+    tags: usize,
 }
 
 fn field_bytes(field_type: u16) -> Option<u64> {
@@ -126,12 +149,25 @@ impl Container {
         } else {
             u64::from(number.u32(&head[4..8]))
         };
-        let mut container = Container { file, big_endian, big_tiff, directories: Vec::new() };
-        let mut seen = HashSet::new();
+        let (directories, faults, chain_is_broken) = (Vec::new(), Vec::new(), false);
+        let mut container = Container { file, big_endian, big_tiff, directories, faults, chain_is_broken };
+        let mut walk = Walk::default();
         let mut at = first;
         while at != 0 {
-            let (mut directory, next) = container.read_directory(at, &mut seen)?;
-            container.read_children(&mut directory, &mut seen)?;
+            let (mut directory, next) = match container.read_directory(at, &mut walk) {
+                Ok(read) => read,
+                Err(error) if container.directories.is_empty() => return Err(error),
+                Err(error) => {
+                    container.faults.push(clause(error)?);
+                    container.chain_is_broken = true;
+                    break;
+                }
+            };
+            let number = container.directories.len() + 1;
+            if let Err(error) = container.read_children(&mut directory, &mut walk) {
+                let fault = format!("a SubIFD of directory {number}: {}", clause(error)?);
+                container.faults.push(fault);
+            }
             container.directories.push(directory);
             at = next;
         }
@@ -145,13 +181,15 @@ impl Container {
         Ok(container)
     }
 
-    fn read_children(&self, directory: &mut Directory, seen: &mut HashSet<u64>) -> Result<()> {
-        let Ok(Some(offsets)) = self.uints(directory, tag::SUB_IFDS) else { return Ok(()) };
+    /// Reads what SubIFDs names. On an error the children read before it stay.
+    fn read_children(&self, directory: &mut Directory, walk: &mut Walk) -> Result<()> {
+        let most = MAX_DIRECTORIES as u64 + 1;
+        let Ok(Some(offsets)) = self.first_uints(directory, tag::SUB_IFDS, most) else { return Ok(()) };
         // A single SubIFD may be the head of a chain; several are a list, which some writers also chain.
         let chained = offsets.len() == 1;
         for mut at in offsets {
             while at != 0 {
-                let (child, next) = self.read_directory(at, seen)?;
+                let (child, next) = self.read_directory(at, walk)?;
                 directory.children.push(child);
                 at = if chained { next } else { 0 };
             }
@@ -159,7 +197,7 @@ impl Container {
         Ok(())
     }
 
-    fn read_directory(&self, at: u64, seen: &mut HashSet<u64>) -> Result<(Directory, u64)> {
+    fn read_directory(&self, at: u64, walk: &mut Walk) -> Result<(Directory, u64)> {
         let path = self.file.path();
         if at >= self.file.len_bytes() {
             return Err(Error::input(
@@ -171,14 +209,14 @@ impl Container {
                 "the file is truncated, copy it again",
             ));
         }
-        if !seen.insert(at) {
+        if !walk.offsets.insert(at) {
             return Err(Error::input(
                 path,
                 format!("the image directory at byte {at} is reached twice, the directories form a loop"),
                 "the file is damaged, export it again",
             ));
         }
-        if seen.len() > MAX_DIRECTORIES {
+        if walk.offsets.len() > MAX_DIRECTORIES {
             return Err(Error::input(
                 path,
                 format!("has more than {MAX_DIRECTORIES} image directories"),
@@ -189,10 +227,18 @@ impl Container {
         let (count_bytes, entry_bytes, next_bytes) = if self.big_tiff { (8, 20, 8) } else { (2, 12, 4) };
         let head = self.file.read(at, count_bytes)?;
         let count = if self.big_tiff { number.u64(&head) } else { u64::from(number.u16(&head)) };
-        if count > 65_535 {
+        if count > MAX_TAGS {
             return Err(Error::input(
                 path,
                 format!("the image directory at byte {at} claims {count} tags"),
+                "the file is damaged, copy it again",
+            ));
+        }
+        walk.tags += count as usize;
+        if walk.tags > MAX_ALL_TAGS {
+            return Err(Error::input(
+                path,
+                format!("has more than {MAX_ALL_TAGS} tags in its image directories"),
                 "the file is damaged, copy it again",
             ));
         }
@@ -224,21 +270,28 @@ impl Container {
         Numbers { big_endian: self.big_endian }
     }
 
-    /// The tag's raw bytes in file order with its field type, or `None` if the directory lacks the tag.
-    fn raw(&self, directory: &Directory, tag: u16) -> Result<Option<(u16, Vec<u8>)>> {
+    /// The raw bytes of a tag's first `most` values in file order with its field type, or `None` if the directory lacks
+    /// the tag.
+    fn raw(&self, directory: &Directory, tag: u16, most: u64) -> Result<Option<(u16, Vec<u8>)>> {
         let Some(entry) = directory.entries.iter().find(|e| e.tag == tag) else { return Ok(None) };
         let unit = field_bytes(entry.field_type).ok_or_else(|| self.bad_tag(tag, "has an unknown field type"))?;
         let size = entry.count.checked_mul(unit).ok_or_else(|| self.bad_tag(tag, "claims an impossible size"))?;
         let inline = if self.big_tiff { 8 } else { 4 };
+        let wanted = entry.count.min(most) * unit;
         if size <= inline {
-            return Ok(Some((entry.field_type, entry.field[..size as usize].to_vec())));
+            return Ok(Some((entry.field_type, entry.field[..wanted as usize].to_vec())));
         }
         let number = self.numbers();
         let at = if self.big_tiff { number.u64(&entry.field) } else { u64::from(number.u32(&entry.field[..4])) };
         if at.checked_add(size).is_none_or(|end| end > self.file.len_bytes()) {
             return Err(self.bad_tag(tag, &format!("lies past the end of the file ({size} bytes at {at})")));
         }
-        Ok(Some((entry.field_type, self.file.read(at, size)?)))
+        Ok(Some((entry.field_type, self.file.read(at, wanted)?)))
+    }
+
+    /// How many values a tag claims to have; 0 if the directory lacks it.
+    pub fn count(&self, directory: &Directory, tag: u16) -> u64 {
+        directory.entries.iter().find(|e| e.tag == tag).map_or(0, |e| e.count)
     }
 
     fn bad_tag(&self, tag: u16, problem: &str) -> Error {
@@ -249,9 +302,9 @@ impl Container {
         )
     }
 
-    /// All values of an unsigned integer tag.
-    pub fn uints(&self, directory: &Directory, tag: u16) -> Result<Option<Vec<u64>>> {
-        let Some((field_type, raw)) = self.raw(directory, tag)? else { return Ok(None) };
+    /// The first values of an unsigned integer tag, at most `most`, however many it claims.
+    pub fn first_uints(&self, directory: &Directory, tag: u16, most: u64) -> Result<Option<Vec<u64>>> {
+        let Some((field_type, raw)) = self.raw(directory, tag, most)? else { return Ok(None) };
         let number = self.numbers();
         Ok(Some(match field_type {
             1 | 7 => raw.iter().map(|&b| u64::from(b)).collect(),
@@ -264,7 +317,7 @@ impl Container {
 
     /// The first value of an unsigned integer tag.
     pub fn uint(&self, directory: &Directory, tag: u16) -> Result<Option<u64>> {
-        match self.uints(directory, tag)? {
+        match self.first_uints(directory, tag, 1)? {
             Some(values) => values.first().copied().map(Some).ok_or_else(|| self.bad_tag(tag, "has no value")),
             None => Ok(None),
         }
@@ -272,7 +325,7 @@ impl Container {
 
     /// The first value of a rational or floating-point tag; a zero denominator is no value.
     pub fn real(&self, directory: &Directory, tag: u16) -> Result<Option<f64>> {
-        let Some((field_type, raw)) = self.raw(directory, tag)? else { return Ok(None) };
+        let Some((field_type, raw)) = self.raw(directory, tag, 1)? else { return Ok(None) };
         let number = self.numbers();
         let value = match (field_type, raw.len()) {
             (5, 8..) => f64::from(number.u32(&raw[..4])) / f64::from(number.u32(&raw[4..8])),
@@ -288,7 +341,10 @@ impl Container {
 
     /// A text tag up to its first zero byte. Bytes that are not UTF-8 are read as Latin-1, which older scanners write.
     pub fn text(&self, directory: &Directory, tag: u16) -> Result<Option<String>> {
-        let Some((_, mut raw)) = self.raw(directory, tag)? else { return Ok(None) };
+        if self.count(directory, tag) > MAX_TEXT_BYTES {
+            return Err(self.bad_tag(tag, &format!("claims more than {} MiB of text", MAX_TEXT_BYTES >> 20)));
+        }
+        let Some((_, mut raw)) = self.raw(directory, tag, u64::MAX)? else { return Ok(None) };
         if let Some(end) = raw.iter().position(|&b| b == 0) {
             raw.truncate(end);
         }
@@ -300,7 +356,15 @@ impl Container {
 
     /// The bytes of an opaque tag (JPEGTables, ICC profile).
     pub fn bytes(&self, directory: &Directory, tag: u16) -> Result<Option<Vec<u8>>> {
-        Ok(self.raw(directory, tag)?.map(|(_, raw)| raw))
+        Ok(self.raw(directory, tag, u64::MAX)?.map(|(_, raw)| raw))
+    }
+}
+
+/// What is wrong with the file, without its name and the remedy; any other error stays one.
+pub fn clause(error: Error) -> Result<String> {
+    match error {
+        Error::Input { problem, .. } => Ok(problem),
+        other => Err(other),
     }
 }
 

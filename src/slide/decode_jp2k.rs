@@ -5,6 +5,7 @@
 //! resolution is repeated, not filtered, as OpenSlide does. More than 8 bits keep the high byte.
 
 use super::{
+    failure::Failure,
     jp2k_blocks::BlockDecoder,
     jp2k_codestream::{Codestream, Size, TilePart, unwrap_boxes},
     jp2k_packets::{self as packets, Rect, Resolution, TileComponent},
@@ -24,7 +25,7 @@ pub struct Decoded {
 
 /// Decodes one codestream or JP2 file of at most `max_px` pixels (and at most [`MAX_PX`]). Errors are a clause about the
 /// data.
-pub fn decode(data: &[u8], max_px: usize) -> Result<Decoded, String> {
+pub fn decode(data: &[u8], max_px: usize) -> Result<Decoded, Failure> {
     let stream = Codestream::read(unwrap_boxes(data)?, max_px.min(MAX_PX))?;
     let size = &stream.size;
     let image = Rect { x0: size.x0, y0: size.y0, x1: size.x1, y1: size.y1 };

@@ -8,6 +8,7 @@
 
 use super::{
     colour::CHROMA,
+    failure::Failure,
     jpeg_entropy::{self as entropy, Band, Bits, HuffmanTable},
     jpeg_idct as idct,
     jpeg_upsample::{self as upsample, Plane},
@@ -83,22 +84,34 @@ struct Decoder {
 
 /// Decodes one stream. `tables` is an abbreviated stream read before it. The image may hold at most `max_px` pixels.
 /// Errors are a clause about the data ("ends inside ...").
-pub fn decode(tables: Option<&[u8]>, data: &[u8], colours: Colours, max_px: usize) -> Result<Decoded, String> {
+pub fn decode(tables: Option<&[u8]>, data: &[u8], colours: Colours, max_px: usize) -> Result<Decoded, Failure> {
     let mut decoder = Decoder::default();
     if let Some(tables) = tables {
-        decoder.read_markers(tables, max_px).map_err(|e| format!("{e} (JPEGTables)"))?;
+        decoder.read_markers(tables, max_px).map_err(|e| e.map(|clause| format!("{clause} (JPEGTables)")))?;
     }
     decoder.ended = false;
     decoder.read_markers(data, max_px)?;
-    decoder.finish(colours)
+    Ok(decoder.finish(colours)?)
 }
 
 fn be16(bytes: &[u8]) -> usize {
     usize::from(bytes[0]) << 8 | usize::from(bytes[1])
 }
 
+/// T.81's table of start-of-frame markers, for those that are not decoded.
+fn unsupported_process(marker: u8) -> Failure {
+    let kind = match marker {
+        0xc3 => "lossless",
+        0xc5..=0xc7 => "hierarchical",
+        0xc9..=0xca => "arithmetic-coded",
+        0xcb => "lossless arithmetic-coded",
+        _ => "hierarchical arithmetic-coded",
+    };
+    Failure::Unsupported(format!("is a JPEG of process {} ({kind})", marker - 0xc0))
+}
+
 impl Decoder {
-    fn read_markers(&mut self, data: &[u8], max_px: usize) -> Result<(), String> {
+    fn read_markers(&mut self, data: &[u8], max_px: usize) -> Result<(), Failure> {
         if !data.starts_with(&[0xff, 0xd8]) {
             return Err("is not a JPEG stream".into());
         }
@@ -131,7 +144,7 @@ impl Decoder {
                 0xc4 => self.huffman_tables(body)?,
                 0xc0..=0xc2 => self.start_frame(marker, body, max_px)?,
                 0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => {
-                    return Err(format!("uses JPEG process {} (lossless, hierarchical or arithmetic)", marker - 0xc0));
+                    return Err(unsupported_process(marker));
                 }
                 0xdd if body.len() >= 2 => self.restart_interval = be16(body),
                 0xda => at += self.scan(body, &data[at..])?,
@@ -175,7 +188,7 @@ impl Decoder {
         Ok(())
     }
 
-    fn start_frame(&mut self, marker: u8, body: &[u8], max_px: usize) -> Result<(), String> {
+    fn start_frame(&mut self, marker: u8, body: &[u8], max_px: usize) -> Result<(), Failure> {
         if self.frame.is_some() {
             return Err("holds two JPEG frames".into());
         }
@@ -183,17 +196,18 @@ impl Decoder {
             return Err("ends inside a JPEG header".into());
         }
         if body[0] != 8 {
-            return Err(format!("is a {}-bit JPEG", body[0]));
+            return Err(Failure::Unsupported(format!("is a {}-bit JPEG", body[0])));
         }
         let (height_px, width_px) = (be16(&body[1..]), be16(&body[3..]));
         let count = usize::from(body[5]);
         if width_px == 0 || height_px == 0 || !matches!(count, 1 | 3 | 4) {
-            return Err(format!("is a JPEG of {width_px} x {height_px} px with {count} components"));
+            return Err(format!("is a JPEG of {width_px} x {height_px} px with {count} components").into());
         }
         let progressive = marker == 0xc2;
         // Coefficients kept for all scans weigh three times the samples.
         if width_px * height_px > if progressive { max_px / 2 } else { max_px } {
-            return Err(format!("is a JPEG of {width_px} x {height_px} px, too large to decode"));
+            let clause = format!("is a JPEG of {width_px} x {height_px} px, too large to decode");
+            return Err(Failure::Unsupported(clause));
         }
         let mut components: Vec<Component> = body[6..6 + 3 * count]
             .chunks_exact(3)
@@ -215,7 +229,7 @@ impl Decoder {
         let max_across = components.iter().map(|c| c.across).max().unwrap_or(1);
         let max_down = components.iter().map(|c| c.down).max().unwrap_or(1);
         if components.iter().any(|c| max_across % c.across != 0 || max_down % c.down != 0) {
-            return Err("uses fractional chroma subsampling".into());
+            return Err(Failure::Unsupported("uses fractional chroma subsampling".into()));
         }
         let (mcus_wide, mcus_high) = (width_px.div_ceil(8 * max_across), height_px.div_ceil(8 * max_down));
         for c in &mut components {

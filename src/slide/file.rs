@@ -24,11 +24,14 @@ pub struct PositionedFile {
 impl PositionedFile {
     pub fn open(path: impl AsRef<Path>) -> Result<PositionedFile> {
         let path = path.as_ref();
+        // Asked before it is opened: opening a pipe waits for somebody who writes into it.
+        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+        if !metadata.is_file() {
+            let problem = if metadata.is_dir() { "is a folder" } else { "is a pipe, a socket or a device, not a file" };
+            return Err(Error::input(path, problem, "name a slide file"));
+        }
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
         let metadata = file.metadata().map_err(|e| Error::io(path, e))?;
-        if !metadata.is_file() {
-            return Err(Error::input(path, "is not a file", "name a slide file"));
-        }
         #[cfg(not(unix))]
         let file = std::sync::Mutex::new(file);
         Ok(PositionedFile { path: path.to_path_buf(), len_bytes: metadata.len(), file })

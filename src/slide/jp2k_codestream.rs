@@ -3,7 +3,7 @@
 //! Source: ITU-T T.800 annex A. Refused with a clause that says so: high-throughput blocks (part 15), regions of interest,
 //! packed packet headers, progression order changes, more than 16 bits.
 
-use super::jp2k_blocks::style;
+use super::{failure::Failure, jp2k_blocks::style};
 
 /// More components than any picture of a slide has.
 const MAX_COMPONENTS: usize = 16;
@@ -85,8 +85,12 @@ fn be32(bytes: &[u8], at: usize) -> Option<usize> {
 const SHORT: &str = "ends inside a JPEG 2000 header";
 const BROKEN: &str = "has a broken JPEG 2000 header";
 
+fn unsupported(clause: &str) -> Failure {
+    Failure::Unsupported(clause.to_string())
+}
+
 /// Finds the codestream in a JP2 file, or takes the data as one.
-pub fn unwrap_boxes(data: &[u8]) -> Result<&[u8], String> {
+pub fn unwrap_boxes(data: &[u8]) -> Result<&[u8], Failure> {
     if data.starts_with(&[0xff, 0x4f]) {
         return Ok(data);
     }
@@ -103,7 +107,7 @@ pub fn unwrap_boxes(data: &[u8]) -> Result<&[u8], String> {
         let Some(body) = at.checked_add(length).and_then(|end| data.get(at + head..end.min(data.len()))) else { break };
         match kind {
             b"jp2c" => return Ok(body),
-            b"jp2h" if body.windows(4).any(|w| w == b"pclr") => return Err("uses a JPEG 2000 palette".into()),
+            b"jp2h" if body.windows(4).any(|w| w == b"pclr") => return Err(unsupported("uses a JPEG 2000 palette")),
             _ => {}
         }
         at = match at.checked_add(length) {
@@ -115,7 +119,7 @@ pub fn unwrap_boxes(data: &[u8]) -> Result<&[u8], String> {
 }
 
 impl Codestream {
-    pub fn read(data: &[u8], max_px: usize) -> Result<Codestream, String> {
+    pub fn read(data: &[u8], max_px: usize) -> Result<Codestream, Failure> {
         if !data.starts_with(&[0xff, 0x4f, 0xff, 0x51]) {
             return Err("is not a JPEG 2000 stream".into());
         }
@@ -160,7 +164,7 @@ impl Codestream {
     }
 }
 
-fn read_size(body: &[u8], max_px: usize) -> Result<Size, String> {
+fn read_size(body: &[u8], max_px: usize) -> Result<Size, Failure> {
     let at = |i: usize| be32(body, i).ok_or(SHORT);
     let count = be16(body, 34).ok_or(SHORT)?;
     let mut components = Vec::new();
@@ -199,12 +203,13 @@ fn read_size(body: &[u8], max_px: usize) -> Result<Size, String> {
         return Err(BROKEN.into());
     }
     if let Some(c) = size.components.iter().find(|c| c.precision > 16) {
-        return Err(format!("holds {}-bit JPEG 2000 samples", c.precision));
+        return Err(Failure::Unsupported(format!("holds {}-bit JPEG 2000 samples", c.precision)));
     }
     let (width, height) = (size.x1 - size.x0, size.y1 - size.y0);
     // A component finer than the grid cannot be; a coarser one costs less.
     if width.saturating_mul(height).saturating_mul(size.components.len()) > 3 * max_px {
-        return Err(format!("is a JPEG 2000 image of {width} x {height} px, too large to decode"));
+        let clause = format!("is a JPEG 2000 image of {width} x {height} px, too large to decode");
+        return Err(Failure::Unsupported(clause));
     }
     Ok(size)
 }
@@ -218,7 +223,7 @@ fn tile_part(
     size: &Size,
     main: &TileCoding,
     tiles: &mut Vec<TilePart>,
-) -> Result<usize, String> {
+) -> Result<usize, Failure> {
     let index = be16(body, 0).ok_or(SHORT)?;
     let length = be32(body, 2).ok_or(SHORT)?;
     let end = match length {
@@ -259,7 +264,7 @@ fn tile_part(
 }
 
 impl TileCoding {
-    fn read_marker(&mut self, marker: usize, body: &[u8]) -> Result<(), String> {
+    fn read_marker(&mut self, marker: usize, body: &[u8]) -> Result<(), Failure> {
         let wide = self.components.len() > 256;
         let component = |body: &[u8]| if wide { be16(body, 0) } else { body.first().map(|&c| usize::from(c)) };
         let skip = if wide { 2 } else { 1 };
@@ -297,9 +302,9 @@ impl TileCoding {
                 c.read_steps(body.get(skip..).ok_or(SHORT)?)?;
                 c.own_steps = true;
             }
-            0xff5e => return Err("uses a JPEG 2000 region of interest".into()),
-            0xff5f => return Err("changes its JPEG 2000 progression order".into()),
-            0xff60 | 0xff61 => return Err("uses packed JPEG 2000 packet headers".into()),
+            0xff5e => return Err(unsupported("uses a JPEG 2000 region of interest")),
+            0xff5f => return Err(unsupported("changes its JPEG 2000 progression order")),
+            0xff60 | 0xff61 => return Err(unsupported("uses packed JPEG 2000 packet headers")),
             _ => {}
         }
         Ok(())
@@ -307,7 +312,7 @@ impl TileCoding {
 }
 
 impl Coding {
-    fn read_coding(&mut self, has_precincts: bool, body: &[u8]) -> Result<(), String> {
+    fn read_coding(&mut self, has_precincts: bool, body: &[u8]) -> Result<(), Failure> {
         let &[levels, width, height, style, transform, ref precincts @ ..] = body else { return Err(SHORT.into()) };
         self.levels = usize::from(levels);
         (self.block_width_log2, self.block_height_log2) = (u32::from(width & 15) + 2, u32::from(height & 15) + 2);
@@ -319,7 +324,7 @@ impl Coding {
             return Err(BROKEN.into());
         }
         if style & style::HIGH_THROUGHPUT != 0 {
-            return Err("uses high-throughput JPEG 2000".into());
+            return Err(unsupported("uses high-throughput JPEG 2000"));
         }
         self.style = style;
         self.reversible = match transform {
@@ -339,7 +344,7 @@ impl Coding {
         Ok(())
     }
 
-    fn read_steps(&mut self, body: &[u8]) -> Result<(), String> {
+    fn read_steps(&mut self, body: &[u8]) -> Result<(), Failure> {
         let (&head, values) = body.split_first().ok_or(SHORT)?;
         self.guard_bits = u32::from(head >> 5);
         let kind = head & 31;

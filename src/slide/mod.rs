@@ -4,9 +4,12 @@
 //! bytes. There is no cursor: every read names its level and place, and any number of threads read at once.
 //!
 //! Formats: Aperio SVS; tiled and striped TIFF and BigTIFF of either byte order with JPEG, JPEG 2000, LZW, deflate,
-//! PackBits or no compression; OME-TIFF; PNG and JPEG files as slides of one level. Layers: [`mod@file`] (positioned
-//! reads), [`container`] (directories and tags), [`page`] (one image's layout), `vendor_*` (what directories mean),
-//! `decode_*` (codecs), [`tiles`] (chunks to pixels), [`cache`].
+//! PackBits or no compression; OME-TIFF; PNG and JPEG files as slides of one level. Other vendors' files are recognised
+//! and refused by name. Layers: [`mod@file`] (positioned reads), [`container`] (directories and tags), [`page`] (one
+//! image's layout), [`mod@format`] (whose file it is and what its directories mean), `decode_*` (codecs), [`tiles`]
+//! (chunks to pixels), [`cache`].
+//!
+//! What is damaged beside the slide (a label, a coarser level, a SubIFD) is left out and named by [`Slide::remarks`].
 //!
 //! Pixels follow OpenSlide and tifffile: the decoders are exact, samples of more than 8 bits keep their high byte, alpha
 //! is composed over white, everything outside the slide is white. Colour profiles are not applied.
@@ -17,8 +20,10 @@ pub mod container;
 pub mod decode_jp2k;
 pub mod decode_jpeg;
 pub mod decode_plain;
+pub mod failure;
 pub mod file;
 pub mod file_name;
+pub mod format;
 mod jp2k_blocks;
 mod jp2k_codestream;
 mod jp2k_packets;
@@ -28,14 +33,9 @@ mod jpeg_idct;
 mod jpeg_upsample;
 pub mod mpp_table;
 pub mod page;
-mod picture_file;
 pub mod scale;
 mod shrink;
 pub mod tiles;
-mod vendor;
-mod vendor_aperio;
-mod vendor_generic;
-mod vendor_ome;
 
 use std::{
     path::{Path, PathBuf},
@@ -48,7 +48,11 @@ pub use mpp_table::MppTable;
 pub use scale::{MppSource, Scale};
 pub use tiles::{Tile, TileGrid};
 
-use self::{cache::TileCache, container::Container, file::PositionedFile, page::Outline, page::Page};
+use self::{
+    cache::TileCache,
+    format::{Associated, Opened, Source},
+    page::{Outline, Page},
+};
 use crate::{
     error::{Error, Result},
     image::RgbImage,
@@ -100,12 +104,8 @@ struct Inner {
     scale: Option<Scale>,
     magnification: Option<f64>,
     properties: Vec<(String, String)>,
+    remarks: Vec<String>,
     cache: TileCache,
-}
-
-enum Source {
-    Tiff { container: Container, pages: Vec<Page>, associated: Vec<vendor::Associated> },
-    Picture(Arc<RgbImage>),
 }
 
 impl std::fmt::Debug for Slide {
@@ -124,52 +124,32 @@ impl Slide {
     /// Reads the metadata of a slide; a file that is truncated or of a kind not read is refused here.
     pub fn open_with(path: impl AsRef<Path>, options: &SlideOptions) -> Result<Slide> {
         let path = path.as_ref();
-        let file = PositionedFile::open(path)?;
-        let head = file.read(0, file.len_bytes().min(8))?;
         let forced = options.mpp.map(scale::check_override).transpose()?;
         let forced = forced.map(|mpp| Scale { x_mpp: mpp, y_mpp: mpp, source: MppSource::Override });
-        let cache = TileCache::new(options.cache_bytes);
-        let inner = if Container::recognises(&head) {
-            let container = Container::open(file)?;
-            let layout = vendor::interpret(&container)?;
-            let pages: Vec<Page> =
-                layout.levels.iter().map(|directory| Page::read(&container, directory)).collect::<Result<_>>()?;
-            Inner {
-                path: path.to_path_buf(),
-                vendor: layout.vendor,
-                levels: levels(&pages),
-                scale: forced.or(layout.scale),
-                magnification: layout.magnification,
-                properties: layout.properties,
-                source: Source::Tiff { container, pages, associated: layout.associated },
-                cache,
-            }
-        } else if picture_file::recognises(&head) {
-            let (format, image) = picture_file::read(&file)?;
-            let (width_px, height_px) = (image.width_px as u64, image.height_px as u64);
-            Inner {
-                path: path.to_path_buf(),
-                vendor: format,
-                levels: vec![Level {
-                    width_px,
-                    height_px,
-                    downsample: 1.0,
-                    tile_width_px: width_px,
-                    tile_height_px: height_px,
-                    compression: format.to_string(),
-                }],
-                scale: forced,
-                magnification: None,
-                properties: Vec::new(),
-                source: Source::Picture(Arc::new(image)),
-                cache,
-            }
-        } else {
-            return Err(Error::input(
-                path,
-                "is not a slide that can be read",
-                "give an Aperio SVS, a TIFF, an OME-TIFF, a PNG or a JPEG file",
-            ));
+        let Opened { vendor, source, scale, magnification, properties, mut remarks } = format::open(path)?;
+        let levels = match &source {
+            Source::Tiff { pages, .. } => levels(pages),
+            Source::Picture(image) => vec![Level {
+                width_px: image.width_px as u64,
+                height_px: image.height_px as u64,
+                downsample: 1.0,
+                tile_width_px: image.width_px as u64,
+                tile_height_px: image.height_px as u64,
+                compression: vendor.to_string(),
+            }],
+        };
+        let scale = forced.or(scale);
+        remarks.extend(scale.and_then(|scale| scale.remark()));
+        let inner = Inner {
+            path: path.to_path_buf(),
+            vendor,
+            source,
+            levels,
+            scale,
+            magnification,
+            properties,
+            remarks,
+            cache: TileCache::new(options.cache_bytes),
         };
         Ok(Slide { inner: Arc::new(inner) })
     }
@@ -223,10 +203,16 @@ impl Slide {
         &self.inner.properties
     }
 
+    /// What of the file is damaged or of a kind not read and therefore left out, and what is odd about the rest
+    /// (pixels that are not square): one clause each.
+    pub fn remarks(&self) -> &[String] {
+        &self.inner.remarks
+    }
+
     /// Names and sizes of the pictures beside the slide: thumbnail, label, macro.
     pub fn associated_images(&self) -> Vec<(String, u64, u64)> {
         let Source::Tiff { container, associated, .. } = &self.inner.source else { return Vec::new() };
-        let outline = |a: &vendor::Associated| {
+        let outline = |a: &Associated| {
             let outline = Outline::read(container, &a.directory).ok()?;
             Some((a.name.clone(), outline.width_px, outline.height_px))
         };

@@ -121,6 +121,8 @@ pub struct Outline {
     pub reduced: bool,
     /// A transparency mask: not an image of the slide.
     pub mask: bool,
+    /// Samples per pixel.
+    pub samples: u64,
 }
 
 impl Outline {
@@ -138,6 +140,7 @@ impl Outline {
             tiled: directory.has(tag::TILE_WIDTH) || directory.has(tag::TILE_OFFSETS),
             reduced: subfile & 1 != 0 || old == 2,
             mask: subfile & 4 != 0,
+            samples: container.uint(directory, tag::SAMPLES_PER_PIXEL)?.unwrap_or(1),
         })
     }
 }
@@ -191,7 +194,7 @@ impl Page {
             other => return Err(unsupported(container, format!("uses predictor {other}"))),
         };
         if photometric == Photometric::YCbCr && compression != Compression::Jpeg {
-            let subsampling = container.uints(directory, tag::YCBCR_SUBSAMPLING)?.unwrap_or(vec![2, 2]);
+            let subsampling = container.first_uints(directory, tag::YCBCR_SUBSAMPLING, 2)?.unwrap_or(vec![2, 2]);
             if !is_jp2k(compression) && subsampling != [1, 1] {
                 return Err(unsupported(container, "stores subsampled YCbCr without JPEG"));
             }
@@ -259,9 +262,9 @@ impl Page {
         };
         // Some writers put strips under the tile tags or the reverse.
         let swapped = if self.tiled { tag::STRIP_OFFSETS } else { tag::TILE_OFFSETS };
-        let offsets = match container.uints(directory, offsets_tag)? {
+        let offsets = match container.first_uints(directory, offsets_tag, wanted as u64)? {
             Some(offsets) => offsets,
-            None => match container.uints(directory, swapped)? {
+            None => match container.first_uints(directory, swapped, wanted as u64)? {
                 Some(offsets) if self.tiled => offsets,
                 _ => return Err(damaged(container, format!("has an image without {what} offsets"))),
             },
@@ -274,8 +277,8 @@ impl Page {
         }
         self.offsets = offsets;
         self.offsets.truncate(wanted);
-        let counts = match container.uints(directory, counts_tag)? {
-            None if self.tiled => container.uints(directory, tag::STRIP_BYTE_COUNTS)?,
+        let counts = match container.first_uints(directory, counts_tag, wanted as u64)? {
+            None if self.tiled => container.first_uints(directory, tag::STRIP_BYTE_COUNTS, wanted as u64)?,
             counts => counts,
         };
         self.byte_counts = match counts {
@@ -415,7 +418,7 @@ impl Page {
 }
 
 fn read_bits(container: &Container, directory: &Directory, samples: usize) -> Result<u32> {
-    let bits = container.uints(directory, tag::BITS_PER_SAMPLE)?.unwrap_or(vec![1]);
+    let bits = container.first_uints(directory, tag::BITS_PER_SAMPLE, samples as u64)?.unwrap_or(vec![1]);
     let first = bits.first().copied().unwrap_or(1);
     if bits.iter().take(samples).any(|&b| b != first) {
         return Err(unsupported(container, "has samples of different bit depths"));
@@ -452,7 +455,7 @@ fn read_photometric(
         1 => (Photometric::BlackIsZero, 1),
         2 => (Photometric::Rgb, 3),
         3 => {
-            let map = container.uints(directory, tag::COLOR_MAP)?.unwrap_or_default();
+            let map = container.first_uints(directory, tag::COLOR_MAP, 3 << bits.min(16))?.unwrap_or_default();
             let entries = 1_usize << bits.min(16);
             if bits > 8 || map.len() < 3 * entries {
                 return Err(damaged(container, format!("has a palette of {} values for {bits}-bit pixels", map.len())));

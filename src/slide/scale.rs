@@ -10,6 +10,16 @@ use crate::error::{Error, Result};
 /// Coarsest and finest scale a slide level 0 can have: a 1x overview is about 10 µm/px, a 100x oil scan 0.1.
 const PLAUSIBLE_MPP: std::ops::RangeInclusive<f64> = 0.01..=20.0;
 
+/// Pixels whose sides differ by less are square: scanners calibrate both axes apart.
+const SQUARE: f64 = 0.02;
+
+/// A finite number as scanners write it, in some countries with a decimal comma.
+pub fn decimal(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let number = if text.contains('.') { text.parse() } else { text.replacen(',', ".", 1).parse::<f64>() };
+    number.ok().filter(|v| v.is_finite())
+}
+
 /// Who said how large a pixel is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MppSource {
@@ -55,6 +65,19 @@ impl Scale {
     /// The mean of both directions, in µm per pixel.
     pub fn mpp(&self) -> f64 {
         (self.x_mpp + self.y_mpp) / 2.0
+    }
+
+    /// By how much the longer side of a pixel exceeds the shorter one: 0 for square pixels, 1 where it is twice as long.
+    pub fn anisotropy(&self) -> f64 {
+        self.x_mpp.max(self.y_mpp) / self.x_mpp.min(self.y_mpp) - 1.0
+    }
+
+    /// What there is to say of pixels that are not square; [`SQUARE`] is the tolerance.
+    pub fn remark(&self) -> Option<String> {
+        (self.anisotropy() > SQUARE).then(|| {
+            let (x, y, percent) = (self.x_mpp, self.y_mpp, 100.0 * self.anisotropy());
+            format!("pixels are not square: {x} x {y} µm, {percent:.0} % apart; the mean is used as the scale")
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use super::{
     decode_jp2k,
     decode_jpeg::{self, Colours},
     decode_plain,
+    failure::Failure,
     page::{Alpha, Compression, MAX_CHUNK_PX, Page, Photometric},
 };
 use crate::{
@@ -85,14 +86,12 @@ pub fn decode_chunk(container: &Container, page: &Page, chunk: u64) -> Result<Op
         let (offset, count) = page.chunk_range(chunk, plane);
         container.file.read(offset, count)
     };
-    let failed = |problem: String| {
+    let failed = |failure: Failure| {
         let what = if page.tiled { "tile" } else { "strip" };
-        Error::input(
-            container.file.path(),
-            format!("{what} {chunk} of {} {problem}", page.chunks()),
-            "the file is damaged, copy it again or export the slide again",
-        )
+        let problem = format!("{what} {chunk} of {} {}", page.chunks(), failure.clause());
+        Error::input(container.file.path(), problem, failure.remedy())
     };
+    let damaged = |clause: String| failed(Failure::Damaged(clause));
     let pixels = match page.compression {
         Compression::Jpeg | Compression::Jp2k | Compression::Jp2kRgb | Compression::Jp2kYcbcr => {
             let mut parts = Vec::with_capacity(planes);
@@ -100,7 +99,7 @@ pub fn decode_chunk(container: &Container, page: &Page, chunk: u64) -> Result<Op
                 let bytes = read(plane)?;
                 let picture = decode_codec(page, &bytes).map_err(failed)?;
                 let wanted = if page.planar { 1 } else { page.samples };
-                parts.push(picture.fit(width_px, height_px, wanted, is_plain_rgb(page)).map_err(failed)?);
+                parts.push(picture.fit(width_px, height_px, wanted, is_plain_rgb(page)).map_err(damaged)?);
             }
             match (parts.len(), is_plain_rgb(page)) {
                 (1, true) => parts.swap_remove(0),
@@ -115,7 +114,7 @@ pub fn decode_chunk(container: &Container, page: &Page, chunk: u64) -> Result<Op
             let rows = if page.tiled { page.chunk_height_px } else { height_px as u64 };
             let mut parts = Vec::with_capacity(planes);
             for plane in 0..planes {
-                parts.push(decode_plain::decompress(page, read(plane)?, rows).map_err(failed)?);
+                parts.push(decode_plain::decompress(page, read(plane)?, rows).map_err(damaged)?);
             }
             decode_plain::to_rgb(page, &parts, page.row_bytes() as usize, width_px, height_px)
         }
@@ -170,8 +169,10 @@ impl Picture {
     }
 }
 
-fn decode_codec(page: &Page, bytes: &[u8]) -> Result<Picture, String> {
-    let max_px = MAX_CHUNK_PX as usize;
+fn decode_codec(page: &Page, bytes: &[u8]) -> Result<Picture, Failure> {
+    // A codec may hold more than its tile, by padding; what is far larger was made to fill memory.
+    let chunk_px = page.chunk_width_px.saturating_mul(page.chunk_height_px);
+    let max_px = (4 * chunk_px + (1 << 20)).min(MAX_CHUNK_PX) as usize;
     if page.compression == Compression::Jpeg {
         let colours = match page.photometric {
             _ if page.planar => Colours::Stored,

@@ -1,43 +1,61 @@
 //! PNG and JPEG files as slides of one level: decoded whole when opened.
 //!
 //! Limits: [`MAX_PICTURE_PX`] pixels. 16-bit PNG keeps the high byte; alpha is composed over white. CMYK JPEG is refused.
+//! Text and colour profiles inside a PNG, which may unpack to any size, are not read.
 
-use super::{
-    decode_jpeg::{self, Colours},
-    file::PositionedFile,
-};
+use std::sync::Arc;
+
+use super::{Candidate, Format, Opened, Source};
 use crate::{
     error::{Error, Result},
     image::RgbImage,
+    slide::{
+        decode_jpeg::{self, Colours},
+        failure::Failure,
+    },
 };
 
 /// The most pixels a PNG or JPEG may have: about 400 MB of RGB.
 pub const MAX_PICTURE_PX: usize = 1 << 27;
 
-/// True if the first bytes are those of a PNG or JPEG file.
-pub fn recognises(head: &[u8]) -> bool {
-    head.starts_with(b"\x89PNG\r\n\x1a\n") || head.starts_with(&[0xff, 0xd8, 0xff])
+pub struct Picture;
+
+impl Format for Picture {
+    fn recognises(&self, candidate: &Candidate) -> bool {
+        is_png(candidate.head()) || candidate.head().starts_with(&[0xff, 0xd8, 0xff])
+    }
+
+    fn open(&self, candidate: Candidate) -> Result<Opened> {
+        let vendor = if is_png(candidate.head()) { "png" } else { "jpeg" };
+        let file = candidate.file()?;
+        let bytes = file.read(0, file.len_bytes())?;
+        let image = match vendor {
+            "png" => read_png(&bytes).map_err(Failure::from),
+            _ => read_jpeg(&bytes),
+        };
+        let image =
+            image.map_err(|failure| Error::input(file.path(), failure.clause().to_string(), failure.remedy()))?;
+        Ok(Opened {
+            vendor,
+            source: Source::Picture(Arc::new(image)),
+            scale: None,
+            magnification: None,
+            properties: Vec::new(),
+            remarks: Vec::new(),
+        })
+    }
 }
 
-/// The format's name and the pixels.
-pub fn read(file: &PositionedFile) -> Result<(&'static str, RgbImage)> {
-    let bytes = file.read(0, file.len_bytes())?;
-    let (format, decoded) = match bytes.first() {
-        Some(0x89) => ("png", read_png(&bytes)),
-        _ => ("jpeg", read_jpeg(&bytes)),
-    };
-    let image = decoded.map_err(|problem| {
-        Error::input(file.path(), problem, "the file is damaged or of a kind not read, export it again")
-    })?;
-    Ok((format, image))
+fn is_png(head: &[u8]) -> bool {
+    head.starts_with(b"\x89PNG\r\n\x1a\n")
 }
 
-fn read_jpeg(bytes: &[u8]) -> Result<RgbImage, String> {
+fn read_jpeg(bytes: &[u8]) -> Result<RgbImage, Failure> {
     let decoded = decode_jpeg::decode(None, bytes, Colours::FromMarkers, MAX_PICTURE_PX)?;
     let pixels = match decoded.channels {
         1 => decoded.samples.iter().flat_map(|&v| [v; 3]).collect(),
         3 => decoded.samples,
-        n => return Err(format!("is a JPEG with {n} components (CMYK)")),
+        n => return Err(Failure::Unsupported(format!("is a JPEG with {n} components (CMYK)"))),
     };
     Ok(RgbImage { width_px: decoded.width_px, height_px: decoded.height_px, pixels })
 }
@@ -46,6 +64,8 @@ fn read_png(bytes: &[u8]) -> Result<RgbImage, String> {
     let broken = |e: png::DecodingError| format!("is not a readable PNG ({e})");
     let mut decoder =
         png::Decoder::new_with_limits(std::io::Cursor::new(bytes), png::Limits { bytes: 4 * MAX_PICTURE_PX });
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
     decoder.set_transformations(png::Transformations::EXPAND | png::Transformations::STRIP_16);
     let mut reader = decoder.read_info().map_err(broken)?;
     let (width_px, height_px) = (reader.info().width as usize, reader.info().height as usize);
