@@ -5,18 +5,27 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::dtype::DType;
+use crate::{dtype::DType, escape};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The most of a problem or a remedy that is printed: enough for every sentence of ours, not for what a hostile file
+/// would have repeated.
+const MOST_CHARS: usize = 1000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     // ---- the input's fault: a file, a table, a configuration, an argument
     /// A file that cannot be used: which, what is wrong, what to do.
-    #[error("{}: {problem}; {remedy}", path.display())]
+    #[error(
+        "{}: {}; {}",
+        escape::path(path),
+        escape::clipped(problem, MOST_CHARS),
+        escape::clipped(remedy, MOST_CHARS)
+    )]
     Input { path: PathBuf, problem: String, remedy: String },
     /// An argument or configuration key that cannot be used, in one sentence.
-    #[error("{0}")]
+    #[error("{}", escape::clipped(.0, MOST_CHARS))]
     Usage(String),
 
     // ---- the caller's fault: a program that uses the library wrongly
@@ -40,7 +49,7 @@ pub enum Error {
     NoKernel { op: &'static str, device: String },
     #[error("device {0}")]
     Device(String),
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", escape::path(path))]
     Io { path: PathBuf, source: std::io::Error },
 
     /// The user asked to stop; whatever was finished is on disk.

@@ -2,11 +2,9 @@
 //!
 //! A file may be called `\x1b]0;...\x07`: what reaches a terminal raw is obeyed by it. And a name that begins with `=` is
 //! executed by the spreadsheet that opens a table of it. What is fit is not changed, so that ordinary names stay
-//! readable. [`cell`]'s guard is taken back by [`uncell`]; [`file_name`] gives different names to different texts.
+//! readable. [`cell`]'s guard is taken back by [`uncell`].
 
 use std::{borrow::Cow, fmt::Write, path::Path};
-
-use crate::random::fnv1a;
 
 /// Characters that terminals obey or that hide text: C0 and C1 controls, DEL, and the marks that turn its direction.
 fn is_unfit(c: char) -> bool {
@@ -94,29 +92,6 @@ pub fn uncell(text: &str) -> &str {
     }
 }
 
-/// The longest name that file systems take is 255 bytes; this leaves room for an extension.
-const MAX_NAME_BYTES: usize = 200;
-
-/// A file name for any text, different for different texts: ASCII letters, digits, `-`, `_`, `.` and spaces stay, every
-/// other byte becomes `%` and two hexadecimal digits, as does a dot at the start, which would hide the file. A name that
-/// becomes too long ends in a hash of the text instead.
-pub fn file_name(text: &str) -> String {
-    let mut name = String::with_capacity(text.len());
-    for (at, byte) in text.bytes().enumerate() {
-        let plain = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b' ') || (byte == b'.' && at > 0);
-        let _ = if plain { name.write_char(byte.into()) } else { write!(name, "%{byte:02x}") };
-    }
-    if name.is_empty() {
-        name.push('%');
-    }
-    if name.len() > MAX_NAME_BYTES {
-        // `%~` stands in no other name.
-        name.truncate(MAX_NAME_BYTES - 18);
-        let _ = write!(name, "%~{:016x}", fnv1a(text.as_bytes()));
-    }
-    name
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,17 +102,6 @@ mod tests {
         assert_eq!(lines("a\nb\rc"), "a\nb\\rc");
         assert_eq!(json("{\"a\": \"\u{9b}\u{7f}é\"}"), "{\"a\": \"\\u009b\\u007fé\"}");
         assert_eq!(clipped("abc\x07def", 4), "abc\\x07…");
-    }
-
-    #[test]
-    fn no_two_texts_share_a_file_name() {
-        let long = "ä".repeat(200);
-        let texts =
-            ["a/b", "a%2fb", "→", "!92", "é", "e\u{301}", "a", "", ".a", "%2ea", "..", "a b", &long, &long[2..]];
-        let names: std::collections::BTreeSet<String> = texts.iter().map(|text| file_name(text)).collect();
-        assert_eq!(names.len(), texts.len());
-        assert!(names.iter().all(|name| name.len() <= MAX_NAME_BYTES && !name.contains('/') && !name.starts_with('.')));
-        assert_eq!(file_name("TCGA-AA-1234-01Z-00-DX1.0F5B"), "TCGA-AA-1234-01Z-00-DX1.0F5B");
     }
 
     #[test]

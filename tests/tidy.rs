@@ -72,6 +72,14 @@ fn one_file_talks_to_nvidias_driver() {
 }
 
 #[test]
+fn printing_does_not_panic() {
+    // What these macros do when standard output is closed or full.
+    let macros = [concat!("println", "!("), concat!("print", "!("), concat!("dbg", "!(")];
+    let printing = offenders(&sources(&["src"], &["rs"]), |_, text| macros.iter().any(|name| text.contains(name)));
+    assert!(printing.is_empty(), "prints past cli/output.rs: {printing:?}");
+}
+
+#[test]
 fn dependencies_point_one_way() {
     // A folder may use only what stands below it.
     let layers: &[(&str, &[&str])] = &[

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, output};
 use crate::{
     Device, Result,
     device::{cuda::Cuda, driver::Driver, kernel, nvtx},
@@ -28,13 +28,13 @@ pub fn run(args: &Args, _: &Context) -> Result<Outcome> {
                 Err(why) => json!({ "name": name, "usable": false, "what": why }),
             })
             .collect();
-        println!("{}", json!({ "version": env!("CARGO_PKG_VERSION"), "devices": rows }));
+        output::json(&json!({ "version": env!("CARGO_PKG_VERSION"), "devices": rows }))?;
     } else {
-        println!("isg {}", env!("CARGO_PKG_VERSION"));
+        output::line(format_args!("isg {}", env!("CARGO_PKG_VERSION")))?;
         for (name, found) in findings {
             match found {
-                Ok(what) => println!("  ok       {name}: {what}"),
-                Err(why) => println!("  missing  {name}: {why}"),
+                Ok(what) => output::line(format_args!("  ok       {name}: {what}"))?,
+                Err(why) => output::line(format_args!("  missing  {name}: {why}"))?,
             }
         }
     }

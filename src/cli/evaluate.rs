@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Outcome;
+use super::{Outcome, output};
 use crate::{
     error::Result,
     eval::{metrics::Unit, stats::Bootstrap, tables},
@@ -35,6 +35,10 @@ pub struct Args {
 pub fn run(args: Args) -> Result<Outcome> {
     let of_run = args.predictions.is_dir();
     let table = if of_run { args.predictions.join(tables::PREDICTIONS_FILE) } else { args.predictions.clone() };
+    if let Some(out) = &args.out {
+        let written = [out.join(tables::EVALUATION_JSON), out.join(tables::EVALUATION_CSV)];
+        output::refuse_overwriting(written.iter().map(PathBuf::as_path), [table.as_path()])?;
+    }
     let (genes, predictions) = tables::read_predictions(&table)?;
     let ridge = args.predictions.join(tables::BASELINE_FILE);
     let baseline = if of_run && ridge.is_file() { Some(tables::read_predictions(&ridge)?.1) } else { None };
@@ -45,20 +49,26 @@ pub fn run(args: Args) -> Result<Outcome> {
         tables::write(out, &comparison)?;
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&comparison).unwrap_or_default());
+        output::json(&comparison)?;
         return Ok(Outcome::Done);
     }
     let number = |value: Option<f64>, digits: usize| value.map_or("-".to_string(), |v| format!("{v:.digits$}"));
-    println!("{:<16} {:>4} {:>7}  {:<16} {:>9} {:>8} {:>8}", "gene", "n", "PCC", "95 % interval", "p", "q", "MSE");
+    output::line(format_args!(
+        "{:<16} {:>4} {:>7}  {:<16} {:>9} {:>8} {:>8}",
+        "gene", "n", "PCC", "95 % interval", "p", "q", "MSE"
+    ))?;
     for score in &comparison.network.pooled.genes {
         let interval = score.pearson_interval.map_or("-".to_string(), |i| format!("{:.2} to {:.2}", i.low, i.high));
         let p = score.p_one_sided.map_or("-".to_string(), |p| format!("{p:.1e}"));
         let (pcc, q) = (number(score.pearson, 3), number(score.false_discovery_rate, 4));
         let mse = number(score.mse, 4);
-        println!("{:<16} {:>4} {pcc:>7}  {interval:<16} {p:>9} {q:>8} {mse:>8}", score.gene, score.n);
+        output::line(format_args!(
+            "{:<16} {:>4} {pcc:>7}  {interval:<16} {p:>9} {q:>8} {mse:>8}",
+            score.gene, score.n
+        ))?;
     }
     if let Some(out) = args.out.as_deref().map(Path::display) {
-        println!("tables: {out}");
+        output::line(format_args!("tables: {out}"))?;
     }
     Ok(Outcome::Done)
 }

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, output};
 use crate::{
     error::{Error, Result},
     extractor::{config::ExtractorConfig, patches::PatchSource, training},
     image::RgbImage,
-    io::checksum::Digest,
+    io::{checksum::Digest, text},
     progress::Progress,
     slide::{Slide, Tile},
 };
@@ -72,10 +72,15 @@ fn train(args: &Train, context: &Context) -> Result<Outcome> {
         let result = serde_json::json!({
             "dir": trained.dir, "steps": trained.steps, "patches": patches.len(), "last": trained.last,
         });
-        println!("{result}");
+        output::json(&result)?;
     } else {
         let l1 = trained.last.map_or(String::new(), |last| format!(", mean absolute difference {:.4}", last.l1));
-        println!("{}: {} steps on {} patches{l1}", trained.dir.display(), trained.steps, patches.len());
+        output::line(format_args!(
+            "{}: {} steps on {} patches{l1}",
+            trained.dir.display(),
+            trained.steps,
+            patches.len()
+        ))?;
     }
     Ok(if patches.skipped == 0 { Outcome::Done } else { Outcome::Partial })
 }
@@ -84,10 +89,7 @@ fn train(args: &Train, context: &Context) -> Result<Outcome> {
 fn configuration(args: &Train) -> Result<ExtractorConfig> {
     let mut table = match &args.config {
         None => toml::Table::new(),
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-            text.parse().map_err(|e: toml::de::Error| unusable(path, e.message()))?
-        }
+        Some(path) => text::read_toml(path)?,
     };
     let mut set = |key: &str, value: toml::Value| drop(table.insert(key.to_string(), value));
     if let Some(preset) = &args.preset {

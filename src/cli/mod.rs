@@ -8,6 +8,7 @@ pub mod demo;
 pub mod doctor;
 pub mod evaluate;
 pub mod extractor;
+pub mod output;
 pub mod predict;
 pub mod progress;
 pub mod run;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    device::Device,
+    device::{Device, kernel},
     error::{Error, Result},
     pipeline::Stage,
 };
@@ -112,6 +113,7 @@ impl Context {
     }
 
     fn opened(&self) -> Result<(Device, String)> {
+        kernel::check_replacements()?;
         if let Some(name) = &self.device {
             return Ok((Device::named(name)?, name.clone()));
         }
@@ -121,7 +123,7 @@ impl Context {
             Err(error) => return Err(error),
         };
         if !self.quiet {
-            eprintln!("computing on {device}{why}");
+            output::say(format_args!("computing on {device}{why}"));
         }
         Ok((device, name.to_string()))
     }
@@ -138,27 +140,23 @@ pub enum Outcome {
 }
 
 pub fn main() -> ExitCode {
-    // A reader that closes our output early (`isg score ... | head`) ends us quietly, as it does other tools.
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(message) => {
-            let _ = message.print();
-            return ExitCode::from(if message.use_stderr() { EXIT_USAGE } else { 0 });
+            let status = if message.use_stderr() { EXIT_USAGE } else { 0 };
+            // Help goes to standard output, mistakes to standard error; clap colours them by where.
+            return ExitCode::from(if message.print().is_ok() { status } else { EXIT_FAILED });
         }
     };
     signals::listen();
-    if let Some(threads) = cli.global.threads {
-        // Fails only where a pool exists already, and none can before this line.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global();
-    }
     let context =
         Context { device: cli.global.device, quiet: cli.global.quiet, progress: progress::Bars::new(cli.global.quiet) };
-    match run(cli.command, &context) {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Partial) => ExitCode::from(EXIT_PARTIAL),
+    match start_threads(cli.global.threads).and_then(|()| run(cli.command, &context)) {
+        Ok(Outcome::Done) => output::exit_status(0),
+        Ok(Outcome::Partial) => output::exit_status(EXIT_PARTIAL),
         Ok(Outcome::Refused) => ExitCode::from(EXIT_FAILED),
         Err(error) => {
-            eprintln!("isg: {error}");
+            output::say(format_args!("isg: {error}"));
             ExitCode::from(match error {
                 Error::Interrupted => signals::exit_status(),
                 Error::Usage(_) => EXIT_USAGE,
@@ -166,6 +164,30 @@ pub fn main() -> ExitCode {
             })
         }
     }
+}
+
+/// More threads than any machine has cores; each costs a stack, and the system ends a process that asks for too many.
+const MAX_THREADS: usize = 1024;
+
+/// Starts the pool that everything shares: as many threads as asked for, by `--threads` or RAYON_NUM_THREADS, else one
+/// per core.
+fn start_threads(asked: Option<usize>) -> Result<()> {
+    let from_environment = || std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.trim().parse().ok());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = match asked.or_else(from_environment) {
+        // rayon's own word for the default.
+        Some(0) if asked.is_none() => cores,
+        Some(threads) => threads,
+        None => cores.min(MAX_THREADS),
+    };
+    if !(1..=MAX_THREADS).contains(&threads) {
+        let name = if asked.is_some() { "--threads" } else { "RAYON_NUM_THREADS" };
+        let problem =
+            format!("{name} {threads}: give a number from 1 to {MAX_THREADS}; this machine has {cores} cores");
+        return Err(Error::Usage(problem));
+    }
+    let started = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    started.map_err(|e| Error::Usage(format!("{threads} threads cannot be started ({e}); give fewer with --threads")))
 }
 
 fn run(command: Command, context: &Context) -> Result<Outcome> {

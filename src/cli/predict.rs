@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, output};
 use crate::{
     error::{Error, Result},
+    escape,
     io::atomic,
     pipeline::predict::SlidePredictor,
     slide::MppTable,
@@ -41,6 +42,8 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
         Some(path) => MppTable::read(path)?.of_slides(&args.slides)?,
         None => vec![None; args.slides.len()],
     };
+    let read = args.slides.iter().chain(&args.mpp_table).map(PathBuf::as_path);
+    output::refuse_overwriting(args.out.as_deref(), read)?;
     let device = context.device()?;
     let predictor = SlidePredictor::load(&args.model, &device)?;
     let mut rows = Vec::new();
@@ -50,7 +53,7 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
             Ok(prediction) => rows.push((path, prediction)),
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) => {
-                eprintln!("isg: {error}");
+                output::say(format_args!("isg: {error}"));
                 failed += 1;
             }
         }
@@ -67,7 +70,7 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
                 json!({ "slide": path.display().to_string(), "patches": p.patches, "kept": p.kept, "predicted": genes })
             })
             .collect();
-        println!("{}", json!({ "slides": slides }));
+        output::json(&json!({ "slides": slides }))?;
     }
     if args.out.is_some() || !args.json {
         let mut table = csv::Writer::from_writer(Vec::new());
@@ -76,13 +79,19 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
         for (path, p) in &rows {
             for (gene, value) in predictor.genes().iter().zip(&p.values) {
                 let (slide, value) = (path.display().to_string(), format!("{value:.6}"));
-                write([&slide, gene, &value, &p.patches.to_string(), &p.kept.to_string()])?;
+                write([
+                    &escape::cell(&slide),
+                    &escape::cell(gene),
+                    &value,
+                    &p.patches.to_string(),
+                    &p.kept.to_string(),
+                ])?;
             }
         }
         let bytes = table.into_inner().map_err(|e| Error::Usage(e.to_string()))?;
         match &args.out {
             Some(out) => atomic::write_bytes(out, &bytes)?,
-            None => print!("{}", String::from_utf8_lossy(&bytes)),
+            None => output::table(&bytes)?,
         }
     }
     Ok(if failed == 0 { Outcome::Done } else { Outcome::Partial })

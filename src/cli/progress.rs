@@ -8,8 +8,8 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::signals;
-use crate::{error::Error, progress::Progress};
+use super::{output, signals};
+use crate::{error::Error, escape, progress::Progress};
 
 /// Draws on standard error. Stages may nest; the innermost is the one that advances.
 pub struct Bars {
@@ -40,9 +40,9 @@ impl Bars {
 
     fn say(&self, line: &str) {
         if let Some(stage) = self.stages().last().filter(|stage| stage.shown) {
-            stage.bar.suspend(|| eprintln!("{line}"));
+            stage.bar.suspend(|| output::say(line));
         } else {
-            eprintln!("{line}");
+            output::say(line);
         }
     }
 }
@@ -52,7 +52,7 @@ impl Progress for Bars {
         let template = format!("{{prefix}} {{wide_bar}} {{pos}}/{{len}} {unit}  {{per_sec}}  {{eta}} left  {{msg}}");
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden()).with_style(style);
-        bar.set_prefix(stage.to_string());
+        bar.set_prefix(escape::line(stage).into_owned());
         self.stages().push(Stage { name: stage.to_string(), bar, begun: Instant::now(), shown: false });
     }
 
@@ -68,7 +68,7 @@ impl Progress for Bars {
 
     fn remark(&self, text: &str) {
         if let Some(stage) = self.stages().last() {
-            stage.bar.set_message(text.to_string());
+            stage.bar.set_message(escape::line(text).into_owned());
         }
     }
 
@@ -83,7 +83,7 @@ impl Progress for Bars {
         stage.bar.finish_and_clear();
         let took = stage.begun.elapsed();
         if !self.quiet && took > PATIENCE {
-            eprintln!("{}: {} in {:.1} s", stage.name, stage.bar.position(), took.as_secs_f64());
+            output::say(format_args!("{}: {} in {:.1} s", stage.name, stage.bar.position(), took.as_secs_f64()));
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, output};
 use crate::{
     error::{Error, Result},
     pipeline::{
@@ -54,35 +54,35 @@ fn plan(config: &RunConfig, json: bool, context: &Context) -> Result<Outcome> {
         // Whatever stops a plan would stop the run.
         Err(error) => {
             if json {
-                println!("{}", serde_json::json!({ "refused": error.to_string() }));
+                output::json(&serde_json::json!({ "refused": error.to_string() }))?;
             }
-            eprintln!("isg: {error}");
+            output::say(format_args!("isg: {error}"));
             return Ok(Outcome::Refused);
         }
     };
     if json {
-        println!("{}", serde_json::to_string_pretty(&plan).unwrap_or_default());
+        output::json(&plan)?;
     } else {
-        print_plan(&plan);
+        print_plan(&plan)?;
     }
     match &plan.refused {
         None => Ok(Outcome::Done),
         Some(reason) => {
-            eprintln!("isg: {reason}");
+            output::say(format_args!("isg: {reason}"));
             Ok(Outcome::Refused)
         }
     }
 }
 
-fn print_plan(plan: &Plan) {
-    let row = |name: &str, what: String| println!("{name:<12}{what}");
-    println!("{}: what a run would do; nothing was run", plan.run);
+fn print_plan(plan: &Plan) -> Result<()> {
+    let row = |name: &str, what: String| output::line(format_args!("{name:<12}{what}"));
+    output::line(format_args!("{}: what a run would do; nothing was run", plan.run))?;
     let lists = "matching.csv and excluded.csv name them";
-    row("slides", format!("{} matched, {} left out; {lists}", plan.slides, plan.left_out));
-    row("patients", plan.patients.to_string());
+    row("slides", format!("{} matched, {} left out; {lists}", plan.slides, plan.left_out))?;
+    row("patients", plan.patients.to_string())?;
     let named: Vec<&str> = plan.genes.iter().take(6).map(String::as_str).collect();
     let more = if plan.genes.len() > named.len() { ", ..." } else { "" };
-    row("genes", format!("{} ({}{more})", plan.genes.len(), named.join(", ")));
+    row("genes", format!("{} ({}{more})", plan.genes.len(), named.join(", ")))?;
     let range = |of: &dyn Fn(&FoldPlan) -> usize| {
         let sizes = || plan.folds.iter().map(of);
         let (least, most) = (sizes().min().unwrap_or(0), sizes().max().unwrap_or(0));
@@ -90,16 +90,16 @@ fn print_plan(plan: &Plan) {
     };
     let sets = [range(&|fold| fold.train), range(&|fold| fold.valid), range(&|fold| fold.test)];
     let [train, valid, test] = sets;
-    row("folds", format!("{}: {train} slides to train on, {valid} to validate, {test} to test", plan.folds.len()));
+    row("folds", format!("{}: {train} slides to train on, {valid} to validate, {test} to test", plan.folds.len()))?;
     let PatchPlan { to_score, kept_expected, unreadable } = plan.patches;
     let unreadable = if unreadable > 0 { format!("; {unreadable} slides cannot be opened") } else { String::new() };
-    row("patches", format!("{to_score} to score, about {kept_expected} expected to be kept{unreadable}"));
+    row("patches", format!("{to_score} to score, about {kept_expected} expected to be kept{unreadable}"))?;
     let Parameters { global_extractor, local_extractor, regressor } = plan.parameters;
-    row("parameters", format!("{global_extractor} and {local_extractor} (extractors), {regressor} (regressor)"));
-    row("networks", format!("{}, each with {} tuned copies", plan.networks, plan.tasks));
+    row("parameters", format!("{global_extractor} and {local_extractor} (extractors), {regressor} (regressor)"))?;
+    row("networks", format!("{}, each with {} tuned copies", plan.networks, plan.tasks))?;
     let free = plan.free_bytes.map_or(String::new(), |free| format!("; {} are free", size(free)));
-    row("features", format!("about {} on disk{free}", size(plan.features_bytes)));
-    row("memory", format!("about {}", size(plan.memory_bytes)));
+    row("features", format!("about {} on disk{free}", size(plan.features_bytes)))?;
+    row("memory", format!("about {}", size(plan.memory_bytes)))
 }
 
 /// Runs a configuration and prints what it found.
@@ -108,33 +108,39 @@ pub(super) fn execute(config: RunConfig, until: Stage, json: bool, context: &Con
     let run = Run::open(config, &context.progress)?;
     match pipeline::execute(&run, until, &device, &context.progress)? {
         None => {
-            println!("{}: finished up to {}", run.config.out.display(), until.name());
+            output::line(format_args!("{}: finished up to {}", run.config.out.display(), until.name()))?;
             Ok(Outcome::Done)
         }
         Some(summary) => {
             if json {
-                println!("{}", serde_json::to_string_pretty(&summary).unwrap_or_default());
+                output::json(&summary)?;
             } else {
-                print(&summary, &run.path("report.html"));
+                print(&summary, &run.path("report.html"))?;
             }
             Ok(if summary.left_out.is_empty() { Outcome::Done } else { Outcome::Partial })
         }
     }
 }
 
-fn print(summary: &Summary, report: &Path) {
+fn print(summary: &Summary, report: &Path) -> Result<()> {
     let PatchCounts { scored, kept } = summary.patches;
-    println!("{} slides of {} patients; {kept} of {scored} patches kept", summary.slides, summary.patients);
+    output::line(format_args!(
+        "{} slides of {} patients; {kept} of {scored} patches kept",
+        summary.slides, summary.patients
+    ))?;
     if !summary.left_out.is_empty() {
-        println!("{} slides left out; left_out.json says why", summary.left_out.len());
+        output::line(format_args!("{} slides left out; left_out.json says why", summary.left_out.len()))?;
     }
-    println!("\nheld-out prediction, pooled over folds");
-    println!("{:<16} {:>6}  {:<16} {:>9} {:>8} {:>7}", "gene", "PCC", "95 % interval", "p", "q", "ridge");
+    output::line(format_args!("\nheld-out prediction, pooled over folds"))?;
+    output::line(format_args!(
+        "{:<16} {:>6}  {:<16} {:>9} {:>8} {:>7}",
+        "gene", "PCC", "95 % interval", "p", "q", "ridge"
+    ))?;
     let number = |value: Option<f64>, digits: usize| value.map_or("-".to_string(), |v| format!("{v:.digits$}"));
     for gene in &summary.genes {
         let interval = gene.interval.map_or("-".to_string(), |i| format!("{:.2} to {:.2}", i.low, i.high));
         let p = gene.p_value.map_or("-".to_string(), |p| format!("{p:.1e}"));
-        println!(
+        output::line(format_args!(
             "{:<16} {:>6}  {:<16} {:>9} {:>8} {:>7}",
             gene.gene,
             number(gene.pearson, 3),
@@ -142,7 +148,7 @@ fn print(summary: &Summary, report: &Path) {
             p,
             number(gene.false_discovery_rate, 4),
             number(gene.ridge_pearson, 3),
-        );
+        ))?;
     }
-    println!("\nreport: {}", report.display());
+    output::line(format_args!("\nreport: {}", report.display()))
 }

@@ -1,16 +1,14 @@
 //! `isg score`: how much texture every patch of slides or images has, and which patches are kept.
 
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, output};
 use crate::{
     device::Device,
     error::{Error, Result},
+    escape,
     io::atomic,
     report::selection,
     select::{
@@ -199,6 +197,9 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
     if (args.response.is_some() || args.figure.is_some()) && args.files.len() > 1 {
         return Err(Error::Usage("--response and --figure are of one file; give one, or leave them out".to_string()));
     }
+    let written = [&args.out, &args.map, &args.response, &args.figure].into_iter().flatten().map(PathBuf::as_path);
+    let read = args.files.iter().chain(&args.parameters.weights).map(PathBuf::as_path);
+    output::refuse_overwriting(written, read)?;
     let device = context.device()?;
     let scorer = Scorer::new(&options.selector, &device)?;
     let (mut scored, mut failed) = (Vec::new(), Vec::new());
@@ -224,7 +225,7 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
                 scored.push((file, scores));
             }
             Err(Error::Interrupted) => {
-                failed.iter().for_each(|error| eprintln!("isg: {error}"));
+                failed.iter().for_each(|error| output::say(format_args!("isg: {error}")));
                 return Err(Error::Interrupted);
             }
             Err(error) => failed.push(error),
@@ -241,39 +242,30 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
         _ if rows.is_empty() => {}
         Some(path) => atomic::write_bytes(path, &csv)?,
         None if args.json => {}
-        None => print(&csv)?,
+        None => output::table(&csv)?,
     }
     if args.json && !rows.is_empty() {
-        print(format!("{:#}\n", json_of(&rows, &options)).as_bytes())?;
+        output::json(&json_of(&rows, &options))?;
     } else if args.out.is_some() && !context.quiet {
         for (name, scores) in &rows {
             let kept = scores.patches.iter().filter(|patch| patch.kept).count();
             let left_out = scores.left_out_bits_per_px.len();
             let skipped = if left_out > 0 { format!(", {left_out} left out unread") } else { String::new() };
-            println!(
+            output::line(format_args!(
                 "{name}: {kept} of {} patches kept ({}){skipped}",
                 scores.patches.len() + left_out,
                 options.threshold
-            );
+            ))?;
         }
     }
     // Nothing scored is a failure, reported as such; something scored is a part of the work done.
     let last = if rows.is_empty() { failed.pop() } else { None };
     let partial = !failed.is_empty();
-    failed.iter().for_each(|error| eprintln!("isg: {error}"));
+    failed.iter().for_each(|error| output::say(format_args!("isg: {error}")));
     match last {
         Some(error) => Err(error),
         None if partial => Ok(Outcome::Partial),
         None => Ok(Outcome::Done),
-    }
-}
-
-/// To standard output; a reader that has seen enough and closed it is no error.
-fn print(bytes: &[u8]) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("standard output", e)),
-        _ => Ok(()),
     }
 }
 
@@ -293,7 +285,7 @@ fn csv(rows: &[(String, &SlideScores)], options: &ScoreOptions) -> Result<Vec<u8
             };
             let kept = u8::from(patch.kept).to_string();
             let numbers = place.iter().chain(&score).chain(std::iter::once(&kept)).map(String::as_str);
-            table.write_record(std::iter::once(name.as_str()).chain(numbers)).map_err(broken)?;
+            table.write_record(std::iter::once(escape::cell(name).as_ref()).chain(numbers)).map_err(broken)?;
         }
     }
     table.into_inner().map_err(|e| Error::Usage(format!("the scores cannot be written as CSV: {e}")))

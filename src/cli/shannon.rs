@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, output};
 use crate::{
     error::{Error, Result},
     io::atomic,
@@ -42,7 +42,8 @@ enum Action {
 
 pub fn run(args: Args, context: &Context) -> Result<Outcome> {
     match args.action {
-        Action::Encode { input, output } => {
+        Action::Encode { input, output: written } => {
+            output::refuse_overwriting([written.as_path()], [input.as_path()])?;
             let slide = Slide::open(&input)?;
             let (width_px, height_px) = slide.levels().first().map_or((0, 0), |l| (l.width_px, l.height_px));
             if width_px.saturating_mul(height_px).saturating_mul(3) > shannon::MAX_PIXEL_BYTES as u64 {
@@ -53,13 +54,17 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
                 return Err(Error::input(input, "has no pixels to encode", "give an image of at least one pixel"));
             }
             let stream = ops::shannon::encode(&image, &context.device()?)?;
-            atomic::write_bytes(&output, &stream)?;
+            atomic::write_bytes(&written, &stream)?;
             if !context.quiet {
                 let bits_per_px = 8.0 * stream.len() as f64 / (width_px * height_px) as f64;
-                println!("{}: {} bits, {bits_per_px:.3} per pixel", output.display(), 8 * stream.len());
+                let (file, bits) = (written.display(), 8 * stream.len());
+                output::line(format_args!("{file}: {bits} bits, {bits_per_px:.3} per pixel"))?;
             }
         }
-        Action::Decode { input, output } => shannon::read(&input)?.write_png(&output)?,
+        Action::Decode { input, output: written } => {
+            output::refuse_overwriting([written.as_path()], [input.as_path()])?;
+            shannon::read(&input)?.write_png(&written)?;
+        }
     }
     Ok(Outcome::Done)
 }

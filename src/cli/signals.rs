@@ -6,6 +6,8 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use super::output;
+
 /// Number of the signal that asked for a stop; 0 before any.
 static ASKED: AtomicU8 = AtomicU8::new(0);
 
@@ -27,7 +29,7 @@ fn received(signal: u8) {
     if ASKED.swap(signal, Ordering::Relaxed) != 0 {
         std::process::exit(exit_status().into());
     }
-    eprintln!("\nstopping at the next safe point; Ctrl-C, or another signal, stops at once");
+    output::say("\nstopping at the next safe point; Ctrl-C, or another signal, stops at once");
 }
 
 /// From now on signals are listened to. Called before any other thread begins.

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::output;
 use crate::{
     error::{Error, Result},
+    escape,
     slide::{Slide, SlideOptions},
 };
 
@@ -73,17 +75,19 @@ pub fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Info { slide, json } => {
             let slide = slide.open()?;
-            let text = if json { format!("{:#}", info_json(&slide)) } else { info_text(&slide) };
-            println!("{}", text.trim_end());
-            Ok(())
+            if json { output::json(&info_json(&slide)) } else { output::line(info_text(&slide).trim_end()) }
         }
         Command::Region { slide, level, x, y, width, height, out } => {
             if width == 0 || height == 0 {
                 return Err(Error::Usage("a region needs a width and a height of at least 1 px".into()));
             }
+            output::refuse_overwriting([out.as_path()], [slide.slide.as_path()])?;
             slide.open()?.read_region(level, x, y, width, height)?.write_png(out)
         }
-        Command::Thumbnail { slide, size, out } => slide.open()?.thumbnail(size)?.write_png(out),
+        Command::Thumbnail { slide, size, out } => {
+            output::refuse_overwriting([out.as_path()], [slide.slide.as_path()])?;
+            slide.open()?.thumbnail(size)?.write_png(out)
+        }
     }
 }
 
@@ -125,11 +129,12 @@ pub fn info_json(slide: &Slide) -> serde_json::Value {
         "magnification": slide.magnification(),
         "properties": properties,
         "associated_images": associated,
+        "remarks": slide.remarks(),
     })
 }
 
 fn info_text(slide: &Slide) -> String {
-    let mut text = format!("{} ({})\n", slide.path().display(), slide.vendor());
+    let mut text = format!("{} ({})\n", escape::path(slide.path()), slide.vendor());
     for (level, l) in slide.levels().iter().enumerate() {
         text += &format!(
             "level {level}: {} x {} px, downsample {:.4}, {} in {} x {} px\n",
@@ -146,10 +151,13 @@ fn info_text(slide: &Slide) -> String {
         None => "magnification: unknown\n".into(),
     };
     for (name, width_px, height_px) in slide.associated_images() {
-        text += &format!("associated image: {name}, {width_px} x {height_px} px\n");
+        text += &format!("associated image: {}, {width_px} x {height_px} px\n", escape::line(&name));
+    }
+    for remark in slide.remarks() {
+        text += &format!("remark: {}\n", escape::line(remark));
     }
     for (key, value) in slide.properties() {
-        text += &format!("{key}: {}\n", value.replace(['\r', '\n'], " "));
+        text += &format!("{}: {}\n", escape::line(key), escape::line(&value.replace(['\r', '\n'], " ")));
     }
     text
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, output};
 use crate::{
     Result,
     synth::{self, SynthOptions},
@@ -30,15 +30,15 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
     let options = SynthOptions { slides: args.slides, seed: args.seed, size_px: args.size_px };
     let summary = synth::generate(&args.out_dir, &options, &context.progress)?;
     let kept = summary.slides - summary.drawn;
-    println!(
+    output::line(format_args!(
         "{}: {} slides of {} patients{}",
         args.out_dir.display(),
         summary.slides,
         summary.patients,
         if kept > 0 { format!(", {kept} of them already there") } else { String::new() }
-    );
+    ))?;
     if !context.quiet {
-        println!("next: isg run {}", args.out_dir.join("isg.toml").display());
+        output::line(format_args!("next: isg run {}", args.out_dir.join("isg.toml").display()))?;
     }
     Ok(Outcome::Done)
 }

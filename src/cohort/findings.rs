@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
+    escape,
     io::atomic,
 };
 
@@ -102,7 +103,7 @@ fn write_csv<'a, const N: usize>(
     let failed = |e: csv::Error| Error::Usage(format!("{}: {e}", path.display()));
     out.write_record(header).map_err(failed)?;
     for row in rows {
-        out.write_record(row).map_err(failed)?;
+        out.write_record(row.map(|text| escape::cell(text).into_owned())).map_err(failed)?;
     }
     let bytes = out.into_inner().map_err(|e| Error::io(path, e.into_error()))?;
     atomic::write_bytes(path, &bytes)

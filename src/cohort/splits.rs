@@ -20,7 +20,7 @@ use crate::{
         validation,
     },
     error::{Error, Result},
-    io::{atomic, table::Table},
+    io::{atomic, table::Table, text},
     random::Philox,
 };
 
@@ -146,7 +146,7 @@ impl Splits {
     /// Patients unknown to the cohort are ignored with a remark, as are the cohort's that the file does not mention.
     pub fn read(path: &Path, patients: &[SplitPatient], config: &SplitConfig) -> Result<(Splits, Vec<String>)> {
         check_fraction(config.valid_fraction)?;
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let bytes = text::read_bytes(path, text::MAX_JSON_BYTES)?;
         let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes).trim_ascii_start();
         let mut folds = match text.first() {
             Some(b'{' | b'[') => folds_of_json(path, text)?,

@@ -129,6 +129,16 @@ pub fn ptx(stem: &str) -> Option<&'static str> {
     })
 }
 
+/// An error where `ISG_PTX` is set and names no folder: a typing mistake must not run the embedded kernels in silence.
+pub fn check_replacements() -> Result<()> {
+    match std::env::var_os("ISG_PTX").filter(|folder| !folder.is_empty()) {
+        Some(folder) if !std::path::Path::new(&folder).is_dir() => {
+            Err(Error::input(folder, "is named by ISG_PTX and is no folder", "correct the variable or unset it"))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn replaced(stem: &str) -> Option<&'static str> {
     static TEXTS: LazyLock<Mutex<HashMap<String, &'static str>>> = LazyLock::new(Mutex::default);
     let folder = std::env::var_os("ISG_PTX").filter(|folder| !folder.is_empty())?;
@@ -145,6 +155,7 @@ fn replaced(stem: &str) -> Option<&'static str> {
 
 /// As [`ptx`], for a GPU of this compute capability: Hopper's own kernels are for 9.0 alone.
 pub fn text_for(stem: &str, capability: (u32, u32), device: &str) -> Result<&'static str> {
+    check_replacements()?;
     if stem.ends_with("_sm90") && capability != (9, 0) {
         return Err(Error::Device(format!("{device}: kernels/{stem}.cu is for compute capability 9.0 alone")));
     }

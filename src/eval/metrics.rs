@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
+    escape,
     eval::stats::{self, Alternative, Bootstrap, Interval},
     io::atomic,
 };
@@ -206,9 +207,9 @@ pub fn write_scores_csv(path: impl AsRef<Path>, evaluation: &Evaluation) -> Resu
         for g in &group.genes {
             let number = |x: Option<f64>| x.map_or(String::new(), |x| x.to_string());
             out.write_record([
-                project.clone(),
+                escape::cell(&project).into_owned(),
                 fold.clone(),
-                g.gene.clone(),
+                escape::cell(&g.gene).into_owned(),
                 g.n.to_string(),
                 number(g.pearson),
                 number(g.pearson_interval.map(|i| i.low)),

@@ -10,16 +10,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
+    escape,
     eval::{
         metrics::{self, Evaluation, Prediction, Unit},
         stats::Bootstrap,
     },
-    io::atomic,
+    io::{atomic, text},
 };
 
 pub const PREDICTIONS_FILE: &str = "predictions.csv";
 pub const BASELINE_FILE: &str = "predictions_ridge.csv";
 pub const EVALUATION_JSON: &str = "evaluation.json";
+pub const EVALUATION_CSV: &str = "evaluation.csv";
 
 /// The network's scores and the baseline's.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -48,7 +50,7 @@ pub fn compare(
 /// Writes `evaluation.json`, `evaluation.csv` and, with a baseline, `evaluation_ridge.csv` into `dir`.
 pub fn write(dir: &Path, comparison: &Comparison) -> Result<()> {
     let text = serde_json::to_string_pretty(comparison).map_err(|e| Error::io(dir, e.into()))?;
-    metrics::write_scores_csv(dir.join("evaluation.csv"), &comparison.network)?;
+    metrics::write_scores_csv(dir.join(EVALUATION_CSV), &comparison.network)?;
     if let Some(baseline) = &comparison.baseline {
         metrics::write_scores_csv(dir.join("evaluation_ridge.csv"), baseline)?;
     }
@@ -58,7 +60,7 @@ pub fn write(dir: &Path, comparison: &Comparison) -> Result<()> {
 /// Reads what [`write()`] wrote.
 pub fn read(dir: &Path) -> Result<Comparison> {
     let path = dir.join(EVALUATION_JSON);
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+    let text = text::read(&path, text::MAX_JSON_BYTES)?;
     serde_json::from_str(&text)
         .map_err(|e| Error::input(&path, format!("is no evaluation ({e})"), "run isg evaluate again"))
 }
@@ -83,11 +85,11 @@ pub fn write_predictions(path: &Path, genes: &[String], predictions: &[Predictio
     for p in predictions {
         for ((gene, truth), predicted) in genes.iter().zip(&p.truth).zip(&p.predicted) {
             let row = Row {
-                slide: p.slide.clone(),
-                patient: p.patient.clone(),
-                project: p.project.clone(),
+                slide: escape::cell(&p.slide).into_owned(),
+                patient: escape::cell(&p.patient).into_owned(),
+                project: escape::cell(&p.project).into_owned(),
                 fold: p.fold,
-                gene: gene.clone(),
+                gene: escape::cell(gene).into_owned(),
                 truth: truth.is_finite().then_some(*truth),
                 predicted: *predicted,
             };
@@ -105,7 +107,11 @@ pub fn read_predictions(path: &Path) -> Result<(Vec<String>, Vec<Prediction>)> {
     let mut reader = csv::Reader::from_path(path).map_err(|e| Error::input(path, e.to_string(), remedy))?;
     let (mut genes, mut rows): (Vec<String>, Vec<Row>) = (Vec::new(), Vec::new());
     for row in reader.deserialize() {
-        let row: Row = row.map_err(|e| Error::input(path, format!("has a line that cannot be read ({e})"), remedy))?;
+        let mut row: Row =
+            row.map_err(|e| Error::input(path, format!("has a line that cannot be read ({e})"), remedy))?;
+        for text in [&mut row.slide, &mut row.patient, &mut row.project, &mut row.gene] {
+            *text = escape::uncell(text).to_string();
+        }
         if !row.predicted.is_finite() {
             let problem = format!("slide {}, gene {}: the prediction is no number", row.slide, row.gene);
             return Err(Error::input(path, problem, "predict this slide again"));

@@ -34,7 +34,7 @@ impl Digest {
     /// What reading it gives.
     pub fn of_file(path: &Path) -> Result<Digest> {
         let io = |e| Error::io(path, e);
-        let mut file = File::open(path).map_err(io)?;
+        let mut file = super::open_file(path)?;
         let mut hasher = Hasher::new();
         let mut part = vec![0; 4 << 20];
         loop {

@@ -13,7 +13,21 @@ pub mod pytorch;
 pub mod safetensors;
 pub mod sealed;
 pub mod table;
+pub mod text;
 pub mod weights;
 
 pub use array::{ArrayView, ElementType, NamedArray};
 pub use weights::Weights;
+
+use std::{fs::File, path::Path};
+
+use crate::error::{Error, Result};
+
+/// Opens an ordinary file. What it is, is asked before it is opened: opening a pipe waits for somebody who writes into it.
+pub(crate) fn open_file(path: &Path) -> Result<File> {
+    let found = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+    if !found.is_file() {
+        return Err(Error::input(path, "is not a file", "name a file"));
+    }
+    File::open(path).map_err(|e| Error::io(path, e))
+}

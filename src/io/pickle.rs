@@ -5,15 +5,20 @@
 //! refuses every other, and records a call as data ([`Node::Call`]) for `io::pytorch` to understand.
 //!
 //! Values live in one flat arena and refer to each other by index, so that cyclic or absurdly nested pickles cannot
-//! overflow the stack, here or when dropped. Each instruction makes at most one value; [`MAX_NODES`] bounds them all.
+//! overflow the stack, here or when dropped. Each instruction makes at most one value; [`MAX_NODES`] bounds them all, and
+//! likewise the stack, the marks and the memo, which instructions of one byte fill without making values.
 //! Text protocols 0 and 1, persistent ids as text and out-of-band buffers are refused.
 
 use std::{borrow::Cow, collections::HashMap, ops::Range};
 
 use crate::io::array::ElementType;
 
-/// 8 Mi values: some 100,000 tensors; a hostile file costs at most 300 MB.
-const MAX_NODES: usize = 8 << 20;
+/// 4 Mi values: some 100,000 tensors; a hostile file costs at most 150 MB.
+const MAX_NODES: usize = 4 << 20;
+/// What is on the stack at once is one dictionary's items at most.
+const MAX_STACK: usize = 4 << 20;
+/// Containers that are open at once.
+const MAX_MARKS: usize = 10_000;
 
 /// Index of a value in [`Pickle::nodes`].
 pub(crate) type Ref = u32;
@@ -177,6 +182,7 @@ pub(crate) fn read(input: &[u8]) -> Result<Pickle<'_>, Refusal> {
         marks: Vec::new(),
         memo: HashMap::new(),
         copied: 0,
+        items: 0,
     };
     let root = machine.run()?;
     Ok(Pickle { input, nodes: machine.nodes, root, length_bytes: machine.at })
@@ -196,6 +202,13 @@ fn too_many() -> Refusal {
     Refusal { problem: format!("holds more than {MAX_NODES} Python values"), remedy: "save the weights alone" }
 }
 
+fn too_deep() -> Refusal {
+    Refusal {
+        problem: format!("keeps more than {MAX_MARKS} containers open or {MAX_STACK} values waiting"),
+        remedy: "save the weights alone",
+    }
+}
+
 fn broken(problem: impl Into<String>) -> Refusal {
     Refusal { problem: problem.into(), remedy: BROKEN }
 }
@@ -210,6 +223,7 @@ struct Machine<'a> {
     memo: HashMap<u32, Ref>,
     /// Items copied from one container into another: the one way in which few bytes could make many items.
     copied: usize,
+    items: usize,
 }
 
 impl<'a> Machine<'a> {
@@ -225,12 +239,12 @@ impl<'a> Machine<'a> {
                 }
                 0x95 => drop(self.take(8)?), // FRAME: a hint for buffered readers
                 b'.' => return self.pop(),
-                b'(' => self.marks.push(self.stack.len()),
+                b'(' => self.mark()?,
                 b'0' => self.pop_or_mark()?,
                 b'1' => drop(self.since_mark()?),
                 b'2' => {
                     let top = self.top()?;
-                    self.stack.push(top);
+                    self.push_ref(top)?;
                 }
                 b'N' => self.push(Node::None)?,
                 0x88 => self.push(Node::Bool(true))?,
@@ -403,7 +417,22 @@ impl<'a> Machine<'a> {
 
     fn push(&mut self, node: Node) -> Result<(), Refusal> {
         let r = self.make(node)?;
+        self.push_ref(r)
+    }
+
+    fn push_ref(&mut self, r: Ref) -> Result<(), Refusal> {
+        if self.stack.len() >= MAX_STACK {
+            return Err(too_deep());
+        }
         self.stack.push(r);
+        Ok(())
+    }
+
+    fn mark(&mut self) -> Result<(), Refusal> {
+        if self.marks.len() >= MAX_MARKS {
+            return Err(too_deep());
+        }
+        self.marks.push(self.stack.len());
         Ok(())
     }
 
@@ -475,17 +504,17 @@ impl<'a> Machine<'a> {
     fn put(&mut self, slot: u32) -> Result<(), Refusal> {
         let top = self.top()?;
         self.memo.insert(slot, top);
-        Ok(())
+        if self.memo.len() > MAX_NODES { Err(too_many()) } else { Ok(()) }
     }
 
     fn get(&mut self, slot: u32) -> Result<(), Refusal> {
         let r = *self.memo.get(&slot).ok_or_else(|| broken("is not a whole pickle (it recalls what it never kept)"))?;
-        self.stack.push(r);
-        Ok(())
+        self.push_ref(r)
     }
 
     // ---- containers and calls
     fn extend(&mut self, items: Vec<Ref>) -> Result<(), Refusal> {
+        self.count_items(items.len())?;
         let top = self.top()? as usize;
         match &mut self.nodes[top] {
             Node::Sequence(list) => list.extend(items),
@@ -497,6 +526,7 @@ impl<'a> Machine<'a> {
     fn set_items(&mut self, items: &[Ref]) -> Result<(), Refusal> {
         let top = self.top()? as usize;
         let items = pairs(items)?;
+        self.count_items(items.len())?;
         match &mut self.nodes[top] {
             Node::Dict(dict) => dict.extend(items),
             _ => return Err(broken("is not a whole pickle (it sets an item of what is no dictionary)")),
@@ -543,6 +573,12 @@ impl<'a> Machine<'a> {
     fn count_copied(&mut self, n: usize) -> Result<(), Refusal> {
         self.copied += n;
         if self.copied > MAX_NODES { Err(too_many()) } else { Ok(()) }
+    }
+
+    /// Items put into containers that stay; a value may be put many times, by one byte each.
+    fn count_items(&mut self, n: usize) -> Result<(), Refusal> {
+        self.items += n;
+        if self.items > 4 * MAX_NODES { Err(too_many()) } else { Ok(()) }
     }
 
     /// `OrderedDict([[key, value], ...])` as Python 2 wrote it; Python 3 calls it with nothing and sets items after.

@@ -32,7 +32,9 @@ use crate::{
 const LEGACY_MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 const MAX_NESTING: usize = 64;
 /// Dictionaries may be mentioned many times over; these bound what that can make of a small file.
-const MAX_VISITS: usize = 4 << 20;
+const MAX_VISITS: usize = 1 << 20;
+/// A hundred thousand tensors take 15 MB. PyTorch does not pack its pickles, so one that is packed gets no more room.
+const MAX_PACKED_PICKLE_BYTES: usize = 32 << 20;
 const MAX_KEY_BYTES: usize = 1024;
 const MAX_NAMES_BYTES: usize = 256 << 20;
 const MAX_DIMENSIONS: usize = 64;
@@ -264,7 +266,7 @@ fn read_archive(map: &[u8]) -> Result<Contents, Refusal> {
         ));
     };
     let prefix = main.strip_suffix("data.pkl").unwrap_or_default().to_string();
-    let text = small_entry(map, &entries[&main], 256 << 20)?;
+    let text = small_entry(map, &entries[&main], MAX_PACKED_PICKLE_BYTES)?;
     let big_endian = match entries.get(&format!("{prefix}byteorder")) {
         Some(entry) => small_entry(map, entry, 64)?.as_ref() == b"big",
         None => false,
@@ -285,7 +287,10 @@ fn small_entry<'a>(map: &'a [u8], entry: &Storage, limit_bytes: usize) -> Result
             .map(Cow::Borrowed)
             .ok_or_else(|| refuse("the file ends too early", AGAIN)),
         Storage::Deflated { length_bytes, .. } if length_bytes <= limit_bytes => inflate(map, entry).map(Cow::Owned),
-        Storage::Deflated { .. } => Err(refuse("its pickle is too large", "save the weights alone")),
+        Storage::Deflated { length_bytes, .. } => {
+            let sizes = format!("{} MiB; more than {} are not read", length_bytes >> 20, limit_bytes >> 20);
+            Err(refuse(format!("has a pickle that unpacks to {sizes}"), "save the weights alone"))
+        }
     }
 }
 
@@ -392,14 +397,15 @@ impl Flattened {
         match pickle.node(r) {
             Node::Dict(items) => {
                 // A key given twice keeps its first place and its last value, as in Python.
-                let mut last: HashMap<String, Ref> = HashMap::new();
+                let mut last: HashMap<Cow<str>, Ref> = HashMap::new();
                 let mut order = Vec::new();
                 *visits += items.len();
                 for &(key, value) in items {
                     if matches!(pickle.node(key), Node::Text(range) if range.len() > MAX_KEY_BYTES) {
                         return Err(beyond_reason());
                     }
-                    let Some(key) = key_text(pickle, key) else { continue };
+                    let number = || pickle.int(key).map(|n| Cow::Owned(n.to_string()));
+                    let Some(key) = pickle.text(key).or_else(number) else { continue };
                     if last.insert(key.clone(), value).is_none() {
                         order.push(key);
                     }

@@ -1,5 +1,6 @@
 //! safetensors files: named arrays plus string metadata, read through a memory map, written whole or not at all.
 //!
+//! Bounds: a header of at most [`MAX_HEADER_BYTES`], because reading it takes some ten times its size.
 //! The header is checked by the `safetensors` crate (its size, every offset, the total length), so a truncated or forged
 //! file is refused before any of its data is touched. The writer is our own because the crate's leaves the metadata in
 //! hash order: here keys are sorted, so equal contents give equal bytes. Larger element types come first, which keeps
@@ -29,13 +30,12 @@ use crate::{
 /// Metadata key of a file's checksum. It is taken over the whole file with zeros in its own place.
 pub const CHECKSUM: &str = "isg.checksum";
 
+/// A hundred bytes an array: the largest published models stay below 10 MiB.
+const MAX_HEADER_BYTES: u64 = 32 << 20;
+
 /// Maps a file for reading.
 pub(crate) fn map(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let meta = file.metadata().map_err(|e| Error::io(path, e))?;
-    if !meta.is_file() {
-        return Err(Error::input(path, "is not a file", "name a file"));
-    }
+    let file = super::open_file(path)?;
     // SAFETY: the map is read-only; that nobody truncates the file while it is mapped is upheld by the way this project
     // writes (a new file is renamed over the old one, whose pages stay valid) and asked of whoever else edits weights.
     unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))
@@ -58,6 +58,12 @@ impl SafetensorsFile {
     pub fn open(path: impl AsRef<Path>) -> Result<SafetensorsFile> {
         let path = path.as_ref();
         let map = map(path)?;
+        let claimed = map.first_chunk::<8>().map_or(0, |raw| u64::from_le_bytes(*raw));
+        if claimed > MAX_HEADER_BYTES && claimed <= map.len() as u64 {
+            let problem =
+                format!("has a header of {} MiB; more than {} are not read", claimed >> 20, MAX_HEADER_BYTES >> 20);
+            return Err(Error::input(path, problem, "save the weights alone"));
+        }
         let (header_bytes, header) = SafeTensors::read_metadata(&map).map_err(|e| {
             Error::input(path, format!("is not a whole safetensors file ({e})"), "write or download it again")
         })?;

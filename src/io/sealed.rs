@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     error::{Error, Result},
-    io::{atomic, checksum::Digest},
+    io::{atomic, checksum::Digest, text},
 };
 
 const KEY: &str = "checksum";
@@ -50,7 +50,7 @@ pub fn read_json<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<T> {
 pub fn read_json_unsealed<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<(T, Seal)> {
     let path = path.as_ref();
     let unusable = |what: String| Error::input(path, what, "run the command that wrote it again");
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    let bytes = text::read_bytes(path, text::MAX_JSON_BYTES)?;
     let mut json: Value = serde_json::from_slice(&bytes).map_err(|e| unusable(format!("is no whole JSON ({e})")))?;
     let seal = match json.as_object_mut().and_then(|object| object.remove(KEY)) {
         None => Seal::Absent,

@@ -1,6 +1,6 @@
 //! Weights from whichever file a user has: safetensors or PyTorch, told apart by their first bytes.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{io::Read, path::Path};
 
 use crate::{
     error::{Error, Result},
@@ -19,8 +19,7 @@ impl Weights {
     pub fn read(path: impl AsRef<Path>) -> Result<Weights> {
         let path = path.as_ref();
         let mut head = Vec::new();
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        file.take(64).read_to_end(&mut head).map_err(|e| Error::io(path, e))?;
+        super::open_file(path)?.take(64).read_to_end(&mut head).map_err(|e| Error::io(path, e))?;
         let arrays = if head.get(8) == Some(&b'{') {
             SafetensorsFile::open(path)?.read_all()?
         } else if head.starts_with(b"version https://git-lfs") {

@@ -30,7 +30,7 @@ use crate::{
     cohort::{CohortConfig, SplitConfig},
     error::{Error, Result},
     extractor::config::ExtractorConfig,
-    io::{checksum::Digest, sealed},
+    io::{checksum::Digest, sealed, text},
     mil::config::TrainConfig,
     select::{
         self, Selector, Threshold,
@@ -235,9 +235,9 @@ impl RunConfig {
     /// Reads a configuration; every relative path in it becomes relative to the file's folder.
     pub fn read(path: &Path) -> Result<RunConfig> {
         let wrong = |e: String| Error::input(path, e.trim().replace('\n', " "), "correct that key");
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = text::read(path, text::MAX_CONFIG_BYTES)?;
         sealed::check_toml(path, &text)?;
-        let table: toml::Table = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        let table = text::parse_toml(path, &text)?;
         let mut config = RunConfig::from_table(table).map_err(|e| wrong(e.to_string()))?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         config.out = folder.join(&config.out);

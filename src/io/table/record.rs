@@ -7,7 +7,10 @@
 use std::path::Path;
 
 use super::text::{Lines, decode};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    escape,
+};
 
 /// A remark in a cell is shorter than this; what runs on is a quote that was not closed.
 const MAX_QUOTED_BYTES: usize = 1 << 20;
@@ -39,7 +42,8 @@ struct Fields<'a> {
 impl Fields<'_> {
     fn push(&mut self, field: &[u8], path: &Path) -> Result<()> {
         let text = decode(field);
-        let text = text.trim();
+        // Without the apostrophe that keeps spreadsheets from executing it.
+        let text = escape::uncell(text.trim());
         match self.out.get_mut(self.used) {
             Some(old) => {
                 old.clear();
