@@ -6,6 +6,7 @@ mod contract;
 mod counters;
 mod epilogue;
 mod gpu;
+mod hostile;
 mod linear;
 mod models;
 mod mutants;

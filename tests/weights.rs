@@ -209,6 +209,23 @@ fn hostile_pickles_are_bounded() {
     assert!(error.contains("far more numbers than bytes"), "{error}");
     let small = try_object(&tensor(b"K\x02K\x03\x86"), storage).unwrap();
     assert_eq!(small.arrays[0].to_f64(), [1.0; 6]);
+    // Instructions of one byte that make no value: marks, copies of the top, items of a list.
+    for (object, said) in [
+        (vec![b'('; 1 << 20], "containers open"),
+        ([vec![b'N'], vec![b'2'; 5 << 20]].concat(), "values waiting"),
+        ([vec![b']'], b"Kaa".repeat(5 << 20)].concat(), "Python values"),
+    ] {
+        let error = try_object(&object, b"").err().unwrap().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+    // The same packed: a pickle that unpacks to more than any state dict's is not unpacked.
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+    zip.start_file("archive/data.pkl", options).unwrap();
+    zip.write_all(&vec![b'N'; 40 << 20]).unwrap();
+    std::fs::write(&path, zip.finish().unwrap().into_inner()).unwrap();
+    let error = Weights::read(&path).err().unwrap().to_string();
+    assert!(error.contains("unpacks to 40 MiB; more than 32 are not read"), "{error}");
     // A storage that claims more than the file holds.
     let claims = b"\x80\x02]U\x010a.\xff\xff\xff\xff\xff\xff\xff\x0f\x00\x00\x80?";
     assert!(try_object(&tensor(b"K\x01K\x01\x86"), claims).is_err());

@@ -3,7 +3,7 @@
 //! One hash (BLAKE3, 128 bits of it) serves both. A file that this program writes carries a checksum of itself, so that a
 //! damaged one is noticed; an artefact carries the digest of all it was made from, so that a stale one is.
 
-use std::{fmt, fs::File, io::Read, path::Path};
+use std::{fmt, io::Read, path::Path};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 

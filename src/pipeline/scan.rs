@@ -182,6 +182,9 @@ fn score(
 
 fn score_patches(run: &Run, entry: &SlideEntry, scorer: &Scorer, progress: &dyn Progress) -> Result<Scored> {
     let slide = open(entry)?;
+    for remark in slide.remarks() {
+        progress.note(&format!("{}: {remark}", entry.id));
+    }
     let (width_px, height_px) = (slide.levels()[0].width_px, slide.levels()[0].height_px);
     let select = &run.config.select;
     let side = select.patch_px as u64;
