@@ -20,7 +20,7 @@ use crate::{
 #[serde(rename_all = "snake_case")]
 pub enum MatchBy {
     /// By the slide's own name, then by sample (barcode without vial, as HE2RNA), then by patient where sample types do not
-    /// contradict.
+    /// contradict. Names match whole, but for case and R's `make.names`, or by a recognised scheme.
     #[default]
     Auto,
     /// By the slide's name or its sample only.

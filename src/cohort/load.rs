@@ -94,7 +94,7 @@ impl Cohort {
         let table = expression(config, &map, &slides, findings, progress)?;
         let (samples, no_tumour) = usable_samples(config, &table, &sheet, findings);
         let mut remarks: Vec<String> = numbered_copies(&samples).into_iter().collect();
-        let mut matched = match_slides(slides, &samples, &no_tumour, config.match_by, findings)?;
+        let mut matched = match_slides(slides, &samples, &no_tumour, config.match_by, &table, findings)?;
         if matched.is_empty() {
             return Err(nothing_matched(config, findings));
         }

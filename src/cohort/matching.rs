@@ -19,7 +19,7 @@ use crate::{
     cohort::{
         barcode::{Barcode, CptacName},
         config::MatchBy,
-        expression::Sample,
+        expression::{ExpressionTable, Sample},
         findings::{ExcludedKind, Findings, MatchRow},
         labels::patient_name,
         names::{Agreement, NameIndex, folded, without_uuid},
@@ -54,6 +54,37 @@ pub(super) struct Samples<'a> {
 fn file_of_path(name: &str) -> &str {
     let bare = without_extension(name);
     if bare.len() == name.len() { name } else { bare.rsplit(['/', '\\']).next().unwrap_or(bare) }
+}
+
+/// What programs append to a sample's name when they name a file after it.
+const TOOL_SUFFIXES: [&str; 20] = [
+    ".rna_seq.augmented_star_gene_counts",
+    ".augmented_star_gene_counts",
+    ".star_gene_counts",
+    ".readspergene.out",
+    ".readspergene",
+    ".rsem.genes",
+    ".genes.fpkm_tracking",
+    ".genes",
+    ".htseq",
+    ".htseq_counts",
+    ".featurecounts",
+    ".gene_counts",
+    ".genecounts",
+    ".counts",
+    ".fpkm-uq",
+    ".fpkm",
+    ".tpm",
+    ".rsem",
+    ".salmon",
+    ".quant",
+];
+
+/// A name without what the program appended that wrote the file.
+fn without_tool(name: &str) -> &str {
+    let has =
+        |s: &&&str| name.len() > s.len() && name.get(name.len() - s.len()..).is_some_and(|t| t.eq_ignore_ascii_case(s));
+    TOOL_SUFFIXES.iter().find(has).map_or(name, |s| &name[..name.len() - s.len()])
 }
 
 /// A name's letters and digits without case.
@@ -93,6 +124,7 @@ impl<'a> Samples<'a> {
         for (i, sample) in in_order {
             for name in [&sample.name, &sample.column] {
                 let name = file_of_path(name);
+                index.by_name.add(without_tool(name), i);
                 index.by_name.add(name, i);
                 index.by_bare_name.add(without_uuid(name).unwrap_or(name), i);
             }
@@ -204,6 +236,7 @@ pub(super) fn match_slides(
     samples: &[Option<Sample>],
     no_tumour: &HashSet<String>,
     by: MatchBy,
+    table: &ExpressionTable,
     findings: &mut Findings,
 ) -> Result<Vec<Matched>> {
     let index = Samples::new(samples);
@@ -224,8 +257,10 @@ pub(super) fn match_slides(
             first_error
                 .get_or_insert_with(|| Error::input(&sample.path, format!("slide {} {problem}", slide.id), remedy));
         };
-        let twin =
-            hit.rows.iter().skip(1).filter_map(|&r| index.get(r)).find(|s| !hit.ordered || s.name == sample.name);
+        // A patient's values may stand there once for each slide; which of them is taken does not matter.
+        let other = |&&r: &&usize| !table.same_values(row, r) || differing_patients(samples, row, r);
+        let mut others = hit.rows[1..].iter().filter(other).filter_map(|&r| index.get(r));
+        let twin = others.find(|s| !hit.ordered || s.name == sample.name);
         if let Some(twin) = twin {
             let problem =
                 format!("fits two samples by its {}: {} and {}", hit.rule, described(sample), described(twin));
@@ -266,6 +301,12 @@ pub(super) fn match_slides(
         findings.leave_out(ExcludedKind::Sample, sample.name.clone(), reason);
     }
     first_error.map_or(Ok(out), Err)
+}
+
+/// Whether the table states different patients for two of its samples.
+fn differing_patients(samples: &[Option<Sample>], a: usize, b: usize) -> bool {
+    let patient = |row: usize| samples[row].as_ref().and_then(|s| s.patient.as_deref()).map(folded);
+    patient(a) != patient(b)
 }
 
 /// A sample as its table has it.

@@ -113,7 +113,11 @@ fn is_part_of_scan(file: &Path, scans: &[PathBuf]) -> bool {
         && scans.iter().any(|scan| {
             let in_parts =
                 scan.extension().is_some_and(|e| e.eq_ignore_ascii_case("vms") || e.eq_ignore_ascii_case("vmu"));
-            in_parts && scan.parent() == file.parent() && slide_id(file).starts_with(&slide_id(scan))
+            let (name, scan_name) = (slide_id(file), slide_id(scan));
+            let rest = name.strip_prefix(&scan_name);
+            let is_part =
+                rest.is_some_and(|r| r.is_empty() || ["(", "_macro", "_map"].iter().any(|p| r.starts_with(p)));
+            in_parts && scan.parent() == file.parent() && is_part
         })
 }
 
@@ -191,6 +195,9 @@ fn read_slide_tables(tables: &[PathBuf], files: &[PathBuf], left_out: &mut LeftO
             }
         }
     }
+    let in_tables = tables.iter().map(|t| t.display().to_string()).collect::<Vec<_>>().join(", ");
+    let unlisted = files.files.iter().filter(|f| !by_path.contains_key(*f));
+    left_out.extend(unlisted.map(|f| (slide_id(f), format!("is not listed in {in_tables}"))));
     Ok(listed.into_iter().map(|row| row.slide).collect())
 }
 

@@ -156,6 +156,8 @@ fn a_name_that_fits_two_is_an_error_that_names_both() {
     Case::new(&slides, table).slide_table(by_patient).run().refused(&["fits two samples by its patient", "S1", "S2"]);
     let stated = Case::new(&slides, table).slide_table("slide;patient;sample\nx;P1;s2\ny;p2;\n").run();
     assert_eq!((stated.of("x"), stated.of("y")), (("S2", "sample, case"), ("S3", "patient, case")));
+    let equal = "sample,patient,ACTB,GAPDH\nS1,P1,1,2\nS2,P1,1,2\nS3,P2,5,6\n";
+    assert_eq!(Case::new(&slides, equal).slide_table(by_patient).run().value("x"), 1.0, "either has the same values");
     let gone = Case::new(&slides, table).slide_table("slide,patient,sample\nx,P1,S9\ny,P2,S3\n").run();
     gone.left_out("x", "neither sample S9 nor patient P1");
 }
@@ -230,6 +232,8 @@ fn columns_called_by_files() {
     }
     let out = Case::new(&["P-1.svs", "P-2.svs"], &matrix(&["slides/P-1.svs", "P.2.SVS"])).run();
     assert_eq!((out.of("P-1").1, out.of("P-2").1), ("name", "name, make.names"));
+    let tools = Case::new(&["P-1.svs", "P-2.svs"], &matrix(&["P-1.htseq", "P.2.ReadsPerGene.out"])).run();
+    assert_eq!((tools.of("P-1").1, tools.of("P-2").1), ("name", "name, make.names"));
     let same = Case::new(&["P01.svs", "P02.svs"], "slide,patient,ACTB,GAPDH\nP01,A,1,2\nP01,B,1,2\nP02,C,3,4\n").run();
     same.refused(&["fits two samples"]);
     Case::new(&["P01.svs"], &matrix(&["P01", "P01.1"])).run().says("P01.1 may be a second column P01");
@@ -267,6 +271,8 @@ fn slide_tables_that_contradict_themselves() {
     let merged = with("wsi\tpatient\tmpp\nP01.svs\tP01\t\nP02\tP02\t0.5\nP01\tp01\t0.25\n");
     assert_eq!(merged.cohort().slides.len(), 2);
     assert_eq!((merged.cohort().slides[0].mpp, merged.value("P01")), (Some(0.25), 1.0));
+    let part = with("slide,patient\nP02,P02\n");
+    part.left_out("P01", "is not listed in");
     for name in ["slide_id", "filename", "wsi", "Slide", "file name"] {
         assert_eq!(with(&format!("{name};patient\nP01;P01\nP02;P02\n")).cohort().slides.len(), 2, "{name}");
     }
