@@ -54,7 +54,7 @@ pub(super) fn assemble(
         if let Some(&gene) = kept.iter().find(|&&g| value(row, g).is_nan()) {
             let reason = format!("has no value of {} in its sample {}", table.genes[gene].label(), sample.name);
             if let Some(row) = findings.matching.iter_mut().find(|m| m.slide == slide.id) {
-                row.rule = reason.clone();
+                (row.sample, row.column, row.rule) = (String::new(), String::new(), reason.clone());
             }
             findings.leave_out(ExcludedKind::Slide, slide.id, reason);
             continue;

@@ -105,6 +105,10 @@ pub(super) fn with_values(
             findings.leave_out(ExcludedKind::Gene, label, reason);
         } else if named || stats::median(&column).is_some_and(|m| m != 0.0) {
             kept.push(gene);
+            if named && missing > 0 {
+                let n = rows.len();
+                remarks.push(format!("{label} has no value in {missing} of {n} samples, whose slides are left out"));
+            }
         } else {
             zero += 1;
         }

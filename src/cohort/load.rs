@@ -6,10 +6,9 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -18,15 +17,15 @@ use crate::{
         barcode::{Barcode, CptacName, sample_type_name},
         chosen_genes::chosen_genes,
         config::CohortConfig,
-        expression::{ExpressionTable, ReadOptions, Sample, file_stem},
+        expression::{ExpressionTable, Sample, file_stem},
+        expression_files,
         findings::{Excluded, ExcludedKind, Findings},
-        gdc::{Manifest, SampleSheet},
-        genes::{self, GeneMap, GeneName},
+        gdc::SampleSheet,
+        genes::{GeneMap, GeneName},
         matching::match_slides,
-        merge::side_by_side,
-        names::{folded, make_names},
+        names::folded,
         patients,
-        slides::{FoundSlide, expand, find_slides, is_table, walk},
+        slides::{FoundSlide, find_slides},
         splits::SplitPatient,
         targets::Transform,
     },
@@ -91,7 +90,7 @@ impl Cohort {
         let sheet = config.sample_sheet.as_ref().map(SampleSheet::read).transpose()?.unwrap_or_default();
         let map = config.gene_map.as_ref().map(GeneMap::read).transpose()?.unwrap_or_default();
         let slides = usable_slides(config, &sheet, findings)?;
-        let table = expression(config, &map, &slides, findings, progress)?;
+        let table = expression_files::read(config, &map, &slides, findings, progress)?;
         let (samples, no_tumour) = usable_samples(config, &table, &sheet, findings);
         let mut remarks: Vec<String> = numbered_copies(&samples).into_iter().collect();
         let mut matched = match_slides(slides, &samples, &no_tumour, config.match_by, &table, findings)?;
@@ -173,7 +172,12 @@ fn nothing_matched(config: &CohortConfig, findings: &Findings) -> Error {
     let of_slides: Vec<&Excluded> = findings.excluded.iter().filter(|e| e.kind == ExcludedKind::Slide).collect();
     let count = |words: &str| of_slides.iter().filter(|e| e.reason.contains(words)).count();
     let n = of_slides.len();
-    let (other_tissue, zeros, alike) = (count("primary tumour"), count("leading zeros"), count("is alike"));
+    // Normal tissue is no help to anybody.
+    let of_tumour = |e: &&Excluded| e.reason.contains(NOT_PRIMARY) && !e.reason.contains("normal");
+    let only_other_samples = findings.excluded.iter().any(|e| e.kind == ExcludedKind::Sample && of_tumour(&e));
+    let without_primary = if only_other_samples { count("only samples that are no primary tumour") } else { 0 };
+    let other_tissue = of_slides.iter().copied().filter(of_tumour).count() + without_primary;
+    let (zeros, alike) = (count("leading zeros"), count("is alike"));
     let remedy = if other_tissue > 0 && other_tissue * 2 >= n && config.primary_tumour_only {
         "set cohort.primary_tumour_only = false to use them"
     } else if zeros > 0 && zeros * 2 >= n {
@@ -242,100 +246,6 @@ fn other_than_primary(barcode: Option<&Barcode>, cptac: Option<&CptacName>, word
     let plain = plain_name(words);
     let primary = plain.starts_with("primarytum") || matches!(plain.as_str(), "tumor" | "tumour" | "primary");
     (!primary).then(|| words.to_lowercase())
-}
-
-/// Names that accompany expression tables in a folder and are none.
-fn is_expression_file(path: &Path) -> bool {
-    let name = path.file_name().map(|n| n.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    let unpacked = name.strip_suffix(".gz").unwrap_or(&name);
-    let table = is_table(path) || [".tab", ".counts", ".gct", ".results"].iter().any(|e| unpacked.ends_with(e));
-    let plain = plain_name(unpacked);
-    let other =
-        ["gdcsamplesheet", "samplesheet", "gdcmanifest", "manifest", "annotations", "clinical", "biospecimen", "truth"];
-    table && !name.starts_with('.') && !other.iter().any(|o| plain.starts_with(o))
-}
-
-fn expression_files(config: &CohortConfig) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for specification in &config.expression {
-        for path in expand(specification)? {
-            if path.is_dir() {
-                let before = files.len();
-                walk(&path, 0, &mut |p| {
-                    if is_expression_file(p) {
-                        files.push(p.to_path_buf())
-                    }
-                })?;
-                if files.len() == before {
-                    return Err(Error::input(
-                        &path,
-                        "holds no expression table",
-                        "name the folder of the .tsv or .txt files",
-                    ));
-                }
-            } else {
-                files.push(path);
-            }
-        }
-    }
-    files.sort();
-    files.dedup();
-    Ok(files)
-}
-
-/// Reads the expression files. Of several, a damaged one is left out; a single one must be readable.
-fn expression(
-    config: &CohortConfig,
-    map: &GeneMap,
-    slides: &[FoundSlide],
-    findings: &mut Findings,
-    progress: &dyn Progress,
-) -> Result<ExpressionTable> {
-    let files = expression_files(config)?;
-    if let Some(path) = &config.manifest {
-        let problems = Manifest::read(path)?.problems(&files);
-        problems.into_iter().for_each(|(name, why)| findings.leave_out(ExcludedKind::File, name, why));
-    }
-    let names =
-        slides.iter().flat_map(|s| [Some(s.id.clone()), s.sample.clone(), s.known_patient()].into_iter().flatten());
-    let names = names.flat_map(|n| [folded(&n), folded(&make_names(&n))]);
-    let options = ReadOptions {
-        format: config.expression_format,
-        orientation: config.orientation,
-        measure: config.measure,
-        wanted: (!config.genes.is_empty()).then(|| genes::wanted_names(&config.genes, map)),
-        known_samples: names.collect(),
-    };
-    progress.begin("expression", files.len() as u64, "tables");
-    let read: Vec<(PathBuf, Result<ExpressionTable>)> = files
-        .into_par_iter()
-        .map(|path| {
-            let table = progress.check().and_then(|()| ExpressionTable::read(&path, &options));
-            progress.advance(1);
-            (path, table)
-        })
-        .collect();
-    progress.end();
-    progress.check()?;
-    let mut tables = Vec::new();
-    let mut first_error = None;
-    for (path, table) in read {
-        match table {
-            Ok(table) => tables.push(table),
-            Err(e) => {
-                findings.leave_out(ExcludedKind::File, path.display().to_string(), e.to_string());
-                first_error.get_or_insert(e);
-            }
-        }
-    }
-    match (tables.is_empty(), first_error) {
-        (true, Some(e)) => Err(e),
-        _ => {
-            let mut table = side_by_side(tables);
-            findings.excluded.append(&mut table.left_out);
-            Ok(table)
-        }
-    }
 }
 
 /// The table's samples with what the sheet knows of them, `None` where a sample is left out; and the patients of those.

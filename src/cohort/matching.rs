@@ -243,6 +243,7 @@ pub(super) fn match_slides(
     let mut passed_over: BTreeMap<usize, usize> = BTreeMap::new();
     let mut out: Vec<Matched> = Vec::new();
     let mut renamed: HashMap<usize, String> = HashMap::new();
+    let mut contested: HashSet<usize> = HashSet::new();
     let mut first_error = None;
     for slide in slides {
         let known = slide.known_patient();
@@ -262,8 +263,11 @@ pub(super) fn match_slides(
         let mut others = hit.rows[1..].iter().filter(other).filter_map(|&r| index.get(r));
         let twin = others.find(|s| !hit.ordered || s.name == sample.name);
         if let Some(twin) = twin {
-            let problem =
-                format!("fits two samples by its {}: {} and {}", hit.rule, described(sample), described(twin));
+            contested.extend(&hit.rows);
+            let (a, b) = (described(sample), described(twin));
+            let both =
+                if a == b { format!("{a}, which is there twice with other values") } else { format!("{a} and {b}") };
+            let problem = format!("fits two samples by its {}: {both}", hit.rule);
             refuse(problem, "rename or remove one, or say which in a column sample of the slide table");
             continue;
         }
@@ -293,7 +297,9 @@ pub(super) fn match_slides(
     }
     let used: HashSet<usize> = out.iter().map(|m| m.row).collect();
     for (row, sample) in samples.iter().enumerate() {
-        let Some(sample) = sample.as_ref().filter(|_| !used.contains(&row)) else { continue };
+        let Some(sample) = sample.as_ref().filter(|_| !used.contains(&row) && !contested.contains(&row)) else {
+            continue;
+        };
         let reason = match passed_over.get(&row).and_then(|r| samples[*r].as_ref()) {
             Some(other) => format!("is another sample of the same patient; {} is used", other.name),
             None => "has no slide".to_string(),

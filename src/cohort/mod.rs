@@ -8,6 +8,7 @@ pub mod barcode;
 mod chosen_genes;
 pub mod config;
 pub mod expression;
+mod expression_files;
 pub mod feature_store;
 mod findings;
 pub mod gdc;

@@ -115,6 +115,7 @@ fn forms_of_the_same_matrix() {
         ),
         ("hashed.tsv", "# made by hand\n#gene\tTCGA-AA-0001-01A\tTCGA-AA-0002-01A\nCD3D\t1.5\t2\nKRT8\t3\tnull\n"),
         ("from_r.tsv", "TCGA.AA.0001.01A\tTCGA.AA.0002.01A\nCD3D\t1.5\t2\nKRT8\t3\tNA\n"),
+        ("from_r.csv", "\"TCGA.AA.0001.01A\",\"TCGA.AA.0002.01A\"\n\"CD3D\",1.5,2\n\"KRT8\",3,NA\n"),
         ("r_spaces.txt", "\"TCGA.AA.0001.01A\" \"TCGA.AA.0002.01A\"\n\"CD3D\" 1.5 2\n\"KRT8\" 3 NA\n"),
         ("german.tsv", "gene\tTCGA-AA-0001-01A\tTCGA-AA-0002-01A\nCD3D\t1,5\t2,0\nKRT8\t3\tNA\n"),
         ("german_quoted.csv", "gene,TCGA-AA-0001-01A,TCGA-AA-0002-01A\nCD3D,\"1,5\",\"2,00E+00\"\nKRT8,3,NA\n"),
@@ -272,6 +273,12 @@ fn what_cannot_be_read_is_named() {
         b"sample\tpatient\tPatient\tCD3D\tKRT8\nTCGA-AA-0001\tx\ty\t1\t2\n",
         &auto,
         "two columns patient",
+    );
+    refuse(
+        "commas.csv",
+        b"gene,TCGA-AA-0001-01A\nCD3D,1,5\nKRT8,2,5\n",
+        &auto,
+        "line 2 has 3 fields, the header 2; quote fields that hold commas; with decimal commas, separate by semicolons",
     );
     refuse("words.tsv", b"a\tb\tc\nx\ty\tz\n", &auto, "holds no numbers");
     refuse("unclear.tsv", b"x\ts1\ts2\nq1\t1\t2\nq2\t3\t4\n", &auto, "state orientation");

@@ -98,7 +98,9 @@ impl Source {
             return Ok(false);
         }
         if self.rows == 1 {
-            if out.len() == self.first.len() + 1 && !out.last().is_some_and(String::is_empty) {
+            // Between commas one field more may be a decimal comma; R quotes the names of its rows.
+            let may_be_from_r = self.delimiter != b',' || self.lines.current.first() == Some(&b'"');
+            if may_be_from_r && out.len() == self.first.len() + 1 && !out.last().is_some_and(String::is_empty) {
                 self.first.insert(0, String::new());
             } else if self.first.len() == out.len() + 1 && self.first.last().is_some_and(String::is_empty) {
                 self.first.pop();
