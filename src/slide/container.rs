@@ -8,7 +8,7 @@
 //! the file: what was read before it stands, and [`Container::faults`] says what was not.
 //! Limits: at most [`MAX_DIRECTORIES`] directories, [`MAX_TAGS`] tags in one and [`MAX_ALL_TAGS`] in all, because
 //! directories that overlap would multiply a small file; a value must lie inside the file, so what is allocated is bounded
-//! by the file's length, and text by [`MAX_TEXT_BYTES`].
+//! by the file's length, and text by [`MAX_TEXT_BYTES`]: a file may be sparse and claim any length.
 
 use std::collections::HashSet;
 
@@ -341,10 +341,7 @@ impl Container {
 
     /// A text tag up to its first zero byte. Bytes that are not UTF-8 are read as Latin-1, which older scanners write.
     pub fn text(&self, directory: &Directory, tag: u16) -> Result<Option<String>> {
-        if self.count(directory, tag) > MAX_TEXT_BYTES {
-            return Err(self.bad_tag(tag, &format!("claims more than {} MiB of text", MAX_TEXT_BYTES >> 20)));
-        }
-        let Some((_, mut raw)) = self.raw(directory, tag, u64::MAX)? else { return Ok(None) };
+        let Some(mut raw) = self.bytes(directory, tag)? else { return Ok(None) };
         if let Some(end) = raw.iter().position(|&b| b == 0) {
             raw.truncate(end);
         }
@@ -354,8 +351,11 @@ impl Container {
         }))
     }
 
-    /// The bytes of an opaque tag (JPEGTables, ICC profile).
+    /// The bytes of an opaque tag (JPEGTables, XMP), at most [`MAX_TEXT_BYTES`].
     pub fn bytes(&self, directory: &Directory, tag: u16) -> Result<Option<Vec<u8>>> {
+        if self.count(directory, tag) > MAX_TEXT_BYTES {
+            return Err(self.bad_tag(tag, &format!("claims more than {} MiB", MAX_TEXT_BYTES >> 20)));
+        }
         Ok(self.raw(directory, tag, u64::MAX)?.map(|(_, raw)| raw))
     }
 }

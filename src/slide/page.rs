@@ -1,7 +1,8 @@
 //! One TIFF image: where its tiles or strips lie and how their bytes become samples. Everything that depends on the
 //! file is checked here, once, so that decoding works with numbers that agree with each other.
 //!
-//! Limits: one tile or strip decodes to at most [`MAX_CHUNK_PX`] pixels; uncompressed strips larger than a band are
+//! Limits: one tile or strip decodes to at most [`MAX_CHUNK_PX`] pixels, and no more is read of it than such a tile can
+//! need; an image has at most [`MAX_CHUNKS`] of them; uncompressed strips larger than a band are
 //! read in bands, so that a single-strip file of any size works.
 
 use super::container::{Container, Directory, tag};
@@ -9,6 +10,8 @@ use crate::error::{Error, Result};
 
 /// The most pixels one tile or strip may decode to.
 pub const MAX_CHUNK_PX: u64 = 1 << 26;
+/// The most tiles or strips of one image: a slide of 300,000 px squared in tiles of 128 px has a third of it.
+pub const MAX_CHUNKS: u64 = 1 << 24;
 /// Uncompressed strips are cut into bands of about this many bytes.
 const BAND_BYTES: u64 = 1 << 20;
 
@@ -257,7 +260,10 @@ impl Page {
         // At least one byte of offset table per chunk: more chunks than bytes cannot be.
         let wanted = self.chunks_across.checked_mul(self.chunks_down).and_then(|n| n.checked_mul(planes));
         let wanted = match wanted {
-            Some(n) if n <= container.file.len_bytes() => n as usize,
+            Some(n) if n <= container.file.len_bytes().min(MAX_CHUNKS) => n as usize,
+            Some(n) if n <= container.file.len_bytes() => {
+                return Err(unsupported(container, format!("has {n} {what}s; more than {MAX_CHUNKS} are not read")));
+            }
             _ => return Err(damaged(container, format!("claims more {what}s than the file has bytes"))),
         };
         // Some writers put strips under the tile tags or the reverse.
@@ -404,10 +410,12 @@ impl Page {
         )
     }
 
-    /// Where plane `plane` of a chunk lies: offset and byte count. A count of zero means the chunk was never written.
+    /// Where plane `plane` of a chunk lies: offset and byte count. A count of zero means the chunk was never written; one
+    /// far beyond what its pixels can need is cut, because no codec reads so far.
     pub fn chunk_range(&self, chunk: u64, plane: usize) -> (u64, u64) {
         let entry = (plane as u64 * self.chunks() + chunk) as usize;
-        (self.offsets[entry], self.byte_counts[entry])
+        let most = self.row_bytes().saturating_mul(self.chunk_height_px).saturating_mul(2).saturating_add(1 << 20);
+        (self.offsets[entry], self.byte_counts[entry].min(most))
     }
 
     /// Compressed bytes per chunk, planes added up.

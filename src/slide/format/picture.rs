@@ -1,6 +1,6 @@
 //! PNG and JPEG files as slides of one level: decoded whole when opened.
 //!
-//! Limits: [`MAX_PICTURE_PX`] pixels. 16-bit PNG keeps the high byte; alpha is composed over white. CMYK JPEG is refused.
+//! Limits: [`MAX_PICTURE_PX`] pixels, [`MAX_PICTURE_BYTES`] bytes. 16-bit PNG keeps the high byte; alpha is composed over white. CMYK JPEG is refused.
 //! Text and colour profiles inside a PNG, which may unpack to any size, are not read.
 
 use std::sync::Arc;
@@ -18,6 +18,9 @@ use crate::{
 /// The most pixels a PNG or JPEG may have: about 400 MB of RGB.
 pub const MAX_PICTURE_PX: usize = 1 << 27;
 
+/// As many pixels of 16 bits and four channels, stored.
+pub const MAX_PICTURE_BYTES: u64 = 8 * MAX_PICTURE_PX as u64;
+
 pub struct Picture;
 
 impl Format for Picture {
@@ -28,6 +31,10 @@ impl Format for Picture {
     fn open(&self, candidate: Candidate) -> Result<Opened> {
         let vendor = if is_png(candidate.head()) { "png" } else { "jpeg" };
         let file = candidate.file()?;
+        if file.len_bytes() > MAX_PICTURE_BYTES {
+            let problem = format!("is a {vendor} file of more than {} MiB", MAX_PICTURE_BYTES >> 20);
+            return Err(Error::input(file.path(), problem, "convert it to a tiled TIFF"));
+        }
         let bytes = file.read(0, file.len_bytes())?;
         let image = match vendor {
             "png" => read_png(&bytes).map_err(Failure::from),
