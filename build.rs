@@ -1,6 +1,6 @@
 //! Embeds the PTX of `kernels/ptx/`: a machine with only Rust builds every kernel.
 //!
-//! A PTX that is older than its source stops the build with the command that mends it. CUDA is compiled here only when
+//! A PTX that is older than its source stops the build with the command that fixes it. CUDA is compiled here only when
 //! `ISG_NVCC` names a compiler, for people who tune kernels; then with line information, for profilers and for the
 //! emulator's reports.
 
@@ -27,19 +27,19 @@ fn main() {
 
 fn embed(kernels: &Path, out: &Path) -> Result<(), String> {
     let nvcc = env::var_os("ISG_NVCC").filter(|nvcc| !nvcc.is_empty()).map(PathBuf::from);
-    let stems = sources::stems(kernels).map_err(|e| format!("{}: {e}", kernels.display()))?;
+    let modules = sources::modules(kernels).map_err(|e| format!("{}: {e}", kernels.display()))?;
     let mut code = String::from("pub static MODULES: &[(&str, &str)] = &[\n");
     let mut stale = Vec::new();
-    for stem in &stems {
+    for module in &modules {
         let path = match &nvcc {
-            Some(nvcc) => compile(nvcc, kernels, stem, out)?,
-            None => kernels.join("ptx").join(format!("{stem}.ptx")),
+            Some(nvcc) => compile(nvcc, kernels, module, out)?,
+            None => kernels.join("ptx").join(format!("{module}.ptx")),
         };
-        if nvcc.is_none() && !is_current(kernels, stem, &path)? {
-            stale.push(stem.as_str());
+        if nvcc.is_none() && !is_current(kernels, module, &path)? {
+            stale.push(module.as_str());
             continue;
         }
-        writeln!(code, "    ({stem:?}, include_str!({path:?})),").expect("writing to a string");
+        writeln!(code, "    ({module:?}, include_str!({path:?})),").expect("writing to a string");
     }
     if !stale.is_empty() {
         let stale = stale.join(" ");
@@ -49,35 +49,35 @@ fn embed(kernels: &Path, out: &Path) -> Result<(), String> {
     fs::write(out.join("ptx.rs"), code).map_err(|e| format!("{}: {e}", out.display()))
 }
 
-fn is_current(kernels: &Path, stem: &str, ptx: &Path) -> Result<bool, String> {
+fn is_current(kernels: &Path, module: &str, ptx: &Path) -> Result<bool, String> {
     let wanted =
-        sources::first_line(kernels, stem).map_err(|e| format!("kernels/{stem}.cu or a file it includes: {e}"))?;
+        sources::first_line(kernels, module).map_err(|e| format!("kernels/{module}.cu or a file it includes: {e}"))?;
     Ok(fs::read_to_string(ptx).is_ok_and(|text| text.lines().next() == Some(&*wanted)))
 }
 
 /// Compiles with line information into the output folder, unless that is already there. Any nvcc will do: what it writes
 /// stays on this machine.
-fn compile(nvcc: &Path, kernels: &Path, stem: &str, out: &Path) -> Result<PathBuf, String> {
+fn compile(nvcc: &Path, kernels: &Path, module: &str, out: &Path) -> Result<PathBuf, String> {
     let first =
-        sources::first_line(kernels, stem).map_err(|e| format!("kernels/{stem}.cu or a file it includes: {e}"))?;
+        sources::first_line(kernels, module).map_err(|e| format!("kernels/{module}.cu or a file it includes: {e}"))?;
     let first = format!("{first} -lineinfo {}", nvcc.display());
-    let path = out.join(format!("{stem}.ptx"));
+    let path = out.join(format!("{module}.ptx"));
     if fs::read_to_string(&path).is_ok_and(|text| text.lines().next() == Some(&*first)) {
         return Ok(path);
     }
-    let raw = out.join(format!("{stem}.raw.ptx"));
+    let raw = out.join(format!("{module}.raw.ptx"));
     let output = Command::new(nvcc)
         .current_dir(kernels)
-        .args(sources::flags(stem))
+        .args(sources::flags(module))
         .args(["-lineinfo", "-I", "."])
-        .arg(format!("{stem}.cu"))
+        .arg(format!("{module}.cu"))
         .arg("-o")
         .arg(&raw)
         .output()
         .map_err(|e| format!("ISG_NVCC={}: {e}; unset it to use the PTX of the repository", nvcc.display()))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).lines().take(3).collect::<Vec<_>>().join("; ");
-        return Err(format!("kernels/{stem}.cu does not compile with ISG_NVCC={}: {said}", nvcc.display()));
+        return Err(format!("kernels/{module}.cu does not compile with ISG_NVCC={}: {said}", nvcc.display()));
     }
     let text = fs::read_to_string(&raw).map_err(|e| format!("{}: {e}", raw.display()))?;
     let version = text.lines().find(|line| line.starts_with(".version ")).unwrap_or(".version").to_string();

@@ -17,9 +17,9 @@ use std::{collections::BTreeMap, io::Write as _, time::Instant};
 
 use isg::{
     DType, Device, Result, Shape, Tape, Tensor,
+    activation::{Activation, ActivationParams},
     device::{Precision, nvtx},
     ops::{
-        bias_act::{Activation, BiasAct},
         conv2d::Conv2d,
         modulated_conv2d::{ModulatedConv2d, Resampling},
         upfirdn2d::{Filter, Upfirdn2d},
@@ -126,7 +126,11 @@ fn workloads() -> Vec<Workload> {
     let image = [8, 256, 256, 64];
     let elements = image.iter().product::<usize>() as f64;
     let run: Run = Box::new(|x| {
-        x[0].bias_act(Some(&x[1]), Activation::LeakyRelu, BiasAct { alpha: 0.2, gain: 2f64.sqrt(), clamp: Some(256.0) })
+        x[0].bias_act(
+            Some(&x[1]),
+            Activation::LeakyRelu,
+            ActivationParams { alpha: 0.2, gain: 2f64.sqrt(), clamp: Some(256.0) },
+        )
     });
     add("bias_act".into(), "bias_act", json!({}), vec![shape(&image), shape(&[64])], 4.0 * elements, run);
     for (batch, length) in [(16, 256), (4, 1024), (1, 4096)] {
@@ -263,7 +267,7 @@ fn measure(workload: &Workload, mode: Mode, device: &Device) -> Result<Vec<Value
     Ok(rows)
 }
 
-/// A forward run and a step, launched one by one as the ranges around them say, while the profiler collects.
+/// A forward run and a step, launched one by one as the ranges params them say, while the profiler collects.
 fn profile(workload: &Workload, mode: Mode, device: &Device) -> Result<()> {
     device.set_precision(mode.precision);
     let x = operands(workload, mode, 0, device)?;
@@ -281,7 +285,7 @@ fn profile(workload: &Workload, mode: Mode, device: &Device) -> Result<()> {
 /// Work of a forward run beyond which the emulator is not asked for it.
 const MOST_COUNTED_FLOPS: f64 = 3e9;
 
-/// What one forward run does, where the device counts. `moved_bytes` are whole sectors between the multiprocessors and
+/// What one forward run does, where the device counts. `moved_bytes` are whole sectors between the num_sms and
 /// memory, caches taken away.
 fn count(workload: &Workload, mode: Mode, device: &Device) -> Result<Value> {
     device.set_precision(mode.precision);

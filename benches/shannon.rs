@@ -7,7 +7,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use isg::{
     Device, Result, Tensor,
     image::RgbImage,
-    ops::shannon::batch,
+    select::kernels::shannon::batch,
     select::{Codec, shannon},
     slide::Slide,
 };
@@ -62,7 +62,7 @@ fn scores(criterion: &mut Criterion) {
 
 type Score = fn(&Tensor) -> Result<Tensor>;
 
-/// Patches in one launch: 4096 chunks, thirty for every multiprocessor of an H100.
+/// Patches in one launch: 4096 chunks, thirty for every SM of an H100.
 const BATCH: usize = 64;
 
 fn scores_on_device(criterion: &mut Criterion) {

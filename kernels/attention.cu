@@ -4,25 +4,25 @@
 //           at given strides, so the kernels read a packed [rows, 3 · heads · d] projection in place and write the packed
 //           gradient: no permuted copies. Sequences either have one length, or lie one after another with their first
 //           rows in `offsets` (a bag of slides with different patch counts in one launch).
-// Types     f32, bf16, f16 in memory, f32 sums. f32 factors are multiplied in three TF32 products, or one (`_tf32`).
-// Launch    128 threads; a block takes 64 rows (queries in fwd and bwd_q, keys in bwd_kv), 16 a warp, of one head.
+// Types     f32, bf16, f16 in memory, f32 sums. f32 operands by 3xTF32, or by TF32 (`_tf32`).
+// Launch    128 threads; a block takes 64 rows (queries in fwd and bwd_q, keys in bwd_kv), 16 per warp, of one head.
 //           grid = (tiles of rows, heads). With offsets the grid is an upper bound from the number of rows alone, so that
 //           it does not depend on values in device memory and a captured graph stays valid; surplus blocks return.
 //           d and e up to 32, 64 or 128: one entry each; narrower heads are padded with zeros in shared memory.
 // Traffic   fwd reads q once and k, v once per 64 queries (L2), writes y and a log-sum-exp per row; 4 · l · lk · d FLOP.
-//           bwd_q forms the scores again and needs 3 products a tile, bwd_kv 4: 14 · l · lk · d FLOP where the least is 10.
-//           The two extra products buy a gradient of the queries without atomics: every output has one owner, every sum
-//           one order, the same bits on every run.
-// Rejected  a single backward kernel over keys that adds dq through global memory: 10 products, but either atomics (bits
+//           bwd_q recomputes the scores and needs 3 MMAs per tile, bwd_kv 4: 14 · l · lk · d FLOP where the least is 10.
+//           The two extra MMAs buy a gradient of the queries without atomics: every output has one owner, every sum
+//           one order, bit-identical from run to run.
+// Rejected  a single backward kernel over keys that adds dq through global memory: 10 MMAs, but either atomics (bits
 //           differ from run to run) or a semaphore per tile that serialises short sequences, which is what slides are.
-//           Queries held in registers for d = 128: 32 more registers and one block less on a multiprocessor.
+//           Queries held in registers for d = 128: 32 more registers and one block per SM less.
 //           64-row tiles instead of 128: with 1000 patches and 6 heads, 96 blocks instead of 48.
 // Numerics  online softmax in base 2, exponent argument by one fma; ex2.approx errs by 2^-22. Probabilities are rounded to the
 //           stored type before they meet v, their sum is not.
 // Tail      rows and columns beyond the matrix are zero in shared memory; keys beyond the end have probability 0. Rows whose
 //           length is not a multiple of 16 bytes are copied element by element.
 
-#include "common/tile.cuh"
+#include "common/mma.cuh"
 #include "common/warp.cuh"
 
 struct AttentionParams {
@@ -38,7 +38,7 @@ struct AttentionParams {
     u64 lse_stride[2];  // from one head, sequence to the next; also of delta
     u32 queries, keys;  // of a sequence; with offsets, of all of them together
     u32 sequences, d, e;
-    u32 whole;  // every row begins on 16 bytes and is a whole number of them
+    u32 aligned;  // rows begin on 16 bytes and are a multiple of that
     float scale;
     u32 unused;
 };
@@ -54,31 +54,31 @@ __device__ __forceinline__ float exp2_approx(float x) {
     return y;
 }
 
-__device__ __forceinline__ float max_of_quad(float x) {
-    x = fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 1));
-    return fmaxf(x, __shfl_xor_sync(EVERY_LANE, x, 2));
+__device__ __forceinline__ float quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(FULL_MASK, x, 1));
+    return fmaxf(x, __shfl_xor_sync(FULL_MASK, x, 2));
 }
 
 // The rows a block owns: `first` .. of a sequence whose queries and keys begin at row `begin`.
-struct Place {
+struct WorkTile {
     u32 sequence, first;
     u64 begin;
     u32 queries, keys;
 };
 
 // False where the block is beyond the last sequence's last tile.
-__device__ __forceinline__ bool find_place(Place& place, const AttentionParams& p, bool over_keys) {
+__device__ __forceinline__ bool find_work_tile(WorkTile& work, const AttentionParams& p, bool over_keys) {
     u32 tile = blockIdx.x;
     if (p.offsets == nullptr) {
         const u32 tiles = ((over_keys ? p.keys : p.queries) + ROWS - 1) / ROWS;
-        place = {tile / tiles, tile % tiles * ROWS, 0, p.queries, p.keys};
+        work = {tile / tiles, tile % tiles * ROWS, 0, p.queries, p.keys};
         return true;
     }
     for (u32 s = 0; s < p.sequences; ++s) {
         const u32 begin = min(u32(p.offsets[s]), p.queries), end = min(max(u32(p.offsets[s + 1]), begin), p.queries);
         const u32 tiles = (end - begin + ROWS - 1) / ROWS;
         if (tile < tiles) {
-            place = {0, tile * ROWS, begin, end - begin, end - begin};
+            work = {0, tile * ROWS, begin, end - begin, end - begin};
             return true;
         }
         tile -= tiles;
@@ -86,46 +86,47 @@ __device__ __forceinline__ bool find_place(Place& place, const AttentionParams& 
     return false;
 }
 
-__device__ __forceinline__ u64 element(const u64 (&stride)[3], const Place& place, u32 row) {
-    return place.sequence * stride[2] + blockIdx.y * stride[1] + (place.begin + row) * stride[0];
+__device__ __forceinline__ u64 element(const u64 (&stride)[3], const WorkTile& work, u32 row) {
+    return work.sequence * stride[2] + blockIdx.y * stride[1] + (work.begin + row) * stride[0];
 }
 
-__device__ __forceinline__ u64 row_index(const AttentionParams& p, const Place& place, u32 row) {
-    return place.sequence * p.lse_stride[1] + blockIdx.y * p.lse_stride[0] + place.begin + row;
+__device__ __forceinline__ u64 row_index(const AttentionParams& p, const WorkTile& work, u32 row) {
+    return work.sequence * p.lse_stride[1] + blockIdx.y * p.lse_stride[0] + work.begin + row;
 }
 
-// The two operands that pass by, LINES rows of each at a time: one stage is multiplied while the next is on its way.
-template <typename T, int D, int LINES>
-struct Passing {
-    static constexpr int TILE = LINES * (D + TILE_PAD<T>);
+// The two operands that are streamed, ROWS_PER_TILE rows of each at a time, double-buffered: one stage is multiplied while the
+// next is being loaded.
+template <typename T, int D, int ROWS_PER_TILE>
+struct StreamedOperands {
+    static constexpr int TILE = ROWS_PER_TILE * (D + TILE_PAD<T>);
     T* stages;  // two of both tiles
     const T *a, *b;
     u64 a_stride, b_stride;
     int rows, a_cols, b_cols;
-    bool whole;
+    bool aligned;
 
     __device__ __forceinline__ T* stage(int tile) const { return stages + tile % 2 * 2 * TILE; }
 
     __device__ __forceinline__ void load(int tile) const {
         T* const at = stage(tile);
-        const int first = tile * LINES, left = rows - first;
-        load_tile<LINES, D, THREADS>(at, a + first * a_stride, a_stride, left, a_cols, whole);
-        load_tile<LINES, D, THREADS>(at + TILE, b + first * b_stride, b_stride, left, b_cols, whole);
+        const int first = tile * ROWS_PER_TILE, left = rows - first;
+        load_tile<ROWS_PER_TILE, D, THREADS>(at, a + first * a_stride, a_stride, left, a_cols, aligned);
+        load_tile<ROWS_PER_TILE, D, THREADS>(at + TILE, b + first * b_stride, b_stride, left, b_cols, aligned);
     }
 
     // `beside(tile, stage)` is called as a stage is asked for, `f(tile, tile of a, tile of b)` when it is there.
     template <typename Beside, typename F>
-    __device__ __forceinline__ void each(Beside beside, F f) const {
-        const int tiles = (rows + LINES - 1) / LINES;
+    __device__ __forceinline__ void each(Beside on_load, F f) const {
+        const int tiles = (rows + ROWS_PER_TILE - 1) / ROWS_PER_TILE;
 #pragma unroll 1
         for (int tile = -1; tile < tiles; ++tile) {
             if (tile + 1 < tiles) {
                 load(tile + 1);
-                beside(tile + 1, stage(tile + 1));
+                on_load(tile + 1, stage(tile + 1));
             }
-            copies_commit();
+            cp_async_commit();
             if (tile < 0) continue;
-            copies_wait<1>();
+            cp_async_wait<1>();
             __syncthreads();
             const T* const at = stage(tile);
             f(tile, at, at + TILE);
@@ -141,17 +142,17 @@ struct Passing {
 
 // Keys and values, for a block that owns queries.
 template <int D, int KEYS, typename T>
-__device__ __forceinline__ Passing<T, D, KEYS> keys_and_values(const AttentionParams& p, const Place& place, T* stages) {
-    const T* const k = static_cast<const T*>(p.k) + element(p.k_stride, place, 0);
-    const T* const v = static_cast<const T*>(p.v) + element(p.v_stride, place, 0);
-    return {stages, k, v, p.k_stride[0], p.v_stride[0], int(place.keys), int(p.d), int(p.e), p.whole != 0};
+__device__ __forceinline__ StreamedOperands<T, D, KEYS> keys_and_values(const AttentionParams& p, const WorkTile& work, T* stages) {
+    const T* const k = static_cast<const T*>(p.k) + element(p.k_stride, work, 0);
+    const T* const v = static_cast<const T*>(p.v) + element(p.v_stride, work, 0);
+    return {stages, k, v, p.k_stride[0], p.v_stride[0], int(work.keys), int(p.d), int(p.e), p.aligned != 0};
 }
 
 // Writes a warp's 16 rows of accumulators, by way of `stage` (the warp's own 16 rows of a tile that nobody reads any more), in
-// 128-bit packs where rows are whole.
+// 128-bit vectors where rows are aligned.
 template <int BLOCKS, typename T>
 __device__ __forceinline__ void store_rows(T* to, u64 row_stride, T* stage, const float (&c)[BLOCKS][4], float factor0,
-                                           float factor8, int rows, int cols, bool whole) {
+                                           float factor8, int rows, int cols, bool aligned) {
     constexpr int D = BLOCKS * 8, STRIDE = D + TILE_PAD<T>;
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
@@ -163,12 +164,12 @@ __device__ __forceinline__ void store_rows(T* to, u64 row_stride, T* stage, cons
         at[8 * STRIDE + 1] = from_float<T>(c[n][3] * factor8);
     }
     __syncwarp();
-    if (whole) {
-        constexpr int W = WIDTH<T>, PACKS = D / W;
+    if (aligned) {
+        constexpr int W = WIDTH<T>, VECTORS = D / W;
 #pragma unroll 1
-        for (int i = lane; i < 16 * PACKS; i += 32) {
-            const int row = i / PACKS, col = i % PACKS * W;
-            if (row < rows && col < cols) store_pack<T, W>(to + row * row_stride + col, load_pack<T, W>(stage + row * STRIDE + col));
+        for (int i = lane; i < 16 * VECTORS; i += 32) {
+            const int row = i / VECTORS, col = i % VECTORS * W;
+            if (row < rows && col < cols) store_vector<T, W>(to + row * row_stride + col, load_vector<T, W>(stage + row * STRIDE + col));
         }
     } else {
 #pragma unroll 1
@@ -187,30 +188,30 @@ __device__ __forceinline__ void forward(const AttentionParams& p) {
     T* const q_tile = reinterpret_cast<T*>(shared);
     T* const kv_tiles = q_tile + ROWS * STRIDE;  // two stages of k and v
 
-    Place place;
-    if (!find_place(place, p, false)) return;
+    WorkTile work;
+    if (!find_work_tile(work, p, false)) return;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const bool whole = p.whole != 0;
-    const auto passing = keys_and_values<D, KEYS>(p, place, kv_tiles);
+    const bool aligned = p.aligned != 0;
+    const auto streamed = keys_and_values<D, KEYS>(p, work, kv_tiles);
 
-    const T* const q = static_cast<const T*>(p.q) + element(p.q_stride, place, place.first);
-    load_tile<ROWS, D, THREADS>(q_tile, q, p.q_stride[0], int(place.queries - place.first), int(p.d), whole);
+    const T* const q = static_cast<const T*>(p.q) + element(p.q_stride, work, work.first);
+    load_tile<ROWS, D, THREADS>(q_tile, q, p.q_stride[0], int(work.queries - work.first), int(p.d), aligned);
 
     float out[D / 8][4];
 #pragma unroll
     for (int n = 0; n < D / 8; ++n) out[n][0] = out[n][1] = out[n][2] = out[n][3] = 0.0f;
-    float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f};
+    float row_max[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f};
     const float scale = fabsf(p.scale) * LOG2_E;
-    passing.each([&](int tile, const T* k_tile, const T* v_tile) {
+    streamed.each([&](int tile, const T* k_tile, const T* v_tile) {
         float s[KEYS / 8][4];
-        product_of_rows<M, D>(s, q_tile + warp * 16 * STRIDE, k_tile);
+        warp_mma_nt<M, D>(s, q_tile + warp * 16 * STRIDE, k_tile);
         if (p.scale < 0.0f) {
 #pragma unroll
             for (int n = 0; n < KEYS / 8; ++n)
 #pragma unroll
                 for (int i = 0; i < 4; ++i) s[n][i] = -s[n][i];
         }
-        const int left = int(place.keys) - tile * KEYS;
+        const int left = int(work.keys) - tile * KEYS;
         if (left < KEYS) {
 #pragma unroll
             for (int n = 0; n < KEYS / 8; ++n)
@@ -220,13 +221,13 @@ __device__ __forceinline__ void forward(const AttentionParams& p) {
         }
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            float highest = top[half];
+            float new_max = row_max[half];
 #pragma unroll
-            for (int n = 0; n < KEYS / 8; ++n) highest = fmaxf(highest, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
-            highest = max_of_quad(highest);
-            const float keep = exp2_approx((top[half] - highest) * scale), shift = highest * scale;
-            top[half] = highest;
-            sum[half] *= keep;
+            for (int n = 0; n < KEYS / 8; ++n) new_max = fmaxf(new_max, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
+            new_max = quad_max(new_max);
+            const float rescale = exp2_approx((row_max[half] - new_max) * scale), shift = new_max * scale;
+            row_max[half] = new_max;
+            sum[half] *= rescale;
 #pragma unroll
             for (int n = 0; n < KEYS / 8; ++n) {
 #pragma unroll
@@ -237,26 +238,26 @@ __device__ __forceinline__ void forward(const AttentionParams& p) {
             }
 #pragma unroll
             for (int n = 0; n < D / 8; ++n) {
-                out[n][2 * half] *= keep;
-                out[n][2 * half + 1] *= keep;
+                out[n][2 * half] *= rescale;
+                out[n][2 * half + 1] *= rescale;
             }
         }
-        product_of_accumulators<M>(out, s, v_tile);
+        warp_mma_from_accumulators<M>(out, s, v_tile);
     });
 
     sum[0] = warp_sum<4>(sum[0]);
     sum[1] = warp_sum<4>(sum[1]);
-    const u32 first = place.first + warp * 16;
-    const int rows = int(place.queries) - int(first);
+    const u32 first = work.first + warp * 16;
+    const int rows = int(work.queries) - int(first);
     if (t == 0) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const int row = g + 8 * half;
-            if (row < rows) p.lse[row_index(p, place, first + row)] = (top[half] * scale + log2f(sum[half])) * LN_2;
+            if (row < rows) p.lse[row_index(p, work, first + row)] = (row_max[half] * scale + log2f(sum[half])) * LN_2;
         }
     }
-    T* const y = static_cast<T*>(p.y) + element(p.y_stride, place, first);
-    store_rows(y, p.y_stride[0], q_tile + warp * 16 * STRIDE, out, 1.0f / sum[0], 1.0f / sum[1], rows, int(p.e), whole);
+    T* const y = static_cast<T*>(p.y) + element(p.y_stride, work, first);
+    store_rows(y, p.y_stride[0], q_tile + warp * 16 * STRIDE, out, 1.0f / sum[0], 1.0f / sum[1], rows, int(p.e), aligned);
 }
 
 // dq = scale · ds k, with ds = p ∘ (dy vᵀ − delta).
@@ -269,22 +270,22 @@ __device__ __forceinline__ void backward_queries(const AttentionParams& p) {
     T* const dy_tile = q_tile + ROWS * STRIDE;
     T* const kv_tiles = dy_tile + ROWS * STRIDE;
 
-    Place place;
-    if (!find_place(place, p, false)) return;
+    WorkTile work;
+    if (!find_work_tile(work, p, false)) return;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const bool whole = p.whole != 0;
-    const auto passing = keys_and_values<D, KEYS>(p, place, kv_tiles);
-    const T* const q = static_cast<const T*>(p.q) + element(p.q_stride, place, place.first);
-    const T* const dy = static_cast<const T*>(p.dy) + element(p.y_stride, place, place.first);
-    const int block_rows = int(place.queries - place.first);
-    load_tile<ROWS, D, THREADS>(q_tile, q, p.q_stride[0], block_rows, int(p.d), whole);
-    load_tile<ROWS, D, THREADS>(dy_tile, dy, p.y_stride[0], block_rows, int(p.e), whole);
+    const bool aligned = p.aligned != 0;
+    const auto streamed = keys_and_values<D, KEYS>(p, work, kv_tiles);
+    const T* const q = static_cast<const T*>(p.q) + element(p.q_stride, work, work.first);
+    const T* const dy = static_cast<const T*>(p.dy) + element(p.y_stride, work, work.first);
+    const int block_rows = int(work.queries - work.first);
+    load_tile<ROWS, D, THREADS>(q_tile, q, p.q_stride[0], block_rows, int(p.d), aligned);
+    load_tile<ROWS, D, THREADS>(dy_tile, dy, p.y_stride[0], block_rows, int(p.e), aligned);
 
     // Σ dy · y of the warp's rows, while the first tiles are on their way.
-    const u32 first = place.first + warp * 16;
-    const int rows = int(place.queries) - int(first);
-    const T* const y = static_cast<const T*>(p.y) + element(p.y_stride, place, first);
-    const T* const dy_rows = static_cast<const T*>(p.dy) + element(p.y_stride, place, first);
+    const u32 first = work.first + warp * 16;
+    const int rows = int(work.queries) - int(first);
+    const T* const y = static_cast<const T*>(p.y) + element(p.y_stride, work, first);
+    const T* const dy_rows = static_cast<const T*>(p.dy) + element(p.y_stride, work, first);
     float lse[2] = {0.0f, 0.0f}, delta[2] = {0.0f, 0.0f};
 #pragma unroll 1
     for (int row = 0; row < min(rows, 16); ++row) {
@@ -294,7 +295,7 @@ __device__ __forceinline__ void backward_queries(const AttentionParams& p) {
             dot = fmaf(to_float(y[at]), to_float(dy_rows[at]), dot);
         }
         dot = warp_sum(dot);
-        const u64 index = row_index(p, place, first + row);
+        const u64 index = row_index(p, work, first + row);
         if (lane == 0) p.delta[index] = dot;
         if (row % 8 == g) {
             const float at_row = p.lse[index] * LOG2_E;
@@ -309,11 +310,11 @@ __device__ __forceinline__ void backward_queries(const AttentionParams& p) {
 #pragma unroll
     for (int n = 0; n < D / 8; ++n) dq[n][0] = dq[n][1] = dq[n][2] = dq[n][3] = 0.0f;
     const float scale = p.scale * LOG2_E;
-    passing.each([&](int tile, const T* k_tile, const T* v_tile) {
+    streamed.each([&](int tile, const T* k_tile, const T* v_tile) {
         float s[KEYS / 8][4], ds[KEYS / 8][4];
-        product_of_rows<M, D>(s, q_tile + warp * 16 * STRIDE, k_tile);
-        product_of_rows<M, D>(ds, dy_tile + warp * 16 * STRIDE, v_tile);
-        const int left = int(place.keys) - tile * KEYS;
+        warp_mma_nt<M, D>(s, q_tile + warp * 16 * STRIDE, k_tile);
+        warp_mma_nt<M, D>(ds, dy_tile + warp * 16 * STRIDE, v_tile);
+        const int left = int(work.keys) - tile * KEYS;
 #pragma unroll
         for (int n = 0; n < KEYS / 8; ++n) {
 #pragma unroll
@@ -322,10 +323,10 @@ __device__ __forceinline__ void backward_queries(const AttentionParams& p) {
                 ds[n][i] = probability * (ds[n][i] - delta[i / 2]);
             }
         }
-        product_of_accumulators<M>(dq, ds, k_tile);
+        warp_mma_from_accumulators<M>(dq, ds, k_tile);
     });
-    T* const out = static_cast<T*>(p.dq) + element(p.q_stride, place, first);
-    store_rows(out, p.q_stride[0], q_tile + warp * 16 * STRIDE, dq, p.scale, p.scale, rows, int(p.d), whole);
+    T* const out = static_cast<T*>(p.dq) + element(p.q_stride, work, first);
+    store_rows(out, p.q_stride[0], q_tile + warp * 16 * STRIDE, dq, p.scale, p.scale, rows, int(p.d), aligned);
 }
 
 // dv = pᵀ dy and dk = scale · dsᵀ q.
@@ -338,31 +339,31 @@ __device__ __forceinline__ void backward_keys(const AttentionParams& p) {
     T* const v_tile = k_tile + ROWS * STRIDE;
     T* const q_tiles = v_tile + ROWS * STRIDE;  // two stages of q and dy
 
-    Place place;
-    if (!find_place(place, p, true)) return;
+    WorkTile work;
+    if (!find_work_tile(work, p, true)) return;
     const int warp = threadIdx.x / 32;
     const int t = threadIdx.x % 4;
-    const bool whole = p.whole != 0;
-    const T* const q = static_cast<const T*>(p.q) + element(p.q_stride, place, 0);
-    const T* const dy = static_cast<const T*>(p.dy) + element(p.y_stride, place, 0);
-    const auto behind_row = [](const T* tile, int row) {
+    const bool aligned = p.aligned != 0;
+    const T* const q = static_cast<const T*>(p.q) + element(p.q_stride, work, 0);
+    const T* const dy = static_cast<const T*>(p.dy) + element(p.y_stride, work, 0);
+    const auto row_tail = [](const T* tile, int row) {
         return reinterpret_cast<float*>(const_cast<T*>(tile + row * STRIDE + D));
     };
-    const Passing<T, D, QUERIES> passing{q_tiles, q, dy, p.q_stride[0], p.y_stride[0], int(place.queries), int(p.d), int(p.e), whole};
+    const StreamedOperands<T, D, QUERIES> streamed{q_tiles, q, dy, p.q_stride[0], p.y_stride[0], int(work.queries), int(p.d), int(p.e), aligned};
     const auto statistics = [&](int tile, T* at) {
-        const int first = tile * QUERIES, rows = int(place.queries) - first, row = threadIdx.x;
+        const int first = tile * QUERIES, rows = int(work.queries) - first, row = threadIdx.x;
         if (row < QUERIES) {
             // Behind the rows, where tiles have room. Beyond the last query the probability is exp(-inf).
-            const u64 index = row_index(p, place, first + row);
-            *behind_row(at, row) = row < rows ? p.lse[index] * LOG2_E : INFINITY;
-            *behind_row(at + QUERIES * STRIDE, row) = row < rows ? p.delta[index] : 0.0f;
+            const u64 index = row_index(p, work, first + row);
+            *row_tail(at, row) = row < rows ? p.lse[index] * LOG2_E : INFINITY;
+            *row_tail(at + QUERIES * STRIDE, row) = row < rows ? p.delta[index] : 0.0f;
         }
     };
-    const T* const k = static_cast<const T*>(p.k) + element(p.k_stride, place, place.first);
-    const T* const v = static_cast<const T*>(p.v) + element(p.v_stride, place, place.first);
-    const int block_rows = int(place.keys - place.first);
-    load_tile<ROWS, D, THREADS>(k_tile, k, p.k_stride[0], block_rows, int(p.d), whole);
-    load_tile<ROWS, D, THREADS>(v_tile, v, p.v_stride[0], block_rows, int(p.e), whole);
+    const T* const k = static_cast<const T*>(p.k) + element(p.k_stride, work, work.first);
+    const T* const v = static_cast<const T*>(p.v) + element(p.v_stride, work, work.first);
+    const int block_rows = int(work.keys - work.first);
+    load_tile<ROWS, D, THREADS>(k_tile, k, p.k_stride[0], block_rows, int(p.d), aligned);
+    load_tile<ROWS, D, THREADS>(v_tile, v, p.v_stride[0], block_rows, int(p.e), aligned);
 
     float dk[D / 8][4], dv[D / 8][4];
 #pragma unroll
@@ -371,50 +372,50 @@ __device__ __forceinline__ void backward_keys(const AttentionParams& p) {
         dv[n][0] = dv[n][1] = dv[n][2] = dv[n][3] = 0.0f;
     }
     const float scale = p.scale * LOG2_E;
-    passing.each(statistics, [&](int, const T* q_tile, const T* dy_tile) {
+    streamed.each(statistics, [&](int, const T* q_tile, const T* dy_tile) {
         float s[QUERIES / 8][4], ds[QUERIES / 8][4];
-        product_of_rows<M, D>(s, k_tile + warp * 16 * STRIDE, q_tile);
+        warp_mma_nt<M, D>(s, k_tile + warp * 16 * STRIDE, q_tile);
 #pragma unroll
         for (int n = 0; n < QUERIES / 8; ++n)
 #pragma unroll
-            for (int i = 0; i < 4; ++i) s[n][i] = exp2_approx(fmaf(s[n][i], scale, -*behind_row(q_tile, n * 8 + 2 * t + i % 2)));
-        product_of_accumulators<M>(dv, s, dy_tile);
-        product_of_rows<M, D>(ds, v_tile + warp * 16 * STRIDE, dy_tile);
+            for (int i = 0; i < 4; ++i) s[n][i] = exp2_approx(fmaf(s[n][i], scale, -*row_tail(q_tile, n * 8 + 2 * t + i % 2)));
+        warp_mma_from_accumulators<M>(dv, s, dy_tile);
+        warp_mma_nt<M, D>(ds, v_tile + warp * 16 * STRIDE, dy_tile);
 #pragma unroll
         for (int n = 0; n < QUERIES / 8; ++n)
 #pragma unroll
-            for (int i = 0; i < 4; ++i) ds[n][i] = s[n][i] * (ds[n][i] - *behind_row(dy_tile, n * 8 + 2 * t + i % 2));
-        product_of_accumulators<M>(dk, ds, q_tile);
+            for (int i = 0; i < 4; ++i) ds[n][i] = s[n][i] * (ds[n][i] - *row_tail(dy_tile, n * 8 + 2 * t + i % 2));
+        warp_mma_from_accumulators<M>(dk, ds, q_tile);
     });
-    const u32 first = place.first + warp * 16;
-    const int rows = int(place.keys) - int(first);
-    T* const dk_rows = static_cast<T*>(p.dk) + element(p.k_stride, place, first);
-    T* const dv_rows = static_cast<T*>(p.dv) + element(p.v_stride, place, first);
-    store_rows(dk_rows, p.k_stride[0], k_tile + warp * 16 * STRIDE, dk, p.scale, p.scale, rows, int(p.d), whole);
-    store_rows(dv_rows, p.v_stride[0], v_tile + warp * 16 * STRIDE, dv, 1.0f, 1.0f, rows, int(p.e), whole);
+    const u32 first = work.first + warp * 16;
+    const int rows = int(work.keys) - int(first);
+    T* const dk_rows = static_cast<T*>(p.dk) + element(p.k_stride, work, first);
+    T* const dv_rows = static_cast<T*>(p.dv) + element(p.v_stride, work, first);
+    store_rows(dk_rows, p.k_stride[0], k_tile + warp * 16 * STRIDE, dk, p.scale, p.scale, rows, int(p.d), aligned);
+    store_rows(dv_rows, p.v_stride[0], v_tile + warp * 16 * STRIDE, dv, 1.0f, 1.0f, rows, int(p.e), aligned);
 }
 
-#define ENTRY(NAME, TYPE, RESIDENT, ...)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) attention_##NAME##_##TYPE(const __grid_constant__ AttentionParams p) { \
+#define ENTRY(NAME, TYPE, MIN_BLOCKS_PER_SM, ...)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_PER_SM) attention_##NAME##_##TYPE(const __grid_constant__ AttentionParams p) { \
         __VA_ARGS__(p);                                                                                                       \
     }
 
 // Rows of the operand that passes by, so that two stages of it fit beside the operand that stays.
-#define WIDTHS(NAME, TYPE, PRODUCT, FWD32, FWD64, FWD128, BWD32, BWD64, BWD128)        \
-    ENTRY(fwd_d32##NAME, TYPE, 4, forward<PRODUCT, 32, FWD32>)                         \
-    ENTRY(fwd_d64##NAME, TYPE, 2, forward<PRODUCT, 64, FWD64>)                         \
-    ENTRY(fwd_d128##NAME, TYPE, 2, forward<PRODUCT, 128, FWD128>)                      \
-    ENTRY(bwd_q_d32##NAME, TYPE, 4, backward_queries<PRODUCT, 32, BWD32>)              \
-    ENTRY(bwd_q_d64##NAME, TYPE, 2, backward_queries<PRODUCT, 64, BWD64>)              \
-    ENTRY(bwd_q_d128##NAME, TYPE, 2, backward_queries<PRODUCT, 128, BWD128>)           \
-    ENTRY(bwd_kv_d32##NAME, TYPE, 3, backward_keys<PRODUCT, 32, BWD32>)                \
-    ENTRY(bwd_kv_d64##NAME, TYPE, 2, backward_keys<PRODUCT, 64, BWD64>)                \
-    ENTRY(bwd_kv_d128##NAME, TYPE, 2, backward_keys<PRODUCT, 128, BWD128>)
+#define WIDTHS(NAME, TYPE, MMA, FWD32, FWD64, FWD128, BWD32, BWD64, BWD128) \
+    ENTRY(fwd_d32##NAME, TYPE, 4, forward<MMA, 32, FWD32>)                  \
+    ENTRY(fwd_d64##NAME, TYPE, 2, forward<MMA, 64, FWD64>)                  \
+    ENTRY(fwd_d128##NAME, TYPE, 2, forward<MMA, 128, FWD128>)               \
+    ENTRY(bwd_q_d32##NAME, TYPE, 4, backward_queries<MMA, 32, BWD32>)       \
+    ENTRY(bwd_q_d64##NAME, TYPE, 2, backward_queries<MMA, 64, BWD64>)       \
+    ENTRY(bwd_q_d128##NAME, TYPE, 2, backward_queries<MMA, 128, BWD128>)    \
+    ENTRY(bwd_kv_d32##NAME, TYPE, 3, backward_keys<MMA, 32, BWD32>)         \
+    ENTRY(bwd_kv_d64##NAME, TYPE, 2, backward_keys<MMA, 64, BWD64>)         \
+    ENTRY(bwd_kv_d128##NAME, TYPE, 2, backward_keys<MMA, 128, BWD128>)
 
-using ExactProduct = Product<f32, true>;
-using RoundedProduct = Product<f32, false>;
+using MmaF32 = Mma<f32, TF32X3>;
+using MmaTf32 = Mma<f32, TF32>;
 
-WIDTHS(, f32, ExactProduct, 32, 32, 32, 32, 32, 16)
-WIDTHS(_tf32, f32, RoundedProduct, 32, 32, 32, 32, 32, 16)
-WIDTHS(, bf16, Product<bf16>, 64, 64, 64, 32, 32, 32)
-WIDTHS(, f16, Product<f16>, 64, 64, 64, 32, 32, 32)
+WIDTHS(, f32, MmaF32, 32, 32, 32, 32, 32, 16)
+WIDTHS(_tf32, f32, MmaTf32, 32, 32, 32, 32, 32, 16)
+WIDTHS(, bf16, Mma<bf16>, 64, 64, 64, 32, 32, 32)
+WIDTHS(, f16, Mma<f16>, 64, 64, 64, 32, 32, 32)

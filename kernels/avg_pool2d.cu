@@ -2,26 +2,26 @@
 //
 // Shapes    x: n x h x w x c; y: n x oh x ow x c; the transpose from y's shape to x's.
 // Types     f32, bf16, f16 in memory; f32 sums.
-// Launch    256 threads, a 128-bit pack of channels of one pixel each.
+// Launch    256 threads, a 128-bit vector of channels of one pixel each.
 // Traffic   a window's values come from L1 but for the first: memory bound.
 // Rejected  running sums along a row: saves additions that nobody waits for.
-// Numerics  taps in reading order, one product with 1 / kernel².
-// Tail      c not a whole number of packs: one element a thread.
+// Numerics  taps in reading order, one multiplication by 1 / kernel².
+// Tail      c not a multiple of the vector width: one element per thread.
 
 #include "common/element.cuh"
 
 struct AvgPoolParams {
     const void* x;
     void* y;
-    u32 threads;         // with work
+    u32 threads;  // with work
     u32 h, w, c, oh, ow;
     u32 kernel, stride, padding;
-    u32 whole;           // c is a whole number of packs
+    u32 aligned;  // c is a multiple of the vector width
 };
 
 template <typename T, int W>
 __device__ __forceinline__ void pool(const AvgPoolParams& p, u32 index) {
-    const u32 packs = p.c / W, pixel = index / packs, channel = index % packs * W;
+    const u32 vectors = p.c / W, pixel = index / vectors, channel = index % vectors * W;
     const u64 image = pixel / p.ow / p.oh;
     const int top = int(pixel / p.ow % p.oh * p.stride) - int(p.padding), left = int(pixel % p.ow * p.stride) - int(p.padding);
     float sum[W];
@@ -45,7 +45,7 @@ __device__ __forceinline__ void pool(const AvgPoolParams& p, u32 index) {
 
 template <typename T, int W>
 __device__ __forceinline__ void spread(const AvgPoolParams& p, u32 index) {
-    const u32 packs = p.c / W, pixel = index / packs, channel = index % packs * W;
+    const u32 vectors = p.c / W, pixel = index / vectors, channel = index % vectors * W;
     const u64 image = pixel / p.w / p.h;
     const u32 row = pixel / p.w % p.h + p.padding, col = pixel % p.w + p.padding;
     // Windows from the first that reaches this row to the last that begins at it.
@@ -74,14 +74,14 @@ __device__ __forceinline__ void spread(const AvgPoolParams& p, u32 index) {
     extern "C" __global__ void __launch_bounds__(256) avg_pool2d_##NAME##_##T(const __grid_constant__ AvgPoolParams p) { \
         const u32 index = blockIdx.x * 256 + threadIdx.x;                                                                  \
         if (index >= p.threads) return;                                                                                    \
-        if (p.whole) {                                                                                                     \
+        if (p.aligned) {                                                                                                     \
             FUNCTION<T, WIDTH<T>>(p, index);                                                                               \
         } else {                                                                                                           \
             FUNCTION<T, 1>(p, index);                                                                                      \
         }                                                                                                                  \
     }
-#define EVERY_PASS(T)      \
-    ENTRY(fwd, T, pool)    \
+#define EVERY_PASS(T)   \
+    ENTRY(fwd, T, pool) \
     ENTRY(bwd_x, T, spread)
 
 EVERY_PASS(f32)

@@ -7,13 +7,13 @@
 // Shapes    x, y, dy, dx: rows x c (rows = n h w); everything else: c. Mean and variance (unbiased) come out in f32.
 // Types     f32, bf16, f16 in memory; weight and bias together, and given statistics together, in f32 or the type of x;
 //           f32 arithmetic.
-// Launch    256 threads. parts, bwd_parts: a block takes 32 packs of channels of a run of rows, a warp every eighth row, warps merged in
-//           order; stats, bwd_stats: a thread a channel merges the runs in order; normalise, bwd_x: a pack a thread.
+// Launch    256 threads. parts, bwd_parts: one block per 32 vectors of channels of a run of rows, a warp every eighth row, warps merged in
+//           order; stats, bwd_stats: one thread per channel merges the runs in order; normalise, bwd_x: one vector per thread.
 // Traffic   fwd: x twice, y once; bwd: x and dy twice, dx once: memory bound.
-// Rejected  one block a channel group over all rows: too few blocks for images of few channels.
+// Rejected  one block per channel group over all rows: too few blocks for images of few channels.
 // Numerics  each warp sums deviations from its first row, so that channels far from zero keep their digits; counts, means and squares
 //           are merged as Chan, Golub and LeVeque (1979) do: deterministic, no atomics.
-// Tail      c not a whole number of 16-byte packs: one element a lane.
+// Tail      c not a multiple of 16 bytes: one element per lane.
 
 #include "common/block.cuh"
 
@@ -24,24 +24,24 @@ struct BatchNormParams {
     void *dx, *dweight, *dbias;
     float *mean_out, *variance_out;
     float* parts;         // runs x 2 x c
-    float* coefficients;  // 3 x c: gain, offset and slope of dx
+    float* coefficients;  // 3 x c: scale, offset and factor of x − mean in dx
     u64 rows;
     u32 c, run, runs;
-    u32 tiles;            // of channels
-    u32 packs;            // of all elements, a thread each
+    u32 tiles;    // of channels
+    u32 vectors;  // of all elements, one thread each
     float eps;
-    float biased;         // what makes a variance the biased one
+    float biased;  // what makes a variance the biased one
     u32 training;
-    u32 whole;            // c is a whole number of packs
-    u32 f32_stats;        // mean and variance are f32
-    u32 f32_affine;       // weight, bias and their gradients are f32
+    u32 aligned;     // c is a multiple of the vector width
+    u32 f32_stats;   // mean and variance are f32
+    u32 f32_affine;  // weight, bias and their gradients are f32
     u32 unused;
 };
 
 constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / 32;
 
-// Arrays are of f32 and T: one pack of T is more than 16 bytes of f32, so wide loads of f32 are split.
+// Arrays are of f32 and T: one vector of T is more than 16 bytes of f32, so wide loads of f32 are split.
 __device__ __forceinline__ void load_floats(float (&x)[8], const float* from) {
     float low[4], high[4];
     load_floats(low, from);
@@ -128,10 +128,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) batch_norm2d_stats(const _
 
 template <typename T, int W>
 __device__ __forceinline__ void normalise(const BatchNormParams& p) {
-    const u32 pack = blockIdx.x * THREADS + threadIdx.x;
-    if (pack >= p.packs) return;
-    const u32 channel = pack % (p.c / W) * W;
-    const u64 at = u64(pack) * W;
+    const u32 vector = blockIdx.x * THREADS + threadIdx.x;
+    if (vector >= p.vectors) return;
+    const u32 channel = vector % (p.c / W) * W;
+    const u64 at = u64(vector) * W;
     float v[W], mean[W], scale[W], weight[W], bias[W];
     load_floats(v, static_cast<const T*>(p.x) + at);
     load_stats<T, W>(p, channel, mean, scale);
@@ -202,10 +202,10 @@ __device__ __forceinline__ void backward_stats(const BatchNormParams& p) {
 
 template <typename T, int W>
 __device__ __forceinline__ void backward(const BatchNormParams& p) {
-    const u32 pack = blockIdx.x * THREADS + threadIdx.x;
-    if (pack >= p.packs) return;
-    const u32 channel = pack % (p.c / W) * W;
-    const u64 at = u64(pack) * W;
+    const u32 vector = blockIdx.x * THREADS + threadIdx.x;
+    if (vector >= p.vectors) return;
+    const u32 channel = vector % (p.c / W) * W;
+    const u64 at = u64(vector) * W;
     float v[W], d[W], mean[W], scale[W], gain[W], offset[W], slope[W];
     load_floats(v, static_cast<const T*>(p.x) + at);
     load_floats(d, static_cast<const T*>(p.dy) + at);
@@ -222,14 +222,14 @@ __device__ __forceinline__ void backward(const BatchNormParams& p) {
     extern "C" __global__ void __launch_bounds__(THREADS) batch_norm2d_##NAME##_##T(const __grid_constant__ BatchNormParams p) { \
         __VA_ARGS__                                                                                                           \
     }
-#define EVERY_PASS(T)                                                                                     \
-    ENTRY(parts, T, __shared__ float shared[2][WARPS][256];                                               \
-          if (p.whole) { moments<T, WIDTH<T>>(p, shared); } else { moments<T, 1>(p, shared); })           \
-    ENTRY(normalise, T, if (p.whole) { normalise<T, WIDTH<T>>(p); } else { normalise<T, 1>(p); })         \
-    ENTRY(bwd_parts, T, __shared__ float shared[2][WARPS][256];                                           \
-          if (p.whole) { backward_parts<T, WIDTH<T>>(p, shared); } else { backward_parts<T, 1>(p, shared); }) \
-    ENTRY(bwd_stats, T, backward_stats<T>(p);)                                                            \
-    ENTRY(bwd_x, T, if (p.whole) { backward<T, WIDTH<T>>(p); } else { backward<T, 1>(p); })
+#define EVERY_PASS(T)                                                                                           \
+    ENTRY(parts, T, __shared__ float shared[2][WARPS][256];                                                     \
+          if (p.aligned) { moments<T, WIDTH<T>>(p, shared); } else { moments<T, 1>(p, shared); })               \
+    ENTRY(normalise, T, if (p.aligned) { normalise<T, WIDTH<T>>(p); } else { normalise<T, 1>(p); })             \
+    ENTRY(bwd_parts, T, __shared__ float shared[2][WARPS][256];                                                 \
+          if (p.aligned) { backward_parts<T, WIDTH<T>>(p, shared); } else { backward_parts<T, 1>(p, shared); }) \
+    ENTRY(bwd_stats, T, backward_stats<T>(p);)                                                                  \
+    ENTRY(bwd_x, T, if (p.aligned) { backward<T, WIDTH<T>>(p); } else { backward<T, 1>(p); })
 
 EVERY_PASS(f32)
 EVERY_PASS(bf16)

@@ -1,18 +1,18 @@
 // y = clamp(gain · f(x + bias)) and its derivatives by x: y = t · gain · f⁽ᵏ⁾(x + bias), 0 where the value was clamped; and the
-// derivative of a product's or a convolution's epilogue, which is read off the result (common/epilogue.cuh).
+// derivative of a GEMM's or a convolution's epilogue, which follows from its result (common/epilogue.cuh).
 //
 // Shapes    x, t, y: count elements, rows of `cols`; bias: cols, or none.
 // Types     f32, bf16, f16 in memory; f32 arithmetic.
-// Launch    256 threads, four elements each; bias packs where rows are whole packs. The function is chosen once a launch,
-//           not once an element. bwd_epilogue: 256 threads, 128 bits each. bwd_epilogue_sums, where the bias wants its
-//           gradient too: a block takes 128 columns (32 where rows are not whole fours) of a run of rows, a warp every eighth
-//           row; warps are added in order, bwd_epilogue_bias adds the runs, 32 columns a block.
+// Launch    256 threads, one vec4 each where rows are a multiple of 4. The function is chosen once per launch,
+//           not per element. bwd_epilogue: 256 threads, 128 bits each. bwd_epilogue_sums, where the bias wants its
+//           gradient too: one block per 128 columns (32 where rows are no multiple of 4) of a run of rows, a warp every eighth
+//           row; warps are added in order, bwd_epilogue_bias adds the runs, 32 columns per block.
 // Traffic   order 0 reads x, writes y; orders 1 and 2 read t and x, bwd_epilogue t and the result: memory bound, at most some
-//           40 instructions an element (gelu). bwd_epilogue_sums saves the pass over y that would add up its rows: 3 instead
-//           of 4, and four bytes a column for every run.
+//           40 instructions per element (gelu). bwd_epilogue_sums saves the pass over y that would add up its rows: 3 instead
+//           of 4, and four bytes per column for every run.
 // Rejected  an entry for each function: 72 entries of mostly the same loads and stores.
 // Numerics  the functions are those of common/activation.cuh.
-// Tail      the last thread with work goes element by element; so do all where bias rows are not whole packs.
+// Tail      the last thread with work goes element by element; so do all where bias rows are no multiple of 4.
 
 #include "common/activation.cuh"
 #include "common/block.cuh"
@@ -21,24 +21,24 @@ struct BiasActParams {
     const void *t, *x, *bias;  // t from order 1 on; bias or null
     void* y;
     u32 count, cols;  // fewer than 2^31 elements: longer tensors are several launches
-    u32 function;
+    u32 activation;
     float alpha, gain;
     float clamp;  // infinite: none
-    u32 whole;    // rows are a multiple of 4, or there is no bias
+    u32 aligned;  // rows are a multiple of 4, or there is no bias
     u32 unused;
 };
 
 template <u32 FUNCTION, int ORDER>
 __device__ __forceinline__ float apply(const BiasActParams& p, float t, float x) {
     if constexpr (ORDER == 0) {
-        const float y = p.gain * value<FUNCTION>(x, p.alpha);
+        const float y = p.gain * activation<FUNCTION>(x, p.alpha);
         return y > p.clamp ? p.clamp : y < -p.clamp ? -p.clamp : y;
     } else {
         if (p.clamp < INFINITY) {
-            const float y = p.gain * value<FUNCTION>(x, p.alpha);
+            const float y = p.gain * activation<FUNCTION>(x, p.alpha);
             if (!(y > -p.clamp && y < p.clamp)) return 0.0f;
         }
-        return t * p.gain * (ORDER == 1 ? slope<FUNCTION>(x, p.alpha) : bend<FUNCTION>(x));
+        return t * p.gain * (ORDER == 1 ? derivative<FUNCTION>(x, p.alpha) : second_derivative<FUNCTION>(x));
     }
 }
 
@@ -51,11 +51,11 @@ __device__ __forceinline__ void each(const BiasActParams& p) {
     T* const y = static_cast<T*>(p.y);
     const u32 first = (blockIdx.x * blockDim.x + threadIdx.x) * W;
     if (first >= p.count) return;
-    const bool whole = p.whole && first + W <= p.count;
+    const bool aligned = p.aligned && first + W <= p.count;
     float v[W], s[W], b[W];
 #pragma unroll
     for (int i = 0; i < W; ++i) v[i] = s[i] = b[i] = 0.0f;
-    if (whole) {
+    if (aligned) {
         load_floats(v, x + first);
         if (bias != nullptr) load_floats(b, bias + first % p.cols);
         if constexpr (ORDER > 0) load_floats(s, t + first);
@@ -71,7 +71,7 @@ __device__ __forceinline__ void each(const BiasActParams& p) {
     }
 #pragma unroll
     for (int i = 0; i < W; ++i) v[i] = apply<FUNCTION, ORDER>(p, s[i], v[i] + b[i]);
-    if (whole) {
+    if (aligned) {
         store_floats(y + first, v);
     } else {
 #pragma unroll
@@ -83,7 +83,7 @@ __device__ __forceinline__ void each(const BiasActParams& p) {
 
 template <typename T, int ORDER>
 __device__ __forceinline__ void choose(const BiasActParams& p) {
-    switch (p.function) {
+    switch (p.activation) {
         case RELU: return each<T, RELU, ORDER>(p);
         case LEAKY_RELU: return each<T, LEAKY_RELU, ORDER>(p);
         case SIGMOID: return each<T, SIGMOID, ORDER>(p);
@@ -95,13 +95,14 @@ __device__ __forceinline__ void choose(const BiasActParams& p) {
     }
 }
 
-// The gradient of an epilogue: y = t · slope, the slope read off the sign of `result` and 0 where that was clamped.
+// The gradient of a piecewise-linear epilogue: y = t · derivative, which follows from the sign of `result` and is 0 where it was
+// clamped.
 struct EpilogueGradientParams {
     const void *t, *result;
     void* y;
     u64 count;
-    float above, below;  // gain times slope, above zero and below
-    float clamp;         // as `result` can hold it; infinite: none
+    float pos_scale, neg_scale;  // gain times the derivative above and below zero
+    float clamp;                 // as `result` can hold it; infinite: none
     u32 unused;
 };
 
@@ -111,7 +112,7 @@ __device__ __forceinline__ void epilogue_gradient(const EpilogueGradientParams& 
     T* const y = static_cast<T*>(p.y);
     const auto gradient = [&](float t, float result) {
         const bool clamped = p.clamp < INFINITY && fabsf(result) >= p.clamp;
-        return clamped ? 0.0f : t * (result > 0.0f ? p.above : p.below);
+        return clamped ? 0.0f : t * (result > 0.0f ? p.pos_scale : p.neg_scale);
     };
     constexpr int N = WIDTH<T>;
     const u64 first = global_thread() * N;
@@ -132,9 +133,9 @@ __device__ __forceinline__ void epilogue_gradient(const EpilogueGradientParams& 
     extern "C" __global__ void __launch_bounds__(256) bias_act_##NAME##_##T(const __grid_constant__ BiasActParams p) { \
         choose<T, ORDER>(p);                                                                                             \
     }
-#define EVERY_ORDER(T)    \
-    ENTRY(fwd, T, 0)      \
-    ENTRY(bwd_x, T, 1)    \
+#define EVERY_ORDER(T) \
+    ENTRY(fwd, T, 0)   \
+    ENTRY(bwd_x, T, 1) \
     ENTRY(bwd_bwd_x, T, 2)
 
 EVERY_ORDER(f32)
@@ -149,7 +150,7 @@ EPILOGUE_GRADIENT(f32)
 EPILOGUE_GRADIENT(bf16)
 EPILOGUE_GRADIENT(f16)
 
-// The same and the sums of its columns. `from` is the result of a bent line, the argument of a curve.
+// The same and the sums of its columns. `from` is the result of a piecewise-linear activation, the pre-activation of a smooth one.
 struct EpilogueSumsParams {
     const void *t, *from;
     void* y;
@@ -159,23 +160,23 @@ struct EpilogueSumsParams {
     u32 cols;
     u32 run, runs;  // rows of a part, parts
     u32 tiles;      // of columns
-    u32 whole;      // rows are whole fours
-    u32 function;
-    float above, below;  // gain times slope, above zero and below; of a curve, `above` is the gain
-    float clamp;         // as `from` can hold it; infinite: none
+    u32 aligned;    // rows are a multiple of 4
+    u32 activation;
+    float pos_scale, neg_scale;  // gain times the derivative above and below zero; with a smooth activation pos_scale is the gain
+    float clamp;                 // as `from` can hold it; infinite: none
     u32 unused;
 };
 
 constexpr int WARPS = 8;
 
 template <u32 FUNCTION>
-__device__ __forceinline__ float epilogue_slope(const EpilogueSumsParams& p, float from) {
+__device__ __forceinline__ float epilogue_derivative(const EpilogueSumsParams& p, float from) {
     if constexpr (FUNCTION == LINEAR) {
         const bool clamped = p.clamp < INFINITY && fabsf(from) >= p.clamp;
-        return clamped ? 0.0f : from > 0.0f ? p.above : p.below;
+        return clamped ? 0.0f : from > 0.0f ? p.pos_scale : p.neg_scale;
     } else {
-        const bool clamped = p.clamp < INFINITY && fabsf(p.above * value<FUNCTION>(from, 0.0f)) > p.clamp;
-        return clamped ? 0.0f : p.above * slope<FUNCTION>(from, 0.0f);
+        const bool clamped = p.clamp < INFINITY && fabsf(p.pos_scale * activation<FUNCTION>(from, 0.0f)) > p.clamp;
+        return clamped ? 0.0f : p.pos_scale * derivative<FUNCTION>(from, 0.0f);
     }
 }
 
@@ -194,7 +195,7 @@ __device__ __forceinline__ void epilogue_sums(const EpilogueSumsParams& p, float
             load_floats(b, from + row * p.cols);
 #pragma unroll
             for (int i = 0; i < W; ++i) {
-                a[i] *= epilogue_slope<FUNCTION>(p, b[i]);
+                a[i] *= epilogue_derivative<FUNCTION>(p, b[i]);
                 sums[i] += a[i];
             }
             store_floats(y + row * p.cols, a);
@@ -207,7 +208,7 @@ __device__ __forceinline__ void epilogue_sums(const EpilogueSumsParams& p, float
 
 template <typename T, int W>
 __device__ __forceinline__ void choose_epilogue(const EpilogueSumsParams& p, float (&parts)[WARPS][128]) {
-    switch (p.function) {
+    switch (p.activation) {
         case SIGMOID: return epilogue_sums<T, W, SIGMOID>(p, parts);
         case SILU: return epilogue_sums<T, W, SILU>(p, parts);
         case GELU: return epilogue_sums<T, W, GELU>(p, parts);
@@ -218,7 +219,7 @@ __device__ __forceinline__ void choose_epilogue(const EpilogueSumsParams& p, flo
 #define EPILOGUE_SUMS(T)                                                                                                          \
     extern "C" __global__ void __launch_bounds__(256) bias_act_bwd_epilogue_sums_##T(const __grid_constant__ EpilogueSumsParams p) { \
         __shared__ float parts[WARPS][128];                                                                                         \
-        if (p.whole) {                                                                                                              \
+        if (p.aligned) {                                                                                                              \
             choose_epilogue<T, 4>(p, parts);                                                                                        \
         } else {                                                                                                                    \
             choose_epilogue<T, 1>(p, parts);                                                                                        \

@@ -1,14 +1,14 @@
 // y = a op b for +, -, * and /, operands broadcast by NumPy's rules.
 //
-// Shapes    y: `count` packs of a box of at most six axes; each operand has a stride along every axis, 0 where it repeats. The
+// Shapes    y: `count` vectors of a box of at most six axes; each operand has a stride along every axis, 0 where it is broadcast. The
 //           launcher folds neighbouring axes, so that one axis stands for equal shapes and for scalars, two for rows, columns
-//           and channels. Along the innermost axis an operand is contiguous or one repeated value.
+//           and channels. Along the innermost axis an operand is contiguous or one broadcast value.
 // Types     f32, bf16, f16 in memory; f32 arithmetic, one rounding at the end.
-// Launch    256 threads, one pack each: 128 bits where the innermost extent is a multiple of that (or there is only one
+// Launch    256 threads, one vector each: 128 bits where the innermost extent is a multiple of that (or there is only one
 //           axis), else one element.
-// Limit     memory: every operand once, the result once; repeats come from cache. 1 FLOP an element.
-// Rejected  one kernel a pattern (same, scalar, rows): four times the entries, and the walk costs one wide product and one
-//           shift an axis, hidden behind the loads.
+// Limit     memory: every operand once, the result once; repeats come from cache. 1 FLOP per element.
+// Rejected  one kernel per pattern (same, scalar, rows): four times the entries, and the index arithmetic costs one mulhi and one
+//           shift per axis, hidden behind the loads.
 // Numerics  division is correctly rounded.
 // Tail      with one axis the last thread goes element by element; otherwise there is none.
 
@@ -19,10 +19,10 @@ struct BinaryParams {
     const void* b;
     void* y;
     u64 elems;
-    u32 count;  // packs
-    u32 wide;   // packs are 128 bits, not one element
-    Axes axes;  // in packs along the innermost axis
-    Strides a_strides, b_strides;  // in elements a step
+    u32 count;                     // vectors
+    u32 wide;                      // vectors are 128 bits, not one element
+    Axes axes;                     // in vectors along the innermost axis
+    Strides a_strides, b_strides;  // in elements per step
     u32 a_repeats, b_repeats;      // along the innermost axis
 };
 
@@ -42,7 +42,7 @@ __device__ __forceinline__ void combine(const BinaryParams& p, F f) {
     const u32 i = u32(global_thread());
     if (i >= p.count) return;
     u64 a_at = 0, b_at = 0;
-    walk(i, p.axes, [&](int axis, u32 at) {
+    for_each_axis(i, p.axes, [&](int axis, u32 at) {
         a_at += at * p.a_strides.of[axis];
         b_at += at * p.b_strides.of[axis];
     });

@@ -1,24 +1,24 @@
 // y = x repeated along axes of extent one: the adjoint of a sum.
 //
-// Shapes    y: `count` units of a box of at most six folded axes; x has a stride along every axis, 0 where it repeats.
+// Shapes    y: `count` accesses over a box of at most six folded axes; x has a stride along every axis, 0 where it is broadcast.
 // Types     any of 2 or 4 bytes: nothing is computed.
-// Launch    256 threads, one unit each: 16 bytes where the innermost extent allows it, down to one element.
+// Launch    256 threads, one access each: 16 bytes where the innermost extent allows it, down to one element.
 // Limit     memory: x once (then from cache), y once.
-// Rejected  one block a repeated row, the row in registers: idle threads where rows are short.
+// Rejected  one block per broadcast row, the row in registers: idle threads where rows are short.
 // Numerics  bits are copied.
-// Tail      units are whole by the launcher's choice.
+// Tail      the launcher picks an access width that leaves none.
 
 #include "common/index.cuh"
 
 struct BroadcastParams {
     const void* x;
     void* y;
-    u32 count;  // units of y
-    u32 unit_bytes;
+    u32 count;  // accesses of y
+    u32 access_bytes;
     u32 repeats;  // along the innermost axis: then x is read element by element
     u32 element_bytes;
     Axes axes;
-    Strides strides;  // of x: in units, or in elements where it repeats
+    Strides strides;  // of x: in accesses, or in elements where it is broadcast
 };
 
 template <typename U>
@@ -32,7 +32,7 @@ extern "C" __global__ void __launch_bounds__(256) broadcast_fwd(const __grid_con
     const u32 i = u32(global_thread());
     if (i >= p.count) return;
     const u64 from = offset(i, p.axes, p.strides);
-    with_unit(p.unit_bytes, [&](auto unit) {
+    with_access_type(p.access_bytes, [&](auto unit) {
         using U = decltype(unit);
         U* y = static_cast<U*>(p.y) + i;
         if (!p.repeats) {

@@ -6,16 +6,16 @@
 //   finish                candidates whose root is marked are edges; counted
 //
 // Shapes    pixels u8 [n, h, w, 3]; state u8 and parent u32 [n, h, w] between the kernels; edges u8 [n, h, w]; counts u64 [n].
-// Launch    256 threads. thin: a tile of 64 x 16 pixels; the others 1024 neighbouring pixels of one image, four a thread.
-// Traffic   thin reads 3 bytes a pixel (1.4 times, from L2), writes 1 and for candidates 4; link reads 1 and 4 for candidates
-//           and their neighbours; mark and finish 1 and 4 for candidates; edges 1. About 9 bytes a pixel where a tenth are candidates.
-// Limit     instructions, counted on the emulator in warp instructions a pixel of white noise, an eighth of it candidates: thin3 6.7, link
+// Launch    256 threads. thin: a tile of 64 x 16 pixels; the others 1024 neighbouring pixels of one image, four per thread.
+// Traffic   thin reads 3 bytes per pixel (1.4 times, from L2), writes 1 and for candidates 4; link reads 1 and 4 for candidates
+//           and their neighbours; mark and finish 1 and 4 for candidates; edges 1. About 9 bytes per pixel where a tenth are candidates.
+// Limit     instructions, counted on the emulator in warp instructions per pixel of white noise, an eighth of it candidates: thin3 6.7, link
 //           6.4, mark 1.5, finish 1.1: 59 G pixels/s of an H100's 926 G/s, 175 GB/s of RGB. Tissue has fewer candidates.
-// Rejected  growing the edges by one pixel a launch until nothing changes: as many launches as the longest edge has pixels,
+// Rejected  growing the edges by one pixel per launch until nothing changes: as many launches as the longest edge has pixels,
 //           and the host in every one of them.
 // Numerics  integers. Which root a set ends with does not depend on the order: the smallest of its pixels. Atomics only lower a
 //           parent or set the mark.
-// Tail      pixels beyond the image have strength 0; the last block of an image stops at its end. Places need 31 bits: the op refuses
+// Tail      pixels beyond the image have strength 0; the last block of an image stops at its end. Pixel indices need 31 bits: the op rejects
 //           larger batches.
 #include "common/grey.cuh"
 
@@ -140,7 +140,7 @@ struct LinkParams {
     u32 unused;
 };
 
-// Calls f(first place of the image, place within it, state) for the thread's pixels.
+// Calls f(first index of the image, index within it, state) for the thread's pixels.
 template <typename F>
 __device__ __forceinline__ void each_pixel(const LinkParams& p, F f) {
     const u32 image_px = p.width_px * p.height_px, base = blockIdx.x / p.blocks_each * image_px;

@@ -2,9 +2,9 @@
 //
 // Shapes    x, y: count elements, any shape, contiguous.
 // Types     between any two of f32, bf16, f16, u8, i32.
-// Launch    256 threads, one pack each: 128 bits of the wider type, so that neither side wastes part of a sector.
+// Launch    256 threads, one vector each: 128 bits of the wider type, so that neither side wastes part of a sector.
 // Limit     memory: count * (sizeof(X) + sizeof(Y)) bytes.
-// Rejected  packs of 128 bits of the narrower type: two accesses of the wider one, each touching half of every sector.
+// Rejected  vectors of 128 bits of the narrower type: two accesses of the wider one, each touching half of every sector.
 // Numerics  to a float: nearest, ties to even. To an integer: nearest, ties to even, saturating; NaN becomes 0.
 // Tail      the last thread goes element by element.
 
@@ -45,11 +45,11 @@ __device__ __forceinline__ void cast(const CastParams& p) {
     Y* y = static_cast<Y*>(p.y);
     const u64 first = global_thread() * N;
     if (first + N <= p.count) {
-        const Pack<X, N> from = load_pack<X, N>(x + first);
-        Pack<Y, N> to;
+        const Vector<X, N> from = load_vector<X, N>(x + first);
+        Vector<Y, N> to;
 #pragma unroll
         for (int i = 0; i < N; ++i) to.at[i] = convert<Y>(from.at[i]);
-        store_pack<Y, N>(y + first, to);
+        store_vector<Y, N>(y + first, to);
     } else {
 #pragma unroll 1
         for (u64 i = first; i < p.count; ++i) y[i] = convert<Y>(x[i]);

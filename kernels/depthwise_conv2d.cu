@@ -2,24 +2,24 @@
 //
 //     y[n,i,j,c] = Σ_{r,s} x[n, i·stride + r − padding, j·stride + s − padding, c] · w[r,s,c]
 //
-// Shapes    x: n h w c, w: r s c, y: n oh ow c, channels last. The input gradient is the same map with the turned kernel over dy
+// Shapes    x: n h w c, w: r s c, y: n oh ow c, channels last. The input gradient is the same map with the flipped kernel over dy
 //           with zeros inserted, so `fwd` and `bwd_x` share their code: a position reads (i·stride + r − padding) / up where
 //           that is whole.
 // Types     f32, bf16, f16; f32 arithmetic.
-// Launch    fwd, bwd_x: 256 threads, a thread 16 bytes of channels of four neighbouring pixels of a row, so that a warp's accesses are
-//           whole sectors; blocks = ceil(n oh strips c/W / 256). 3 and 5 columns of stride 1 (5: two pixels a thread) keep a row
+// Launch    fwd, bwd_x: 256 threads, each 16 bytes of channels of four neighbouring pixels of a row, so that a warp's accesses are
+//           whole sectors; blocks = ceil(n oh strips c/W / 256). 3 and 5 columns of stride 1 (5: two pixels per thread) keep a row
 //           of the kernel in registers and read each pixel once for its results; other kernels read it per tap, from L1.
-//           bwd_weight: a block takes a share of the rows of y and up to 32 vectors of channels for one row of the kernel (one tap where
+//           bwd_weight: one block per split of the rows of y and up to 32 vectors of channels for one row of the kernel (one tap where
 //           it has other than 3 or 5 columns); threads beside each other in a channel take every parts-th row and are added in
-//           order in shared memory. `merge` adds the shares in order: the same bits on every run.
+//           order in shared memory. `splitk_reduce` adds the splits in order: bit-identical from run to run.
 // Limit     memory: x and y once each; 2 r s FLOP an element is 4.5 FLOP/B for 3 x 3 in 16 bits. The weight gradient reads x once per
 //           row of the kernel, all but the first from L2.
 // Rejected  tiles of x in shared memory: the reuse is between neighbours that L1 already serves, and the barriers cost more than
 //           the loads. All taps of the weight gradient in one thread: 72 accumulators for 3 x 3, too many for 5 x 5.
-// Numerics  f32 sums over taps in order; the weight gradient's order depends on its shares alone.
-// Tail      where c is no multiple of 16 bytes a thread takes one channel; pixels beyond a row's end are computed by nobody.
+// Numerics  f32 sums over taps in order; the weight gradient's order depends on its splits alone.
+// Tail      where c is no multiple of 16 bytes each thread takes one channel; pixels beyond a row's end are computed by nobody.
 
-#include "common/merge.cuh"
+#include "common/splitk.cuh"
 
 struct StencilParams {
     const void *x, *w;
@@ -29,27 +29,27 @@ struct StencilParams {
     u32 oh, ow;
     u32 stride, up;
     int padding_h, padding_w;
-    u32 turned;  // the kernel is turned by half
-    u32 vector;  // channels of a thread
-    u32 strips;  // of a row: results of a thread are 2 where the kernel has 5 columns and stride 1, else 4
+    u32 flipped;  // the kernel is rotated by 180 degrees
+    u32 vector;   // channels of a thread
+    u32 strips;   // of a row: results of a thread are 2 where the kernel has 5 columns and stride 1, else 4
     u32 unused;
 };
 
 struct WeightGradientParams {
     const void *x, *dy;
-    float* partials;  // [shares, r, s, c]
+    float* partials;  // [splits, r, s, c]
     u32 n, h, width, c;
     u32 r, s;
     u32 oh, ow;
     u32 stride;
     int padding;
     u32 vector;
-    u32 rows_each;  // rows of y in a share
-    u32 lanes;      // vectors of channels in a block, a power of two up to 32
+    u32 rows_per_split;  // rows of y in a split
+    u32 lanes;           // vectors of channels in a block, a power of two up to 32
     u32 unused;
 };
 
-// Packs of W channels: a position outside the image is zero.
+// W channels: a position outside the image is zero.
 template <typename T, int W>
 __device__ __forceinline__ void load_pixel(float (&v)[W], const T* row, int column, u32 width, u32 c, bool there) {
     if (there && u32(column) < width) {
@@ -68,9 +68,9 @@ __device__ __forceinline__ void stencil(const StencilParams& p, u64 thread) {
     const u32 channel = u32(thread % vectors) * W;
     const u64 rest = thread / vectors;
     const u32 first = u32(rest % p.strips) * OUTPUTS;
-    const u64 line = rest / p.strips;
-    const u32 i = u32(line % p.oh);
-    const u64 sample = line / p.oh;
+    const u64 y_row = rest / p.strips;
+    const u32 i = u32(y_row % p.oh);
+    const u64 sample = y_row / p.oh;
     if (sample >= p.n) return;
     const T* image = static_cast<const T*>(p.x) + sample * p.h * p.width * p.c + channel;
     const T* kernel = static_cast<const T*>(p.w) + channel;
@@ -86,7 +86,7 @@ __device__ __forceinline__ void stencil(const StencilParams& p, u64 thread) {
 #pragma unroll
             for (int s = 0; s < S; ++s) {
                 const u32 tap = r * S + s;
-                load_floats(w[s], kernel + u64(p.turned ? taps - 1 - tap : tap) * p.c);
+                load_floats(w[s], kernel + u64(p.flipped ? taps - 1 - tap : tap) * p.c);
             }
             // Each pixel is read once and serves every result whose window it lies in.
 #pragma unroll
@@ -104,7 +104,7 @@ __device__ __forceinline__ void stencil(const StencilParams& p, u64 thread) {
             for (u32 s = 0; s < p.s; ++s) {
                 const u32 tap = r * p.s + s;
                 float w[W];
-                load_floats(w, kernel + u64(p.turned ? taps - 1 - tap : tap) * p.c);
+                load_floats(w, kernel + u64(p.flipped ? taps - 1 - tap : tap) * p.c);
 #pragma unroll
                 for (int o = 0; o < OUTPUTS; ++o) {
                     const int at = int((first + o) * p.stride + s) - p.padding_w;
@@ -117,7 +117,7 @@ __device__ __forceinline__ void stencil(const StencilParams& p, u64 thread) {
             }
         }
     }
-    T* to = static_cast<T*>(p.y) + (line * p.ow + first) * p.c + channel;
+    T* to = static_cast<T*>(p.y) + (y_row * p.ow + first) * p.c + channel;
 #pragma unroll
     for (int o = 0; o < OUTPUTS; ++o) {
         if (first + o < p.ow) store_floats(to + u64(o) * p.c, sum[o]);
@@ -151,7 +151,7 @@ STENCIL(bwd_x, f32)
 STENCIL(bwd_x, bf16)
 STENCIL(bwd_x, f16)
 
-// blockIdx: share of rows, block of channels, row of the kernel or tap.
+// blockIdx: split of rows, block of channels, row of the kernel or tap.
 template <typename T, int W, int S>
 __device__ __forceinline__ void weight_gradient(const WeightGradientParams& p, float* memory) {
     const u32 lane = threadIdx.x % p.lanes, part = threadIdx.x / p.lanes, parts = 256 / p.lanes;
@@ -159,14 +159,14 @@ __device__ __forceinline__ void weight_gradient(const WeightGradientParams& p, f
     constexpr int TAPS = S == 0 ? 1 : S;
     const u32 r = S == 0 ? blockIdx.z / p.s : blockIdx.z, first = S == 0 ? blockIdx.z % p.s : 0;
     float sum[TAPS][W] = {};
-    const u64 rows = u64(p.n) * p.oh, begin = u64(blockIdx.x) * p.rows_each, end = min(rows, begin + p.rows_each);
+    const u64 rows = u64(p.n) * p.oh, begin = u64(blockIdx.x) * p.rows_per_split, end = min(rows, begin + p.rows_per_split);
     if (channel < p.c) {
 #pragma unroll 1
-        for (u64 line = begin + part; line < end; line += parts) {
-            const int h = int(u32(line % p.oh) * p.stride + r) - p.padding;
+        for (u64 y_row = begin + part; y_row < end; y_row += parts) {
+            const int h = int(u32(y_row % p.oh) * p.stride + r) - p.padding;
             if (u32(h) >= p.h) continue;
-            const T* row = static_cast<const T*>(p.x) + (line / p.oh * p.h + h) * p.width * p.c + channel;
-            const T* dy = static_cast<const T*>(p.dy) + line * p.ow * p.c + channel;
+            const T* row = static_cast<const T*>(p.x) + (y_row / p.oh * p.h + h) * p.width * p.c + channel;
+            const T* dy = static_cast<const T*>(p.dy) + y_row * p.ow * p.c + channel;
 #pragma unroll 1
             for (u32 j = 0; j < p.ow; ++j) {
                 float upstream[W];
@@ -224,4 +224,4 @@ __device__ __forceinline__ void weight_gradient_of(const WeightGradientParams& p
 WEIGHT_GRADIENT(f32)
 WEIGHT_GRADIENT(bf16)
 WEIGHT_GRADIENT(f16)
-MERGES(depthwise_conv2d, NOTHING)
+SPLITK_REDUCE_DTYPES(depthwise_conv2d, NONE)

@@ -2,10 +2,10 @@
 //
 // Shapes    x, y: count elements, any shape, contiguous.
 // Types     f32, bf16, f16 in memory; f32 arithmetic.
-// Launch    256 threads, one 128-bit pack each: one or two positions of the random stream, four words a position.
+// Launch    256 threads, one 128-bit vector each: one or two positions of the random stream, four words per position.
 // Limit     memory: reads (x, residual) and writes count * sizeof(T) bytes each; ten rounds are some 60 integer instructions for 4 elements, below
 //           what the loads take.
-// Rejected  a mask in memory for the gradient: one more byte an element, twice.
+// Rejected  a mask in memory for the gradient: one more byte per element, twice.
 // Numerics  a word below `dropped` drops its element: the same elements as on the CPU.
 // Tail      the last thread goes element by element.
 
@@ -16,7 +16,7 @@ struct DropoutParams {
     void* y;
     u64 count;
     u64 position;  // of the first four elements
-    const u32* clock;
+    const u32* replays;
     Philox random;
     u64 dropped;
     float scale;
@@ -30,15 +30,15 @@ __device__ __forceinline__ void dropout(const DropoutParams& p) {
     T* y = static_cast<T*>(p.y);
     const u64 first = global_thread() * N;
     if (first >= p.count) return;
-    const bool whole = first + N <= p.count;
+    const bool aligned = first + N <= p.count;
     float v[N];
-    if (whole) {
+    if (aligned) {
         load_floats(v, x + first);
     } else {
 #pragma unroll
         for (int i = 0; i < N; ++i) v[i] = first + i < p.count ? to_float(x[first + i]) : 0.0f;
     }
-    const u64 position = at_replay(p.position, p.clock) + first / 4;
+    const u64 position = at_replay(p.position, p.replays) + first / 4;
 #pragma unroll
     for (int four = 0; four < N; four += 4) {
         const Words words = philox(p.random, position + four / 4);
@@ -48,7 +48,7 @@ __device__ __forceinline__ void dropout(const DropoutParams& p) {
     if (p.residual != nullptr) {
         const T* residual = static_cast<const T*>(p.residual) + first;
         float r[N];
-        if (whole) {
+        if (aligned) {
             load_floats(r, residual);
         } else {
 #pragma unroll
@@ -57,7 +57,7 @@ __device__ __forceinline__ void dropout(const DropoutParams& p) {
 #pragma unroll
         for (int i = 0; i < N; ++i) v[i] += r[i];
     }
-    if (whole) {
+    if (aligned) {
         store_floats(y + first, v);
     } else {
 #pragma unroll

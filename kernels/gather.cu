@@ -2,14 +2,14 @@
 //
 // Shapes    fwd: x [rows, width], indices [n], y [n, width]. scatter_add: x [n, width], indices [n], y [rows, width].
 // Types     fwd: any, nothing is computed. scatter_add: f32, bf16, f16 in memory, f32 sums. Indices are i32.
-// Launch    fwd: 256 threads, one unit of y each, 16 bytes where the width allows it. scatter_add: one block of 256 threads a row
-//           of y and 256 packs of columns; the block scans all indices, 256 at a time, and keeps those of its row.
+// Launch    fwd: 256 threads, one access of y each, 16 bytes where the width allows it. scatter_add: one block of 256 threads per row
+//           of y and 256 vectors of columns; the block scans all indices, 256 at a time, and keeps those of its row.
 // Limit     fwd: memory, 2 * n * width. scatter_add: the same, beside rows * n index reads from L2; for the thousands of rows
 //           that patches and genes are here, those are small beside the columns.
 // Rejected  float atomics for scatter_add: the order, so the last bits, would differ from run to run. Sorting the indices
 //           first: pays beyond some ten thousand rows only.
 // Numerics  a row named several times receives its terms in the order of the indices.
-// Tail      units and packs are whole by the launcher's choice. An index out of range gives a row of NaN (of ones bits) in
+// Tail      the launcher picks access widths that leave none. An index out of range gives a row of NaN (of ones bits) in
 //           fwd, and adds to nothing in scatter_add.
 
 #include "common/index.cuh"
@@ -19,9 +19,9 @@ struct GatherParams {
     const void* x;
     const i32* indices;
     void* y;
-    u32 count;  // units of y
-    u32 unit_bytes;
-    Divisor width;  // in units
+    u32 count;  // accesses of y
+    u32 access_bytes;
+    FastDivmod width;  // in accesses
     u32 rows;
 };
 
@@ -35,9 +35,9 @@ __device__ __forceinline__ U ones() {
 extern "C" __global__ void __launch_bounds__(256) gather_fwd(const __grid_constant__ GatherParams p) {
     const u32 i = u32(global_thread());
     if (i >= p.count) return;
-    const Division at = p.width.split(i);
+    const Divmod at = p.width.divmod(i);
     const u32 row = u32(p.indices[at.quotient]);
-    with_unit(p.unit_bytes, [&](auto unit) {
+    with_access_type(p.access_bytes, [&](auto unit) {
         using U = decltype(unit);
         U value = ones<U>();
         if (row < p.rows) value = static_cast<const U*>(p.x)[u64(row) * p.width.value + at.remainder];
@@ -51,7 +51,7 @@ struct ScatterParams {
     void* y;
     u64 width;  // in elements
     u32 count;  // indices
-    u32 wide;   // columns go in packs of 128 bits, not one by one
+    u32 wide;   // columns go in vectors of 128 bits, not one by one
 };
 
 template <int N, typename T>
@@ -67,7 +67,7 @@ __device__ __forceinline__ void scatter(const ScatterParams& p) {
     for (u32 base = 0; base < p.count; base += 256) {
         const u32 position = base + threadIdx.x;
         const bool hit = position < p.count && u32(p.indices[position]) == blockIdx.x;
-        const u32 hits = __ballot_sync(EVERY_LANE, hit);
+        const u32 hits = __ballot_sync(FULL_MASK, hit);
         if (lane == 0) of_warp[warp] = __popc(hits);
         __syncthreads();
         u32 before = 0, all = 0;

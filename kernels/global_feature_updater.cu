@@ -5,15 +5,15 @@
 //
 // Shapes    logits, dlogits: patches x cells; r, dr: patches x cells x d; y, dy: patches x d.
 // Types     f32, bf16, f16 in memory, f32 arithmetic.
-// Launch    fwd: 256 threads, a block for each patch and tile of columns; a warp reads a cell's 32 packs side by side, the eight
+// Launch    fwd: 256 threads, one block per patch and tile of columns; a warp reads a cell's 32 vectors side by side, the eight
 //           warps take every eighth cell and are added up in order of warps through shared memory.
-//           bwd: 256 threads, a block a patch, a warp takes every eighth cell over its whole width.
+//           bwd: 256 threads, one block per patch, a warp takes every eighth cell over its whole width.
 //           Each warp works out the softmax of its patch by itself: some tens of numbers, from L1.
 // Traffic   fwd reads r once; z is never stored. bwd reads r once and writes dr once; Σ z (r·dy) over cells is y·dy, so one
-//           pass is enough. 2 FLOP a byte at most: memory bound.
-// Rejected  a block per patch over all columns in fwd: too few blocks for a slide of a hundred patches.
+//           pass is enough. 2 FLOP per byte at most: memory bound.
+// Rejected  one block per patch over all columns in fwd: too few blocks for a slide of a hundred patches.
 // Numerics  expf within 2 ulp; weights are not rounded before they multiply.
-// Tail      columns not a whole number of 16-byte packs: one element a lane instead.
+// Tail      columns not a multiple of 16 bytes: one element per lane instead.
 
 #include "common/block.cuh"
 
@@ -24,30 +24,30 @@ struct GatherParams {
     void *dlogits, *dr;
     u64 d;
     u32 cells;
-    u32 whole;  // d is a whole number of 16-byte packs
-    u32 tiles;  // of columns, in fwd
+    u32 aligned;  // d is a multiple of 16 bytes
+    u32 tiles;    // of columns, in fwd
     u32 unused;
 };
 
 constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / 32;
 
-// The softmax of a row of logits: exp(logit - top) * scale.
+// The softmax of a row of logits: exp(logit - row_max) * scale.
 struct Softmax {
-    float top, scale;
+    float row_max, scale;
 
     template <typename T>
     static __device__ __forceinline__ Softmax of(const T* logits, u32 cells) {
         const u32 lane = threadIdx.x % 32;
-        float top = -INFINITY;
-        for (u32 i = lane; i < cells; i += 32) top = fmaxf(top, to_float(logits[i]));
+        float row_max = -INFINITY;
+        for (u32 i = lane; i < cells; i += 32) row_max = fmaxf(row_max, to_float(logits[i]));
 #pragma unroll
-        for (int step = 16; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(EVERY_LANE, top, step));
+        for (int step = 16; step > 0; step /= 2) row_max = fmaxf(row_max, __shfl_xor_sync(FULL_MASK, row_max, step));
         float sum = 0.0f;
-        for (u32 i = lane; i < cells; i += 32) sum += expf(to_float(logits[i]) - top);
-        return {top, 1.0f / warp_sum(sum)};
+        for (u32 i = lane; i < cells; i += 32) sum += expf(to_float(logits[i]) - row_max);
+        return {row_max, 1.0f / warp_sum(sum)};
     }
-    __device__ __forceinline__ float weight(float logit) const { return expf(logit - top) * scale; }
+    __device__ __forceinline__ float weight(float logit) const { return expf(logit - row_max) * scale; }
 };
 
 template <typename T, int W>
@@ -81,7 +81,7 @@ __device__ __forceinline__ void gather(const GatherParams& p, float (&parts)[WAR
 template <typename T>
 __device__ __forceinline__ void forward(const GatherParams& p) {
     __shared__ float parts[WARPS][32 * WIDTH<T>];
-    if (p.whole) {
+    if (p.aligned) {
         gather<T, WIDTH<T>>(p, parts);
     } else {
         gather<T, 1>(p, parts);
@@ -129,7 +129,7 @@ __device__ __forceinline__ void spread(const GatherParams& p) {
 
 template <typename T>
 __device__ __forceinline__ void backward(const GatherParams& p) {
-    if (p.whole) {
+    if (p.aligned) {
         spread<T, WIDTH<T>>(p);
     } else {
         spread<T, 1>(p);

@@ -5,16 +5,16 @@
 //
 // Shapes    x, y, dy, dx: rows x cols; weight, bias and their gradients: cols.
 // Types     f32, bf16, f16 in memory; f32 arithmetic.
-// Launch    256 threads. fwd: a warp a row, eight rows a block. bwd (up to 512 columns): a block a run of rows, a warp every
+// Launch    256 threads. fwd: one warp per row, eight rows per block. bwd (up to 512 columns): one block per run of rows, a warp every
 //           eighth of them, with the gradients of weight and bias of every column in its registers; warps are added in order.
-//           Longer rows: bwd_x, a warp a row, then bwd_parts, a block for 32 packs of columns of a run. bwd_sum adds the
-//           runs' parts, 32 columns a block.
-// Traffic   fwd: x once (held in registers up to 512 columns, else two more looks from L1), y once. bwd: x, dy and dx once, and
-//           eight bytes a column for every run of at most 264. Longer rows: x and dy twice, two numbers a row in between.
-//           Memory bound: eight flops an element.
-// Rejected  Welford's running variance: a division an element, and lanes to be merged; two looks are exact enough and cheaper.
+//           Longer rows: bwd_x, one warp per row, then bwd_parts, one block per 32 vectors of columns of a run. bwd_sum adds the
+//           runs' parts, 32 columns per block.
+// Traffic   fwd: x once (held in registers up to 512 columns, else two more passes from L1), y once. bwd: x, dy and dx once, and
+//           eight bytes per column for every run of at most 264. Longer rows: x and dy twice, two numbers per row in between.
+//           Memory bound: eight flops per element.
+// Rejected  Welford's running variance: a division per element, and lanes to be merged; two passes are exact enough and cheaper.
 // Numerics  the mean of x − mean is taken off as well, so that rows far from zero keep their digits.
-// Tail      cols not a whole number of 16-byte packs: one element a lane.
+// Tail      cols not a multiple of 16 bytes: one element per lane.
 
 #include "common/block.cuh"
 #include "common/row.cuh"
@@ -29,16 +29,16 @@ struct LayerNormParams {
     void *dweight, *dbias;
     u64 rows, cols;
     float eps;
-    u32 whole;     // cols is a whole number of packs
-    u32 run;       // rows of a part
-    u32 runs;      // parts
-    u32 tiles;     // of columns
+    u32 aligned;  // cols is a multiple of the vector width
+    u32 run;      // rows of a part
+    u32 runs;     // parts
+    u32 tiles;    // of columns
     u32 unused;
 };
 
 constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / 32;
-constexpr int HELD = 512;  // columns of a row that a warp holds in registers
+constexpr int MAX_REGISTER_COLS = 512;  // columns of a row that a warp holds in registers
 
 struct Norm {
     float mean, scale;
@@ -90,7 +90,7 @@ __device__ __forceinline__ Norm norm_of(const float (&v)[K], u32 cols, float eps
 }
 
 template <typename T, int W, int K>
-__device__ __forceinline__ void forward_held(const LayerNormParams& p, const T* x, T* y) {
+__device__ __forceinline__ void forward_in_registers(const LayerNormParams& p, const T* x, T* y) {
     const u32 cols = u32(p.cols);
     float v[K];
     load_row<W>(v, x, cols);
@@ -113,7 +113,7 @@ __device__ __forceinline__ void forward(const LayerNormParams& p, u64 row) {
     const u32 lane = threadIdx.x % 32;
     const T* const x = static_cast<const T*>(p.x) + row * p.cols;
     T* const y = static_cast<T*>(p.y) + row * p.cols;
-    if (p.cols <= HELD) return forward_held<T, W, HELD / 32>(p, x, y);
+    if (p.cols <= MAX_REGISTER_COLS) return forward_in_registers<T, W, MAX_REGISTER_COLS / 32>(p, x, y);
     const Norm norm = norm_of<T, W>(x, p.cols, p.eps);
     for (u64 col = lane * W; col < p.cols; col += 32 * W) {
         float v[W], w[W], b[W];
@@ -127,8 +127,8 @@ __device__ __forceinline__ void forward(const LayerNormParams& p, u64 row) {
 }
 
 template <typename T, int W>
-__device__ __forceinline__ void backward_held(const LayerNormParams& p, float (&shared)[WARPS][HELD]) {
-    constexpr int K = HELD / 32, STEP = W < 4 ? W : 4;
+__device__ __forceinline__ void backward_in_registers(const LayerNormParams& p, float (&shared)[WARPS][MAX_REGISTER_COLS]) {
+    constexpr int K = MAX_REGISTER_COLS / 32, STEP = W < 4 ? W : 4;
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, cols = u32(p.cols);
     const u64 begin = u64(blockIdx.x) * p.run, end = min(begin + p.run, p.rows);
     const float count = float(cols);
@@ -161,10 +161,10 @@ __device__ __forceinline__ void backward_held(const LayerNormParams& p, float (&
         if (which == 1) __syncthreads();  // the other gradient has been read
 #pragma unroll
         for (int k = 0; k < K; k += STEP) {
-            float pack[STEP];
+            float vector[STEP];
 #pragma unroll
-            for (int i = 0; i < STEP; ++i) pack[i] = which == 0 ? dweight[k + i] : dbias[k + i];
-            store_floats(&shared[warp][k / W * W * 32 + lane * W + k % W], pack);
+            for (int i = 0; i < STEP; ++i) vector[i] = which == 0 ? dweight[k + i] : dbias[k + i];
+            store_floats(&shared[warp][k / W * W * 32 + lane * W + k % W], vector);
         }
         __syncthreads();
         for (u32 col = threadIdx.x; col < cols; col += THREADS) {
@@ -271,23 +271,23 @@ __device__ __forceinline__ void backward_sum(const LayerNormParams& p) {
     extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_##NAME##_##T(const __grid_constant__ LayerNormParams p) { \
         __VA_ARGS__                                                                                                           \
     }
-#define BY_ROW(FUNCTION, T)                      \
-    const u64 row = global_thread() / 32;        \
-    if (row >= p.rows) return;                   \
-    if (p.whole) {                               \
-        FUNCTION<T, WIDTH<T>>(p, row);           \
-    } else {                                     \
-        FUNCTION<T, 1>(p, row);                  \
+#define BY_ROW(FUNCTION, T)               \
+    const u64 row = global_thread() / 32; \
+    if (row >= p.rows) return;            \
+    if (p.aligned) {                      \
+        FUNCTION<T, WIDTH<T>>(p, row);    \
+    } else {                              \
+        FUNCTION<T, 1>(p, row);           \
     }
-#define EVERY_PASS(T)                                                     \
-    ENTRY(fwd, T, BY_ROW(forward, T))                                     \
-    ENTRY(bwd, T, __shared__ __align__(16) float shared[WARPS][HELD];                   \
-          if (p.whole) { backward_held<T, WIDTH<T>>(p, shared); }         \
-          else { backward_held<T, 1>(p, shared); })                       \
-    ENTRY(bwd_x, T, BY_ROW(backward, T))                                  \
-    ENTRY(bwd_parts, T, __shared__ float parts[2][WARPS][32 * WIDTH<T>];  \
-          if (p.whole) { backward_parts<T, WIDTH<T>>(p, parts); }         \
-          else { backward_parts<T, 1>(p, parts); })                       \
+#define EVERY_PASS(T)                                                              \
+    ENTRY(fwd, T, BY_ROW(forward, T))                                              \
+    ENTRY(bwd, T, __shared__ __align__(16) float shared[WARPS][MAX_REGISTER_COLS]; \
+          if (p.aligned) { backward_in_registers<T, WIDTH<T>>(p, shared); }        \
+          else { backward_in_registers<T, 1>(p, shared); })                        \
+    ENTRY(bwd_x, T, BY_ROW(backward, T))                                           \
+    ENTRY(bwd_parts, T, __shared__ float parts[2][WARPS][32 * WIDTH<T>];           \
+          if (p.aligned) { backward_parts<T, WIDTH<T>>(p, parts); }                \
+          else { backward_parts<T, 1>(p, parts); })                                \
     ENTRY(bwd_sum, T, backward_sum<T>(p);)
 
 EVERY_PASS(f32)

@@ -5,27 +5,27 @@
 //
 // Shapes    a, b: n x pixels x c, weight: c, distance: n.
 // Types     f32, bf16, f16 in memory, f32 arithmetic.
-// Launch    256 threads, a warp a pixel: lanes lie across the channels, 16 bytes each where c is whole packs.
-//           fwd: blocks of 64 pixels (8 a warp) write one part each, `sum` adds the parts of an image in order.
+// Launch    256 threads, one warp per pixel: lanes lie across the channels, 16 bytes each where c is a multiple of that.
+//           fwd: blocks of 64 pixels (8 per warp) write one partial sum each, `sum` adds the parts of an image in order.
 //           bwd_x: as fwd, dx of whichever operand is called a; the other gradient is the same kernel with a and b exchanged.
-// Traffic   fwd reads a and b from memory once (the second look at a pixel's channels, at most 3 KB, comes from L1);
-//           the composed form moves 13 tensors. bwd reads a and b, writes da. Memory bound: 10 FLOP an element.
-// Rejected  one look with five sums (Σa², Σb², Σwa², Σwab, Σwb²): alike images, which training makes, cancel all digits.
-// Numerics  sqrtf and division correctly rounded; warp sums by butterflies, parts in order: the same bits every run.
+// Traffic   fwd reads a and b from memory once (the second pass over a pixel's channels, at most 3 KB, comes from L1);
+//           the composed form moves 13 tensors. bwd reads a and b, writes da. Memory bound: 10 FLOP per element.
+// Rejected  one pass with five sums (Σa², Σb², Σwa², Σwab, Σwb²): alike images, which training makes, cancel all digits.
+// Numerics  sqrtf and division correctly rounded; warp sums by butterflies, parts in order: bit-identical from run to run.
 //           The addend under the root changes no value and gives a pixel without any activation gradient 0, not 0/0.
-// Tail      c not a whole number of packs: one channel a lane. Pixels beyond the image add nothing.
+// Tail      c not a multiple of the vector width: one channel per lane. Pixels beyond the image add nothing.
 
 #include "common/block.cuh"
 
 struct DistanceParams {
     const void *a, *b, *weight;
-    float* parts;              // n x parts_per_image
-    const void* ddistance;     // n
+    float* parts;           // n x parts_per_image
+    const void* ddistance;  // n
     void* da;
     u64 pixels;
     u32 c;
-    u32 parts_per_image;       // blocks an image takes
-    u32 whole;                 // c is a whole number of 16-byte packs
+    u32 parts_per_image;  // blocks an image takes
+    u32 aligned;          // c is a multiple of 16 bytes
     u32 unused;
 };
 
@@ -98,7 +98,7 @@ __device__ __forceinline__ float compare(const DistanceParams& p, u64 image, u64
 template <typename T>
 __device__ __forceinline__ void forward(const DistanceParams& p) {
     const u64 image = blockIdx.x / p.parts_per_image, first = u64(blockIdx.x % p.parts_per_image) * PIXELS;
-    const float sum = block_sum<THREADS>(p.whole ? compare<T, WIDTH<T>>(p, image, first) : compare<T, 1>(p, image, first));
+    const float sum = block_sum<THREADS>(p.aligned ? compare<T, WIDTH<T>>(p, image, first) : compare<T, 1>(p, image, first));
     if (threadIdx.x == 0) p.parts[blockIdx.x] = sum;
 }
 
@@ -149,7 +149,7 @@ __device__ __forceinline__ void gradient(const DistanceParams& p, u64 image, u64
 template <typename T>
 __device__ __forceinline__ void backward(const DistanceParams& p) {
     const u64 image = blockIdx.x / p.parts_per_image, first = u64(blockIdx.x % p.parts_per_image) * PIXELS;
-    if (p.whole) {
+    if (p.aligned) {
         gradient<T, WIDTH<T>>(p, image, first);
     } else {
         gradient<T, 1>(p, image, first);

@@ -1,28 +1,28 @@
 // The largest value in a sliding window, and the two linear maps that share its choice.
 //
-//   fwd     y = max over the window of x
-//   pick    y = v at the winner of x: the gradient's gradient
-//   spread  y = Σ over the windows a pixel wins of v: the gradient
+//   fwd      y = max over the window of x
+//   gather   y = v at the argmax of x: the gradient's gradient
+//   scatter  y = Σ over the windows a pixel wins of v: the gradient
 //
-// Shapes    x: n x h x w x c; pooled: n x oh x ow x c. v is like x in pick, like the pooled images in spread.
+// Shapes    x: n x h x w x c; pooled: n x oh x ow x c. v is like x in gather, like the pooled images in scatter.
 // Types     f32, bf16, f16 in memory; f32 arithmetic.
-// Launch    256 threads, a 128-bit pack of channels of one pixel each. spread takes two launches: `winners` writes which tap wins
-//           each window, `spread` lets every pixel look at the windows it lies in: no atomics, one order of additions.
-// Traffic   a window's values come from L1 but for the first; winners are 2 bytes an element. Memory bound.
-// Rejected  spread without winners: every pixel searches every window it lies in again, 36 loads instead of 8 for 3x3 stride 2.
-// Numerics  exact but for spread's sums. The first of equal values wins, NaN beats numbers, padding never wins.
-// Tail      c not a whole number of packs: one element a thread.
+// Launch    256 threads, a 128-bit vector of channels of one pixel each. scatter takes two launches: `argmax` writes which tap wins
+//           each window, `scatter` lets every pixel visit the windows it lies in: no atomics, one order of additions.
+// Traffic   a window's values come from L1 but for the first; they are 2 bytes per element. Memory bound.
+// Rejected  scatter without argmax: every pixel searches every window it lies in again, 36 loads instead of 8 for 3x3 stride 2.
+// Numerics  exact but for scatter's sums. The first of equal values wins, NaN beats numbers, padding never wins.
+// Tail      c not a multiple of the vector width: one element per thread.
 
 #include "common/element.cuh"
 
 struct MaxPoolParams {
     const void *x, *v;
     void* y;
-    unsigned short* winners;
+    unsigned short* argmax;
     u32 threads;  // with work
     u32 h, w, c, oh, ow;
     u32 kernel, stride, padding;
-    u32 whole;    // c is a whole number of packs
+    u32 aligned;  // c is a multiple of the vector width
 };
 
 __device__ __forceinline__ bool beats(float x, float best) { return x > best || (x != x && best == best); }
@@ -34,8 +34,8 @@ struct Place {
 
 template <int W>
 __device__ __forceinline__ Place place_of(u32 index, u32 rows, u32 cols, u32 c) {
-    const u32 packs = c / W, pixel = index / packs;
-    return {pixel / cols / rows, pixel / cols % rows, pixel % cols, index % packs * W};
+    const u32 vectors = c / W, pixel = index / vectors;
+    return {pixel / cols / rows, pixel / cols % rows, pixel % cols, index % vectors * W};
 }
 
 // Calls f(tap, address) for the pixels of a window that lie in the image.
@@ -71,7 +71,7 @@ __device__ __forceinline__ void pool(const MaxPoolParams& p, u32 index) {
 }
 
 template <typename T, int W>
-__device__ __forceinline__ void pick(const MaxPoolParams& p, u32 index) {
+__device__ __forceinline__ void gather(const MaxPoolParams& p, u32 index) {
     const Place at = place_of<W>(index, p.oh, p.ow, p.c);
     float best[W], value[W];
     bool fresh = true;
@@ -93,10 +93,10 @@ __device__ __forceinline__ void pick(const MaxPoolParams& p, u32 index) {
 }
 
 template <typename T, int W>
-__device__ __forceinline__ void winners(const MaxPoolParams& p, u32 index) {
+__device__ __forceinline__ void argmax(const MaxPoolParams& p, u32 index) {
     const Place at = place_of<W>(index, p.oh, p.ow, p.c);
     float best[W];
-    Pack<unsigned short, W> winner;
+    Vector<unsigned short, W> winner;
     bool fresh = true;
 #pragma unroll
     for (int i = 0; i < W; ++i) best[i] = -INFINITY, winner.at[i] = 0;
@@ -111,11 +111,11 @@ __device__ __forceinline__ void winners(const MaxPoolParams& p, u32 index) {
         }
         fresh = false;
     });
-    store_pack<unsigned short, W>(p.winners + u64(index) * W, winner);
+    store_vector<unsigned short, W>(p.argmax + u64(index) * W, winner);
 }
 
 template <typename T, int W>
-__device__ __forceinline__ void spread(const MaxPoolParams& p, u32 index) {
+__device__ __forceinline__ void scatter(const MaxPoolParams& p, u32 index) {
     const Place at = place_of<W>(index, p.h, p.w, p.c);
     float sum[W];
 #pragma unroll
@@ -130,7 +130,7 @@ __device__ __forceinline__ void spread(const MaxPoolParams& p, u32 index) {
         for (u32 j = first_col; j <= last_col; ++j) {
             const u32 tap = (row - i * p.stride) * p.kernel + (col - j * p.stride);
             const u64 from = ((at.image * p.oh + i) * p.ow + j) * p.c + at.channel;
-            const Pack<unsigned short, W> winner = load_pack<unsigned short, W>(p.winners + from);
+            const Vector<unsigned short, W> winner = load_vector<unsigned short, W>(p.argmax + from);
             float v[W];
             load_floats(v, static_cast<const T*>(p.v) + from);
 #pragma unroll
@@ -144,17 +144,17 @@ __device__ __forceinline__ void spread(const MaxPoolParams& p, u32 index) {
     extern "C" __global__ void __launch_bounds__(256) max_pool2d_##NAME##_##T(const __grid_constant__ MaxPoolParams p) { \
         const u32 index = blockIdx.x * 256 + threadIdx.x;                                                                  \
         if (index >= p.threads) return;                                                                                    \
-        if (p.whole) {                                                                                                     \
+        if (p.aligned) {                                                                                                     \
             FUNCTION<T, WIDTH<T>>(p, index);                                                                               \
         } else {                                                                                                           \
             FUNCTION<T, 1>(p, index);                                                                                      \
         }                                                                                                                  \
     }
-#define EVERY_PASS(T)          \
-    ENTRY(fwd, T, pool)        \
-    ENTRY(pick, T, pick)       \
-    ENTRY(winners, T, winners) \
-    ENTRY(spread, T, spread)
+#define EVERY_PASS(T)        \
+    ENTRY(fwd, T, pool)      \
+    ENTRY(gather, T, gather) \
+    ENTRY(argmax, T, argmax) \
+    ENTRY(scatter, T, scatter)
 
 EVERY_PASS(f32)
 EVERY_PASS(bf16)

@@ -2,8 +2,8 @@
 //
 // Shapes    at most six axes after the launcher has folded those that stay neighbours and dropped those of extent one.
 // Types     any of 1, 2 or 4 bytes: nothing is computed.
-// Launch    rows: the innermost axis stays innermost; 256 threads, one unit of y each (16 bytes where it and the strides allow
-//           it). tiles: it does not; one block of 256 threads a tile of 32 x 32, read along x's contiguous axis and written
+// Launch    rows: the innermost axis stays innermost; 256 threads, one access of y each (16 bytes where it and the strides allow
+//           it). tiles: it does not; one block of 256 threads per tile of 32 x 32, read along x's contiguous axis and written
 //           along y's, through shared memory.
 // Limit     memory: every element read once and written once, both in whole sectors but for ragged edges.
 // Rejected  tiles without shared memory, leaving it to cache: each sector is fetched by up to eight warps.
@@ -15,17 +15,17 @@
 struct RowsParams {
     const void* x;
     void* y;
-    u32 count;  // units of y
-    u32 unit_bytes;
+    u32 count;  // accesses of y
+    u32 access_bytes;
     Axes axes;
-    Strides strides;  // of x, in units
+    Strides strides;  // of x, in accesses
 };
 
 extern "C" __global__ void __launch_bounds__(256) permute_rows(const __grid_constant__ RowsParams p) {
     const u32 i = u32(global_thread());
     if (i >= p.count) return;
     const u64 from = offset(i, p.axes, p.strides);
-    with_unit(p.unit_bytes, [&](auto unit) {
+    with_access_type(p.access_bytes, [&](auto unit) {
         using U = decltype(unit);
         static_cast<U*>(p.y)[i] = static_cast<const U*>(p.x)[from];
     });
@@ -35,8 +35,8 @@ struct TilesParams {
     const void* x;
     void* y;
     u32 fast, slow;            // extents of a plane: along x's contiguous axis, along y's
-    u64 slow_step, fast_step;  // elements a step: of slow in x, of fast in y
-    Divisor fast_tiles, slow_tiles;
+    u64 slow_step, fast_step;  // elements per step: of slow in x, of fast in y
+    FastDivmod fast_tiles, slow_tiles;
     Axes axes;  // the other axes, over planes
     Strides x_strides, y_strides;
     u32 element_bytes, unused;
@@ -46,9 +46,9 @@ template <typename U>
 __device__ __forceinline__ void transpose(const TilesParams& p) {
     constexpr int TILE = 32, PITCH = TILE + 4 / int(sizeof(U));  // an odd number of words: columns hit different banks
     __shared__ U tile[TILE * PITCH];
-    const Division slow_tile = p.slow_tiles.split(blockIdx.x), fast_tile = p.fast_tiles.split(slow_tile.quotient);
+    const Divmod slow_tile = p.slow_tiles.divmod(blockIdx.x), fast_tile = p.fast_tiles.divmod(slow_tile.quotient);
     u64 x_at = 0, y_at = 0;
-    walk(fast_tile.quotient, p.axes, [&](int axis, u32 at) {
+    for_each_axis(fast_tile.quotient, p.axes, [&](int axis, u32 at) {
         x_at += at * p.x_strides.of[axis];
         y_at += at * p.y_strides.of[axis];
     });

@@ -2,10 +2,10 @@
 //
 // Shapes    y: count elements, any shape, contiguous.
 // Types     f32, bf16, f16 in memory; drawn in f32.
-// Launch    256 threads, one 128-bit pack each: one or two positions of the stream, four numbers a position.
+// Launch    256 threads, one 128-bit vector each: one or two positions of the stream, four numbers per position.
 // Limit     memory: writes count * sizeof(T) bytes; some 60 integer instructions for 4 numbers, and for normal ones two square
 //           roots, logarithms and sine pairs.
-// Rejected  one number a thread: four times the rounds.
+// Rejected  one number per thread: four times the rounds.
 // Numerics  uniform: one rounding of (word + 1/2) / 2^32. normal: Box and Muller, the logarithm taken from whichever end is
 //           nearer, so that small radii keep their digits; within 3e-7 of the CPU's f64.
 // Tail      the last thread goes element by element.
@@ -16,7 +16,7 @@ struct RandomParams {
     void* y;
     u64 count;
     u64 position;  // of the first four elements
-    const u32* clock;
+    const u32* replays;
     Philox random;
 };
 
@@ -27,7 +27,7 @@ __device__ __forceinline__ void draw(const RandomParams& p, F four_of) {
     const u64 first = global_thread() * N;
     if (first >= p.count) return;
     float v[N];
-    const u64 position = at_replay(p.position, p.clock) + first / 4;
+    const u64 position = at_replay(p.position, p.replays) + first / 4;
 #pragma unroll
     for (int four = 0; four < N; four += 4) four_of(philox(p.random, position + four / 4), &v[four]);
     if (first + N <= p.count) {

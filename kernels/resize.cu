@@ -2,23 +2,23 @@
 //
 // Shapes    from n x h x w x c to n x to_h x to_w x c; in the transpose x has the new size and y the old one.
 // Types     f32, bf16, f16 in memory; f32 arithmetic.
-// Launch    256 threads, a 128-bit pack of channels of one pixel each.
-// Traffic   old pixels come from L1 but for the first look: memory bound but for strong shrinking.
+// Launch    256 threads, a 128-bit vector of channels of one pixel each.
+// Traffic   old pixels come from L1 but for the first access: memory bound but for strong downsampling.
 // Rejected  weights from the host: a copy into device memory inside an op. Two passes, rows then columns: an image in between.
 // Numerics  positions are exact integers in units of 1 / (2 to): only the weights themselves are rounded.
-// Tail      c not a whole number of packs: one element a thread.
+// Tail      c not a multiple of the vector width: one element per thread.
 
 #include "common/element.cuh"
 
 struct ResizeParams {
     const void* x;
     void* y;
-    u32 threads;       // with work
-    u32 h, w;          // old size
-    u32 to_h, to_w;    // new size
+    u32 threads;     // with work
+    u32 h, w;        // old size
+    u32 to_h, to_w;  // new size
     u32 c;
-    u32 kind;          // 0 nearest, 1 bilinear, 2 antialiased, 3 area
-    u32 whole;         // c is a whole number of packs
+    u32 kind;     // 0 nearest, 1 bilinear, 2 antialiased, 3 area
+    u32 aligned;  // c is a multiple of the vector width
 };
 
 // What a new position reads of an axis.
@@ -29,7 +29,7 @@ struct Window {
 
     static __device__ __forceinline__ Window of(int i, int from, int to, int kind) {
         Window w = {0, 0, kind, from, to, i, 1.0f};
-        const long long centre = (2ll * i + 1) * from;  // in units of 1 / (2 to), as all below
+        const long long centre = (2ll * i + 1) * from;  // in accesses of 1 / (2 to), as all below
         if (kind == 0) {
             w.first = min(int((long long)(i) * from / to), from - 1);
             w.last = w.first + 1;
@@ -72,7 +72,7 @@ struct Window {
 
 template <typename T, int W>
 __device__ __forceinline__ void resize(const ResizeParams& p, u32 index) {
-    const u32 packs = p.c / W, pixel = index / packs, channel = index % packs * W;
+    const u32 vectors = p.c / W, pixel = index / vectors, channel = index % vectors * W;
     const u64 image = pixel / p.to_w / p.to_h;
     const Window rows = Window::of(int(pixel / p.to_w % p.to_h), int(p.h), int(p.to_h), int(p.kind));
     const Window cols = Window::of(int(pixel % p.to_w), int(p.w), int(p.to_w), int(p.kind));
@@ -106,7 +106,7 @@ __device__ __forceinline__ int last_reader(int old, int from, int to) {
 
 template <typename T, int W>
 __device__ __forceinline__ void transposed(const ResizeParams& p, u32 index) {
-    const u32 packs = p.c / W, pixel = index / packs, channel = index % packs * W;
+    const u32 vectors = p.c / W, pixel = index / vectors, channel = index % vectors * W;
     const u64 image = pixel / p.w / p.h;
     const int row = int(pixel / p.w % p.h), col = int(pixel % p.w);
     const int h = int(p.h), w = int(p.w), to_h = int(p.to_h), to_w = int(p.to_w);
@@ -136,14 +136,14 @@ __device__ __forceinline__ void transposed(const ResizeParams& p, u32 index) {
     extern "C" __global__ void __launch_bounds__(256) resize_##NAME##_##T(const __grid_constant__ ResizeParams p) { \
         const u32 index = blockIdx.x * 256 + threadIdx.x;                                                           \
         if (index >= p.threads) return;                                                                             \
-        if (p.whole) {                                                                                              \
+        if (p.aligned) {                                                                                              \
             FUNCTION<T, WIDTH<T>>(p, index);                                                                        \
         } else {                                                                                                    \
             FUNCTION<T, 1>(p, index);                                                                               \
         }                                                                                                           \
     }
-#define EVERY_PASS(T)           \
-    ENTRY(fwd, T, resize)       \
+#define EVERY_PASS(T)     \
+    ENTRY(fwd, T, resize) \
     ENTRY(bwd_x, T, transposed)
 
 EVERY_PASS(f32)

@@ -5,12 +5,12 @@
 //
 // Shapes    x, dx: rows x c; y, dy: runs x c; offsets: runs + 1 first rows, ascending. An empty run has mean 0.
 // Types     f32, bf16, f16 in memory, f32 sums.
-// Launch    256 threads. fwd: a block for a run and 32 packs of columns; the eight warps take every eighth row and are added
-//           in order of warps. bwd_x: a thread a pack; it finds its row's run by bisection.
+// Launch    256 threads. fwd: a block for a run and 32 vectors of columns; the eight warps take every eighth row and are added
+//           in order of warps. bwd_x: one thread per vector; it finds its row's run by binary search.
 // Traffic   fwd reads x once, bwd_x writes dx once: memory bound.
 // Rejected  one mean per run: as many launches as slides.
 // Numerics  sums in a fixed order; one division by the length.
-// Tail      columns not a whole number of 16-byte packs: one element a lane.
+// Tail      columns not a multiple of 16 bytes: one element per lane.
 
 #include "common/block.cuh"
 
@@ -19,8 +19,8 @@ struct SegmentParams {
     void* to;
     const i32* offsets;
     u64 rows, runs, c;
-    u32 whole;  // c is a whole number of 16-byte packs
-    u32 tiles;  // of columns, in fwd
+    u32 aligned;  // c is a multiple of 16 bytes
+    u32 tiles;    // of columns, in fwd
 };
 
 constexpr int THREADS = 256;
@@ -55,7 +55,7 @@ __device__ __forceinline__ void mean(const SegmentParams& p, float (&parts)[WARP
 template <typename T>
 __device__ __forceinline__ void forward(const SegmentParams& p) {
     __shared__ float parts[WARPS][32 * WIDTH<T>];
-    if (p.whole) {
+    if (p.aligned) {
         mean<T, WIDTH<T>>(p, parts);
     } else {
         mean<T, 1>(p, parts);
@@ -86,7 +86,7 @@ __device__ __forceinline__ void spread(const SegmentParams& p) {
 
 template <typename T>
 __device__ __forceinline__ void backward(const SegmentParams& p) {
-    if (p.whole) {
+    if (p.aligned) {
         spread<T, WIDTH<T>>(p);
     } else {
         spread<T, 1>(p);

@@ -2,10 +2,10 @@
 // page of src/select/shannon; every number here is an integer and equals the CPU's.
 //
 // Shapes    pixels u8 [n, h, w, 3]; score: bits u64 [n]; encode: payloads u8 [n, chunks, 49152] and their sizes u32 [n, chunks].
-// Launch    one block of 512 threads a chunk of at most 16384 pixels, chunks of all images in one grid.
-//           Shared memory 83 KiB: two blocks a multiprocessor of an H100 (228 KiB), one of an A100. encode: 88 KiB,
+// Launch    one block of 512 threads per chunk of at most 16384 pixels, chunks of all images in one grid.
+//           Shared memory 83 KiB: two blocks per SM of an H100 (228 KiB), one of an A100. encode: 88 KiB,
 //           which every GPU since compute capability 8.0 has; it predicts twice, because the tables are built in the same memory.
-// Phases    1 predict   each thread walks down a column, the line above in registers; residuals to shared memory
+// Phases    1 predict   each thread walks down a column, the row above in registers; residuals to shared memory
 //           2 mark      slabs of 512 pixels: hash and look up, barrier, enter with atomicMax, barrier
 //           3 count     histogram of symbols, two copies by lane; costs from counts
 //           4 worth     every pixel's copy at once: sure by its run alone, else its few samples are priced; candidates shared
@@ -13,7 +13,7 @@
 //           5 parse     16 warps parse 1024 pixels each as if nothing reached into them, then again from where the segment
 //                       before really ends, until nothing changes
 //           6 take      counts of copies; covered samples leave the histogram
-//           7 tables    one warp a Huffman table: leaves ranked in parallel, joined by one lane; description by ballots
+//           7 tables    one warp per Huffman table: leaves ranked in parallel, joined by one lane; description by ballots
 // Bytes     3 a pixel from memory (each sample is asked for twice, the second time from L1), 8 an image back: 1.1 T pixels/s at
 //           3.35 TB/s, so instructions and shared memory decide.
 // Counted   on the emulator, 512 px images, a pixel (three samples), before ptxas shortens anything:
@@ -23,14 +23,14 @@
 //           noise                    12.5                1.88                      0.19   tables 2.8
 //           a short period           20.4                2.93                      2.85
 //           two colours at random    23.1                2.41                      1.27   (short repeats everywhere)
-//           An H100 (132 multiprocessors at 1.755 GHz) issues 927 G warp instructions and passes 232 G wavefronts a second: on
+//           An H100 (132 SMs at 1.755 GHz) issues 927 G warp instructions and passes 232 G wavefronts a second: on
 //           tissue 66 G pixels/s (197 GB/s of pixels) by instructions, 66 G (197 GB/s) by wavefronts and atomic steps together.
-//           50 GB/s takes 25 % of either. A multiprocessor then ends a chunk every 228 thousand cycles and holds two, so a block
+//           50 GB/s takes 25 % of either. An SM then ends a chunk every 228 thousand cycles and holds two, so a block
 //           may take 456 thousand; its longest part without parallelism, joining at most 257 leaves by eight warps side by
 //           side, is some 40 thousand.
 // Rejected  candidates for every second pixel and repeats of four pixels: 14.7 instructions on tissue, 54 where two colours
 //           alternate, and streams no smaller.
-// Not done  16-bit hash heads (no 16-bit atomicMax); a third block a multiprocessor would need 75 KiB.
+// Not done  16-bit hash heads (no 16-bit atomicMax); a third block per SM would need 75 KiB.
 // Numerics  none: integers, and atomics on integers whose order cannot matter.
 // Tail      chunks of any size and alignment; words past the last sample are zero and masked.
 #include "common/chunk.cuh"
@@ -54,11 +54,11 @@ constexpr u32 WORDS = CHUNK_PIXELS / 32;  // of one bit a pixel
 constexpr u32 SEGMENT_PX = CHUNK_PIXELS / WARPS;
 constexpr u32 HEADER_BYTES = 17, SIZE_BYTES = 2;
 
-// The state of a chunk: 92 KiB, two blocks a multiprocessor.
+// The state of a chunk: 92 KiB, two blocks per SM.
 struct alignas(16) State {
-    u8 residuals[RESIDUAL_BYTES];       // the Huffman work once all copies are known
+    u8 residuals[RESIDUAL_BYTES];  // the Huffman work once all copies are known
     union {
-        u32 heads[1 << HASH_BITS];      // the pixel each hash points to
+        u32 heads[1 << HASH_BITS];  // the pixel each hash points to
         struct {
             u32 counts[CONTEXTS * LITERALS];
             union {
@@ -68,12 +68,12 @@ struct alignas(16) State {
         };
     };
     u16 candidates[CHUNK_PIXELS / HASH_STEP];  // of every fourth pixel; then, within each copy, what it is
-    u32 equal[WORDS + 1];               // pixels equal to the one before
-    u32 repeat[WORDS];                  // fourth pixels that agree with their candidate
-    u32 worth[WORDS];                   // pixels with a copy worth taking; then the pixels that copies cover
-    u32 taken[WORDS];                   // first pixels of copies
+    u32 equal[WORDS + 1];                      // pixels equal to the one before
+    u32 repeat[WORDS];                         // fourth pixels that agree with their candidate
+    u32 worth[WORDS];                          // pixels with a copy worth taking; then the pixels that copies cover
+    u32 taken[WORDS];                          // first pixels of copies
     u32 length_counts[BUCKETS], distance_counts[BUCKETS];
-    u32 exits[WARPS + 1];               // where the parse leaves the segments before this one
+    u32 exits[WARPS + 1];  // where the parse leaves the segments before this one
     u32 table_bits[TABLES];
     u32 bits;
     u16 bases[64];
@@ -131,7 +131,7 @@ __device__ __forceinline__ u32 hash_of(u32 low, u32 high) {
     return (__umulhi(low, 0x85ebca77u) + low * 0x9e3779b1u + high * 0x85ebca77u) >> (32 - HASH_BITS);
 }
 
-// Marks equal neighbours and agreeing candidates, one slab a step: look up, then enter. Four warps look up, a pixel a lane.
+// Marks equal neighbours and agreeing candidates, one slab a step: look up, then enter. Four warps look up, one pixel per lane.
 __device__ void mark(State& s, const Residuals& residuals, u32 pixels) {
     u32 slabs = (pixels + SLAB_PX - 1) / SLAB_PX;
     for (u32 word = threadIdx.x; word <= WORDS; word += THREADS) {
@@ -155,13 +155,13 @@ __device__ void mark(State& s, const Residuals& residuals, u32 pixels) {
         pixel = slab + threadIdx.x;
         u32 here[2] = {};
         if (pixel < pixels) residuals.words(3 * pixel, here);
-        u32 before = __shfl_up_sync(EVERY_LANE, here[0], 1);
+        u32 before = __shfl_up_sync(FULL_MASK, here[0], 1);
         if (lane_id() == 0 && pixel > 0 && pixel < pixels) {
             u32 word[1];
             residuals.words(3 * pixel - 3, word);
             before = word[0];
         }
-        u32 equal = __ballot_sync(EVERY_LANE, pixel > 0 && pixel < pixels && ((here[0] ^ before) << 8) == 0);
+        u32 equal = __ballot_sync(FULL_MASK, pixel > 0 && pixel < pixels && ((here[0] ^ before) << 8) == 0);
         if (lane_id() == 0) s.equal[pixel / 32] = equal;
         __syncthreads();
         if (pixel + LEAST_REPEAT_PX <= pixels) atomicMax(&s.heads[hash_of(here[0], here[1])], pixel);
@@ -189,7 +189,7 @@ __device__ void count(State& s, const Residuals& residuals, u32 samples) {
     if (warp < CONTEXTS) {
         u32 total = 0;
         for (u32 i = lane_id(); i < 256; i += 32) total += s.counts[warp * LITERALS + i];
-        total = __reduce_add_sync(EVERY_LANE, total);
+        total = __reduce_add_sync(FULL_MASK, total);
         u32 bits = log2_q8(max(total, 1u));
         // A symbol of a context is at most as common as the context.
         for (u32 i = lane_id(); i < 256; i += 32)
@@ -235,17 +235,17 @@ __device__ u32 mark_worth(State& s, const Residuals& residuals, u32 pixels) {
     u32 through = __popc(unsure);  // candidates up to and with this lane's
 #pragma unroll
     for (u32 step = 1; step < 32; step *= 2) {
-        u32 below = __shfl_up_sync(EVERY_LANE, through, step);
+        u32 below = __shfl_up_sync(FULL_MASK, through, step);
         if (lane_id() >= step) through += below;
     }
-    u32 all = __shfl_sync(EVERY_LANE, through, 31);
+    u32 all = __shfl_sync(FULL_MASK, through, 31);
     for (u32 first = 0; first < all; first += 32) {
         u32 wanted = first + lane_id(), from = 0;
 #pragma unroll
         for (u32 step = 16; step > 0; step /= 2)
-            if (__shfl_sync(EVERY_LANE, through, from + step - 1) <= wanted) from += step;
-        u32 bits = __shfl_sync(EVERY_LANE, unsure, from % 32);
-        u32 before = __shfl_sync(EVERY_LANE, through, from % 32) - __popc(bits);
+            if (__shfl_sync(FULL_MASK, through, from + step - 1) <= wanted) from += step;
+        u32 bits = __shfl_sync(FULL_MASK, unsure, from % 32);
+        u32 before = __shfl_sync(FULL_MASK, through, from % 32) - __popc(bits);
         if (wanted < all) {
             u32 rank = wanted - before, bit = 0;
 #pragma unroll
@@ -266,12 +266,12 @@ __device__ Copy copy_at(const State& s, const Residuals& residuals, u32 pixel, u
     u32 run = 0;
     for (u32 word = pixel / 32;; word += 32) {
         u32 mine = word + lane_id();
-        u32 different = mine <= WORDS ? ~s.equal[mine] : EVERY_LANE;
+        u32 different = mine <= WORDS ? ~s.equal[mine] : FULL_MASK;
         if (mine == pixel / 32) different = different >> (pixel % 32) << (pixel % 32);
-        u32 lanes = __ballot_sync(EVERY_LANE, different != 0);
+        u32 lanes = __ballot_sync(FULL_MASK, different != 0);
         if (lanes) {
             u32 first = __ffs(lanes) - 1;
-            run = 32 * (word + first) + __ffs(__shfl_sync(EVERY_LANE, different, first)) - 1 - pixel;
+            run = 32 * (word + first) + __ffs(__shfl_sync(FULL_MASK, different, first)) - 1 - pixel;
             break;
         }
     }
@@ -290,10 +290,10 @@ __device__ Copy copy_at(const State& s, const Residuals& residuals, u32 pixel, u
                     if (here[i] != there[i]) agreeing = 4 * i + (__ffs(here[i] ^ there[i]) - 1) / 8;
                 agreeing = min(agreeing / 3, pixels - pixel - mine);
             }
-            u32 lanes = __ballot_sync(EVERY_LANE, agreeing < 4);
+            u32 lanes = __ballot_sync(FULL_MASK, agreeing < 4);
             if (lanes) {
                 u32 first = __ffs(lanes) - 1;
-                length += 4 * first + __shfl_sync(EVERY_LANE, agreeing, first);
+                length += 4 * first + __shfl_sync(FULL_MASK, agreeing, first);
                 break;
             }
         }
@@ -304,7 +304,7 @@ __device__ Copy copy_at(const State& s, const Residuals& residuals, u32 pixel, u
 
 // Bits of a word of pixels from `first_px` on that are not before `pixel`.
 __device__ __forceinline__ u32 not_before(u32 pixel, u32 first_px) {
-    return pixel <= first_px ? EVERY_LANE : pixel >= first_px + 32 ? 0 : EVERY_LANE << (pixel - first_px);
+    return pixel <= first_px ? FULL_MASK : pixel >= first_px + 32 ? 0 : FULL_MASK << (pixel - first_px);
 }
 
 // Parses a warp's segment from `at` on until a copy is met that `taken`, the parse from another entry, has too: from there on
@@ -315,15 +315,15 @@ __device__ u32 parse_segment(
     u32 first_px = 32 * threadIdx.x, end = (threadIdx.x / 32 + 1) * SEGMENT_PX, fresh = 0;
     while (at < end) {
         u32 ahead = worth & not_before(at, first_px);
-        u32 lanes = __ballot_sync(EVERY_LANE, ahead != 0);
+        u32 lanes = __ballot_sync(FULL_MASK, ahead != 0);
         if (!lanes) {
             at = end;
             break;
         }
         u32 lane = __ffs(lanes) - 1;
-        u32 bit = __ffs(__shfl_sync(EVERY_LANE, ahead, lane)) - 1;
+        u32 bit = __ffs(__shfl_sync(FULL_MASK, ahead, lane)) - 1;
         u32 pixel = 32 * (threadIdx.x / 32 * 32 + lane) + bit;
-        if (__shfl_sync(EVERY_LANE, taken, lane) >> bit & 1) {
+        if (__shfl_sync(FULL_MASK, taken, lane) >> bit & 1) {
             taken = fresh | (taken & not_before(pixel, first_px));
             return left_at;
         }
@@ -378,9 +378,9 @@ __device__ bool take_copies(State& s, const Residuals& residuals, u32 pixels, u3
     s.worth[threadIdx.x] = 0;
     if (!__syncthreads_or(taken != 0)) return false;
     u32 extra_bits = 0;
-    for (u32 lanes; (lanes = __ballot_sync(EVERY_LANE, taken != 0)) != 0;) {
+    for (u32 lanes; (lanes = __ballot_sync(FULL_MASK, taken != 0)) != 0;) {
         u32 lane = __ffs(lanes) - 1;
-        u32 bit = __ffs(__shfl_sync(EVERY_LANE, taken, lane)) - 1;
+        u32 bit = __ffs(__shfl_sync(FULL_MASK, taken, lane)) - 1;
         if (lane_id() == lane) taken &= taken - 1;
         u32 pixel = 32 * (threadIdx.x / 32 * 32 + lane) + bit;
         Copy copy = copy_at(s, residuals, pixel, pixels);
@@ -442,7 +442,7 @@ __device__ bool analyse(State& s, const ChunkArea& area) {
         u32 table_bits = description_bits(lengths, min(symbols, MATCH)) + (warp < CONTEXTS && copies ? 4 : 0);
         u32 bits = 0;
         for (u32 i = lane_id(); i < symbols; i += 32) bits += counts[i] * lengths[i];
-        bits = __reduce_add_sync(EVERY_LANE, bits);
+        bits = __reduce_add_sync(FULL_MASK, bits);
         if (lane_id() == 0) {
             s.table_bits[warp] = table_bits;
             atomicAdd(&s.bits, bits + table_bits);
@@ -456,7 +456,7 @@ __device__ bool analyse(State& s, const ChunkArea& area) {
 
 struct ScoreParams {
     const u8* pixels;
-    u64* bits;  // one a image, zero before
+    u64* bits;  // one per image, zero before
     u32 width_px, height_px;
     u32 columns, rows;  // of chunks
 };
@@ -519,31 +519,31 @@ struct BitWriter {
     }
 };
 
-// Canonical code words, reversed for a string that begins with the least significant bit; one warp a table.
+// Canonical code words, reversed for a string that begins with the least significant bit; one warp per table.
 __device__ inline void code_words(const u8* lengths, u32 symbols, u16* words) {
     // Lane l keeps the next word of l bits.
     u32 counted = 0;
     for (u32 first = 0; first < symbols; first += 32) {
         u32 length = first + lane_id() < symbols ? lengths[first + lane_id()] : 0;
         for (u32 l = 1; l <= MOST_LENGTH; l++) {
-            u32 these = __popc(__ballot_sync(EVERY_LANE, length == l));
+            u32 these = __popc(__ballot_sync(FULL_MASK, length == l));
             if (lane_id() == l) counted += these;
         }
     }
     u32 next = 0, word = 0;
     for (u32 l = 1; l <= MOST_LENGTH; l++) {
-        word = (word + __shfl_sync(EVERY_LANE, counted, l - 1)) << 1;
+        word = (word + __shfl_sync(FULL_MASK, counted, l - 1)) << 1;
         if (lane_id() == l) next = word;
     }
     for (u32 first = 0; first < symbols; first += 32) {
         u32 length = first + lane_id() < symbols ? lengths[first + lane_id()] : 0;
         u32 rank = 0, more = 0;
         for (u32 l = 1; l <= MOST_LENGTH; l++) {
-            u32 these = __ballot_sync(EVERY_LANE, length == l);
+            u32 these = __ballot_sync(FULL_MASK, length == l);
             if (length == l) rank = lanes_below(these);
             if (lane_id() == l) more = __popc(these);
         }
-        u32 found = __shfl_sync(EVERY_LANE, next, length) + rank;
+        u32 found = __shfl_sync(FULL_MASK, next, length) + rank;
         if (length > 0) words[first + lane_id()] = u16(__brev(found) >> (32 - length));
         next += more;
     }
@@ -626,7 +626,7 @@ extern "C" __global__ void __launch_bounds__(512, 1) shannon_encode(const __grid
         u32 through = bits;
 #pragma unroll
         for (u32 step = 1; step < 32; step *= 2) {
-            u32 below = __shfl_up_sync(EVERY_LANE, through, step);
+            u32 below = __shfl_up_sync(FULL_MASK, through, step);
             if (lane_id() >= step) through += below;
         }
         __syncthreads();

@@ -2,17 +2,17 @@
 //
 // Shapes    pixels u8 [n, h, w, 3]; bits u64 [n].
 // Launch    192 threads: one 8 x 8 block each, the six of 32 neighbouring 16 x 16 units; a warp has blocks of one kind.
-//           Lane 0's unit belongs to the thread block before: its DC values are compared with, its bits not added.
+//           Lane 0's unit belongs to the previous thread block: its DC values are compared with, its bits not added.
 // Work      a block of 64 samples stays in registers: 1024 multiplications by constants, 64 by reciprocals, 63 steps of
-//           run lengths. Chroma lanes read four pixels a sample, which the L1 cache has.
+//           run lengths. Chroma lanes read four pixels per sample, which the L1 cache has.
 // Counted   on the emulator, 512 px of tissue, a pixel: 3.94 warp instructions (an H100 issues for 235 G pixels/s, 705 GB/s), 9.3
 //           sectors from L1, because lanes lie 48 bytes apart: the limit, about 100 G pixels/s.
 // Numerics  integers: the CPU's 16-bit colours, 1/8192 cosines and rounded divisions.
 // Tail      edges repeat, as in the CPU's units.
 #include "common/chunk.cuh"
 
-constexpr u32 KINDS = 6;       // blocks of a unit: four of Y, Cb, Cr
-constexpr u32 FRESH = 31;      // units a thread block adds; lane 0 has the unit before them
+constexpr u32 KINDS = 6;   // blocks of a unit: four of Y, Cb, Cr
+constexpr u32 FRESH = 31;  // units a thread block adds; lane 0 has the unit before them
 
 // Annex K.1 in zigzag order.
 __constant__ u8 QUANTISATION[2][64] = {
@@ -107,14 +107,14 @@ __device__ __forceinline__ void unrolled(Body body) {
 
 struct JpegParams {
     const u8* pixels;
-    u64* bits;  // of the entropy-coded blocks, one a image, zero before
+    u64* bits;  // of the entropy-coded blocks, one per image, zero before
     u32 width_px, height_px;
     u32 units_across, units;  // 16 x 16 pixels, of an image
     u32 blocks;               // thread blocks a image: ceil(units / 31)
     u32 scale;                // percent of Annex K's tables
 };
 
-// Warp k has the blocks of kind k of 32 neighbouring units, the first of which the thread block before has too: it gives
+// Warp k has the blocks of kind k of 32 neighbouring units, the first of which the previous thread block has too: it gives
 // the DC value the second one's is compared with.
 extern "C" __global__ void __launch_bounds__(192) shannon_jpeg_score(const __grid_constant__ JpegParams p) {
     __shared__ u32 reciprocals[2][64], halves[2][64];

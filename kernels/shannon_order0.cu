@@ -1,8 +1,8 @@
 // Order-0 scores: the entropy of each image's predicted residuals in 1/65536 bit. The rules are the page of src/select/order0.rs.
 //
 // Shapes    pixels u8 [n, h, w, 3]; bits u64 [n].
-// Launch    one block of 256 threads a chunk of at most 16384 pixels; 6.3 KiB of shared memory.
-// Phases    each thread walks down a column of 16 samples: one 128-bit load a line, the line above in registers, one
+// Launch    one block of 256 threads per chunk of at most 16384 pixels; 6.3 KiB of shared memory.
+// Phases    each thread walks down a column of 16 samples: one 128-bit load per row, the row above in registers, one
 //           shared atomic a sample into one of two histograms by lane; then n log2 n of 768 counts.
 // Counted   on the emulator, 512 px of tissue, a pixel: 1.82 warp instructions, 0.24 shared wavefronts, 0.31 serialised atomic
 //           steps (white: 1.75, 0.11, 0.56). An H100 issues 927 G warp instructions a second: 509 G pixels/s, 1.5 TB/s of pixels;
@@ -10,7 +10,7 @@
 //           3.35 TB/s. Histograms 256 words apart, not 268, doubled the wavefronts.
 // Not done  a histogram for each warp: 24 KiB to clear and add up for 48 KiB of samples, more than the conflicts it saves.
 // Numerics  log2 by sixteen squarings of a 1.31 number, as the CPU's table is made; sums are integers.
-// Tail      lines that are not whole 16-byte vectors take the walk byte by byte.
+// Tail      rows that are no multiple of 16 bytes go byte by byte.
 #include "common/chunk.cuh"
 
 namespace {
@@ -76,7 +76,7 @@ __device__ void count_vectors(const ChunkArea& area, u32* counts) {
 
 struct Order0Params {
     const u8* pixels;
-    u64* bits;  // in 1/65536, one a image, zero before
+    u64* bits;  // in 1/65536, one per image, zero before
     u32 width_px, height_px;
     u32 columns, rows;  // of chunks
 };

@@ -12,32 +12,32 @@ use std::{
 pub const COMPILER: &str = "13.0.88";
 
 /// sm_80 is what any newer GPU's driver compiles on; Hopper's own kernels are for compute capability 9.0 alone.
-pub fn architecture(stem: &str) -> &'static str {
-    if stem.ends_with("_sm90") { "sm_90a" } else { "sm_80" }
+pub fn architecture(module: &str) -> &'static str {
+    if module.ends_with("_sm90") { "sm_90a" } else { "sm_80" }
 }
 
 /// What nvcc is told, besides the file names.
-pub fn flags(stem: &str) -> [String; 4] {
-    let arch = format!("-arch={}", architecture(stem));
+pub fn flags(module: &str) -> [String; 4] {
+    let arch = format!("-arch={}", architecture(module));
     ["-ptx".to_string(), "-O3".to_string(), "-std=c++17".to_string(), arch]
 }
 
-/// The stems of `kernels/*.cu`, sorted.
-pub fn stems(kernels: &Path) -> io::Result<Vec<String>> {
-    let mut stems = Vec::new();
+/// The modules of `kernels/*.cu`, sorted.
+pub fn modules(kernels: &Path) -> io::Result<Vec<String>> {
+    let mut modules = Vec::new();
     for entry in fs::read_dir(kernels)? {
         let path = entry?.path();
         if path.extension().is_some_and(|e| e == "cu") {
-            stems.extend(path.file_stem().and_then(|stem| stem.to_str()).map(str::to_string));
+            modules.extend(path.file_stem().and_then(|module| module.to_str()).map(str::to_string));
         }
     }
-    stems.sort();
-    Ok(stems)
+    modules.sort();
+    Ok(modules)
 }
 
 /// `kernels/S.cu` and every file below `kernels/` that it includes, directly or not, in the order they are met.
-pub fn sources(kernels: &Path, stem: &str) -> io::Result<Vec<PathBuf>> {
-    let mut found = vec![kernels.join(format!("{stem}.cu"))];
+pub fn sources(kernels: &Path, module: &str) -> io::Result<Vec<PathBuf>> {
+    let mut found = vec![kernels.join(format!("{module}.cu"))];
     let mut next = 0;
     while let Some(path) = found.get(next).cloned() {
         let text = fs::read_to_string(&path)?;
@@ -59,11 +59,11 @@ pub fn sources(kernels: &Path, stem: &str) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The first line of an up-to-date `kernels/ptx/S.ptx`.
-pub fn first_line(kernels: &Path, stem: &str) -> io::Result<String> {
-    let command = format!("nvcc {COMPILER} {}", flags(stem)[1..].join(" "));
+pub fn first_line(kernels: &Path, module: &str) -> io::Result<String> {
+    let command = format!("nvcc {COMPILER} {}", flags(module)[1..].join(" "));
     let mut hash = Fnv::new();
     hash.add(command.as_bytes());
-    for path in sources(kernels, stem)? {
+    for path in sources(kernels, module)? {
         // A checkout that turned line ends around holds the same kernel.
         let text = fs::read_to_string(path)?.replace("\r\n", "\n");
         hash.add(&(text.len() as u64).to_le_bytes());

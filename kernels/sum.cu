@@ -1,14 +1,14 @@
-// Sums over axes, one stretch of neighbouring axes at a time: [outer, axis, inner] -> [outer, parts, inner].
+// Sums over axes, one run of neighbouring axes at a time: [outer, axis, inner] -> [outer, parts, inner].
 //
 // Shapes    x: outer x axis x inner; y: outer x parts x inner, part i being the sum of `chunk` positions of the axis. One part is
-//           the sum itself; more are summed by another launch, as are further stretches.
+//           the sum itself; more are summed by another launch, as are further runs.
 // Types     f32, bf16, f16 in memory, f32 sums. What one launch hands to the next is f32 (`from_f32`, `to_f32`).
-// Launch    256 threads. rows (inner = 1): a warp a part, eight a block. columns: a block a part and 32 packs of the inner axis, a warp
+// Launch    256 threads. rows (inner = 1): one warp per part, eight per block. columns: one block per part and 32 vectors of the inner axis, a warp
 //           every eighth position, warps added in order through shared memory.
 // Traffic   x once: memory bound.
-// Rejected  one pass over several stretches: rare, and the second pass is small.
-// Numerics  lanes, then butterflies, then parts: a fixed order, the same bits on every run.
-// Tail      rows that are not whole packs: one element a lane.
+// Rejected  one pass over several runs: rare, and the second pass is small.
+// Numerics  lanes, then butterflies, then parts: a fixed order, bit-identical from run to run.
+// Tail      rows that are no multiple of the vector width: one element per lane.
 
 #include "common/block.cuh"
 
@@ -17,8 +17,8 @@ struct SumParams {
     void* y;
     u64 outer, axis, inner;
     u64 chunk, parts;
-    u32 whole;  // rows of x are whole packs
-    u32 tiles;  // of the inner axis
+    u32 aligned;  // rows of x are a multiple of the vector width
+    u32 tiles;    // of the inner axis
     u32 from_f32, to_f32;
 };
 
@@ -70,23 +70,23 @@ __device__ __forceinline__ void columns(const SumParams& p, float (&parts)[WARPS
     }
 }
 
-#define DISPATCH(FUNCTION, IN, OUT, ...)                          \
-    if (p.whole) {                                                \
-        FUNCTION<IN, OUT, WIDTH<IN>>(__VA_ARGS__);                \
-    } else {                                                      \
-        FUNCTION<IN, OUT, 1>(__VA_ARGS__);                        \
+#define DISPATCH(FUNCTION, IN, OUT, ...)           \
+    if (p.aligned) {                               \
+        FUNCTION<IN, OUT, WIDTH<IN>>(__VA_ARGS__); \
+    } else {                                       \
+        FUNCTION<IN, OUT, 1>(__VA_ARGS__);         \
     }
-#define BOTH_ENDS(FUNCTION, T, ...)               \
-    if (p.from_f32) {                             \
-        if (p.to_f32) {                           \
+#define BOTH_ENDS(FUNCTION, T, ...)                   \
+    if (p.from_f32) {                                 \
+        if (p.to_f32) {                               \
             DISPATCH(FUNCTION, f32, f32, __VA_ARGS__) \
-        } else {                                  \
+        } else {                                      \
             DISPATCH(FUNCTION, f32, T, __VA_ARGS__)   \
-        }                                         \
-    } else if (p.to_f32) {                        \
-        DISPATCH(FUNCTION, T, f32, __VA_ARGS__)   \
-    } else {                                      \
-        DISPATCH(FUNCTION, T, T, __VA_ARGS__)     \
+        }                                             \
+    } else if (p.to_f32) {                            \
+        DISPATCH(FUNCTION, T, f32, __VA_ARGS__)       \
+    } else {                                          \
+        DISPATCH(FUNCTION, T, T, __VA_ARGS__)         \
     }
 #define ENTRIES(T)                                                                                             \
     extern "C" __global__ void __launch_bounds__(THREADS) sum_rows_##T(const __grid_constant__ SumParams p) { \

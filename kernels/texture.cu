@@ -7,15 +7,15 @@
 // Shapes    pixels u8 [n, h, w, 3]; histogram u32 [n, 256]; gradient u64 [n]; band f32 [n].
 // Launch    256 threads. histogram: a block takes 16384 pixels of one image; gradient: a tile of 64 x 16; band: 64 x 32.
 // Traffic   pixels are read once (gradient 1.2 times, band at radius 8 1.9 times, from L2); nothing but sums is written.
-// Limit     counted on the emulator in warp instructions a pixel, against 926 G/s of an H100 (132 SMs, 4 a clock, 1.755 GHz):
+// Limit     counted on the emulator in warp instructions per pixel, against 926 G/s of an H100 (132 SMs, 4 a clock, 1.755 GHz):
 //           histogram 0.64: 1.4 T pixels/s, so the memory's 3.35 TB/s come first (1.1 T pixels/s);
 //           gradient 2.6: 360 G pixels/s, 1.1 TB/s of RGB; of them 1.1 are loading with its border rule;
-//           band at radius 8 6.1: 150 G pixels/s, 450 GB/s; 0.69 shared wavefronts a pixel would allow twice that. Taps are
+//           band at radius 8 6.1: 150 G pixels/s, 450 GB/s; 0.69 shared wavefronts per pixel would allow twice that. Taps are
 //           constant operands of the FMA because the radius is known to the compiler: 8, 16 or 32, smaller kernels padded.
 // Rejected  bytes instead of floats in the band's tile: half the shared memory, but a conversion for every tap. Taps by an index known
 //           only at run time: one constant load for two FMA.
 // Numerics  histogram and gradient are integers (sqrtf is correctly rounded): the CPU's numbers, in any order. band: f32 with FMA,
-//           partial sums of the tiles added in their order: the same bits every run.
+//           partial sums of the tiles added in their order: bit-identical from run to run.
 // Tail      pixels beyond the image are loaded from within it and not counted.
 
 #include "common/block.cuh"
@@ -27,7 +27,7 @@ constexpr int THREADS = 256;
 
 struct HistogramParams {
     const u8* pixels;
-    u32* counts;      // zero before
+    u32* counts;  // zero before
     u64 image_px;
     u32 blocks_each;  // of an image
     u32 unused;
@@ -77,7 +77,7 @@ extern "C" __global__ void __launch_bounds__(256) texture_gradient(const __grid_
     const Tile tile = tile_at<GRADIENT_W, GRADIENT_H>(p.batch, blockIdx.x);
     load_grey<GRADIENT_W + 2, GRADIENT_H + 2, GRADIENT_PITCH, THREADS>(grey, p.batch, tile.image, tile.x - 1, tile.y - 1, repeated);
     __syncthreads();
-    // A thread walks down four pixels of a column; of three lines it holds the smoothed level and the slope.
+    // A thread walks down four pixels of a column; of three rows it holds the smoothed level and the derivative.
     const int column = int(threadIdx.x) % GRADIENT_W, first = int(threadIdx.x) / GRADIENT_W * STRIP;
     const int rows = tile.x + column < int(p.batch.width_px) ? min(STRIP, int(p.batch.height_px) - tile.y - first) : 0;
     int smooth[3], slope[3];
@@ -110,7 +110,7 @@ constexpr int TAPS = 33;  // from the centre to the largest radius
 
 struct BandParams {
     GreyBatch batch;
-    float* parts;  // one a tile
+    float* parts;  // one per tile
     float down[TAPS][2], along[TAPS][2];
 };
 
@@ -127,7 +127,7 @@ constexpr int BAND_W = 64, BAND_H = 32;
 template <int R>
 struct Band {
     static constexpr int COLUMNS = (BAND_W + 2 * R + 3) / 4 * 4, ROWS = BAND_H + 2 * R;
-    // Lines of the filtered columns lie 4 floats further apart, for the threads of the second pass.
+    // Rows of the filtered columns are padded by 4 floats, for the threads of the second pass.
     static constexpr int PITCH = COLUMNS + 4;
     static constexpr int BYTES = (ROWS * COLUMNS + 2 * BAND_H * PITCH) * int(sizeof(float));
 };
@@ -141,7 +141,7 @@ __device__ __forceinline__ void band(const BandParams& p) {
     const Tile tile = tile_at<BAND_W, BAND_H>(p.batch, blockIdx.x);
     load_grey<B::COLUMNS, B::ROWS, B::COLUMNS, THREADS>(grey, p.batch, tile.image, tile.x - R, tile.y - R, mirrored);
     __syncthreads();
-    // Down the columns: four columns and four rows a thread, each line read once.
+    // Down the columns: four columns and four rows per thread, each row read once.
 #pragma unroll 1
     for (int item = int(threadIdx.x); item < B::COLUMNS / 4 * (BAND_H / 4); item += THREADS) {
         const int column = item % (B::COLUMNS / 4) * 4, row = item / (B::COLUMNS / 4) * 4;
@@ -169,7 +169,7 @@ __device__ __forceinline__ void band(const BandParams& p) {
         }
     }
     __syncthreads();
-    // Along the rows: four neighbours a thread.
+    // Along the rows: four neighbours per thread.
     float energy = 0.0f;
 #pragma unroll 1
     for (int item = int(threadIdx.x); item < BAND_W / 4 * BAND_H; item += THREADS) {
@@ -180,8 +180,8 @@ __device__ __forceinline__ void band(const BandParams& p) {
             const float* line = filtered + (filter * BAND_H + row) * B::PITCH + column;
 #pragma unroll
             for (int j4 = 0; j4 < 4 + 2 * R; j4 += 4) {
-                const float4 pack = *reinterpret_cast<const float4*>(line + j4);
-                const float v[4] = {pack.x, pack.y, pack.z, pack.w};
+                const float4 vector = *reinterpret_cast<const float4*>(line + j4);
+                const float v[4] = {vector.x, vector.y, vector.z, vector.w};
 #pragma unroll
                 for (int o = 0; o < 4; ++o) {
 #pragma unroll

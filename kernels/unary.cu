@@ -2,9 +2,9 @@
 //
 // Shapes    x, y: count elements, any shape, contiguous.
 // Types     f32, bf16, f16 in memory; f32 arithmetic, one rounding at the end.
-// Launch    256 threads; one 128-bit pack a thread, so blocks = ceil(count / (256 * 16 / sizeof(T))).
-// Limit     memory: reads and writes count * sizeof(T) bytes each, at most 2 FLOP an element besides exp and log.
-// Rejected  a grid-stride loop with 4 packs a thread in flight: the same bytes, more registers, and a tail in every block.
+// Launch    256 threads; one 128-bit vector per thread, so blocks = ceil(count / (256 * 16 / sizeof(T))).
+// Limit     memory: reads and writes count * sizeof(T) bytes each, at most 2 FLOP per element besides exp and log.
+// Rejected  a grid-stride loop with 4 vectors per thread in flight: the same bytes, more registers, and a tail in every block.
 // Numerics  sqrt and division are correctly rounded; expf and logf within 2 ulp (full-range versions, no fast math).
 //           sign keeps zeros and NaN as they are.
 // Tail      the last thread with work goes element by element.

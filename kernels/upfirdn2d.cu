@@ -3,15 +3,15 @@
 // Shapes    x [n, h, w, c], y [n, oh, ow, c]; y[i, j] = sum over taps (k, l) that fall on a pixel of x, not on an inserted zero:
 //           x[(i * down + k - top) / up, (j * down + l - left) / up] * taps[k, l].
 // Types     f32, bf16, f16 in memory; f32 taps and sums.
-// Epilogue  of y: common/epilogue.cuh, before the only store: what follows a resampled convolution costs no pass of its own.
-// Launch    256 threads. separable: a thread owns one pack of channels (128 bits where c allows it, else one channel) of one
+// Epilogue  of y: common/epilogue.cuh, before the only store: the epilogue of a resampled convolution costs no pass of its own.
+// Launch    256 threads. separable: a thread owns one vector of channels (128 bits where c allows it, else one channel) of one
 //           column and a strip of 4 rows; every row of x is filtered along the row once and then joins all outputs of the
-//           strip that it reaches. dense: one output pixel a thread.
-// Limit     memory: x once, y once. A 4 x 4 blur loads 28 packs for 4 outputs from L1 (dense: 64), 44 FLOP an output.
+//           strip that it reaches. dense: one output pixel per thread.
+// Limit     memory: x once, y once. A 4 x 4 blur loads 28 vectors for 4 outputs from L1 (dense: 64), 44 FLOP per output.
 // Rejected  x in shared memory as the reference does: a barrier and twice the traffic on chip for tiles whose overlap L1 holds
 //           anyway; channels last makes every load a whole sector.
 // Numerics  taps in f32, the gain folded into them on the host in f64.
-// Tail      channels that fill no pack go one by one; rows beyond the last are not stored. Taps travel in the parameters.
+// Tail      channels that fill no vector go one by one; rows beyond the last are not stored. Taps travel in the parameters.
 
 #include "common/epilogue.cuh"
 #include "common/index.cuh"
@@ -24,35 +24,35 @@ struct Upfirdn2dParams {
     void* y;
     Epilogue epilogue;
     u32 count;  // threads with work
-    u32 wide;   // packs are 128 bits, not one channel
-    Pixels of;  // threads over [n, strips of rows, ow, packs]
+    u32 wide;   // vectors are 128 bits, not one channel
+    Pixels of;  // threads over [n, strips of rows, ow, vectors]
     i32 h, w, oh, ow, c;
     i32 down, left, top;
-    Divisor up;
-    i32 rows, cols;     // of the filter
-    float taps[TAPS];   // separable: the column, then the row; dense: row by row
+    FastDivmod up;
+    i32 rows, cols;    // of the filter
+    float taps[TAPS];  // separable: the column, then the row; dense: row by row
 };
 
-// Which pixels of an axis the taps from `first` to `last`, in positions of the enlarged image, fall on.
+// Which pixels of an axis the taps from `first` to `last`, in positions of the upsampled image, fall on.
 struct Span {
     i32 begin, end;
 };
 
-__device__ __forceinline__ Span span(i32 first, i32 last, const Divisor& up, i32 extent) {
+__device__ __forceinline__ Span span(i32 first, i32 last, const FastDivmod& up, i32 extent) {
     if (last < 0) return {0, 0};
-    const i32 begin = first <= 0 ? 0 : i32(up.divide(u32(first) + up.value - 1));
-    return {begin, min(i32(up.divide(u32(last))) + 1, extent)};
+    const i32 begin = first <= 0 ? 0 : i32(up.div(u32(first) + up.value - 1));
+    return {begin, min(i32(up.div(u32(last))) + 1, extent)};
 }
 
 template <int N, int ROWS, typename T>
 __device__ __forceinline__ void store_strip(const Upfirdn2dParams& p, const Pixel& at, float (&sum)[ROWS][N]) {
-    const u32 channel = at.pack * N;
+    const u32 channel = at.vector * N;
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
         const i32 row = i32(at.i) * ROWS + r;
         if (row >= p.oh) break;
         const u64 pixel = (u64(at.n) * p.oh + row) * p.ow + at.j, element = pixel * p.c + channel;
-        finish<T>(p.epilogue, pixel, channel, element, N, true, sum[r]);
+        apply_epilogue<T, PIECEWISE_LINEAR>(p.epilogue, pixel, channel, element, N, true, sum[r]);
         store_floats(static_cast<T*>(p.y) + element, sum[r]);
     }
 }
@@ -66,7 +66,7 @@ __device__ __forceinline__ void separable(const Upfirdn2dParams& p) {
     const i32 top = row0 * p.down - p.top, left = i32(at.j) * p.down - p.left;
     const Span over = span(top, top + (STRIP - 1) * p.down + p.rows - 1, p.up, p.h);
     const Span along = span(left, left + p.cols - 1, p.up, p.w);
-    const T* x = static_cast<const T*>(p.x) + u64(at.n) * p.h * p.w * p.c + at.pack * N;
+    const T* x = static_cast<const T*>(p.x) + u64(at.n) * p.h * p.w * p.c + at.vector * N;
     float sum[STRIP][N] = {};
     for (i32 i = over.begin; i < over.end; ++i) {
         float filtered[N] = {};
@@ -98,7 +98,7 @@ __device__ __forceinline__ void dense(const Upfirdn2dParams& p) {
     const i32 up = i32(p.up.value);
     const i32 top = i32(at.i) * p.down - p.top, left = i32(at.j) * p.down - p.left;
     const Span over = span(top, top + p.rows - 1, p.up, p.h), along = span(left, left + p.cols - 1, p.up, p.w);
-    const T* x = static_cast<const T*>(p.x) + u64(at.n) * p.h * p.w * p.c + at.pack * N;
+    const T* x = static_cast<const T*>(p.x) + u64(at.n) * p.h * p.w * p.c + at.vector * N;
     float sum[1][N] = {};
     for (i32 i = over.begin; i < over.end; ++i) {
 #pragma unroll 2

@@ -22,7 +22,7 @@ impl DType {
     }
 
     /// Elements of 16 bytes, the widest access of a thread.
-    pub const fn pack(self) -> usize {
+    pub const fn vector_elems(self) -> usize {
         16 / self.bytes()
     }
 

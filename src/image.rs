@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::{
+    atomic,
     error::{Error, Result},
-    io::atomic,
 };
 
 /// Interleaved RGB, rows from top to bottom: `pixels[(y * width_px + x) * 3 + channel]`.

@@ -5,16 +5,22 @@
 // wrap functions in closures that are always inlined (else the function is compiled without the wide registers).
 #![allow(clippy::redundant_locals, clippy::redundant_closure)]
 
+pub mod activation;
+pub mod atomic;
 pub mod cli;
 pub mod cohort;
+pub mod conv2d;
+pub mod cpu;
 pub mod device;
 pub mod dtype;
 pub mod error;
 pub mod escape;
 pub mod eval;
 pub mod extractor;
+pub mod gemm;
 pub mod image;
 pub mod io;
+pub mod math;
 pub mod mil;
 pub mod nn;
 pub mod op;
@@ -37,3 +43,14 @@ pub use error::{Error, Result};
 pub use shape::Shape;
 pub use tape::Tape;
 pub use tensor::Tensor;
+
+/// Every op there is: those on tensors and those the selectors add.
+pub fn ops() -> impl Iterator<Item = &'static op::OpSpec> {
+    ops::OPS.iter().chain(select::kernels::OPS).copied()
+}
+
+/// Every kernel that is launched: the ops' and those of in-place updates.
+pub fn kernels() -> impl Iterator<Item = device::kernel::KernelInfo> {
+    let of_ops = ops().flat_map(|spec| spec.kernels).copied();
+    of_ops.chain(optim::KERNELS.iter().copied()).chain([ops::lerp::KERNEL])
+}

@@ -205,14 +205,17 @@ impl DeviceArgs<'_> {
             return Ok(());
         }
         if grid[0] >= 1 << 31 {
-            let (stem, name) = (kernel.stem, kernel.name);
-            return Err(Error::Device(format!("{stem}_{name}: more than 2^31 blocks of threads; split the batch")));
+            let (module, name) = (kernel.module, kernel.name);
+            return Err(Error::Device(format!("{module}_{name}: more than 2^31 blocks of threads; split the batch")));
         }
         let entry = kernel.info().entry(dtype).ok_or_else(|| {
-            let (stem, name) = (kernel.stem, kernel.name);
-            Error::Device(format!("{}: {stem}_{name} has no kernel for {dtype}; cast to f32 first", self.driver.name()))
+            let (module, name) = (kernel.module, kernel.name);
+            Error::Device(format!(
+                "{}: {module}_{name} has no kernel for {dtype}; cast to f32 first",
+                self.driver.name()
+            ))
         })?;
-        let entry = self.driver.entry(kernel.stem, &entry)?;
+        let entry = self.driver.entry(kernel.module, &entry)?;
         let shared_bytes = u32::try_from(shared_bytes).unwrap_or(u32::MAX);
         let config = LaunchConfig { grid, block: [kernel.threads, 1, 1], shared_bytes };
         // SAFETY: `P` is the struct this kernel takes (the contract test compares the layouts) and its pointers cover what
@@ -220,13 +223,11 @@ impl DeviceArgs<'_> {
         unsafe { self.driver.launch(entry, config, bytemuck::bytes_of(params)) }
     }
 
-    /// Whether a product of `dtype` operands with so many multiplications rounds them to TF32.
-    pub fn rounds_to_tf32(&self, dtype: DType, multiplications: usize) -> bool {
+    /// Whether a GEMM of `dtype` operands with so many multiply-adds rounds them to TF32.
+    pub fn rounds_to_tf32(&self, dtype: DType, macs: usize) -> bool {
         match self.precision {
             Precision::F32 => false,
-            Precision::Tf32 { from_multiplications } => {
-                dtype == DType::F32 && multiplications as u64 >= from_multiplications
-            }
+            Precision::Tf32 { min_macs } => dtype == DType::F32 && macs as u64 >= min_macs,
         }
     }
 
@@ -293,6 +294,15 @@ pub fn apply_on(op: impl Op, x: &[&Tensor], device: &Device) -> Result<Vec<Tenso
         tape::record(&op, x, &y);
     }
     Ok(y)
+}
+
+/// The float type that all inputs of an op share.
+pub fn same_float(op: &'static str, x: &[Spec]) -> Result<DType> {
+    let dtype = x[0].dtype;
+    match x.iter().find(|spec| spec.dtype != dtype || !dtype.is_float()) {
+        Some(other) => Err(Error::shape(op, format!("{dtype} and {} do not mix", other.dtype))),
+        None => Ok(dtype),
+    }
 }
 
 /// Applies an op with one output.
@@ -363,7 +373,7 @@ pub trait InPlace {
     }
 }
 
-/// Overwrites `targets`. Refused while a tape lives, which may still need the old values.
+/// Overwrites `targets`. An error while a tape lives, which may still need the old values.
 pub fn update(op: &dyn InPlace, targets: &[&Tensor], x: &[&Tensor]) -> Result<()> {
     let all: Vec<&Tensor> = targets.iter().chain(x).copied().collect();
     let device = common_device(op.name(), &all)?;
@@ -416,22 +426,22 @@ pub enum Order {
 
 /// An op's row in the registry: what tests and benches iterate over.
 pub struct OpSpec {
-    /// The op's stem: its file name here and under `kernels/`.
+    /// The op's name: that of its file here and, as a rule, of its module under `kernels/`.
     pub name: &'static str,
     pub order: Order,
-    /// Its entries in `kernels/<name>.cu`.
+    /// Its entries in `kernels/*.cu`.
     pub kernels: &'static [KernelInfo],
     pub cases: fn() -> Vec<Case>,
 }
 
 /// A function of the inputs that exercises the op.
-pub type Run = Box<dyn Fn(&[Tensor]) -> Result<Vec<Tensor>>>;
+pub type CaseFn = Box<dyn Fn(&[Tensor]) -> Result<Vec<Tensor>>>;
 
 /// One way to exercise an op: inputs drawn by a seed, and what to do with them.
 pub struct Case {
     pub name: &'static str,
     pub inputs: Vec<Input>,
-    pub run: Run,
+    pub run: CaseFn,
     /// Inputs whose gradients are checked. Indices and masks are left out.
     pub wrt: Vec<usize>,
 }
@@ -462,7 +472,7 @@ pub struct Input {
 
 #[derive(Clone, Copy, Debug)]
 pub enum Draw {
-    /// Normal, mean 0, deviation 1.
+    /// Normal, mean 0, standard deviation 1.
     Normal,
     /// Uniform in the interval.
     Uniform(f64, f64),

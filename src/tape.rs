@@ -3,7 +3,7 @@
 //! Ownership says what flags say elsewhere. While a [`Tape`] lives, ops on the tensors it watches, and on everything
 //! computed from those, are recorded. [`Tape::grad`] borrows the tape and records its own sweep, so gradients can be
 //! differentiated again; [`Tape::backward`] consumes it and frees as it goes. No tape alive: nothing is recorded. A tape
-//! alive: in-place updates are refused. The list is in order, so there is no sort, no recursion, and the order of
+//! alive: in-place updates are errors. The list is in order, so there is no sort, no recursion, and the order of
 //! accumulation, hence every bit, is fixed.
 
 use std::{

@@ -215,7 +215,7 @@ impl Tensor {
         Ok(Tensor::from_storage(device, spec, Rc::new(Storage::Device(buffer))))
     }
 
-    /// Other values in the same memory: what a recorded step reads at its next replay. Refused while a tape lives, which may
+    /// Other values in the same memory: what a captured step reads at its next replay. An error while a tape lives, which may
     /// still need the old ones.
     pub fn overwrite(&self, values: HostBuffer) -> Result<()> {
         if crate::tape::alive() {

@@ -5,20 +5,14 @@ use std::collections::BTreeMap;
 
 use isg::{
     DType,
-    device::kernel::{KernelInfo, modules},
-    ops::OPS,
+    device::kernel::{modules, runs_on},
+    kernels,
 };
 use ptx_emulator::Module;
 
-/// Every kernel that launch code names.
-fn kernels() -> Vec<KernelInfo> {
-    let ops = OPS.iter().flat_map(|spec| spec.kernels);
-    ops.chain(isg::optim::KERNELS).copied().collect()
-}
-
 fn loaded() -> BTreeMap<&'static str, Module> {
-    let load = |(stem, text): &(&'static str, &str)| {
-        (*stem, Module::load(text).unwrap_or_else(|error| panic!("kernels/ptx/{stem}.ptx: {error}")))
+    let load = |(name, text): &(&'static str, &str)| {
+        (*name, Module::load(text).unwrap_or_else(|error| panic!("kernels/ptx/{name}.ptx: {error}")))
     };
     modules().iter().map(load).collect()
 }
@@ -29,12 +23,12 @@ fn every_entry_has_its_launcher_and_every_launcher_its_entry() {
     let modules = loaded();
     let mut wanted: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for kernel in kernels() {
-        wanted.entry(kernel.stem).or_default().extend(kernel.entries());
+        wanted.entry(kernel.module).or_default().extend(kernel.entries());
     }
     let mut problems = Vec::new();
-    for (stem, module) in &modules {
+    for (file, module) in &modules {
         let mut there: Vec<&str> = module.entries().map(|entry| entry.name.as_str()).collect();
-        let mut named = wanted.remove(stem).unwrap_or_default();
+        let mut named = wanted.remove(file).unwrap_or_default();
         there.sort_unstable();
         named.sort_unstable();
         if let Some(pair) = named.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -44,10 +38,10 @@ fn every_entry_has_its_launcher_and_every_launcher_its_entry() {
             there.iter().filter(|e| !named.iter().any(|n| n == **e)).map(|e| format!("{e}: nobody launches it")),
         );
         problems.extend(
-            named.iter().filter(|n| !there.contains(&n.as_str())).map(|n| format!("{n}: not in kernels/{stem}.cu")),
+            named.iter().filter(|n| !there.contains(&n.as_str())).map(|n| format!("{n}: not in kernels/{file}.cu")),
         );
     }
-    problems.extend(wanted.keys().map(|stem| format!("kernels/{stem}.cu: launched, but not there")));
+    problems.extend(wanted.keys().map(|file| format!("kernels/{file}.cu: launched, but not there")));
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
@@ -57,7 +51,7 @@ fn parameters_have_the_kernels_layout() {
     let modules = loaded();
     let mut problems = Vec::new();
     for kernel in kernels() {
-        let Some(module) = modules.get(kernel.stem) else { continue };
+        let Some(module) = modules.get(kernel.module) else { continue };
         let (mut end, mut gaps) = (0, Vec::new());
         for field in kernel.fields {
             if field.offset_bytes != end {
@@ -66,7 +60,7 @@ fn parameters_have_the_kernels_layout() {
             end = field.offset_bytes + field.size_bytes;
         }
         if !gaps.is_empty() || end != kernel.params_bytes {
-            problems.push(format!("{}_{}: padding that is not spelled out {gaps:?}", kernel.stem, kernel.name));
+            problems.push(format!("{}_{}: padding that is not spelled out {gaps:?}", kernel.module, kernel.name));
         }
         for name in kernel.entries() {
             let Some(entry) = module.entry(&name) else { continue };
@@ -103,7 +97,7 @@ fn blocks_have_the_threads_their_kernels_were_compiled_for() {
     let mut problems = Vec::new();
     for kernel in kernels() {
         for name in kernel.entries() {
-            let Some(entry) = modules.get(kernel.stem).and_then(|module| module.entry(&name)) else { continue };
+            let Some(entry) = modules.get(kernel.module).and_then(|module| module.entry(&name)) else { continue };
             let most = entry.required_threads.or(entry.max_threads);
             if most != Some([kernel.threads, 1, 1]) {
                 problems.push(format!("{name}: launched with {} threads, compiled for {most:?}", kernel.threads));
@@ -121,25 +115,13 @@ fn blocks_have_the_threads_their_kernels_were_compiled_for() {
 fn entries_are_named_after_their_file_and_type() {
     for kernel in kernels() {
         for name in kernel.entries() {
-            assert!(name.starts_with(&format!("{}_{}", kernel.stem, kernel.name)), "{name}");
+            assert!(name.starts_with(&format!("{}_{}", kernel.module, kernel.name)), "{name}");
         }
-        assert!(!kernel.types.contains(&DType::F64), "{}_{}: f64 has no kernels", kernel.stem, kernel.name);
+        assert!(!kernel.types.contains(&DType::F64), "{}_{}: f64 has no kernels", kernel.module, kernel.name);
     }
-    for (stem, text) in modules() {
-        let target = if stem.ends_with("_sm90") { "\n.target sm_90a\n" } else { "\n.target sm_80\n" };
-        assert!(text.contains(target) && text.contains("\n.version 8.0\n"), "kernels/ptx/{stem}.ptx");
-    }
-}
-
-/// A kernels file belongs to an op of its stem, or to an update or a codec that lists it.
-#[test]
-fn every_kernels_file_has_its_op() {
-    let listed: Vec<&str> = kernels().iter().map(|kernel| kernel.stem).collect();
-    for (stem, _) in modules() {
-        let op = stem.strip_suffix("_sm90").unwrap_or(stem);
-        assert!(
-            OPS.iter().any(|spec| spec.name == op) || listed.contains(stem),
-            "kernels/{stem}.cu: no op of that name"
-        );
+    for (module, text) in modules() {
+        // What runs on 8.0 is compiled for it; the rest is Hopper's.
+        let target = if runs_on(module, (8, 0)) { "\n.target sm_80\n" } else { "\n.target sm_90a\n" };
+        assert!(text.contains(target) && text.contains("\n.version 8.0\n"), "kernels/ptx/{module}.ptx");
     }
 }

@@ -3,12 +3,12 @@
 
 use isg::{
     DType, Device, Result, Tape, Tensor,
+    activation::{Activation, ActivationParams},
     device::{
         emulator::{Checks, Emulator, Options},
         host::HostBuffer,
     },
     ops::{
-        bias_act::{Activation, BiasAct},
         conv2d::Conv2d,
         epilogue::Epilogue,
         modulated_conv2d::{ModulatedConv2d, Resampling},
@@ -23,13 +23,13 @@ use crate::ops::compare;
 type Layer = fn(&[Tensor], &Epilogue) -> Result<Tensor>;
 
 fn conv(x: &[Tensor], epilogue: &Epilogue) -> Result<Tensor> {
-    x[0].conv2d_then(&x[1], Conv2d { padding: 1, ..Conv2d::default() }, epilogue)
+    x[0].conv2d_fused(&x[1], Conv2d { padding: 1, ..Conv2d::default() }, epilogue)
 }
 
 fn modulated(x: &[Tensor], epilogue: &Epilogue, [up, down]: [usize; 2]) -> Result<Tensor> {
     let filter = Filter::low_pass(&[1.0, 3.0, 3.0, 1.0])?;
     let conv = ModulatedConv2d { demodulate: true, resampling: Resampling { up, down, padding: 1, filter } };
-    x[0].modulated_conv2d_then(&x[1], &x[2], &conv, epilogue)
+    x[0].modulated_conv2d_fused(&x[1], &x[2], &conv, epilogue)
 }
 
 /// Name, layer, pixels of the result.
@@ -56,17 +56,17 @@ fn run(
     x: &[Tensor],
     fused: bool,
     activation: Activation,
-    around: BiasAct,
+    params: ActivationParams,
     residual: bool,
 ) -> Result<Vec<Vec<f64>>> {
     let tape = Tape::start();
     tape.watch(x);
     let y = if fused {
         let residual = residual.then_some(&x[6]);
-        layer(x, &Epilogue { bias: Some(&x[3]), noise: Some((&x[4], &x[5])), activation, around, residual })?
+        layer(x, &Epilogue { bias: Some(&x[3]), noise: Some((&x[4], &x[5])), activation, params, residual })?
     } else {
         let sum = layer(x, &Epilogue::default())?.add(&x[4].mul(&x[5])?)?;
-        let y = sum.bias_act(Some(&x[3]), activation, around)?;
+        let y = sum.bias_act(Some(&x[3]), activation, params)?;
         if residual { y.add(&x[6])? } else { y }
     };
     let values = y.to_vec::<f64>()?;
@@ -78,19 +78,19 @@ fn run(
 #[test]
 fn fused_is_what_its_parts_are() -> Result<()> {
     let emulator = Device::gpu(Emulator::new(&Options::default()));
-    let around = BiasAct { alpha: 0.2, gain: 1.4, clamp: None };
+    let params = ActivationParams { alpha: 0.2, gain: 1.4, clamp: None };
     let kinds = [
-        (Activation::Linear, around, true),
-        (Activation::Relu, around, false),
-        (Activation::LeakyRelu, around, false),
-        (Activation::LeakyRelu, BiasAct { clamp: Some(1.3), ..around }, false),
+        (Activation::Linear, params, true),
+        (Activation::Relu, params, false),
+        (Activation::LeakyRelu, params, false),
+        (Activation::LeakyRelu, ActivationParams { clamp: Some(1.3), ..params }, false),
     ];
     let mut found = Vec::new();
     for (device, dtype, limit) in [(&Device::cpu(), DType::F64, 1e-12), (&emulator, DType::F32, 1e-5)] {
         for (name, layer, size) in LAYERS {
             let x = inputs(size, dtype, device)?;
-            for (activation, around, residual) in kinds {
-                let [fused, parts] = [true, false].map(|fused| run(layer, &x, fused, activation, around, residual));
+            for (activation, params, residual) in kinds {
+                let [fused, parts] = [true, false].map(|fused| run(layer, &x, fused, activation, params, residual));
                 let what = format!("{name} {} {dtype}", activation.name());
                 found.extend(compare(&what, &fused?, &parts?, limit, 1e-3));
             }
@@ -161,29 +161,29 @@ fn fused_layers_launch_less_and_move_less() -> Result<()> {
     let (n, px, c) = (2, 16, 64);
     let (x, weight) = (normal(0, &[n, px, px, c])?, normal(1, &[c, 3, 3, c])?);
     let (style, bias) = (normal(2, &[n, c])?, normal(3, &[c])?);
-    let around = BiasAct { alpha: 0.2, gain: std::f64::consts::SQRT_2, clamp: None };
+    let params = ActivationParams { alpha: 0.2, gain: std::f64::consts::SQRT_2, clamp: None };
     let leaky = Activation::LeakyRelu;
     let layer = |up, down, fused: bool| -> Result<()> {
         let resampling = Resampling { up, down, padding: 1, filter: filter.clone() };
         if fused {
             let conv = ModulatedConv2d { demodulate: true, resampling };
-            let epilogue = Epilogue { bias: Some(&bias), activation: leaky, around, ..Epilogue::default() };
-            x.modulated_conv2d_then(&weight, &style, &conv, &epilogue)?;
+            let epilogue = Epilogue { bias: Some(&bias), activation: leaky, params, ..Epilogue::default() };
+            x.modulated_conv2d_fused(&weight, &style, &conv, &epilogue)?;
         } else {
             let energy = weight.square()?.sum(&[1, 2])?.reshape([c, c])?;
             let factor = style.square()?.linear(&energy, None)?.shift(1e-8)?.rsqrt()?;
             let y = x.mul(&style.reshape([n, 1, 1, c])?)?.resampled_conv2d(&weight, &resampling)?;
-            y.mul(&factor.reshape([n, 1, 1, c])?)?.bias_act(Some(&bias), leaky, around)?;
+            y.mul(&factor.reshape([n, 1, 1, c])?)?.bias_act(Some(&bias), leaky, params)?;
         }
         Ok(())
     };
     let critic = |down, fused: bool| -> Result<()> {
         let resampling = Resampling { up: 1, down, padding: 1, filter: filter.clone() };
         if fused {
-            let epilogue = Epilogue { bias: Some(&bias), activation: leaky, around, ..Epilogue::default() };
-            x.resampled_conv2d_then(&weight, &resampling, &epilogue)?;
+            let epilogue = Epilogue { bias: Some(&bias), activation: leaky, params, ..Epilogue::default() };
+            x.resampled_conv2d_fused(&weight, &resampling, &epilogue)?;
         } else {
-            x.resampled_conv2d(&weight, &resampling)?.bias_act(Some(&bias), leaky, around)?;
+            x.resampled_conv2d(&weight, &resampling)?.bias_act(Some(&bias), leaky, params)?;
         }
         Ok(())
     };
@@ -212,10 +212,10 @@ fn a_clamp_between_two_numbers_still_stops_the_gradient() -> Result<()> {
         let of = |values: Vec<f32>, shape: [usize; 4]| Tensor::from_vec(values, shape, device)?.cast(DType::Bf16);
         let x = of(vec![-8.0, -1.0, 1.0, 8.0], [1, 1, 4, 1])?;
         let weight = of(vec![1.0], [1, 1, 1, 1])?;
-        let around = BiasAct { clamp: Some(1.3), ..BiasAct::default() };
+        let params = ActivationParams { clamp: Some(1.3), ..ActivationParams::default() };
         let tape = Tape::start();
         tape.watch([&x]);
-        let y = x.conv2d_then(&weight, Conv2d::default(), &Epilogue { around, ..Epilogue::default() })?;
+        let y = x.conv2d_fused(&weight, Conv2d::default(), &Epilogue { params, ..Epilogue::default() })?;
         let grads = tape.backward(&y)?;
         assert_eq!(grads.get(&x).expect("x is watched").to_vec::<f64>()?, [0.0, 1.0, 1.0, 0.0]);
     }
@@ -226,16 +226,16 @@ fn a_clamp_between_two_numbers_still_stops_the_gradient() -> Result<()> {
 fn what_hides_the_sign_is_refused_in_one_sentence() -> Result<()> {
     let device = Device::cpu();
     let x = inputs([6, 4], DType::F32, &device)?;
-    let refused = |activation, around, residual: bool| {
+    let refused = |activation, params, residual: bool| {
         let residual = residual.then_some(&x[6]);
-        conv(&x, &Epilogue { activation, around, residual, ..Epilogue::default() }).is_err()
+        conv(&x, &Epilogue { activation, params, residual, ..Epilogue::default() }).is_err()
     };
-    let around = BiasAct::default();
-    assert!(refused(Activation::LeakyRelu, around, true));
-    assert!(refused(Activation::LeakyRelu, BiasAct { alpha: -0.1, ..around }, false));
-    assert!(refused(Activation::Relu, BiasAct { gain: -1.0, ..around }, false));
-    assert!(refused(Activation::Linear, BiasAct { clamp: Some(0.0), ..around }, false));
-    assert!(refused(Activation::Gelu, around, false));
-    assert!(!refused(Activation::Linear, BiasAct { gain: -1.0, ..around }, true));
+    let params = ActivationParams::default();
+    assert!(refused(Activation::LeakyRelu, params, true));
+    assert!(refused(Activation::LeakyRelu, ActivationParams { alpha: -0.1, ..params }, false));
+    assert!(refused(Activation::Relu, ActivationParams { gain: -1.0, ..params }, false));
+    assert!(refused(Activation::Linear, ActivationParams { clamp: Some(0.0), ..params }, false));
+    assert!(refused(Activation::Gelu, params, false));
+    assert!(!refused(Activation::Linear, ActivationParams { gain: -1.0, ..params }, true));
     Ok(())
 }

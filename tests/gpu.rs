@@ -13,10 +13,10 @@ use isg::{
         cuda::Cuda,
         driver::Driver,
         emulator::{Emulator, Options},
-        kernel::modules,
+        kernel::{modules, runs_on},
     },
     op::{Case, OpSpec, Order},
-    optim::lerp,
+    ops::lerp::lerp,
     random::Philox,
 };
 
@@ -69,7 +69,7 @@ fn f32_agrees_with_double() {
 #[test]
 fn tf32_agrees_with_double() {
     let device = device(1);
-    device.set_precision(Precision::Tf32 { from_multiplications: 0 });
+    device.set_precision(Precision::Tf32 { min_macs: 0 });
     agrees_with_double(&device, DType::F32, (3e-3, 1e-2));
 }
 
@@ -90,21 +90,21 @@ fn small_gpus_agree_with_double() {
         return;
     }
     for (seed, dtype) in [(8, DType::F32), (9, DType::Bf16)] {
-        let options = Options { seed, multiprocessors: 1, ..Options::default() };
+        let options = Options { seed, num_sms: 1, ..Options::default() };
         let device = Device::gpu(Emulator::new(&options));
         agrees_with_double(&device, dtype, accepted(dtype));
     }
 }
 
-/// Products that compute capability 9.0 has kernels of its own for.
+/// ImplicitGemm that compute capability 9.0 has kernels of its own for.
 #[test]
 fn hopper_products_agree_with_double() {
     if !on_emulator() {
         return;
     }
     // On one multiprocessor a block has many tiles, one after another.
-    for (seed, dtype, multiprocessors) in [(6, DType::Bf16, 0), (7, DType::F16, 0), (6, DType::Bf16, 1)] {
-        let options = Options { seed, capability: (9, 0), multiprocessors, ..Options::default() };
+    for (seed, dtype, num_sms) in [(6, DType::Bf16, 0), (7, DType::F16, 0), (6, DType::Bf16, 1)] {
+        let options = Options { seed, capability: (9, 0), num_sms, ..Options::default() };
         let device = Device::gpu(Emulator::new(&options));
         for spec in chosen().filter(|spec| matches!(spec.name, "matmul" | "linear")) {
             for case in (spec.cases)() {
@@ -220,14 +220,14 @@ fn the_drivers_compiler_takes_every_kernel_without_spills() {
     let cuda = Cuda::open(index).unwrap_or_else(|error| panic!("{error}"));
     let budget: toml::Table = include_str!("../kernels/budget.toml").parse().expect("a budget");
     let mut problems = Vec::new();
-    for (stem, text) in modules() {
-        if stem.ends_with("_sm90") && cuda.facts().capability != (9, 0) {
+    for (module, text) in modules() {
+        if !runs_on(module, cuda.props().capability) {
             continue;
         }
         let names = text.split(".visible .entry ").skip(1).filter_map(|rest| rest.split('(').next());
         for name in names {
-            let compiled = cuda.entry(stem, name).and_then(|entry| cuda.attributes(entry));
-            let allowed = budget[*stem][name]["stack_bytes"].as_integer().expect("a number");
+            let compiled = cuda.entry(module, name).and_then(|entry| cuda.attributes(entry));
+            let allowed = budget[*module][name]["stack_bytes"].as_integer().expect("a number");
             match compiled {
                 Ok(Some(found)) if i64::from(found.local_bytes) <= allowed => {}
                 Ok(found) => problems.push(format!("{name}: {found:?}, {allowed} local bytes allowed")),

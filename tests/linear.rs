@@ -3,14 +3,12 @@
 
 use isg::{
     DType, Device, Result, Tape, Tensor,
+    activation::{Activation, ActivationParams},
     device::{
         emulator::{Emulator, Options},
         host::HostBuffer,
     },
-    ops::{
-        bias_act::{Activation, BiasAct},
-        epilogue::Epilogue,
-    },
+    ops::epilogue::Epilogue,
     random::Philox,
 };
 
@@ -34,15 +32,15 @@ fn run(x: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<Vec<Vec<
 #[test]
 fn fused_is_what_its_parts_are() -> Result<()> {
     let emulator = Device::gpu(Emulator::new(&Options::default()));
-    let around = BiasAct { alpha: 0.2, gain: 1.4, clamp: None };
+    let params = ActivationParams { alpha: 0.2, gain: 1.4, clamp: None };
     let kinds = [
-        (Activation::Linear, around, true),
-        (Activation::Linear, BiasAct::default(), true),
-        (Activation::Relu, around, false),
-        (Activation::LeakyRelu, BiasAct { clamp: Some(1.3), ..around }, false),
-        (Activation::Sigmoid, around, false),
-        (Activation::Silu, BiasAct { clamp: Some(1.1), ..around }, false),
-        (Activation::Gelu, BiasAct::default(), false),
+        (Activation::Linear, params, true),
+        (Activation::Linear, ActivationParams::default(), true),
+        (Activation::Relu, params, false),
+        (Activation::LeakyRelu, ActivationParams { clamp: Some(1.3), ..params }, false),
+        (Activation::Sigmoid, params, false),
+        (Activation::Silu, ActivationParams { clamp: Some(1.1), ..params }, false),
+        (Activation::Gelu, ActivationParams::default(), false),
     ];
     let mut found = Vec::new();
     for (device, dtype, limit) in [(&Device::cpu(), DType::F64, 1e-11), (&emulator, DType::F32, 3e-5)] {
@@ -54,13 +52,13 @@ fn fused_is_what_its_parts_are() -> Result<()> {
                 drawn("bias", &[out], dtype, device)?,
                 drawn("residual", &[rows, out], dtype, device)?,
             ];
-            for (activation, around, residual) in kinds {
+            for (activation, params, residual) in kinds {
                 let fused = run(&x, |x| {
                     let residual = residual.then_some(&x[3]);
-                    x[0].linear_then(&x[1], &Epilogue { bias: Some(&x[2]), noise: None, activation, around, residual })
+                    x[0].linear_fused(&x[1], &Epilogue { bias: Some(&x[2]), noise: None, activation, params, residual })
                 })?;
                 let parts = run(&x, |x| {
-                    let y = x[0].linear(&x[1], None)?.bias_act(Some(&x[2]), activation, around)?;
+                    let y = x[0].linear(&x[1], None)?.bias_act(Some(&x[2]), activation, params)?;
                     if residual { y.add(&x[3]) } else { Ok(y) }
                 })?;
                 let what = format!("{rows}x{inner}x{out} {} {dtype}", activation.name());
@@ -78,8 +76,8 @@ fn what_a_linear_layer_cannot_do_in_one_pass_is_refused() -> Result<()> {
     let [x, weight, residual] = [[3, 4], [5, 4], [3, 5]].map(|shape| drawn("x", &shape, DType::F32, &device));
     let (x, weight, residual) = (x?, weight?, residual?);
     let refused = |activation, residual| {
-        let around = BiasAct::default();
-        x.linear_then(&weight, &Epilogue { activation, around, residual, ..Epilogue::default() }).is_err()
+        let params = ActivationParams::default();
+        x.linear_fused(&weight, &Epilogue { activation, params, residual, ..Epilogue::default() }).is_err()
     };
     assert!(refused(Activation::Tanh, None) && refused(Activation::Softplus, None));
     assert!(refused(Activation::Gelu, Some(&residual)));

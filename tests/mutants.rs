@@ -14,13 +14,14 @@ use isg::{
     DType, Device, Result, Tensor,
     device::{
         Precision,
-        driver::Facts,
+        driver::DeviceProps,
         kernel::{FLOATS, modules},
     },
     op::{Case, OpSpec, Order},
-    ops::shannon::{batch, encode},
-    optim::{adam, lerp, lerp_by},
+    ops::lerp::{lerp, lerp_by},
+    optim::adam,
     random::Philox,
+    select::kernels::shannon::{batch, encode},
 };
 
 mod device;
@@ -49,36 +50,36 @@ fn run(spec: &OpSpec, case: &Case, dtype: DType, device: &Device) -> Result<()> 
     Ok(())
 }
 
-const AMPERE: Facts = Facts { capability: (8, 0), multiprocessors: 108, shared_bytes: 163 << 10 };
-const HOPPER: Facts = Facts { capability: (9, 0), multiprocessors: 132, shared_bytes: 227 << 10 };
+const AMPERE: DeviceProps = DeviceProps { capability: (8, 0), num_sms: 108, shared_bytes: 163 << 10 };
+const HOPPER: DeviceProps = DeviceProps { capability: (9, 0), num_sms: 132, shared_bytes: 227 << 10 };
 /// One multiprocessor: every launch shape is the one for much work.
-const fn small(facts: Facts) -> Facts {
-    Facts { multiprocessors: 1, ..facts }
+const fn small(props: DeviceProps) -> DeviceProps {
+    DeviceProps { num_sms: 1, ..props }
 }
 
-fn device(seed: u64, facts: Facts, found: &Rc<RefCell<Found>>) -> Device {
-    Device::gpu(Saboteur::new(seed, facts, found))
+fn device(seed: u64, props: DeviceProps, found: &Rc<RefCell<Found>>) -> Device {
+    Device::gpu(Saboteur::new(seed, props, found))
 }
 
 /// The cases of one op in the types that have kernels, on GPUs that choose different kernels.
 fn walk(spec: &OpSpec, everything: bool, found: &Rc<RefCell<Found>>) {
     let types = if everything { FLOATS } else { &FLOATS[..2] };
     let mut runs = Vec::new();
-    for facts in [AMPERE, small(AMPERE)] {
-        runs.extend(types.iter().map(|dtype| (*dtype, facts, false)));
+    for props in [AMPERE, small(AMPERE)] {
+        runs.extend(types.iter().map(|dtype| (*dtype, props, false)));
         if everything {
-            runs.push((DType::F32, facts, true));
+            runs.push((DType::F32, props, true));
         }
     }
     if matches!(spec.name, "matmul" | "linear") {
-        for facts in [HOPPER, small(HOPPER)] {
-            runs.extend(types[1..].iter().map(|dtype| (*dtype, facts, false)));
+        for props in [HOPPER, small(HOPPER)] {
+            runs.extend(types[1..].iter().map(|dtype| (*dtype, props, false)));
         }
     }
-    for (seed, (dtype, facts, tf32)) in (1..).zip(runs) {
-        let device = device(seed, facts, found);
+    for (seed, (dtype, props, tf32)) in (1..).zip(runs) {
+        let device = device(seed, props, found);
         if tf32 {
-            device.set_precision(Precision::Tf32 { from_multiplications: 0 });
+            device.set_precision(Precision::Tf32 { min_macs: 0 });
         }
         for case in (spec.cases)() {
             run(spec, &case, dtype, &device).unwrap_or_else(|e| panic!("{} {} {dtype}: {e}", spec.name, case.name));
@@ -182,7 +183,7 @@ fn tables(found: &Found) -> (String, Vec<String>) {
         for site in &kernel.sites {
             let (mutant, entry, ordinal) = (&site.mutant, &kernel.entry, site.ordinal);
             let orders = mutant.safeguard.orders();
-            let row = rows.entry((&kernel.stem, !orders)).or_default();
+            let row = rows.entry((&kernel.file, !orders)).or_default();
             row.planted += 1;
             match &site.outcome {
                 Outcome::Reported(_) => row.reported += 1,
@@ -206,10 +207,10 @@ fn tables(found: &Found) -> (String, Vec<String>) {
         "kernels", "", "planted", "reported", "wrong", "equivalent", "passed", "idle"
     );
     let mut all = Row::default();
-    for ((stem, conditions), row) in &rows {
+    for ((module, conditions), row) in &rows {
         let Row { planted, reported, wrong, equivalent, passed, idle } = row;
         let what = if *conditions { "conditions" } else { "orders" };
-        writeln!(text, "{stem:24}{what:12}{planted:9}{reported:9}{wrong:9}{equivalent:12}{passed:9}{idle:9}")
+        writeln!(text, "{module:24}{what:12}{planted:9}{reported:9}{wrong:9}{equivalent:12}{passed:9}{idle:9}")
             .expect("a string");
         all.planted += planted;
         all.reported += reported;

@@ -4,7 +4,6 @@ use isg::{
     DType, Device, Error, Result, Tape, Tensor,
     device::host::HostBuffer,
     op::{Case, Draw, OpSpec, Order},
-    ops::OPS,
     random::Philox,
 };
 
@@ -118,7 +117,7 @@ fn relative(ours: &[f64], reference: &[f64], floor: f64) -> f64 {
 /// The registry, or with `ISG_OP=conv2d` the ops whose name contains that.
 pub(crate) fn chosen() -> impl Iterator<Item = &'static OpSpec> {
     let chosen = std::env::var("ISG_OP").unwrap_or_default();
-    OPS.iter().copied().filter(move |spec| spec.name.contains(&chosen))
+    isg::ops().filter(move |spec| spec.name.contains(&chosen))
 }
 
 /// Runs `check` on every case and reports all failures at once.
@@ -146,10 +145,10 @@ pub(crate) fn compare(what: &str, ours: &[Vec<f64>], reference: &[Vec<f64>], lim
 
 #[test]
 fn the_registry_is_sorted_and_every_op_has_named_cases() {
-    let names: Vec<&str> = OPS.iter().map(|spec| spec.name).collect();
+    let names: Vec<&str> = isg::ops().map(|spec| spec.name).collect();
     assert!(names.is_sorted(), "{names:?}");
     every_case(|_, case| Ok(if case.name.is_empty() { vec!["has no name".to_string()] } else { Vec::new() }));
-    for spec in OPS {
+    for spec in isg::ops() {
         let cases = (spec.cases)();
         let mut names: Vec<&str> = cases.iter().map(|case| case.name).collect();
         names.sort_unstable();
@@ -217,12 +216,12 @@ fn every_output_element_is_written() {
 fn every_run_gives_the_same_bits_at_any_thread_count() {
     fn all() -> Vec<Vec<Vec<f64>>> {
         let device = Device::cpu();
-        let runs = OPS.iter().flat_map(|spec| (spec.cases)().into_iter().map(move |case| (spec, case)));
+        let runs = isg::ops().flat_map(|spec| (spec.cases)().into_iter().map(move |case| (spec, case)));
         runs.map(|(spec, case)| bits(&case, spec, &device).unwrap_or_default()).collect()
     }
     let (once, again) = (all(), all());
     let names: Vec<String> =
-        OPS.iter().flat_map(|s| (s.cases)().into_iter().map(|c| format!("{} {}", s.name, c.name))).collect();
+        isg::ops().flat_map(|s| (s.cases)().into_iter().map(|c| format!("{} {}", s.name, c.name))).collect();
     let differing = |other: &[Vec<Vec<f64>>]| -> Vec<String> {
         let pairs = once.iter().zip(other).zip(&names);
         pairs.filter(|((a, b), _)| a != b || a.is_empty()).map(|(_, name)| name.clone()).collect()

@@ -3,7 +3,8 @@
 use isg::{
     DType, Device, Error, Result, Tape, Tensor,
     nn::builder::{Builder, Init, Params},
-    optim::{Adam, AdamConfig, Ema, Schedule, adam, clip_scale, lerp},
+    ops::lerp::lerp,
+    optim::{Adam, AdamConfig, Ema, Schedule, adam, clip_scale},
     random::Philox,
 };
 

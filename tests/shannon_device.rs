@@ -7,8 +7,8 @@ use isg::{
     Device,
     device::emulator::{Emulator, Options},
     image::RgbImage,
-    ops::shannon::{batch, encode},
     progress::Silent,
+    select::kernels::shannon::{batch, encode},
     select::{Codec, ScoreOptions, Scorer, Selector, jpeg, order0, score::score_slide_with, shannon},
     slide::Slide,
 };

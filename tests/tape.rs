@@ -1,6 +1,6 @@
 //! The tape: ownership, pruning, order, gradients of gradients.
 
-use isg::{DType, Device, Result, Tape, Tensor, optim::lerp};
+use isg::{DType, Device, Result, Tape, Tensor, ops::lerp::lerp};
 
 fn vector(values: &[f64], device: &Device) -> Tensor {
     Tensor::from_f64(values, [values.len()], DType::F64, device).expect("as many values as the shape holds")

@@ -1,5 +1,5 @@
 // Sums over the threads of a block, in a fixed order: the butterfly of every warp, then the warps in turn. Every thread calls
-// them, once a kernel: a second call would write shared memory that others still read.
+// them, once per kernel: a second call would write shared memory that others still read.
 #pragma once
 
 #include "warp.cuh"
@@ -7,7 +7,7 @@
 // Every thread receives the result.
 template <int THREADS>
 __device__ __forceinline__ float block_sum(float x) {
-    static_assert(THREADS % 32 == 0 && THREADS <= 1024, "whole warps");
+    static_assert(THREADS % 32 == 0 && THREADS <= 1024, "aligned warps");
     __shared__ float of_warp[THREADS / 32];
     x = warp_sum(x);
     if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = x;

@@ -20,11 +20,11 @@ struct ChunkGrid {
 };
 
 struct ChunkArea {
-    const u8* pixels;  // of the chunk's first pixel
-    u64 pitch;         // bytes from a line of the image to the next
-    u32 width, height; // pixels
+    const u8* pixels;   // of the chunk's first pixel
+    u64 pitch;          // bytes from a row of the image to the next
+    u32 width, height;  // pixels
     u32 image;
-    u32 index;         // of the chunk in its image
+    u32 index;  // of the chunk in its image
 
     __device__ u32 size_px() const { return width * height; }
 };

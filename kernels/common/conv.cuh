@@ -1,41 +1,41 @@
-// Convolution of channels-last images as products of matrices that are never formed: where the elements of operand tiles lie.
+// Convolution of NHWC images as implicit GEMM: where the elements of operand tiles lie.
 //
-//                     m (rows)            n (columns)        k (inner)              A                    B
-//   forward           pixels of y         channels of y      taps x channels of x   gathered from x      weight
-//   input gradient    pixels of x         channels of x      taps x channels of y   gathered from dy     weight
-//   weight gradient   channels of y       taps x ch. of x    pixels of y            dy                   gathered from x
+//                     m                   n                   k                     A                     B
+//   forward           pixels of y         channels of y       taps x channels of x  im2col rows of x      weight
+//   input gradient    pixels of x         channels of x       taps x channels of y  im2col rows of dy     weight
+//   weight gradient   channels of y       taps x ch. of x     pixels of y           dy                    im2col columns of x
 //
-// Groups are separate products. With a stride, the pixels of x fall into stride² classes that each meet their own taps only, so
-// the input gradient of a class is a product too and nothing is multiplied by inserted zeros.
+// Groups are separate GEMMs. With a stride, the pixels of x fall into stride² sub-pixel phases that each see their own taps only,
+// so the input gradient of a phase is a GEMM too and nothing is multiplied by inserted zeros.
 #pragma once
 
-#include "merge.cuh"
-#include "mma.cuh"
+#include "mainloop.cuh"
+#include "splitk.cuh"
 
 struct ConvParams {
     const void *a, *b;  // forward: x, weight; input gradient: dy, weight; weight gradient: x, dy
     void* y;
-    float* partials;  // [splits, elements of y], or null where the inner axis is not split
-    u64 count;        // elements of y
-    Epilogue epilogue;  // of the forward map and of the styled transposed one
-    u32 n, h, w, c;   // of x
-    u32 k, r, s;      // of the weight, and c / groups
-    u32 oh, ow;       // of y
+    float* partials;    // [splits, elements of y], or null without split-K
+    u64 count;          // elements of y
+    Epilogue epilogue;  // of the forward map and of the modulated transposed one
+    u32 n, h, w, c;     // of x
+    u32 k, r, s;        // of the weight, and c / groups
+    u32 oh, ow;         // of y
     u32 stride, padding, dilation, groups;
     u32 tiles_m, tiles_n;
-    u32 inner_each;          // inner indices of a split, a multiple of the tile's
-    u32 a_vector, b_vector;  // elements of a copy
-    u32 y_vector;            // 4 where every row of y begins on four elements, else 1
-    Divisor channels;        // of the inner index: of x (forward), of y (input gradient); of a column (weight gradient)
-    Divisor out_w, out_h;    // of the weight gradient's pixels
+    u32 k_per_split;          // a multiple of the tile's K
+    u32 a_vector, b_vector;   // elements per copy
+    u32 y_vector;             // 4 where every row of y begins on four elements, else 1
+    FastDivmod channels;      // of k: of x (forward), of y (input gradient); of a column (weight gradient)
+    FastDivmod out_w, out_h;  // of the weight gradient's pixels
 };
 
 // Tap numbers by taps in a row: exact while taps² of a row times rows stay below 2^32, as they do where a tensor fits memory.
-struct TapDivisor {
+struct TapDivmod {
     u32 value, reciprocal;
 
-    explicit __device__ __forceinline__ TapDivisor(u32 value) : value(value), reciprocal(0xffffffffu / max(value, 1u) + 1) {}
-    __device__ __forceinline__ u32 divide(u32 tap) const { return value == 1 ? tap : __umulhi(tap, reciprocal); }
+    explicit __device__ __forceinline__ TapDivmod(u32 value) : value(value), reciprocal(0xffffffffu / max(value, 1u) + 1) {}
+    __device__ __forceinline__ u32 div(u32 tap) const { return value == 1 ? tap : __umulhi(tap, reciprocal); }
 };
 
 // Where a row's window begins: pixel (h, w), which may lie outside, of the image at `base`.
@@ -50,35 +50,35 @@ constexpr int NOWHERE = -(1 << 30);
 // A block's shared memory: windows of its rows, then which image each lies in, then the ring of stages.
 template <typename Tile>
 __device__ __forceinline__ u32* samples_of() {
-    return reinterpret_cast<u32*>(block_memory + Tile::M * sizeof(Window));
+    return reinterpret_cast<u32*>(dynamic_smem + Tile::M * sizeof(Window));
 }
 
 template <typename Tile>
 __device__ __forceinline__ typename Tile::T* ring_of() {
-    return reinterpret_cast<typename Tile::T*>(block_memory + Tile::M * (sizeof(Window) + sizeof(u32)));
+    return reinterpret_cast<typename Tile::T*>(dynamic_smem + Tile::M * (sizeof(Window) + sizeof(u32)));
 }
 
-// Factors of each image's channels: of what is read, which is scaled on its way to shared memory, and of what is written.
-// Without STYLED there are none and copies are asynchronous.
-template <typename T, bool STYLED>
-struct Style {
-    const T* read = nullptr;     // [n, channels read]
-    const T* written = nullptr;  // [n, channels written], or null
+// The styles scale input channels on their way to shared memory, the demodulation coefficients output channels. Without MODULATED
+// there are none and copies are asynchronous.
+template <typename T, bool MODULATED>
+struct Modulation {
+    const T* styles = nullptr;  // [n, input channels]
+    const T* dcoefs = nullptr;  // [n, output channels], or null
 };
 
-// A of the forward map and of the input gradient: row m, inner index (tap, channel) is the pixel that lies `tap` from the
+// A of the forward map and of the input gradient: row m, k index (tap, channel) is the pixel that lies `tap` from the
 // row's window.
-template <typename Tile, bool STYLED>
-struct GatheredRows {
+template <typename Tile, bool MODULATED>
+struct Im2colRows {
     using T = typename Tile::T;
     const T* image;
     const T* style;
     const Window* windows;  // of the tile's rows, in shared memory
     int h, w;               // of the image
-    u32 pitch;              // channels of a pixel
+    u32 pixel_stride;       // channels of a pixel
     int step_h, step_w;     // pixels from tap to tap
-    Divisor channels;
-    TapDivisor taps;  // in a row of the kernel
+    FastDivmod channels;
+    TapDivmod taps;  // in a row of the kernel
     u32 vector;
 
     __device__ __forceinline__ void load(T* tile, int k, int end) const {
@@ -87,40 +87,40 @@ struct GatheredRows {
 
     template <int VEC>
     __device__ __forceinline__ void copy(T* tile, int k, int end) const {
-        constexpr int LINE = Tile::template LINE<true, Tile::M>;
-        for_each_vector<VEC, Tile::M, Tile::K, Tile::THREADS>([&](int line, int col) {
-            const u32 inner = u32(k + col), tap = channels.divide(inner), channel = inner - tap * channels.value;
-            const u32 tap_h = taps.divide(tap), tap_w = tap - tap_h * taps.value;
-            const Window window = windows[line];
+        constexpr int LD = Tile::template LD<true, Tile::M>;
+        for_each_vector<VEC, Tile::M, Tile::K, Tile::THREADS>([&](int tile_row, int col) {
+            const u32 k_index = u32(k + col), tap = channels.div(k_index), channel = k_index - tap * channels.value;
+            const u32 tap_h = taps.div(tap), tap_w = tap - tap_h * taps.value;
+            const Window window = windows[tile_row];
             const int row = window.h + int(tap_h) * step_h, column = window.w + int(tap_w) * step_w;
-            const bool there = int(inner) < end && u32(row) < u32(h) && u32(column) < u32(w);
-            const u64 at = window.base + (u64(row) * w + column) * pitch + channel;
-            if constexpr (STYLED) {
+            const bool there = int(k_index) < end && u32(row) < u32(h) && u32(column) < u32(w);
+            const u64 at = window.base + (u64(row) * w + column) * pixel_stride + channel;
+            if constexpr (MODULATED) {
                 float x[VEC] = {};
                 if (there) {
                     float factor[VEC];
                     load_floats(x, image + at);
-                    load_floats(factor, style + u64(samples_of<Tile>()[line]) * pitch + channel);
+                    load_floats(factor, style + u64(samples_of<Tile>()[tile_row]) * pixel_stride + channel);
 #pragma unroll
                     for (int i = 0; i < VEC; ++i) x[i] *= factor[i];
                 }
-                store_floats(tile + line * LINE + col, x);
+                store_floats(tile + tile_row * LD + col, x);
             } else {
-                copy_elements<VEC>(tile + line * LINE + col, there ? image + at : image, there);
+                copy_elements<VEC>(tile + tile_row * LD + col, there ? image + at : image, there);
             }
         });
     }
 };
 
-// B of the input gradient: inner index (tap, channel of y), column channel of x. The taps are every `step`-th of the kernel's.
+// B of the input gradient: k index (tap, channel of y), column channel of x. The taps are every `step`-th of the kernel's.
 template <typename Tile>
-struct WeightLines {
+struct WeightMnMajor {
     using T = typename Tile::T;
-    const T* weight;  // the group's first channel of y, the tile's first channel of x
-    u32 s, taps_in_all, pitch;  // of the kernel; channels of x in a group
+    const T* weight;                   // the group's first channel of y, the tile's first channel of x
+    u32 s, taps_in_all, pixel_stride;  // of the kernel; channels of x in a group
     u32 first_r, first_s, step;
-    Divisor channels;
-    TapDivisor taps;
+    FastDivmod channels;
+    TapDivmod taps;
     int cols;
     u32 vector;
 
@@ -130,29 +130,29 @@ struct WeightLines {
 
     template <int VEC>
     __device__ __forceinline__ void copy(T* tile, int k, int end) const {
-        constexpr int LINE = Tile::template LINE<false, Tile::N>;
-        for_each_vector<VEC, Tile::K, Tile::N, Tile::THREADS>([&](int line, int col) {
-            const u32 inner = u32(k + line), tap = channels.divide(inner), channel = inner - tap * channels.value;
-            const u32 tap_h = taps.divide(tap), tap_w = tap - tap_h * taps.value;
+        constexpr int LD = Tile::template LD<false, Tile::N>;
+        for_each_vector<VEC, Tile::K, Tile::N, Tile::THREADS>([&](int tile_row, int col) {
+            const u32 k_index = u32(k + tile_row), tap = channels.div(k_index), channel = k_index - tap * channels.value;
+            const u32 tap_h = taps.div(tap), tap_w = tap - tap_h * taps.value;
             const u32 index = (first_r + tap_h * step) * s + first_s + tap_w * step;
-            const bool there = int(inner) < end && col < cols;
-            const u64 at = (u64(channel) * taps_in_all + index) * pitch + col;
-            copy_elements<VEC>(tile + line * LINE + col, there ? weight + at : weight, there);
+            const bool there = int(k_index) < end && col < cols;
+            const u64 at = (u64(channel) * taps_in_all + index) * pixel_stride + col;
+            copy_elements<VEC>(tile + tile_row * LD + col, there ? weight + at : weight, there);
         });
     }
 };
 
-// B of the weight gradient: inner index pixel of y, column (tap, channel of x).
+// B of the weight gradient: k index pixel of y, column (tap, channel of x).
 template <typename Tile>
-struct GatheredColumns {
+struct Im2colColumns {
     using T = typename Tile::T;
     const T* image;  // the group's first channel
     int h, w;
-    u32 pitch;
+    u32 pixel_stride;
     u32 stride, padding, dilation;
     u32 out_w, out_h;
-    Divisor by_out_w, by_out_h, channels;
-    TapDivisor taps;
+    FastDivmod by_out_w, by_out_h, channels;
+    TapDivmod taps;
     u32 first, columns;  // the tile's first column; of all
     u32 vector;
 
@@ -162,77 +162,77 @@ struct GatheredColumns {
 
     template <int VEC>
     __device__ __forceinline__ void copy(T* tile, int k, int end) const {
-        constexpr int LINE = Tile::template LINE<false, Tile::N>;
-        for_each_vector<VEC, Tile::K, Tile::N, Tile::THREADS>([&](int line, int col) {
-            const u32 index = first + u32(col), tap = channels.divide(index), channel = index - tap * channels.value;
-            const u32 tap_h = taps.divide(tap), tap_w = tap - tap_h * taps.value;
-            const u32 pixel = u32(k + line), across = by_out_w.divide(pixel), sample = by_out_h.divide(across);
+        constexpr int LD = Tile::template LD<false, Tile::N>;
+        for_each_vector<VEC, Tile::K, Tile::N, Tile::THREADS>([&](int tile_row, int col) {
+            const u32 index = first + u32(col), tap = channels.div(index), channel = index - tap * channels.value;
+            const u32 tap_h = taps.div(tap), tap_w = tap - tap_h * taps.value;
+            const u32 pixel = u32(k + tile_row), across = by_out_w.div(pixel), sample = by_out_h.div(across);
             const int row = int((across - sample * out_h) * stride + tap_h * dilation) - int(padding);
             const int column = int((pixel - across * out_w) * stride + tap_w * dilation) - int(padding);
             const bool there = int(pixel) < end && index < columns && u32(row) < u32(h) && u32(column) < u32(w);
-            const u64 at = ((u64(sample) * h + row) * w + column) * pitch + channel;
-            copy_elements<VEC>(tile + line * LINE + col, there ? image + at : image, there);
+            const u64 at = ((u64(sample) * h + row) * w + column) * pixel_stride + channel;
+            copy_elements<VEC>(tile + tile_row * LD + col, there ? image + at : image, there);
         });
     }
 };
 
-// Which product a block works on.
-struct ConvPlace {
+// Which GEMM and which of its tiles a block works on.
+struct ConvTile {
     u32 m, n, group, split, rest;  // `rest`: what `parts` beyond groups and splits there are
 };
 
 template <typename Tile>
-__device__ __forceinline__ ConvPlace conv_place(const ConvParams& p, u32 parts) {
-    const TilePlace place = tile_place(p.tiles_m, p.tiles_n);
-    const u32 z = place.z / parts;
-    return {place.m * Tile::M, place.n * Tile::N, z % p.groups, z / p.groups, place.z % parts};
+__device__ __forceinline__ ConvTile conv_tile(const ConvParams& p, u32 parts) {
+    const TileCoord tile = tile_coord(p.tiles_m, p.tiles_n);
+    const u32 z = tile.z / parts;
+    return {tile.m * Tile::M, tile.n * Tile::N, z % p.groups, z / p.groups, tile.z % parts};
 }
 
 // Writes the tile: row r of it is channels `first` .. of pixel `pixel_at(r)` of y, whose pixels are `pitch` channels. `scale` is
-// applied to partial sums too, the epilogue, where there is one, to whole ones.
-template <typename Tile, bool EPILOGUE, typename Pixel, typename Scale>
-__device__ __forceinline__ void store_tile(const ConvParams& p, const Accumulators<Tile>& c, u32 split, int rows, int cols, u32 pitch,
+// applied to partial sums too, the epilogue, where there is one, to complete ones.
+template <typename Tile, bool HAS_EPILOGUE, typename Pixel, typename Scale>
+__device__ __forceinline__ void store_tile(const ConvParams& p, const Accumulators<Tile>& c, u32 split, int rows, int cols, u32 pixel_stride,
                                            u32 first, Pixel pixel_at, Scale scale) {
     using T = typename Tile::T;
     void* memory = ring_of<Tile>();
     const bool aligned = p.y_vector == 4;
     if (p.partials != nullptr) {
         float* to = p.partials + split * p.count;
-        for_each_four<Tile>(c, memory, [&](int row, int col, const float4& v) {
+        for_each_vec4<Tile>(c, memory, [&](int row, int col, const float4& v) {
             float values[4] = {v.x, v.y, v.z, v.w};
             if (row < rows) {
                 scale(row, col, values);
-                store_four(to + pixel_at(row) * pitch + first + col, values, cols - col, aligned);
+                store_vec4(to + pixel_at(row) * pixel_stride + first + col, values, cols - col, aligned);
             }
         });
         return;
     }
     T* to = static_cast<T*>(p.y);
-    for_each_four<Tile>(c, memory, [&](int row, int col, const float4& v) {
+    for_each_vec4<Tile>(c, memory, [&](int row, int col, const float4& v) {
         float values[4] = {v.x, v.y, v.z, v.w};
         if (row < rows && col < cols) {
-            const u64 pixel = pixel_at(row), at = pixel * pitch + first + col;
+            const u64 pixel = pixel_at(row), at = pixel * pixel_stride + first + col;
             scale(row, col, values);
-            if constexpr (EPILOGUE) finish<T>(p.epilogue, pixel, first + col, at, cols - col, aligned, values);
-            store_four(to + at, values, cols - col, aligned);
+            if constexpr (HAS_EPILOGUE) apply_epilogue<T, PIECEWISE_LINEAR>(p.epilogue, pixel, first + col, at, cols - col, aligned, values);
+            store_vec4(to + at, values, cols - col, aligned);
         }
     });
 }
 
-// Nothing to do to four results.
+// Leaves four results as they are.
 struct Unchanged {
     __device__ __forceinline__ void operator()(int, int, float (&)[4]) const {}
 };
 
-// Multiplies four results by their image's factors of channels `first` .. of `channels`.
-template <typename Tile, bool STYLED>
-struct Scaled {
+// Multiplies four results by their image's dcoefs of channels `first` .. of `channels`.
+template <typename Tile, bool MODULATED>
+struct ScaledByDcoefs {
     const typename Tile::T* factors;
     u32 channels, first;
     int cols;
 
     __device__ __forceinline__ void operator()(int row, int col, float (&values)[4]) const {
-        if constexpr (STYLED) {
+        if constexpr (MODULATED) {
             if (factors == nullptr) return;
             const typename Tile::T* at = factors + u64(samples_of<Tile>()[row]) * channels + first + col;
 #pragma unroll
@@ -245,38 +245,38 @@ struct Scaled {
 
 // ------------------------------------------------------------------------------------------------ the three maps
 
-template <typename Tile, bool STYLED>
-__device__ __forceinline__ void conv_forward(const ConvParams& p, const Style<typename Tile::T, STYLED>& style) {
+template <typename Tile, bool MODULATED>
+__device__ __forceinline__ void conv_forward(const ConvParams& p, const Modulation<typename Tile::T, MODULATED>& modulation) {
     using T = typename Tile::T;
-    const ConvPlace place = conv_place<Tile>(p, 1);
+    const ConvTile tile = conv_tile<Tile>(p, 1);
     const u32 c_group = p.c / p.groups, k_group = p.k / p.groups;
     const u32 pixels = p.n * p.oh * p.ow, depth = p.r * p.s * c_group;
-    Window* windows = reinterpret_cast<Window*>(block_memory);
+    Window* windows = reinterpret_cast<Window*>(dynamic_smem);
     if (threadIdx.x < Tile::M) {
-        const u32 m = place.m + threadIdx.x, across = m / p.ow, sample = across / p.oh;
-        Window window{u64(sample) * p.h * p.w * p.c + place.group * c_group, NOWHERE, NOWHERE};
+        const u32 m = tile.m + threadIdx.x, across = m / p.ow, sample = across / p.oh;
+        Window window{u64(sample) * p.h * p.w * p.c + tile.group * c_group, NOWHERE, NOWHERE};
         if (m < pixels) {
             window.h = int((across - sample * p.oh) * p.stride) - int(p.padding);
             window.w = int((m - across * p.ow) * p.stride) - int(p.padding);
         }
         windows[threadIdx.x] = window;
-        if constexpr (STYLED) samples_of<Tile>()[threadIdx.x] = min(sample, p.n - 1);
+        if constexpr (MODULATED) samples_of<Tile>()[threadIdx.x] = min(sample, p.n - 1);
     }
     __syncthreads();
 
-    const u32 begin = place.split * p.inner_each, end = min(depth, begin + p.inner_each);
+    const u32 begin = tile.split * p.k_per_split, end = min(depth, begin + p.k_per_split);
     const int step = int(p.dilation);
-    const GatheredRows<Tile, STYLED> a{static_cast<const T*>(p.a), style.read, windows, int(p.h), int(p.w), p.c, step, step, p.channels, TapDivisor(p.s),
+    const Im2colRows<Tile, MODULATED> a{static_cast<const T*>(p.a), modulation.styles, windows, int(p.h), int(p.w), p.c, step, step, p.channels, TapDivmod(p.s),
                                p.a_vector};
-    const u32 first = place.group * k_group + place.n;
-    const PlainOperand<Tile, true, Tile::N> b{static_cast<const T*>(p.b) + u64(first) * depth, depth, int(k_group - place.n), p.b_vector};
+    const u32 first = tile.group * k_group + tile.n;
+    const MatrixOperand<Tile, true, Tile::N> b{static_cast<const T*>(p.b) + u64(first) * depth, depth, int(k_group - tile.n), p.b_vector};
     Accumulators<Tile> c;
-    multiply<Tile, true, true>(c, ring_of<Tile>(), int(begin), int(end), a, b);
+    mainloop<Tile, true, true>(c, ring_of<Tile>(), int(begin), int(end), a, b);
 
-    const int cols = int(k_group - place.n);
+    const int cols = int(k_group - tile.n);
     store_tile<Tile, true>(
-        p, c, place.split, int(pixels - place.m), cols, p.k, first, [&](int row) { return u64(place.m + row); },
-        Scaled<Tile, STYLED>{style.written, p.k, first, cols});
+        p, c, tile.split, int(pixels - tile.m), cols, p.k, first, [&](int row) { return u64(tile.m + row); },
+        ScaledByDcoefs<Tile, MODULATED>{modulation.dcoefs, p.k, first, cols});
 }
 
 // The first tap that reaches pixels of residue `phase`, or `taps` where none does.
@@ -294,17 +294,17 @@ __device__ __forceinline__ u32 greatest_common_divisor(u32 a, u32 b) {
     return a;
 }
 
-template <typename Tile, bool STYLED>
-__device__ __forceinline__ void conv_input_gradient(const ConvParams& p, const Style<typename Tile::T, STYLED>& style) {
+template <typename Tile, bool MODULATED>
+__device__ __forceinline__ void conv_input_gradient(const ConvParams& p, const Modulation<typename Tile::T, MODULATED>& modulation) {
     using T = typename Tile::T;
     const u32 phases = p.stride * p.stride;
-    const ConvPlace place = conv_place<Tile>(p, phases);
+    const ConvTile tile = conv_tile<Tile>(p, phases);
     const u32 c_group = p.c / p.groups, k_group = p.k / p.groups;
-    const u32 phase_h = place.rest / p.stride, phase_w = place.rest % p.stride;
-    // Pixels of this class, and the taps they meet.
+    const u32 phase_h = tile.rest / p.stride, phase_w = tile.rest % p.stride;
+    // Pixels of this phase, and the taps they see.
     const u32 rows = (p.h + p.stride - 1 - phase_h) / p.stride, columns = (p.w + p.stride - 1 - phase_w) / p.stride;
     const u32 pixels = p.n * rows * columns;
-    if (place.m >= pixels) return;
+    if (tile.m >= pixels) return;
     const u32 step = p.stride / greatest_common_divisor(p.stride, p.dilation);
     const u32 first_r = first_tap(phase_h, p.r, p), first_s = first_tap(phase_w, p.s, p);
     const u32 taps_r = (p.r - first_r + step - 1) / step, taps_s = (p.s - first_s + step - 1) / step;
@@ -313,51 +313,51 @@ __device__ __forceinline__ void conv_input_gradient(const ConvParams& p, const S
     const int origin_w = (int(phase_w + p.padding) - int(first_s * p.dilation)) / int(p.stride);
     const int travel = int(step * p.dilation / p.stride);
 
-    Window* windows = reinterpret_cast<Window*>(block_memory);
+    Window* windows = reinterpret_cast<Window*>(dynamic_smem);
     if (threadIdx.x < Tile::M) {
-        const u32 m = place.m + threadIdx.x, across = m / columns, sample = across / rows;
-        Window window{u64(sample) * p.oh * p.ow * p.k + place.group * k_group, NOWHERE, NOWHERE};
+        const u32 m = tile.m + threadIdx.x, across = m / columns, sample = across / rows;
+        Window window{u64(sample) * p.oh * p.ow * p.k + tile.group * k_group, NOWHERE, NOWHERE};
         if (m < pixels) {
             window.h = int(across - sample * rows) + origin_h;
             window.w = int(m - across * columns) + origin_w;
         }
         windows[threadIdx.x] = window;
-        if constexpr (STYLED) samples_of<Tile>()[threadIdx.x] = min(sample, p.n - 1);
+        if constexpr (MODULATED) samples_of<Tile>()[threadIdx.x] = min(sample, p.n - 1);
     }
     __syncthreads();
 
     const u32 depth = taps_r * taps_s * k_group;
-    const u32 begin = min(depth, place.split * p.inner_each), end = min(depth, begin + p.inner_each);
-    const TapDivisor taps(taps_s);
-    const GatheredRows<Tile, STYLED> a{static_cast<const T*>(p.a), style.read, windows, int(p.oh), int(p.ow), p.k, -travel, -travel, p.channels, taps, p.a_vector};
-    const T* weight = static_cast<const T*>(p.b) + u64(place.group) * k_group * p.r * p.s * c_group + place.n;
-    const WeightLines<Tile> b{weight, p.s, p.r * p.s, c_group, first_r, first_s, step, p.channels, taps, int(c_group - place.n), p.b_vector};
+    const u32 begin = min(depth, tile.split * p.k_per_split), end = min(depth, begin + p.k_per_split);
+    const TapDivmod taps(taps_s);
+    const Im2colRows<Tile, MODULATED> a{static_cast<const T*>(p.a), modulation.styles, windows, int(p.oh), int(p.ow), p.k, -travel, -travel, p.channels, taps, p.a_vector};
+    const T* weight = static_cast<const T*>(p.b) + u64(tile.group) * k_group * p.r * p.s * c_group + tile.n;
+    const WeightMnMajor<Tile> b{weight, p.s, p.r * p.s, c_group, first_r, first_s, step, p.channels, taps, int(c_group - tile.n), p.b_vector};
     Accumulators<Tile> c;
-    multiply<Tile, true, false>(c, ring_of<Tile>(), int(begin), int(end), a, b);
+    mainloop<Tile, true, false>(c, ring_of<Tile>(), int(begin), int(end), a, b);
 
-    const u32 first = place.group * c_group + place.n;
-    const int cols = int(c_group - place.n);
-    store_tile<Tile, STYLED>(
-        p, c, place.split, int(pixels - place.m), cols, p.c, first,
+    const u32 first = tile.group * c_group + tile.n;
+    const int cols = int(c_group - tile.n);
+    store_tile<Tile, MODULATED>(
+        p, c, tile.split, int(pixels - tile.m), cols, p.c, first,
         [&](int row) {
             // The window's place, once more: which pixel of x it came from.
-            const u32 m = place.m + row, across = m / columns, sample = across / rows;
+            const u32 m = tile.m + row, across = m / columns, sample = across / rows;
             const u32 h = (across - sample * rows) * p.stride + phase_h, w = (m - across * columns) * p.stride + phase_w;
             return (u64(sample) * p.h + h) * p.w + w;
         },
-        Scaled<Tile, STYLED>{style.written, p.c, first, cols});
+        ScaledByDcoefs<Tile, MODULATED>{modulation.dcoefs, p.c, first, cols});
 }
 
 template <typename Tile>
 __device__ __forceinline__ void conv_weight_gradient(const ConvParams& p) {
     using T = typename Tile::T;
-    const ConvPlace place = conv_place<Tile>(p, 1);
+    const ConvTile tile = conv_tile<Tile>(p, 1);
     const u32 c_group = p.c / p.groups, k_group = p.k / p.groups;
     const u32 pixels = p.n * p.oh * p.ow, columns = p.r * p.s * c_group;
-    const u32 begin = place.split * p.inner_each, end = min(pixels, begin + p.inner_each);
-    const u32 first = place.group * k_group + place.m;
-    const PlainOperand<Tile, false, Tile::M> a{static_cast<const T*>(p.b) + first, p.k, int(k_group - place.m), p.b_vector};
-    const GatheredColumns<Tile> b{static_cast<const T*>(p.a) + place.group * c_group,
+    const u32 begin = tile.split * p.k_per_split, end = min(pixels, begin + p.k_per_split);
+    const u32 first = tile.group * k_group + tile.m;
+    const MatrixOperand<Tile, false, Tile::M> a{static_cast<const T*>(p.b) + first, p.k, int(k_group - tile.m), p.b_vector};
+    const Im2colColumns<Tile> b{static_cast<const T*>(p.a) + tile.group * c_group,
                                   int(p.h),
                                   int(p.w),
                                   p.c,
@@ -369,13 +369,13 @@ __device__ __forceinline__ void conv_weight_gradient(const ConvParams& p) {
                                   p.out_w,
                                   p.out_h,
                                   p.channels,
-                                  TapDivisor(p.s),
-                                  place.n,
+                                  TapDivmod(p.s),
+                                  tile.n,
                                   columns,
                                   p.a_vector};
     Accumulators<Tile> c;
-    multiply<Tile, false, false>(c, ring_of<Tile>(), int(begin), int(end), a, b);
+    mainloop<Tile, false, false>(c, ring_of<Tile>(), int(begin), int(end), a, b);
     store_tile<Tile, false>(
-        p, c, place.split, int(k_group - place.m), int(columns - place.n), columns, place.n,
+        p, c, tile.split, int(k_group - tile.m), int(columns - tile.n), columns, tile.n,
         [&](int row) { return u64(first + row); }, Unchanged{});
 }

@@ -1,6 +1,6 @@
 // Elements in memory and in registers: storage is f32, bf16 or f16 (movement also u8 and i32), arithmetic is f32.
 //
-// Every tensor starts on a 256-byte boundary, so element 0 is aligned for the widest access; only tails are not whole.
+// Every tensor starts on a 256-byte boundary, so element 0 is aligned for the widest access; only tails are not.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -34,56 +34,56 @@ __device__ __forceinline__ f16 from_float<f16>(float x) { return __float2half_rn
 
 // N elements moved as one access of N * sizeof(T) bytes: 1, 2, 4, 8 or 16.
 template <typename T, int N>
-struct alignas(N * sizeof(T)) Pack {
+struct alignas(N * sizeof(T)) Vector {
     T at[N];
 };
 
 template <typename T, int N>
-__device__ __forceinline__ Pack<T, N> load_pack(const T* from) {
-    Pack<T, N> pack;
+__device__ __forceinline__ Vector<T, N> load_vector(const T* from) {
+    Vector<T, N> vector;
     constexpr int BYTES = N * int(sizeof(T));
     if constexpr (BYTES == 16) {
-        *reinterpret_cast<uint4*>(&pack) = *reinterpret_cast<const uint4*>(from);
+        *reinterpret_cast<uint4*>(&vector) = *reinterpret_cast<const uint4*>(from);
     } else if constexpr (BYTES == 8) {
-        *reinterpret_cast<uint2*>(&pack) = *reinterpret_cast<const uint2*>(from);
+        *reinterpret_cast<uint2*>(&vector) = *reinterpret_cast<const uint2*>(from);
     } else {
-        pack = *reinterpret_cast<const Pack<T, N>*>(from);
+        vector = *reinterpret_cast<const Vector<T, N>*>(from);
     }
-    return pack;
+    return vector;
 }
 
 template <typename T, int N>
-__device__ __forceinline__ void store_pack(T* to, const Pack<T, N>& pack) {
+__device__ __forceinline__ void store_vector(T* to, const Vector<T, N>& vector) {
     constexpr int BYTES = N * int(sizeof(T));
     if constexpr (BYTES == 16) {
-        *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(&pack);
+        *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(&vector);
     } else if constexpr (BYTES == 8) {
-        *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(&pack);
+        *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(&vector);
     } else {
-        *reinterpret_cast<Pack<T, N>*>(to) = pack;
+        *reinterpret_cast<Vector<T, N>*>(to) = vector;
     }
 }
 
 // N elements as floats.
 template <int N, typename T>
 __device__ __forceinline__ void load_floats(float (&x)[N], const T* from) {
-    const Pack<T, N> pack = load_pack<T, N>(from);
+    const Vector<T, N> vector = load_vector<T, N>(from);
 #pragma unroll
-    for (int i = 0; i < N; ++i) x[i] = to_float(pack.at[i]);
+    for (int i = 0; i < N; ++i) x[i] = to_float(vector.at[i]);
 }
 
 template <int N, typename T>
 __device__ __forceinline__ void store_floats(T* to, const float (&x)[N]) {
-    Pack<T, N> pack;
+    Vector<T, N> vector;
 #pragma unroll
-    for (int i = 0; i < N; ++i) pack.at[i] = from_float<T>(x[i]);
-    store_pack<T, N>(to, pack);
+    for (int i = 0; i < N; ++i) vector.at[i] = from_float<T>(x[i]);
+    store_vector<T, N>(to, vector);
 }
 
-// The thread's place in a one-dimensional grid.
+// The thread's index in a one-dimensional grid.
 __device__ __forceinline__ u64 global_thread() { return u64(blockIdx.x) * blockDim.x + threadIdx.x; }
 
-// Applies `f` to every element, 128 bits a thread. Tail rule: the thread whose pack would cross `count` goes element by element.
+// Applies `f` to every element, 128 bits per thread. Tail rule: the thread whose vector would cross `count` goes element by element.
 template <typename T, typename F>
 __device__ __forceinline__ void map_elements(const T* x, T* y, u64 count, F f) {
     constexpr int N = WIDTH<T>;

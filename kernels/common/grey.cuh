@@ -16,7 +16,7 @@ __device__ __forceinline__ u32 luma(u32 red, u32 green, u32 blue) {
 
 __device__ __forceinline__ u32 luma_at(const u8* rgb) { return luma(rgb[0], rgb[1], rgb[2]); }
 
-// Where a tile lies: its image and the place of its first pixel.
+// Where a tile lies: its image and its first pixel.
 struct Tile {
     u32 image;
     int x, y;
@@ -39,7 +39,7 @@ __device__ __forceinline__ int mirrored(int at, int extent) {
     return within < extent ? within : 2 * extent - 1 - within;
 }
 
-// Grey levels of COLUMNS x ROWS pixels from (x, y) on, lines PITCH elements apart; `outside` says which pixel stands beyond an edge.
+// Grey levels of COLUMNS x ROWS pixels from (x, y) on, rows PITCH elements apart; `outside` says which pixel stands beyond an edge.
 // The caller waits for the other threads.
 template <int COLUMNS, int ROWS, int PITCH, int THREADS, typename T, typename F>
 __device__ __forceinline__ void load_grey(T* to, const GreyBatch& batch, u32 image, int x, int y, F outside) {

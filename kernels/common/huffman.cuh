@@ -1,4 +1,4 @@
-// Huffman code lengths and their description, one warp a table. The algorithm is the one of src/select/shannon/huffman.rs:
+// Huffman code lengths and their description, one warp per table. The algorithm is the one of src/select/shannon/huffman.rs:
 // leaves by (count, symbol), two queues, a leaf before a tree of equal weight, counts halved until no word is longer than 15.
 #pragma once
 
@@ -6,7 +6,7 @@
 
 constexpr u32 MOST_SYMBOLS = 257;
 constexpr u32 MOST_LENGTH = 15;
-constexpr u32 EVERY_LANE = 0xffffffff;
+constexpr u32 FULL_MASK = 0xffffffff;
 
 // Shared memory of one table's construction.
 struct HuffmanWork {
@@ -19,7 +19,7 @@ __device__ inline u32 lane_id() { return threadIdx.x & 31; }
 __device__ __forceinline__ u32 lanes_below(u32 mask) { return __popc(mask & ((1u << lane_id()) - 1)); }
 __device__ __forceinline__ u32 log2_floor(u32 value) { return 31 - __clz(value); }
 
-// Each leaf's place is the number of lighter ones: no two leaves are equal.
+// Each leaf's rank is the number of lighter ones: no two leaves are equal.
 __device__ inline void sort_leaves(HuffmanWork& work, u32 n) {
     for (u32 i = lane_id(); i < n; i += 32) {
         u32 leaf = work.unsorted[i], rank = 0;
@@ -58,7 +58,7 @@ __device__ inline u32 join_leaves(HuffmanWork& work, u32 n) {
         deepest = weights[work.parent[0]] + 1;
     }
     __syncwarp();
-    return __shfl_sync(EVERY_LANE, deepest, 0);
+    return __shfl_sync(FULL_MASK, deepest, 0);
 }
 
 // Lengths of a code for `symbols` counts below 2^16; symbols without a count get 0.
@@ -68,7 +68,7 @@ __device__ inline void code_lengths(HuffmanWork& work, const Count* counts, u32 
     for (u32 first = 0; first < symbols; first += 32) {
         u32 symbol = first + lane_id();
         u32 count = symbol < symbols ? counts[symbol] : 0;
-        u32 used = __ballot_sync(EVERY_LANE, count > 0);
+        u32 used = __ballot_sync(FULL_MASK, count > 0);
         if (count > 0) work.unsorted[n + lanes_below(used)] = count << 9 | symbol;
         if (symbol < symbols) lengths[symbol] = 0;
         n += __popc(used);
@@ -102,10 +102,10 @@ __device__ inline u32 description_bits(const u8* lengths, u32 symbols) {
     for (u32 first = 0; first < symbols; first += 32) {
         u32 symbol = first + lane_id();
         u32 length = symbol < symbols ? lengths[symbol] : 0;
-        u32 mask = __ballot_sync(EVERY_LANE, length > 0);
+        u32 mask = __ballot_sync(FULL_MASK, length > 0);
         u32 below = mask & ((1u << lane_id()) - 1);
         u32 from = below ? log2_floor(below) : 0;
-        u32 before = __shfl_sync(EVERY_LANE, length, from);
+        u32 before = __shfl_sync(FULL_MASK, length, from);
         if (!below) before = predicted;
         if (length > 0) {
             u32 unused = symbol - (below ? first + from + 1 : used);
@@ -115,8 +115,8 @@ __device__ inline u32 description_bits(const u8* lengths, u32 symbols) {
         }
         if (mask) {
             used = first + log2_floor(mask) + 1;
-            predicted = __shfl_sync(EVERY_LANE, length, log2_floor(mask));
+            predicted = __shfl_sync(FULL_MASK, length, log2_floor(mask));
         }
     }
-    return __reduce_add_sync(EVERY_LANE, bits) + gamma_bits(used + 1);
+    return __reduce_add_sync(FULL_MASK, bits) + gamma_bits(used + 1);
 }

@@ -1,14 +1,14 @@
-// Where an element lies: walks over strided boxes, copies in units of 1 to 16 bytes.
+// Where an element lies: strided loop nests, accesses of 1 to 16 bytes.
 #pragma once
 
-#include "divisor.cuh"
+#include "fast_divmod.cuh"
 
 // The axes of a box. Extents 0 .. inner - 1 are those of the inner axes, innermost first; the outermost has none. Strides
 // stand in the same order, that of the outermost axis always in the last slot.
 constexpr int INNER_AXES = 5;
 
 struct Axes {
-    Divisor extent[INNER_AXES];
+    FastDivmod extent[INNER_AXES];
     u32 inner;
 };
 
@@ -18,11 +18,11 @@ struct Strides {
 
 // Calls f(slot, coordinate) for every axis of the i-th position of the box.
 template <typename F>
-__device__ __forceinline__ void walk(u32 i, const Axes& axes, F f) {
+__device__ __forceinline__ void for_each_axis(u32 i, const Axes& axes, F f) {
 #pragma unroll
     for (int axis = 0; axis < INNER_AXES; ++axis) {
         if (axis >= axes.inner) break;
-        const Division at = axes.extent[axis].split(i);
+        const Divmod at = axes.extent[axis].divmod(i);
         f(axis, at.remainder);
         i = at.quotient;
     }
@@ -31,13 +31,13 @@ __device__ __forceinline__ void walk(u32 i, const Axes& axes, F f) {
 
 __device__ __forceinline__ u64 offset(u32 i, const Axes& axes, const Strides& strides) {
     u64 at = 0;
-    walk(i, axes, [&](int axis, u32 coordinate) { at += coordinate * strides.of[axis]; });
+    for_each_axis(i, axes, [&](int axis, u32 coordinate) { at += coordinate * strides.of[axis]; });
     return at;
 }
 
-// Calls f with a value of the unit type of that many bytes: 16, 8, 4, 2 or 1.
+// Calls f with a value of the type of that many bytes: 16, 8, 4, 2 or 1.
 template <typename F>
-__device__ __forceinline__ void with_unit(u32 bytes, F f) {
+__device__ __forceinline__ void with_access_type(u32 bytes, F f) {
     switch (bytes) {
         case 16: return f(uint4{});
         case 8: return f(uint2{});
@@ -48,25 +48,25 @@ __device__ __forceinline__ void with_unit(u32 bytes, F f) {
 }
 
 template <typename U>
-__device__ __forceinline__ U zero_unit() {
+__device__ __forceinline__ U zero_access() {
     if constexpr (sizeof(U) == 16) return {0, 0, 0, 0};
     else if constexpr (sizeof(U) == 8) return {0, 0};
     else return 0;
 }
 
-// A pixel of channels-last images and the pack of channels in it that a thread works on.
+// A pixel of NHWC images and the vector of channels in it that a thread works on.
 struct Pixel {
-    u32 n, i, j, pack;
+    u32 n, i, j, vector;
 };
 
-// Divisors of a linear index over [n, rows, cols, packs].
+// Divmods of a linear index over [n, rows, cols, vectors].
 struct Pixels {
-    Divisor packs, cols, rows;
+    FastDivmod vectors, cols, rows;
 };
 
 __device__ __forceinline__ Pixel pixel(u32 index, const Pixels& of) {
-    const Division pack = of.packs.split(index);
-    const Division col = of.cols.split(pack.quotient);
-    const Division row = of.rows.split(col.quotient);
-    return {row.quotient, row.remainder, col.remainder, pack.remainder};
+    const Divmod vector = of.vectors.divmod(index);
+    const Divmod col = of.cols.divmod(vector.quotient);
+    const Divmod row = of.rows.divmod(col.quotient);
+    return {row.quotient, row.remainder, col.remainder, vector.remainder};
 }

@@ -1,4 +1,4 @@
-// The mean of a function of differences and its gradient, for the loss kernels: a block sums LOSS_CHUNK elements, one more block
+// The mean of a function of differences and its gradient, for the loss kernels: each block sums LOSS_CHUNK elements, one more block
 // adds the blocks' sums in a fixed order.
 #pragma once
 
@@ -9,7 +9,7 @@ constexpr int LOSS_CHUNK = 4096;
 
 struct LossParams {
     const void *x, *target;
-    float* parts;    // one a block
+    float* parts;    // one per block
     void* y;         // one number
     const void* dy;  // one number
     void* dx;
@@ -56,9 +56,9 @@ __device__ __forceinline__ void loss_sum(const LossParams& p) {
     if (threadIdx.x == 0) *static_cast<T*>(p.y) = from_float<T>(sum * p.scale);
 }
 
-// dx = slope(difference) · dy / count; a pack a thread.
+// dx = derivative(difference) · dy / count; one vector per thread.
 template <typename T, typename F>
-__device__ __forceinline__ void loss_gradient(const LossParams& p, F slope) {
+__device__ __forceinline__ void loss_gradient(const LossParams& p, F derivative) {
     constexpr int W = WIDTH<T>;
     const T *const x = static_cast<const T*>(p.x), *const target = static_cast<const T*>(p.target);
     T* const dx = static_cast<T*>(p.dx);
@@ -69,11 +69,11 @@ __device__ __forceinline__ void loss_gradient(const LossParams& p, F slope) {
         load_floats(a, x + at);
         load_floats(b, target + at);
 #pragma unroll
-        for (int j = 0; j < W; ++j) a[j] = slope(a[j] - b[j]) * upstream;
+        for (int j = 0; j < W; ++j) a[j] = derivative(a[j] - b[j]) * upstream;
         store_floats(dx + at, a);
     } else {
 #pragma unroll 1
-        for (u64 j = at; j < p.count; ++j) dx[j] = from_float<T>(slope(to_float(x[j]) - to_float(target[j])) * upstream);
+        for (u64 j = at; j < p.count; ++j) dx[j] = from_float<T>(derivative(to_float(x[j]) - to_float(target[j])) * upstream);
     }
 }
 

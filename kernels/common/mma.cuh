@@ -1,280 +1,325 @@
-// The one main loop of matrix products and convolutions: C = A · B for a tile of C per block, on tensor cores.
+// Matrix tiles in shared memory and warp-level MMA by mma.sync.
 //
-// Operand tiles come into shared memory through cp.async in a ring of STAGES; whoever includes this says, with a function
-// (tile, first inner index), how a tile of A or B is brought in: from a plain matrix, or gathered from an image. A tile lies
-// in shared memory as it lies in global memory:
-//   inner-major   a line per row of A (column of B), the inner index contiguous:  fragments by ldmatrix
-//   outer-major   a line per inner index, rows of A (columns of B) contiguous:    fragments by ldmatrix.trans
-// f32 fragments are read as 32-bit words. Lines are padded so that no fragment load meets a bank twice: by 16 bytes when
-// inner-major (80-byte lines), by 8 elements when outer-major.
+// A tile is row-major, its rows padded by TILE_PAD elements, so that neither ldmatrix nor the 32-bit fragment loads of TF32
+// have bank conflicts. A warp owns 16 rows of A; accumulators are the 16x8 fragments of mma.sync: lane `4 g + t` holds
+// columns 2t and 2t+1 of rows g and g+8.
 //
-// A copy is 16 bytes where every line allows it, else 4 bytes, else, for 16-bit elements at odd places, one element through a
-// register. What lies beyond an operand is zero, so any size is right.
-//
-// The result passes through shared memory once more, 32 rows a warp at a time, so that global stores are whole sectors.
+// The MMA atom is a type:
+//   Mma<bf16>, Mma<f16>   mma.m16n8k16 of the stored values
+//   Mma<f32, TF32>        mma.m16n8k8 of operands rounded to TF32's 10 bits
+//   Mma<f32, TF32X3>      3xTF32: each operand is the sum of a high and a low TF32 part, three MMAs; about 2^-21 relative
 #pragma once
 
-#include "divisor.cuh"
-#include "tile.cuh"
+#include "element.cuh"
 
-// The tile of C a block owns and how its warps share it.
-template <typename P_, int M_, int N_, int WARPS_M_, int WARPS_N_>
-struct Tile {
-    using P = P_;
-    using T = typename P::T;
-    static constexpr int M = M_, N = N_, WARPS_M = WARPS_M_, WARPS_N = WARPS_N_;
-    static constexpr int THREADS = WARPS_M * WARPS_N * 32;
-    static constexpr int K = 64 / int(sizeof(T));
-    static constexpr int STAGES = 3;
-    // Blocks a multiprocessor should hold: f32's fragments and sums take the registers of the second large one.
-    static constexpr int RESIDENT = sizeof(T) == 4 ? (M < 128 ? 3 : 1) : (M < 128 ? 4 : 2);
-    static constexpr int WARP_M = M / WARPS_M, WARP_N = N / WARPS_N;
-    static constexpr int BLOCKS_M = WARP_M / 16, BLOCKS_N = WARP_N / 8;
+// Elements between the end of a tile's row and the next row: 16 bytes.
+template <typename T>
+inline constexpr int TILE_PAD = 16 / int(sizeof(T));
 
-    // Elements from line to line.
-    template <bool INNER, int OUTER>
-    static constexpr int LINE = INNER ? K + 16 / int(sizeof(T)) : OUTER + 8;
-    template <bool INNER, int OUTER>
-    static constexpr int ELEMS = (INNER ? OUTER : K) * LINE<INNER, OUTER>;
-    // What one stage of both operands takes.
-    template <bool A_INNER, bool B_INNER>
-    static constexpr int STAGE = ELEMS<A_INNER, M> + ELEMS<B_INNER, N>;
-};
+__device__ __forceinline__ u32 shared_address(const void* p) { return u32(__cvta_generic_to_shared(p)); }
 
-template <typename P>
-using LargeTile = Tile<P, 128, 128, 2, 4>;
-template <typename P>
-using SmallTile = Tile<P, 64, 64, 2, 2>;
+// 16 bytes from global to shared memory, or zeros where `there` is false. Both addresses are 16-byte aligned.
+__device__ __forceinline__ void cp_async_16(void* to, const void* from, bool there) {
+    const int bytes = there ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
+}
 
-// VEC elements from global to shared memory, or zeros.
-template <int VEC, typename T>
-__device__ __forceinline__ void copy_elements(T* to, const T* from, bool there) {
-    constexpr int BYTES = VEC * int(sizeof(T));
-    if constexpr (BYTES == 16) {
-        copy_async_16(to, from, there);
-    } else if constexpr (BYTES == 4) {
-        const int bytes = there ? 4 : 0;
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
+__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until at most PENDING of this thread's groups are in flight.
+template <int PENDING>
+__device__ __forceinline__ void cp_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+// Loads `rows` x `cols` of a matrix into a tile of ROWS x COLS, zero beyond. `aligned` says that every row begins on
+// 16 bytes and is a multiple of that: then the copy is asynchronous, else element by element.
+template <int ROWS, int COLS, int THREADS, int PAD = 0, typename T>
+__device__ __forceinline__ void load_tile(T* tile, const T* from, u64 row_stride, int rows, int cols, bool aligned) {
+    constexpr int STRIDE = COLS + (PAD ? PAD : TILE_PAD<T>);
+    if (aligned) {
+        constexpr int W = WIDTH<T>, VECTORS = COLS / W;
+#pragma unroll 1
+        for (int i = int(threadIdx.x); i < ROWS * VECTORS; i += THREADS) {
+            const int row = i / VECTORS, col = i % VECTORS * W;
+            const bool there = row < rows && col < cols;
+            cp_async_16(tile + row * STRIDE + col, there ? from + row * row_stride + col : from, there);
+        }
     } else {
-        *to = there ? *from : from_float<T>(0.0f);
+#pragma unroll 1
+        for (int i = int(threadIdx.x); i < ROWS * COLS; i += THREADS) {
+            const int row = i / COLS, col = i % COLS;
+            const bool there = row < rows && col < cols;
+            tile[row * STRIDE + col] = there ? from[row * row_stride + col] : from_float<T>(0.0f);
+        }
     }
 }
 
-template <int N>
-struct Constant {
-    static constexpr int value = N;
-};
-
-// Calls f with the constant `vector`: elements of 16 bytes, of 4 bytes or one.
-template <typename T, typename F>
-__device__ __forceinline__ void with_copy_width(u32 vector, F f) {
-    if (vector == u32(WIDTH<T>)) {
-        f(Constant<WIDTH<T>>{});
-    } else if (sizeof(T) == 2 && vector == 2) {
-        f(Constant<4 / int(sizeof(T))>{});
+// The reverse: what of a tile lies within `rows` x `cols` of a matrix.
+template <int ROWS, int COLS, int THREADS, int PAD = 0, typename T>
+__device__ __forceinline__ void store_tile(T* to, const T* tile, u64 row_stride, int rows, int cols, bool aligned) {
+    constexpr int STRIDE = COLS + (PAD ? PAD : TILE_PAD<T>);
+    if (aligned) {
+        constexpr int W = WIDTH<T>, VECTORS = COLS / W;
+#pragma unroll 1
+        for (int i = int(threadIdx.x); i < ROWS * VECTORS; i += THREADS) {
+            const int row = i / VECTORS, col = i % VECTORS * W;
+            if (row < rows && col < cols) store_vector<T, W>(to + row * row_stride + col, load_vector<T, W>(tile + row * STRIDE + col));
+        }
     } else {
-        f(Constant<1>{});
+#pragma unroll 1
+        for (int i = int(threadIdx.x); i < ROWS * COLS; i += THREADS) {
+            const int row = i / COLS, col = i % COLS;
+            if (row < rows && col < cols) to[row * row_stride + col] = tile[row * STRIDE + col];
+        }
     }
 }
 
-// Calls f(line, col) for every VEC elements of a tile of LINES x COLS; a thread always has the same column.
-template <int VEC, int LINES, int COLS, int THREADS, typename F>
-__device__ __forceinline__ void for_each_vector(F f) {
-    constexpr int PER_LINE = COLS / VEC, STEP = THREADS / PER_LINE;
-    static_assert(THREADS % PER_LINE == 0 && LINES % STEP == 0);
-    const int col = int(threadIdx.x) % PER_LINE * VEC, first = int(threadIdx.x) / PER_LINE;
-    // Narrow copies are many and rare: a loop keeps the code short.
-#pragma unroll(LINES / STEP <= 4 ? LINES / STEP : 2)
-    for (int i = 0; i < LINES / STEP; ++i) f(first + i * STEP, col);
+// The two neighbouring columns a lane holds of a row of accumulators, as one access.
+template <typename T>
+__device__ __forceinline__ void store_pair(T* at, float first, float second) {
+    Vector<T, 2> vector;
+    vector.at[0] = from_float<T>(first);
+    vector.at[1] = from_float<T>(second);
+    store_vector<T, 2>(at, vector);
 }
 
-// A plain matrix, `outer` rows of A or columns of B by `inner`, lines `pitch` elements apart.
-template <typename Tile, bool INNER, int OUTER>
-struct PlainOperand {
-    using T = typename Tile::T;
-    const T* at;  // the block's first row (column), inner index 0
-    u64 pitch;
-    int outer;  // rows (columns) left from there
-    u32 vector;
+__device__ __forceinline__ void ldmatrix(u32 (&r)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
 
-    __device__ __forceinline__ void load(T* tile, int k, int end) const {
-        with_copy_width<T>(vector, [&](auto width) { copy<width.value>(tile, k, end); });
-    }
+__device__ __forceinline__ void ldmatrix_transposed(u32 (&r)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
 
-    template <int VEC>
-    __device__ __forceinline__ void copy(T* tile, int k, int end) const {
-        constexpr int LINE = Tile::template LINE<INNER, OUTER>;
-        constexpr int LINES = INNER ? OUTER : Tile::K, COLS = INNER ? Tile::K : OUTER;
-        const int lines = INNER ? outer : end - k, cols = INNER ? end - k : outer;
-        const T* from = at + (INNER ? u64(k) : u64(k) * pitch);
-        for_each_vector<VEC, LINES, COLS, Tile::THREADS>([&](int line, int col) {
-            const bool there = line < lines && col < cols;
-            copy_elements<VEC>(tile + line * LINE + col, there ? from + line * pitch + col : at, there);
-        });
-    }
-};
+__device__ __forceinline__ u32 pack2(bf16, float low, float high) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const u32*>(&pair);
+}
+__device__ __forceinline__ u32 pack2(f16, float low, float high) {
+    const __half2 pair = __floats2half2_rn(low, high);
+    return *reinterpret_cast<const u32*>(&pair);
+}
 
-// ------------------------------------------------------------------------------------------------ fragments
+__device__ __forceinline__ void mma_16bit(bf16, float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ void mma_16bit(f16, float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ void mma_tf32(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
 
-template <bool INNER, int LINE, typename T, bool EXACT>
-__device__ __forceinline__ typename Product<T, EXACT>::A left_fragment(Product<T, EXACT>, const T* tile, int m, int k) {
-    using P = Product<T, EXACT>;
-    const int lane = int(threadIdx.x) % 32;
-    if constexpr (INNER) {
-        return P::load_a(tile + m * LINE + k, LINE);
-    } else if constexpr (sizeof(T) == 2) {
-        typename P::A a;
-        ldmatrix_transposed(a.at, tile + (k + lane / 16 * 8 + lane % 8) * LINE + m + lane / 8 % 2 * 8);
+// d = a · b
+__device__ __forceinline__ void mma_tf32_from_zero(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(0.0f));
+}
+
+__device__ __forceinline__ u32 to_tf32(float x) {
+    u32 y;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+    return y;
+}
+
+// How operands are multiplied.
+enum MmaMath { NATIVE, TF32, TF32X3 };
+
+// 16-bit operands.
+template <typename T_, MmaMath MATH = NATIVE>
+struct Mma {
+    using T = T_;
+    static constexpr int K = 16;  // K of one MMA
+    struct A {
+        u32 at[4];
+    };
+    struct B {
+        u32 at[4];  // two n8 fragments
+    };
+
+    // 16 x K of a tile.
+    static __device__ __forceinline__ A load_a(const T* tile, int stride) {
+        const int lane = threadIdx.x % 32;
+        A a;
+        ldmatrix(a.at, tile + (lane % 16) * stride + lane / 16 * 8);
         return a;
-    } else {
-        typename P::A a;
-        const T* at = tile + (k + lane % 4) * LINE + m + lane / 4;
-        P::split(a.high[0], a.low[0], at[0]);
-        P::split(a.high[1], a.low[1], at[8]);
-        P::split(a.high[2], a.low[2], at[4 * LINE]);
-        P::split(a.high[3], a.low[3], at[4 * LINE + 8]);
+    }
+    // K x 16, column n being row n of the tile.
+    static __device__ __forceinline__ B load_b_k_major(const T* tile, int stride) {
+        const int lane = threadIdx.x % 32;
+        B b;
+        ldmatrix(b.at, tile + (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 8);
+        return b;
+    }
+    // K x 16 as it lies in the tile, for an A from a tile or from accumulators.
+    static __device__ __forceinline__ B load_b_for_accumulators(const T* tile, int stride) {
+        return load_b_mn_major(tile, stride);
+    }
+    static __device__ __forceinline__ B load_b_mn_major(const T* tile, int stride) {
+        const int lane = threadIdx.x % 32;
+        B b;
+        ldmatrix_transposed(b.at, tile + (lane % 16) * stride + lane / 16 * 8);
+        return b;
+    }
+    // 16 x K from the accumulators of K columns that begin at block `k`.
+    template <int BLOCKS>
+    static __device__ __forceinline__ A from_accumulators(const float (&c)[BLOCKS][4], int k) {
+        const float(&left)[4] = c[2 * k];
+        const float(&right)[4] = c[2 * k + 1];
+        return {{pack2(T{}, left[0], left[1]), pack2(T{}, left[2], left[3]), pack2(T{}, right[0], right[1]),
+                 pack2(T{}, right[2], right[3])}};
+    }
+    // c += a b for both n8 fragments.
+    static __device__ __forceinline__ void mma(float (&c0)[4], float (&c1)[4], const A& a, const B& b) {
+        mma_16bit(T{}, c0, a.at, b.at[0], b.at[1]);
+        mma_16bit(T{}, c1, a.at, b.at[2], b.at[3]);
+    }
+    static __device__ __forceinline__ void mma_short_k(float (&c0)[4], float (&c1)[4], const A& a, const B& b) { mma(c0, c1, a, b); }
+};
+
+// f32 operands in TF32. The order of k is free as long as both operands agree: column t of a fragment of accumulators stands
+// for 2t and column t + 4 for 2t + 1, which are what the lane holds.
+template <MmaMath MATH>
+struct Mma<f32, MATH> {
+    using T = f32;
+    static constexpr int K = 8;
+    struct A {
+        u32 high[4], low[4];
+    };
+    struct B {
+        u32 high[2][2], low[2][2];
+    };
+
+    static __device__ __forceinline__ void split(u32& high, u32& low, float x) {
+        high = to_tf32(x);
+        low = MATH == TF32X3 ? to_tf32(x - __uint_as_float(high)) : 0u;
+    }
+    static __device__ __forceinline__ A load_a(const f32* tile, int stride) {
+        const int lane = threadIdx.x % 32;
+        const f32* at = tile + lane / 4 * stride + lane % 4;
+        A a;
+        split(a.high[0], a.low[0], at[0]);
+        split(a.high[1], a.low[1], at[8 * stride]);
+        split(a.high[2], a.low[2], at[4]);
+        split(a.high[3], a.low[3], at[8 * stride + 4]);
         return a;
     }
-}
-
-// Two blocks of 8 columns.
-template <bool INNER, int LINE, typename T, bool EXACT>
-__device__ __forceinline__ typename Product<T, EXACT>::B right_fragment(Product<T, EXACT>, const T* tile, int n, int k) {
-    using P = Product<T, EXACT>;
-    if constexpr (INNER) {
-        return P::load_b_rows(tile + n * LINE + k, LINE);
-    } else if constexpr (sizeof(T) == 2) {
-        return P::load_b_cols(tile + k * LINE + n, LINE);
-    } else {
-        const int lane = int(threadIdx.x) % 32;
-        typename P::B b;
+    static __device__ __forceinline__ B load_b_k_major(const f32* tile, int stride) {
+        const int lane = threadIdx.x % 32;
+        B b;
 #pragma unroll
         for (int block = 0; block < 2; ++block) {
-            const T* at = tile + (k + lane % 4) * LINE + n + block * 8 + lane / 4;
-            P::split(b.high[block][0], b.low[block][0], at[0]);
-            P::split(b.high[block][1], b.low[block][1], at[4 * LINE]);
+            const f32* at = tile + (block * 8 + lane / 4) * stride + lane % 4;
+            split(b.high[block][0], b.low[block][0], at[0]);
+            split(b.high[block][1], b.low[block][1], at[4]);
         }
         return b;
     }
-}
-
-// ------------------------------------------------------------------------------------------------ the main loop
-
-template <typename Tile>
-using Accumulators = float[Tile::BLOCKS_M][Tile::BLOCKS_N][4];
-
-// c = A · B over the inner indices begin .. end. `memory` holds STAGES stages. Ends with all warps past their last read.
-template <typename Tile, bool A_INNER, bool B_INNER, typename A, typename B>
-__device__ __forceinline__ void multiply(Accumulators<Tile>& c, typename Tile::T* memory, int begin, int end, const A& a, const B& b) {
-    using T = typename Tile::T;
-    using P = typename Tile::P;
-    constexpr int STAGES = Tile::STAGES, K = Tile::K, STAGE = Tile::template STAGE<A_INNER, B_INNER>;
-    constexpr int A_ELEMS = Tile::template ELEMS<A_INNER, Tile::M>;
-    constexpr int A_LINE = Tile::template LINE<A_INNER, Tile::M>, B_LINE = Tile::template LINE<B_INNER, Tile::N>;
-    const int warp = int(threadIdx.x) / 32;
-    const int m = warp / Tile::WARPS_N * Tile::WARP_M, n = warp % Tile::WARPS_N * Tile::WARP_N;
-    const int steps = (end - begin + K - 1) / K;
-
-#pragma unroll
-    for (int i = 0; i < Tile::BLOCKS_M; ++i) {
-#pragma unroll
-        for (int j = 0; j < Tile::BLOCKS_N; ++j) c[i][j][0] = c[i][j][1] = c[i][j][2] = c[i][j][3] = 0.0f;
+    // Rows t and t + 4. Conflict-free where rows are 8 words apart modulo 32.
+    static __device__ __forceinline__ B load_b_mn_major(const f32* tile, int stride) {
+        return load_rows(tile + threadIdx.x % 4 * stride, 4 * stride);
     }
-    // One call site for the copies: `stage` runs ahead of the products by STAGES - 1.
-    int filled = 0;
-#pragma unroll 1
-    for (int step = 1 - STAGES; step < steps; ++step) {
-        if (step >= 0) {
-            copies_wait<STAGES - 2>();
-            __syncthreads();
+    // Rows 2t and 2t + 1.
+    static __device__ __forceinline__ B load_b_for_accumulators(const f32* tile, int stride) {
+        return load_rows(tile + threadIdx.x % 4 * 2 * stride, stride);
+    }
+    static __device__ __forceinline__ B load_rows(const f32* row, int to_next) {
+        B b;
+#pragma unroll
+        for (int block = 0; block < 2; ++block) {
+            const f32* at = row + block * 8 + threadIdx.x % 32 / 4;
+            split(b.high[block][0], b.low[block][0], at[0]);
+            split(b.high[block][1], b.low[block][1], at[to_next]);
         }
-        const int ahead = step + STAGES - 1;
-        if (ahead < steps) {
-            T* stage = memory + filled * STAGE;
-            a.load(stage, begin + ahead * K, end);
-            b.load(stage + A_ELEMS, begin + ahead * K, end);
-        }
-        copies_commit();
-        filled = filled + 1 == STAGES ? 0 : filled + 1;
-        if (step < 0) continue;
-        // The slot after the one just filled is the oldest: the one to use now.
-        const T* stage = memory + filled * STAGE;
-#pragma unroll
-        for (int k = 0; k < K; k += P::K) {
-            typename P::B right[Tile::BLOCKS_N / 2];
-#pragma unroll
-            for (int j = 0; j < Tile::BLOCKS_N / 2; ++j) {
-                right[j] = right_fragment<B_INNER, B_LINE>(P{}, stage + A_ELEMS, n + j * 16, k);
-            }
-#pragma unroll
-            for (int i = 0; i < Tile::BLOCKS_M; ++i) {
-                const typename P::A left = left_fragment<A_INNER, A_LINE>(P{}, stage, m + i * 16, k);
-#pragma unroll
-                for (int j = 0; j < Tile::BLOCKS_N / 2; ++j) P::add(c[i][2 * j], c[i][2 * j + 1], left, right[j]);
-            }
+        return b;
+    }
+    template <int BLOCKS>
+    static __device__ __forceinline__ A from_accumulators(const float (&c)[BLOCKS][4], int k) {
+        A a;
+        split(a.high[0], a.low[0], c[k][0]);
+        split(a.high[1], a.low[1], c[k][2]);
+        split(a.high[2], a.low[2], c[k][1]);
+        split(a.high[3], a.low[3], c[k][3]);
+        return a;
+    }
+    static __device__ __forceinline__ void mma(float (&c0)[4], float (&c1)[4], const A& a, const B& b) {
+        if constexpr (MATH == TF32X3) {
+            mma_rounded(c0, a, b.high[0], b.low[0]);
+            mma_rounded(c1, a, b.high[1], b.low[1]);
+        } else {
+            mma_short_k(c0, c1, a, b);
         }
     }
-    copies_wait<0>();
-    __syncthreads();
-}
-
-// Calls f(row, column, four values) for every four neighbouring elements of the block's tile.
-// ONCE, for a long f, puts it into the code once; else it is there for every two blocks, which takes fewer registers.
-template <typename Tile, bool ONCE = false, typename F>
-__device__ __forceinline__ void for_each_four(const Accumulators<Tile>& c, void* memory, F f) {
-    constexpr int LINE = Tile::WARP_N + 4, PER_ROW = Tile::WARP_N / 4, ROWS = 32 / PER_ROW;
-    const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
-    const int m = warp / Tile::WARPS_N * Tile::WARP_M, n = warp % Tile::WARPS_N * Tile::WARP_N;
-    constexpr int OUT = 2 * 16;
-    static_assert(Tile::WARP_M % OUT == 0, "whole pairs of blocks");
-    float* mine = static_cast<float*>(memory) + warp * OUT * LINE;
-#pragma unroll(ONCE ? 1 : Tile::BLOCKS_M)
-    for (int i = 0; i < Tile::BLOCKS_M; i += 2) {
-        // Registers have no index: a choice among all of them.
+    // Tensor cores truncate f32 sums: over a long K that adds up to more than f32 may lose. So every three MMAs accumulate
+    // from zero, and their sum is added with rounding to nearest.
+    static __device__ __forceinline__ void mma_rounded(float (&c)[4], const A& a, const u32 (&high)[2], const u32 (&low)[2]) {
+        float sum[4];
+        mma_tf32_from_zero(sum, a.low, high);
+        mma_tf32(sum, a.high, low);
+        mma_tf32(sum, a.high, high);
 #pragma unroll
-        for (int block = 0; block < Tile::BLOCKS_M; ++block) {
-            if (block / 2 * 2 != i) continue;
-#pragma unroll
-            for (int j = 0; j < Tile::BLOCKS_N; ++j) {
-                float* at = mine + (block % 2 * 16 + lane / 4) * LINE + j * 8 + lane % 4 * 2;
-                *reinterpret_cast<float2*>(at) = make_float2(c[block][j][0], c[block][j][1]);
-                *reinterpret_cast<float2*>(at + 8 * LINE) = make_float2(c[block][j][2], c[block][j][3]);
-            }
-        }
-        __syncwarp();
-#pragma unroll 1
-        for (int row = lane / PER_ROW; row < OUT; row += ROWS) {
-            const float4 v = *reinterpret_cast<const float4*>(mine + row * LINE + lane % PER_ROW * 4);
-            f(m + i * 16 + row, n + lane % PER_ROW * 4, v);
-        }
-        __syncwarp();
+        for (int i = 0; i < 4; ++i) c[i] += sum[i];
     }
-}
-
-// A block's place among tiles: eight rows of tiles are walked column by column, so that what runs together shares operands
-// in the L2 cache.
-struct TilePlace {
-    u32 m, n, z;
+    // For a K of some hundred elements.
+    static __device__ __forceinline__ void mma_short_k(float (&c0)[4], float (&c1)[4], const A& a, const B& b) {
+        if constexpr (MATH == TF32X3) {
+            mma_tf32(c0, a.low, b.high[0]);
+            mma_tf32(c1, a.low, b.high[1]);
+            mma_tf32(c0, a.high, b.low[0]);
+            mma_tf32(c1, a.high, b.low[1]);
+        }
+        mma_tf32(c0, a.high, b.high[0]);
+        mma_tf32(c1, a.high, b.high[1]);
+    }
 };
 
-__device__ __forceinline__ TilePlace tile_place(u32 tiles_m, u32 tiles_n, u32 index = blockIdx.x) {
-    constexpr u32 BAND = 8;
-    const u32 each = tiles_m * tiles_n, z = index / each, t = index % each;
-    const u32 first = t / (BAND * tiles_n) * BAND, rows = min(tiles_m - first, BAND), within = t % (BAND * tiles_n);
-    return {first + within % rows, within / rows, z};
-}
-
-// Four results at `to`: one store where all are there and aligned, else one by one. `left` columns remain in the row.
-template <typename T>
-__device__ __forceinline__ void store_four(T* to, const float (&v)[4], int left, bool aligned) {
-    if (aligned) {
-        if (left > 0) store_floats(to, v);
-    } else {
+// c = a · bᵀ for 16 rows of `a` and 8 BLOCKS rows of `b`, over K columns of both tiles.
+template <typename M, int K, int BLOCKS>
+__device__ __forceinline__ void warp_mma_nt(float (&c)[BLOCKS][4], const typename M::T* a_tile, const typename M::T* b_tile) {
+    constexpr int STRIDE = K + TILE_PAD<typename M::T>;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            if (i < left) to[i] = from_float<T>(v[i]);
+    for (int n = 0; n < BLOCKS; ++n) c[n][0] = c[n][1] = c[n][2] = c[n][3] = 0.0f;
+#pragma unroll 2
+    for (int k = 0; k < K; k += M::K) {
+        const typename M::A a = M::load_a(a_tile + k, STRIDE);
+#pragma unroll
+        for (int n = 0; n < BLOCKS; n += 2) {
+            M::mma_short_k(c[n], c[n + 1], a, M::load_b_k_major(b_tile + n * 8 * STRIDE + k, STRIDE));
         }
     }
 }
 
-extern __shared__ __align__(16) unsigned char block_memory[];
+// c += a · b, `a` being 16 x 8 K_BLOCKS accumulators and `b` a tile of 8 K_BLOCKS rows and 8 BLOCKS columns.
+template <typename M, int K_BLOCKS, int BLOCKS>
+__device__ __forceinline__ void warp_mma_from_accumulators(float (&c)[BLOCKS][4], const float (&a_tile)[K_BLOCKS][4],
+                                                        const typename M::T* b_tile) {
+    constexpr int STRIDE = BLOCKS * 8 + TILE_PAD<typename M::T>;
+#pragma unroll
+    for (int k = 0; k < K_BLOCKS * 8 / M::K; ++k) {
+        const typename M::A a = M::from_accumulators(a_tile, k);
+#pragma unroll
+        for (int n = 0; n < BLOCKS; n += 2) {
+            const typename M::B b = M::load_b_for_accumulators(b_tile + k * M::K * STRIDE + n * 8, STRIDE);
+            // More than 64 columns leave no registers for separate sums.
+            if constexpr (BLOCKS > 8) {
+                M::mma_short_k(c[n], c[n + 1], a, b);
+            } else {
+                M::mma(c[n], c[n + 1], a, b);
+            }
+        }
+    }
+}

@@ -28,10 +28,10 @@ __device__ __forceinline__ Words philox(const Philox& random, u64 position) {
     return {{c0, c1, c2, c3}};
 }
 
-// Where a launch draws. A recorded launch takes the next step of its stream, 2^32 positions further on, at every replay: `clock`
-// counts them, and is null where nothing is recorded.
-__device__ __forceinline__ u64 at_replay(u64 position, const u32* clock) {
-    return clock == nullptr ? position : position + (u64(*clock) << 32);
+// Where a launch draws. A captured launch takes the next step of its stream, 2^32 positions further on, at every replay:
+// `replays` counts them, and is null outside of a CUDA graph.
+__device__ __forceinline__ u64 at_replay(u64 position, const u32* replays) {
+    return replays == nullptr ? position : position + (u64(*replays) << 32);
 }
 
 // (word + 1/2) / 2^32, in (0, 1]: one rounding.

@@ -65,11 +65,12 @@ fn cuda() -> Finding {
     };
     let opened = Cuda::open(0).and_then(|cuda| {
         let version = cuda.cuda_version()?;
-        if let Some((stem, entry)) = kernel::modules().iter().find_map(|(stem, text)| Some((*stem, first_entry(text)?)))
+        if let Some((module, entry)) =
+            kernel::modules().iter().find_map(|(module, text)| Some((*module, first_entry(text)?)))
         {
-            cuda.entry(stem, entry)?;
+            cuda.entry(module, entry)?;
         }
-        let (major, minor) = cuda.facts().capability;
+        let (major, minor) = cuda.props().capability;
         let gib = cuda.memory().total_bytes as f64 / (1u64 << 30) as f64;
         let name = cuda.name();
         Ok(format!(

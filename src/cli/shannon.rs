@@ -6,8 +6,7 @@ use super::{Context, Outcome, output};
 use crate::{
     error::{Error, Result},
     io::atomic,
-    ops,
-    select::shannon,
+    select::{kernels, shannon},
     slide::Slide,
 };
 
@@ -53,7 +52,7 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
             if image.pixels.is_empty() {
                 return Err(Error::input(input, "has no pixels to encode", "give an image of at least one pixel"));
             }
-            let stream = ops::shannon::encode(&image, &context.device()?)?;
+            let stream = kernels::shannon::encode(&image, &context.device()?)?;
             atomic::write_bytes(&written, &stream)?;
             if !context.quiet {
                 let bits_per_px = 8.0 * stream.len() as f64 / (width_px * height_px) as f64;

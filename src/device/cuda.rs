@@ -3,7 +3,7 @@
 //! Nothing of a toolkit is needed to build or to run; a driver of R525 or newer is. Work goes to one explicit stream, copies
 //! between host and device go through pinned staging memory on a second one, ordered against the first by events. PTX is
 //! compiled by the driver when a kernel is first used (it caches the result on disk), and what its compiler says is part of
-//! the error. Memory comes from a caching [`Pool`]; recorded steps become CUDA graphs.
+//! the error. Memory comes from a caching [`Pool`]; captured steps become CUDA graphs.
 //!
 //! `ISG_CUDA_SYNC=1` waits after every launch, so that a fault names its kernel.
 
@@ -18,10 +18,13 @@ use std::{
 use cudarc::driver::sys;
 
 use super::{
-    driver::{Attributes, DevicePtr, Driver, Facts, KernelEntry, LaunchConfig, Memory, Pattern, Recording, TensorMap},
+    cuda_errors::{OLDEST, SYMBOLS, UNUSUAL_FOLDERS, sentence},
+    driver::{
+        Attributes, CapturedGraph, DeviceProps, DevicePtr, Driver, KernelEntry, LaunchConfig, Memory, Pattern,
+        TensorMap,
+    },
     kernel,
     pool::{Failure, Pool, Source},
-    refusals::{OLDEST, SYMBOLS, UNUSUAL_FOLDERS, sentence},
 };
 use crate::{
     dtype::DType,
@@ -92,7 +95,7 @@ pub struct Cuda(Rc<Context>);
 
 struct Context {
     name: String,
-    facts: Facts,
+    props: DeviceProps,
     device: sys::CUdevice,
     context: sys::CUcontext,
     /// Whether context and stream are ours to give back.
@@ -103,17 +106,17 @@ struct Context {
     modules: RefCell<HashMap<String, sys::CUmodule>>,
     entries: RefCell<Vec<(sys::CUfunction, String)>>,
     by_name: RefCell<HashMap<(String, String), KernelEntry>>,
-    recording: Cell<Option<Recorded>>,
+    capture: Cell<Option<Capture>>,
     wait_always: bool,
 }
 
-/// A recording under way.
+/// A capture under way.
 #[derive(Clone, Copy)]
-struct Recorded {
+struct Capture {
     /// The pool's number for it.
     number: u64,
     /// Counts replays, in device memory.
-    clock: DevicePtr,
+    replay_counter: DevicePtr,
 }
 
 /// The copy stream, its staging memory, and the events that order it against the main stream.
@@ -121,9 +124,9 @@ struct Copies {
     stream: sys::CUstream,
     pieces: RefCell<Vec<Piece>>,
     next: Cell<usize>,
-    /// Recorded on the main stream where the copy stream waits for it.
+    /// Capture on the main stream where the copy stream waits for it.
     main_done: sys::CUevent,
-    /// Recorded on the copy stream where the main stream waits for it.
+    /// Capture on the copy stream where the main stream waits for it.
     copied: sys::CUevent,
 }
 
@@ -161,7 +164,7 @@ impl Cuda {
     ///
     /// # Safety
     /// `context` is a live `CUcontext` of GPU number `index` and `stream` a live `CUstream` of it; both outlive this device
-    /// and all its tensors, and the stream is not the one of a recording.
+    /// and all its tensors, and the stream is not one that is captured.
     pub unsafe fn adopt(index: u32, context: *mut c_void, stream: *mut c_void) -> Result<Rc<Cuda>> {
         probe()?;
         let mut device = 0;
@@ -183,9 +186,9 @@ impl Cuda {
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         );
-        let facts = Facts {
+        let props = DeviceProps {
             capability,
-            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            num_sms: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         };
         let mut name = [0 as c_char; 256];
@@ -212,7 +215,7 @@ impl Cuda {
         };
         Ok(Rc::new(Cuda(Rc::new(Context {
             name,
-            facts,
+            props,
             device,
             context,
             owned,
@@ -222,7 +225,7 @@ impl Cuda {
             modules: RefCell::default(),
             entries: RefCell::default(),
             by_name: RefCell::default(),
-            recording: Cell::new(None),
+            capture: Cell::new(None),
             wait_always: std::env::var_os("ISG_CUDA_SYNC").is_some_and(|value| value == "1"),
         }))))
     }
@@ -316,9 +319,9 @@ impl Context {
         check(unsafe { sys::cuCtxSetCurrent(self.context) }, "entering the context")
     }
 
-    fn refuse_in_capture(&self, what: &str) -> Result<()> {
-        if self.recording.get().is_some() {
-            return Err(Error::Device(format!("cuda: a recorded step cannot {what}; do it before or after")));
+    fn reject_in_capture(&self, what: &str) -> Result<()> {
+        if self.capture.get().is_some() {
+            return Err(Error::Device(format!("cuda: a captured step cannot {what}; do it before or after")));
         }
         Ok(())
     }
@@ -358,22 +361,22 @@ impl Context {
         }
     }
 
-    fn module(&self, stem: &str) -> Result<sys::CUmodule> {
-        if let Some(module) = self.modules.borrow().get(stem) {
+    fn module(&self, name: &str) -> Result<sys::CUmodule> {
+        if let Some(module) = self.modules.borrow().get(name) {
             return Ok(*module);
         }
-        let text = kernel::text_for(stem, self.facts.capability, &self.name)?;
-        let module = compile(stem, text)?;
-        self.modules.borrow_mut().insert(stem.to_string(), module);
+        let text = kernel::text_for(name, self.props.capability, &self.name)?;
+        let module = compile(name, text)?;
+        self.modules.borrow_mut().insert(name.to_string(), module);
         Ok(module)
     }
 }
 
 /// Has the driver compile a PTX text; its compiler's complaints are the error.
-fn compile(stem: &str, text: &str) -> Result<sys::CUmodule> {
+fn compile(name: &str, text: &str) -> Result<sys::CUmodule> {
     use sys::CUjit_option as Option;
     const LOG_BYTES: usize = 16 << 10;
-    let failed = |what: String| Error::Device(format!("cuda: kernels/{stem}.cu: {what}"));
+    let failed = |what: String| Error::Device(format!("cuda: kernels/{name}.cu: {what}"));
     let text = CString::new(text).map_err(|_| failed("its PTX holds a zero byte".into()))?;
     let mut log = vec![0u8; LOG_BYTES];
     let mut options = [
@@ -406,8 +409,8 @@ impl Driver for Cuda {
         &self.0.name
     }
 
-    fn facts(&self) -> Facts {
-        self.0.facts
+    fn props(&self) -> DeviceProps {
+        self.0.props
     }
 
     fn alloc(&self, bytes: usize) -> Result<DevicePtr> {
@@ -426,7 +429,7 @@ impl Driver for Cuda {
 
     fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
         let context = &*self.0;
-        context.refuse_in_capture("copy from the host")?;
+        context.reject_in_capture("copy from the host")?;
         context.enter()?;
         context.copies_after_main()?;
         for (i, chunk) in from.chunks(PIECE_BYTES).enumerate() {
@@ -446,7 +449,7 @@ impl Driver for Cuda {
 
     fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
         let context = &*self.0;
-        context.refuse_in_capture("copy to the host")?;
+        context.reject_in_capture("copy to the host")?;
         context.enter()?;
         context.copies_after_main()?;
         let arrive = |(piece, chunk): (Piece, &mut [u8])| {
@@ -500,20 +503,20 @@ impl Driver for Cuda {
         check(unsafe { sys::cuMemcpyDtoDAsync_v2(to.0, from.0, bytes, self.0.stream) }, "copying on the GPU")
     }
 
-    fn entry(&self, stem: &str, kernel: &str) -> Result<KernelEntry> {
+    fn entry(&self, name: &str, kernel: &str) -> Result<KernelEntry> {
         let context = &*self.0;
-        let key = (stem.to_string(), kernel.to_string());
+        let key = (name.to_string(), kernel.to_string());
         if let Some(entry) = context.by_name.borrow().get(&key) {
             return Ok(*entry);
         }
         context.enter()?;
-        let module = context.module(stem)?;
-        let name = CString::new(kernel).map_err(|_| Error::Device(format!("cuda: {kernel:?} names no kernel")))?;
+        let module = context.module(name)?;
+        let symbol = CString::new(kernel).map_err(|_| Error::Device(format!("cuda: {kernel:?} names no kernel")))?;
         let mut function = null_mut();
         // SAFETY: the module is loaded, the name zero-terminated.
-        let found = unsafe { sys::cuModuleGetFunction(&mut function, module, name.as_ptr()) };
-        check(found, &format!("kernels/{stem}.cu has no entry {kernel}"))?;
-        let dynamic = context.facts.shared_bytes.saturating_sub(attributes(function)?.shared_bytes);
+        let found = unsafe { sys::cuModuleGetFunction(&mut function, module, symbol.as_ptr()) };
+        check(found, &format!("kernels/{name}.cu has no entry {kernel}"))?;
+        let dynamic = context.props.shared_bytes.saturating_sub(attributes(function)?.shared_bytes);
         let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function is live.
         check(unsafe { sys::cuFuncSetAttribute(function, most, dynamic as c_int) }, "allowing shared memory")?;
@@ -548,7 +551,7 @@ impl Driver for Cuda {
             )
         };
         check(queued, &format!("{name} on {grid:?} blocks of {block:?} threads with {shared_bytes} shared bytes"))?;
-        if context.wait_always && context.recording.get().is_none() {
+        if context.wait_always && context.capture.get().is_none() {
             // SAFETY: the stream is live.
             check(unsafe { sys::cuStreamSynchronize(context.stream) }, &format!("{name} on {grid:?} blocks"))?;
         }
@@ -556,7 +559,7 @@ impl Driver for Cuda {
     }
 
     fn sync(&self) -> Result<()> {
-        self.0.refuse_in_capture("wait for itself")?;
+        self.0.reject_in_capture("wait for itself")?;
         self.0.enter()?;
         // SAFETY: the stream is live, and waits for the copy stream where it uses what was copied.
         check(unsafe { sys::cuStreamSynchronize(self.0.stream) }, "waiting for the GPU")
@@ -564,58 +567,57 @@ impl Driver for Cuda {
 
     fn begin_capture(&self) -> Result<()> {
         let context = &*self.0;
-        context.refuse_in_capture("record another")?;
+        context.reject_in_capture("capture another")?;
         context.enter()?;
         // Relaxed: where the pool has no block of a size, asking the driver for one is no part of the graph and is allowed.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        // SAFETY: the stream is live and not recording.
-        check(unsafe { sys::cuStreamBeginCapture_v2(context.stream, mode) }, "recording")?;
-        let number = context.pool.borrow_mut().begin_recording();
-        context.recording.set(Some(Recorded { number, clock: DevicePtr::NULL }));
+        // SAFETY: the stream is live and not capturing.
+        check(unsafe { sys::cuStreamBeginCapture_v2(context.stream, mode) }, "capturing")?;
+        let number = context.pool.borrow_mut().begin_capture();
+        context.capture.set(Some(Capture { number, replay_counter: DevicePtr::NULL }));
         match self.alloc(size_of::<u32>()) {
-            Ok(clock) => {
-                context.recording.set(Some(Recorded { number, clock }));
+            Ok(replay_counter) => {
+                context.capture.set(Some(Capture { number, replay_counter }));
                 Ok(())
             }
-            // Ends the recording, then says why there was none.
+            // Ends the capture, then says why there was none.
             Err(error) => self.end_capture().and(Err(error)),
         }
     }
 
-    fn end_capture(&self) -> Result<Box<dyn Recording>> {
+    fn end_capture(&self) -> Result<Box<dyn CapturedGraph>> {
         let context = &*self.0;
-        let Some(Recorded { number, clock }) = context.recording.take() else {
-            return Err(Error::Device("cuda: nothing is being recorded".to_string()));
+        let Some(Capture { number, replay_counter }) = context.capture.take() else {
+            return Err(Error::Device("cuda: nothing is being captured".to_string()));
         };
         {
             let mut pool = context.pool.borrow_mut();
-            // Kept for this recording alone until it is gone.
-            pool.free(clock.0);
-            pool.end_recording();
+            // Kept for this graph alone until it is gone.
+            pool.free(replay_counter.0);
+            pool.end_capture();
         }
         let forget = |error| {
-            context.pool.borrow_mut().forget_recording(number);
+            context.pool.borrow_mut().forget_graph(number);
             error
         };
         let mut graph = null_mut();
-        // SAFETY: the stream is recording; the result goes to a local.
-        check(unsafe { sys::cuStreamEndCapture(context.stream, &mut graph) }, "recording").map_err(forget)?;
+        // SAFETY: the stream is capturing; the result goes to a local.
+        check(unsafe { sys::cuStreamEndCapture(context.stream, &mut graph) }, "capturing").map_err(forget)?;
         let (mut steps, mut exec) = (0, null_mut());
         // SAFETY: the graph is live until destroyed here; the executable form does not need it.
         let made = unsafe {
-            let made = check(sys::cuGraphGetNodes(graph, null_mut(), &mut steps), "recording").and_then(|()| {
-                check(sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0), "preparing what was recorded")
-            });
+            let made = check(sys::cuGraphGetNodes(graph, null_mut(), &mut steps), "capturing")
+                .and_then(|()| check(sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0), "instantiating the graph"));
             let _ = sys::cuGraphDestroy(graph);
             made
         };
         made.map_err(forget)?;
         let replays = Cell::new(0);
-        Ok(Box::new(CudaGraph { exec, steps, number, clock, replays, context: self.0.clone() }))
+        Ok(Box::new(CudaGraph { exec, steps, number, replay_counter, replays, context: self.0.clone() }))
     }
 
-    fn clock(&self) -> DevicePtr {
-        self.0.recording.get().map_or(DevicePtr::NULL, |recorded| recorded.clock)
+    fn replay_counter(&self) -> DevicePtr {
+        self.0.capture.get().map_or(DevicePtr::NULL, |recorded| recorded.replay_counter)
     }
 
     fn memory(&self) -> Memory {
@@ -655,8 +657,8 @@ impl Driver for Cuda {
 
     fn encode_tensor_map(&self, map: &TensorMap) -> Result<[u8; 128]> {
         use sys::{CUtensorMapDataType as Type, CUtensorMapSwizzle as Swizzle};
-        if self.0.facts.capability < (9, 0) {
-            return Err(Error::Device(format!("{}: has no tensor memory accelerator", self.0.name)));
+        if self.0.props.capability < (9, 0) {
+            return Err(Error::Device(format!("{}: has no TMA", self.0.name)));
         }
         let dtype = match map.dtype {
             DType::F64 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT64,
@@ -707,24 +709,25 @@ struct CudaGraph {
     exec: sys::CUgraphExec,
     steps: usize,
     number: u64,
-    clock: DevicePtr,
+    replay_counter: DevicePtr,
     replays: Cell<u32>,
     context: Rc<Context>,
 }
 
-impl Recording for CudaGraph {
+impl CapturedGraph for CudaGraph {
     fn replay(&self) -> Result<()> {
-        self.context.refuse_in_capture("replay another")?;
+        self.context.reject_in_capture("replay another")?;
         self.context.enter()?;
         let replay = self.replays.get();
         self.replays.set(replay.wrapping_add(1));
-        // SAFETY: the word is the recording's own, and the stream orders this behind the replay before.
-        check(unsafe { sys::cuMemsetD32Async(self.clock.0, replay, 1, self.context.stream) }, "counting a replay")?;
+        let counter = self.replay_counter.0;
+        // SAFETY: the word is the graph's own, and the stream orders this behind the replay before.
+        check(unsafe { sys::cuMemsetD32Async(counter, replay, 1, self.context.stream) }, "counting a replay")?;
         // SAFETY: the graph is live, and its memory is its own until it is dropped.
-        check(unsafe { sys::cuGraphLaunch(self.exec, self.context.stream) }, "replaying a recorded step")
+        check(unsafe { sys::cuGraphLaunch(self.exec, self.context.stream) }, "replaying a graph")
     }
 
-    fn steps(&self) -> usize {
+    fn nodes(&self) -> usize {
         self.steps
     }
 }
@@ -733,7 +736,7 @@ impl Drop for CudaGraph {
     fn drop(&mut self) {
         // SAFETY: made in `end_capture`, destroyed once; replays under way go on to their end.
         let _ = unsafe { sys::cuGraphExecDestroy(self.exec) };
-        self.context.pool.borrow_mut().forget_recording(self.number);
+        self.context.pool.borrow_mut().forget_graph(self.number);
     }
 }
 

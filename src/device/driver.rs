@@ -19,12 +19,12 @@ impl DevicePtr {
     }
 }
 
-/// What launch shapes are chosen by.
+/// The properties launch shapes are chosen by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Facts {
+pub struct DeviceProps {
     /// Compute capability, major and minor.
     pub capability: (u32, u32),
-    pub multiprocessors: u32,
+    pub num_sms: u32,
     /// The most dynamic shared memory a block may ask for.
     pub shared_bytes: u32,
 }
@@ -58,7 +58,7 @@ pub struct TensorMap {
     pub strides_bytes: Vec<u64>,
     /// Elements of a box along each dimension.
     pub box_extents: Vec<u32>,
-    /// Bytes within which 16-byte pieces are permuted against bank conflicts: 0, 32, 64 or 128.
+    /// The swizzle against bank conflicts: 0, 32, 64 or 128 bytes.
     pub swizzle_bytes: u32,
 }
 
@@ -78,7 +78,7 @@ pub struct LaunchConfig {
 pub trait Driver {
     /// A name people recognise, e.g. `NVIDIA H100 80GB HBM3`.
     fn name(&self) -> &str;
-    fn facts(&self) -> Facts;
+    fn props(&self) -> DeviceProps;
     fn alloc(&self, bytes: usize) -> Result<DevicePtr>;
     /// # Safety
     /// `ptr` came from `alloc` of this driver, is freed once, and no queued work still uses it.
@@ -88,23 +88,23 @@ pub trait Driver {
     /// Writes `pattern` `count` times.
     fn fill(&self, to: DevicePtr, pattern: Pattern, count: usize) -> Result<()>;
     fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()>;
-    /// The entry `kernel` of the module `stem`, loaded on first use.
-    fn entry(&self, stem: &str, kernel: &str) -> Result<KernelEntry>;
+    /// The entry `kernel` of a module, loaded on first use.
+    fn entry(&self, module: &str, kernel: &str) -> Result<KernelEntry>;
     /// # Safety
     /// `params` is the kernel's one parameter struct; every pointer in it is live and as large as the kernel reads or writes.
     unsafe fn launch(&self, entry: KernelEntry, config: LaunchConfig, params: &[u8]) -> Result<()>;
     fn sync(&self) -> Result<()>;
-    /// From here on launches, fills and copies are recorded and not run.
+    /// From here on launches, fills and copies are captured into a graph and not run.
     fn begin_capture(&self) -> Result<()> {
-        Err(Error::Device(format!("{}: cannot record its launches", self.name())))
+        Err(Error::Device(format!("{}: cannot capture its launches", self.name())))
     }
-    /// What was recorded since `begin_capture`.
-    fn end_capture(&self) -> Result<Box<dyn Recording>> {
-        Err(Error::Device(format!("{}: nothing is being recorded", self.name())))
+    /// The graph captured since `begin_capture`.
+    fn end_capture(&self) -> Result<Box<dyn CapturedGraph>> {
+        Err(Error::Device(format!("{}: nothing is being captured", self.name())))
     }
-    /// While recording, the address of a u32 that counts the recording's replays from 0, else null. Kernels that draw random
+    /// While capturing, the address of a u32 that counts the graph's replays from 0, else null. Kernels that draw random
     /// numbers add it to their step, so that every replay draws others.
-    fn clock(&self) -> DevicePtr {
+    fn replay_counter(&self) -> DevicePtr {
         DevicePtr::NULL
     }
     /// What launches did since the last call, sorted by kernel; empty where launches are not counted.
@@ -134,13 +134,13 @@ pub trait Driver {
     }
 }
 
-/// Launches, fills and copies recorded once, to be run as often as wanted. Owns the memory that was allocated or freed
-/// while it was recorded.
-pub trait Recording {
+/// A CUDA graph, or what stands for one: launches, fills and copies captured once, to be run as often as wanted. Owns the memory
+/// that was allocated or freed during capture.
+pub trait CapturedGraph {
     /// Queues all of it once more. Its results are where they were the first time.
     fn replay(&self) -> Result<()>;
-    /// Launches, fills and copies in it.
-    fn steps(&self) -> usize;
+    /// Its nodes: launches, fills and copies.
+    fn nodes(&self) -> usize;
 }
 
 /// What all launches of one kernel did.

@@ -1,4 +1,4 @@
-//! The [`Driver`] that runs the shipped PTX on this processor, with every access checked and counted.
+//! The [`Driver`] that runs the shipped PTX on the CPU, with every access checked and counted.
 //!
 //! Allocations are never pooled here: each has addresses of its own for ever, so that a use after the free is seen. What a
 //! launch does wrong (an address, a race, a missing barrier) is an error that names kernel, line, thread and allocation.
@@ -14,7 +14,8 @@ use ptx_emulator::{Counters, Gpu, MemoryError, Module, asynchronous};
 
 use super::{
     driver::{
-        DevicePtr, Driver, Facts, KernelCounters, KernelEntry, LaunchConfig, Memory, Pattern, Recording, TensorMap,
+        CapturedGraph, DeviceProps, DevicePtr, Driver, KernelCounters, KernelEntry, LaunchConfig, Memory, Pattern,
+        TensorMap,
     },
     kernel,
 };
@@ -28,12 +29,12 @@ pub struct Options {
     /// Approximate instructions err as the seed says, inside their documented bounds.
     pub perturb: bool,
     pub checks: Checks,
-    /// Threads of this processor that run blocks which cannot communicate.
+    /// CPU threads that run blocks which cannot communicate.
     pub threads: usize,
     /// Compute capability: (8, 0) or (9, 0).
     pub capability: (u32, u32),
     /// 0 means as many as an A100 or an H100 has. With few, launch shapes made for much work are chosen for little.
-    pub multiprocessors: u32,
+    pub num_sms: u32,
     pub memory_bytes: u64,
 }
 
@@ -45,7 +46,7 @@ impl Default for Options {
             checks: Checks::ALL,
             threads: 1,
             capability: (8, 0),
-            multiprocessors: 0,
+            num_sms: 0,
             memory_bytes: 8 << 30,
         }
     }
@@ -97,7 +98,7 @@ fn parse_checks(value: &str) -> Option<Checks> {
 /// An emulated GPU.
 pub struct Emulator {
     name: String,
-    facts: Facts,
+    props: DeviceProps,
     state: Rc<RefCell<State>>,
 }
 
@@ -110,13 +111,13 @@ struct State {
     by_name: HashMap<(String, String), KernelEntry>,
     counters: BTreeMap<String, (u64, Counters)>,
     capture: Option<Capture>,
-    /// Memory that a recording still needs when its tensor is gone.
+    /// Memory that a graph still needs when its tensor is gone.
     lent: HashMap<DevicePtr, Weak<RefCell<Vec<DevicePtr>>>>,
 }
 
 struct Capture {
     /// Counts replays, in device memory.
-    clock: DevicePtr,
+    replay_counter: DevicePtr,
     steps: Vec<Step>,
     allocated: HashSet<DevicePtr>,
     freed: Vec<DevicePtr>,
@@ -151,7 +152,7 @@ impl Emulator {
         let hopper = options.capability >= (9, 0);
         // Of an A100 and an H100: launch shapes that depend on them are those of the real thing.
         let (most, shared_bytes) = if hopper { (132, 227 << 10) } else { (108, 163 << 10) };
-        let multiprocessors = if options.multiprocessors == 0 { most } else { options.multiprocessors };
+        let num_sms = if options.num_sms == 0 { most } else { options.num_sms };
         let gpu = Gpu::new(ptx_emulator::Options {
             seed: options.seed,
             checks: options.checks,
@@ -176,14 +177,14 @@ impl Emulator {
         };
         Rc::new(Emulator {
             name: format!("emulator (compute capability {major}.{minor}, seed {})", options.seed),
-            facts: Facts { capability: options.capability, multiprocessors, shared_bytes },
+            props: DeviceProps { capability: options.capability, num_sms, shared_bytes },
             state: Rc::new(RefCell::new(state)),
         })
     }
 
-    fn refuse_in_capture(&self, what: &str) -> Result<()> {
+    fn reject_in_capture(&self, what: &str) -> Result<()> {
         if self.state.borrow().capture.is_some() {
-            return Err(Error::Device(format!("emulator: a recorded step cannot {what}; do it before or after")));
+            return Err(Error::Device(format!("emulator: a captured step cannot {what}; do it before or after")));
         }
         Ok(())
     }
@@ -217,7 +218,7 @@ impl State {
         } else if let Some(owner) = self.lent.remove(&at).and_then(|owner| owner.upgrade()) {
             owner.borrow_mut().push(at);
         } else {
-            // The owner frees what it got, once: a refusal is a bug of this crate, not of its user.
+            // The owner frees what it got, once: an error is a bug of this crate, not of its user.
             self.gpu.free(at.0).expect("memory is freed once");
         }
     }
@@ -251,7 +252,7 @@ impl State {
         self.gpu.write(to.0, &bytes).map_err(memory_error)
     }
 
-    fn do_or_record(&mut self, step: Step) -> Result<()> {
+    fn run_or_capture(&mut self, step: Step) -> Result<()> {
         match &mut self.capture {
             Some(capture) => {
                 capture.steps.push(step);
@@ -267,8 +268,8 @@ impl Driver for Emulator {
         &self.name
     }
 
-    fn facts(&self) -> Facts {
-        self.facts
+    fn props(&self) -> DeviceProps {
+        self.props
     }
 
     fn alloc(&self, bytes: usize) -> Result<DevicePtr> {
@@ -280,41 +281,41 @@ impl Driver for Emulator {
     }
 
     fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
-        self.refuse_in_capture("copy from the host")?;
+        self.reject_in_capture("copy from the host")?;
         self.state.borrow_mut().gpu.write(to.0, from).map_err(memory_error)
     }
 
     fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
-        self.refuse_in_capture("copy to the host")?;
+        self.reject_in_capture("copy to the host")?;
         self.state.borrow().gpu.read(from.0, to).map_err(memory_error)
     }
 
     fn fill(&self, to: DevicePtr, pattern: Pattern, count: usize) -> Result<()> {
-        self.state.borrow_mut().do_or_record(Step::Fill { to, pattern, count })
+        self.state.borrow_mut().run_or_capture(Step::Fill { to, pattern, count })
     }
 
     fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
-        self.state.borrow_mut().do_or_record(Step::Copy { from, to, bytes })
+        self.state.borrow_mut().run_or_capture(Step::Copy { from, to, bytes })
     }
 
-    fn entry(&self, stem: &str, kernel: &str) -> Result<KernelEntry> {
+    fn entry(&self, name: &str, kernel: &str) -> Result<KernelEntry> {
         let state = &mut *self.state.borrow_mut();
-        let key = (stem.to_string(), kernel.to_string());
+        let key = (name.to_string(), kernel.to_string());
         if let Some(entry) = state.by_name.get(&key) {
             return Ok(*entry);
         }
-        let module = match state.modules.get(stem) {
+        let module = match state.modules.get(name) {
             Some(module) => module.clone(),
             None => {
-                let text = kernel::text_for(stem, self.facts.capability, &self.name)?;
+                let text = kernel::text_for(name, self.props.capability, &self.name)?;
                 let module = Module::load(text)
-                    .map_err(|error| Error::Device(format!("emulator: kernels/ptx/{stem}.ptx: {error}")))?;
-                state.modules.insert(stem.to_string(), module.clone());
+                    .map_err(|error| Error::Device(format!("emulator: kernels/ptx/{name}.ptx: {error}")))?;
+                state.modules.insert(name.to_string(), module.clone());
                 module
             }
         };
         if module.entry(kernel).is_none() {
-            return Err(Error::Device(format!("emulator: kernels/{stem}.cu has no entry {kernel}")));
+            return Err(Error::Device(format!("emulator: kernels/{name}.cu has no entry {kernel}")));
         }
         let entry = KernelEntry(state.entries.len() as u64);
         state.entries.push((module, kernel.to_string()));
@@ -323,37 +324,38 @@ impl Driver for Emulator {
     }
 
     unsafe fn launch(&self, entry: KernelEntry, config: LaunchConfig, params: &[u8]) -> Result<()> {
-        self.state.borrow_mut().do_or_record(Step::Launch { entry, config, params: params.to_vec() })
+        self.state.borrow_mut().run_or_capture(Step::Launch { entry, config, params: params.to_vec() })
     }
 
     fn sync(&self) -> Result<()> {
-        self.refuse_in_capture("wait for itself")
+        self.reject_in_capture("wait for itself")
     }
 
     fn begin_capture(&self) -> Result<()> {
-        self.refuse_in_capture("record another")?;
+        self.reject_in_capture("capture another")?;
         let state = &mut *self.state.borrow_mut();
-        let clock = state.alloc(size_of::<u32>())?;
-        state.capture = Some(Capture { clock, steps: Vec::new(), allocated: HashSet::new(), freed: vec![clock] });
+        let replay_counter = state.alloc(size_of::<u32>())?;
+        state.capture =
+            Some(Capture { replay_counter, steps: Vec::new(), allocated: HashSet::new(), freed: vec![replay_counter] });
         Ok(())
     }
 
-    fn end_capture(&self) -> Result<Box<dyn Recording>> {
+    fn end_capture(&self) -> Result<Box<dyn CapturedGraph>> {
         let state = &mut *self.state.borrow_mut();
         let Some(capture) = state.capture.take() else {
-            return Err(Error::Device("emulator: nothing is being recorded".to_string()));
+            return Err(Error::Device("emulator: nothing is being captured".to_string()));
         };
-        let Capture { clock, steps, mut allocated, freed } = capture;
+        let Capture { replay_counter, steps, mut allocated, freed } = capture;
         freed.iter().for_each(|at| {
             allocated.remove(at);
         });
         let owned = Rc::new(RefCell::new(freed));
         state.lent.extend(allocated.into_iter().map(|at| (at, Rc::downgrade(&owned))));
-        Ok(Box::new(Recorded { clock, replays: Cell::new(0), steps, owned, state: self.state.clone() }))
+        Ok(Box::new(Replayable { replay_counter, replays: Cell::new(0), steps, owned, state: self.state.clone() }))
     }
 
-    fn clock(&self) -> DevicePtr {
-        self.state.borrow().capture.as_ref().map_or(DevicePtr::NULL, |capture| capture.clock)
+    fn replay_counter(&self) -> DevicePtr {
+        self.state.borrow().capture.as_ref().map_or(DevicePtr::NULL, |capture| capture.replay_counter)
     }
 
     fn take_counters(&self) -> Vec<KernelCounters> {
@@ -367,8 +369,8 @@ impl Driver for Emulator {
     }
 
     fn encode_tensor_map(&self, map: &TensorMap) -> Result<[u8; 128]> {
-        if self.facts.capability < (9, 0) {
-            return Err(Error::Device(format!("{}: has no tensor memory accelerator", self.name)));
+        if self.props.capability < (9, 0) {
+            return Err(Error::Device(format!("{}: has no TMA", self.name)));
         }
         let map = asynchronous::TensorMap {
             base: map.base.0,
@@ -389,8 +391,8 @@ impl Driver for Emulator {
     }
 }
 
-struct Recorded {
-    clock: DevicePtr,
+struct Replayable {
+    replay_counter: DevicePtr,
     replays: Cell<u32>,
     steps: Vec<Step>,
     /// Freed when nothing will be replayed any more.
@@ -398,20 +400,20 @@ struct Recorded {
     state: Rc<RefCell<State>>,
 }
 
-impl Recording for Recorded {
+impl CapturedGraph for Replayable {
     fn replay(&self) -> Result<()> {
         let state = &mut *self.state.borrow_mut();
-        state.fill(self.clock, Pattern::Bits32(self.replays.get()), 1)?;
+        state.fill(self.replay_counter, Pattern::Bits32(self.replays.get()), 1)?;
         self.replays.set(self.replays.get().wrapping_add(1));
         self.steps.iter().try_for_each(|step| state.run(step))
     }
 
-    fn steps(&self) -> usize {
+    fn nodes(&self) -> usize {
         self.steps.iter().filter(|step| !matches!(step, Step::Fresh { .. })).count()
     }
 }
 
-impl Drop for Recorded {
+impl Drop for Replayable {
     fn drop(&mut self) {
         let state = &mut *self.state.borrow_mut();
         for at in self.owned.take() {
@@ -472,29 +474,29 @@ mod tests {
     fn recorded_steps_run_when_replayed_and_keep_their_memory() {
         let emulator = Emulator::new(&Options::default());
         let (a, b) = (emulator.alloc(8).expect("memory"), emulator.alloc(8).expect("memory"));
-        emulator.begin_capture().expect("recording");
+        emulator.begin_capture().expect("capturing");
         emulator.fill(a, Pattern::Bits16(0x0102), 4).expect("recorded");
         let counted = emulator.alloc(4).expect("memory");
-        emulator.copy(emulator.clock(), counted, 4).expect("recorded");
+        emulator.copy(emulator.replay_counter(), counted, 4).expect("recorded");
         let scratch = emulator.alloc(8).expect("memory");
         emulator.copy(a, scratch, 8).expect("recorded");
         emulator.copy(scratch, b, 8).expect("recorded");
-        // SAFETY: allocated above, freed once; the recording keeps it.
+        // SAFETY: allocated above, freed once; the graph keeps it.
         unsafe { emulator.free(scratch) };
         let refusal = emulator.upload(a, &[0; 8]).expect_err("no copies in a recording").to_string();
         assert!(refusal.contains("cannot copy from the host"), "{refusal}");
         let recording = emulator.end_capture().expect("recorded");
-        assert_eq!(recording.steps(), 4);
-        assert_eq!(emulator.clock(), DevicePtr::NULL);
+        assert_eq!(recording.nodes(), 4);
+        assert_eq!(emulator.replay_counter(), DevicePtr::NULL);
         emulator.upload(b, &[9; 8]).expect("memory");
         let mut read = [0; 8];
         emulator.download(b, &mut read).expect("memory");
         assert_eq!(read, [9; 8], "nothing ran yet");
         for replay in 0..2 {
             recording.replay().expect("replayed");
-            let mut clock = [9; 4];
-            emulator.download(counted, &mut clock).expect("memory");
-            assert_eq!(clock, [replay, 0, 0, 0]);
+            let mut replay_counter = [9; 4];
+            emulator.download(counted, &mut replay_counter).expect("memory");
+            assert_eq!(replay_counter, [replay, 0, 0, 0]);
             emulator.download(b, &mut read).expect("memory");
             assert_eq!(read, [2, 1, 2, 1, 2, 1, 2, 1]);
         }

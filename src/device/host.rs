@@ -5,8 +5,7 @@ use std::{cell::RefCell, collections::HashMap};
 use bytemuck::Pod;
 use half::{bf16, f16};
 
-use super::math::Elementary;
-use crate::dtype::DType;
+use crate::{dtype::DType, math::Elementary};
 
 /// A typed block of host memory.
 #[derive(Clone, Debug)]
@@ -152,13 +151,13 @@ element!(f16, F16, f16::from_f64, f16::to_f64);
 element!(u8, U8, |v: f64| v.round_ties_even() as u8, f64::from);
 element!(i32, I32, |v: f64| v.round_ties_even() as i32, f64::from);
 
-/// The two types the CPU computes in: f64 is the judge, f32 the default. 16-bit tensors are widened to f32 on the way in
+/// The two types the CPU computes in: f64 is the reference, f32 the default. 16-bit tensors are widened to f32 on the way in
 /// and rounded once on the way out.
-pub trait Real: Element + Elementary + num_traits::Float + num_traits::NumAssign + std::iter::Sum {
+pub trait Real: Element + Elementary + num_traits::NumAssign + std::iter::Sum {
     /// A constant at this precision.
     #[inline(always)]
     fn c(value: f64) -> Self {
-        <Self as Element>::from_f64(value)
+        Self::constant(value)
     }
 }
 

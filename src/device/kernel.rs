@@ -50,9 +50,10 @@ macro_rules! kernel_params {
     };
 }
 
-/// A kernel family: one entry `<stem>_<name>_<dtype>` for each of `types`, or `<stem>_<name>` where there are none.
+/// A kernel family: one entry `<module>_<name>_<dtype>` for each of `types`, or `<module>_<name>` where there are none.
 pub struct Kernel<P> {
-    pub stem: &'static str,
+    /// Its PTX, `kernels/<module>.cu`.
+    pub module: &'static str,
     pub name: &'static str,
     /// Threads of a block; the entry's `.maxntid`.
     pub threads: u32,
@@ -68,14 +69,14 @@ pub const MOVABLE: &[DType] = &[DType::F32, DType::Bf16, DType::F16, DType::U8, 
 pub const UNTYPED: &[DType] = &[];
 
 impl<P: Params> Kernel<P> {
-    pub const fn new(stem: &'static str, name: &'static str, threads: u32, types: &'static [DType]) -> Kernel<P> {
-        Kernel { stem, name, threads, types, params: PhantomData }
+    pub const fn new(module: &'static str, name: &'static str, threads: u32, types: &'static [DType]) -> Kernel<P> {
+        Kernel { module, name, threads, types, params: PhantomData }
     }
 
     /// What the contract test compares with the PTX.
     pub const fn info(&self) -> KernelInfo {
         KernelInfo {
-            stem: self.stem,
+            module: self.module,
             name: self.name,
             threads: self.threads,
             types: self.types,
@@ -88,7 +89,7 @@ impl<P: Params> Kernel<P> {
 /// A kernel family without the type of its parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct KernelInfo {
-    pub stem: &'static str,
+    pub module: &'static str,
     pub name: &'static str,
     pub threads: u32,
     pub types: &'static [DType],
@@ -99,11 +100,11 @@ pub struct KernelInfo {
 impl KernelInfo {
     /// The entry for `dtype`, if there is one.
     pub fn entry(&self, dtype: DType) -> Option<String> {
-        let (stem, name) = (self.stem, self.name);
+        let (module, name) = (self.module, self.name);
         if self.types.is_empty() {
-            return Some(format!("{stem}_{name}"));
+            return Some(format!("{module}_{name}"));
         }
-        self.types.contains(&dtype).then(|| format!("{stem}_{name}_{dtype}"))
+        self.types.contains(&dtype).then(|| format!("{module}_{name}_{dtype}"))
     }
 
     /// All its entries.
@@ -115,17 +116,33 @@ impl KernelInfo {
     }
 }
 
+/// The kernels of several lists, `N` in all, as one.
+pub const fn concat<const N: usize>(lists: &[&[KernelInfo]]) -> [KernelInfo; N] {
+    let mut all = [lists[0][0]; N];
+    let (mut at, mut list) = (0, 0);
+    while list < lists.len() {
+        let mut i = 0;
+        while i < lists[list].len() {
+            all[at] = lists[list][i];
+            (at, i) = (at + 1, i + 1);
+        }
+        list += 1;
+    }
+    assert!(at == N, "as many kernels as the lists hold");
+    all
+}
+
 /// The PTX that `build.rs` embeds.
 mod embedded {
     include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
 }
 
-/// The PTX text of `kernels/<stem>.cu`.
+/// The PTX text of `kernels/<module>.cu`.
 ///
-/// For people tuning kernels: where `ISG_PTX` names a folder, `<stem>.ptx` is read from there instead, once.
-pub fn ptx(stem: &str) -> Option<&'static str> {
-    replaced(stem).or_else(|| {
-        embedded::MODULES.binary_search_by_key(&stem, |(name, _)| name).ok().map(|i| embedded::MODULES[i].1)
+/// For people tuning kernels: where `ISG_PTX` names a folder, `<module>.ptx` is read from there instead, once.
+pub fn ptx(module: &str) -> Option<&'static str> {
+    replaced(module).or_else(|| {
+        embedded::MODULES.binary_search_by_key(&module, |(name, _)| name).ok().map(|i| embedded::MODULES[i].1)
     })
 }
 
@@ -139,42 +156,50 @@ pub fn check_replacements() -> Result<()> {
     }
 }
 
-fn replaced(stem: &str) -> Option<&'static str> {
+fn replaced(module: &str) -> Option<&'static str> {
     static TEXTS: LazyLock<Mutex<HashMap<String, &'static str>>> = LazyLock::new(Mutex::default);
     let folder = std::env::var_os("ISG_PTX").filter(|folder| !folder.is_empty())?;
     let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(text) = texts.get(stem) {
+    if let Some(text) = texts.get(module) {
         return Some(text);
     }
-    let text = std::fs::read_to_string(std::path::Path::new(&folder).join(format!("{stem}.ptx"))).ok()?;
+    let text = std::fs::read_to_string(std::path::Path::new(&folder).join(format!("{module}.ptx"))).ok()?;
     // Kept for the program's life, like the embedded ones; there are as many as there are kernel files.
     let text: &'static str = Box::leak(text.into_boxed_str());
-    texts.insert(stem.to_string(), text);
+    texts.insert(module.to_string(), text);
     Some(text)
 }
 
-/// As [`ptx`], for a GPU of this compute capability: Hopper's own kernels are for 9.0 alone.
-pub fn text_for(stem: &str, capability: (u32, u32), device: &str) -> Result<&'static str> {
-    check_replacements()?;
-    if stem.ends_with("_sm90") && capability != (9, 0) {
-        return Err(Error::Device(format!("{device}: kernels/{stem}.cu is for compute capability 9.0 alone")));
-    }
-    ptx(stem).ok_or_else(|| Error::Device(format!("{device}: this build holds no kernels/{stem}.cu")))
+/// The suffix of modules for compute capability 9.0 alone (`.target sm_90a`).
+const SM90: &str = "_sm90";
+
+/// Whether a GPU of this compute capability runs the module: all from 8.0 on, but for Hopper's own.
+pub fn runs_on(module: &str, capability: (u32, u32)) -> bool {
+    !module.ends_with(SM90) || capability == (9, 0)
 }
 
-/// Every embedded module: stem and text, sorted by stem.
+/// As [`ptx`], for a GPU of this compute capability.
+pub fn text_for(module: &str, capability: (u32, u32), device: &str) -> Result<&'static str> {
+    check_replacements()?;
+    if !runs_on(module, capability) {
+        return Err(Error::Device(format!("{device}: kernels/{module}.cu is for compute capability 9.0 alone")));
+    }
+    ptx(module).ok_or_else(|| Error::Device(format!("{device}: this build holds no kernels/{module}.cu")))
+}
+
+/// Every embedded module: name and text, sorted by name.
 pub fn modules() -> &'static [(&'static str, &'static str)] {
     embedded::MODULES
 }
 
-/// `each` blocks for every one of `count`; a launch refuses more than a grid takes.
+/// `each` blocks for every one of `count`; a launch rejects more than a grid takes.
 pub fn blocks_for_each(count: usize, each: u32) -> u32 {
     count.checked_mul(each as usize).and_then(|blocks| u32::try_from(blocks).ok()).unwrap_or(u32::MAX)
 }
 
-/// Blocks a warp of columns wide that cover `cols`: 16 bytes a lane where rows are whole, else one element.
-pub fn column_blocks(cols: usize, whole: bool, element_bytes: usize) -> u32 {
-    blocks(cols, 32 * if whole { 16 / element_bytes } else { 1 })
+/// Blocks a warp of columns wide that cover `cols`: 16 B per lane where rows are aligned, else one element.
+pub fn column_blocks(cols: usize, aligned: bool, element_bytes: usize) -> u32 {
+    blocks(cols, 32 * if aligned { 16 / element_bytes } else { 1 })
 }
 
 /// Blocks of `per_block` that cover `count`.

@@ -1,22 +1,17 @@
 //! Where bytes live and kernels run. Knows nothing of tensors, shapes or gradients.
 
-pub mod convolution;
 pub mod cuda;
-pub mod divisor;
+pub mod cuda_errors;
+pub mod divmod;
 pub mod driver;
 pub mod emulator;
 pub mod graph;
 pub mod host;
 pub mod index;
 pub mod kernel;
-pub mod list;
-pub mod math;
+pub mod multi_tensor;
 pub mod nvtx;
 pub mod pool;
-pub mod product;
-pub mod refusals;
-pub mod stencil;
-pub mod vector;
 
 use std::{cell::Cell, fmt, rc::Rc};
 
@@ -40,17 +35,11 @@ struct Inner {
 /// How a GPU multiplies matrices held in f32. Sums are f32 either way; the CPU ignores it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Precision {
-    /// As exact as f32 arithmetic: three TF32 products for each.
+    /// As exact as f32 arithmetic: 3xTF32.
     #[default]
     F32,
-    /// Factors rounded to TF32's 10 bits, one tensor-core product for each, in ops of at least so many multiplications.
-    Tf32 { from_multiplications: u64 },
-}
-
-impl Precision {
-    /// TF32 where it buys time: three products of 2²⁶ pairs take an H100 one to two microseconds, less than a launch, so
-    /// that smaller ops stay exact for nothing.
-    pub const TF32: Precision = Precision::Tf32 { from_multiplications: 1 << 26 };
+    /// Operands rounded to TF32's 10 bits, in ops of at least so many multiply-adds.
+    Tf32 { min_macs: u64 },
 }
 
 pub(crate) enum Kind {
@@ -59,7 +48,7 @@ pub(crate) enum Kind {
 }
 
 impl Device {
-    /// The processor this program runs on; ops use rayon's current thread pool.
+    /// The CPU this program runs on; ops use rayon's current thread pool.
     pub fn cpu() -> Device {
         Device::new(Kind::Cpu, false)
     }

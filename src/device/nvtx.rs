@@ -248,7 +248,7 @@ mod tests {
         let slots = unsafe { std::slice::from_raw_parts(table, 17) };
         assert!(slots[0].is_null() && slots[16].is_null() && slots[1..16].iter().all(|slot| !slot.is_null()));
         assert_eq!(slots[DOMAIN_RANGE_PUSH], &raw const CORE2[DOMAIN_RANGE_PUSH]);
-        // SAFETY: as above; modules nothing here uses are refused.
+        // SAFETY: as above; modules nothing here uses are rejected.
         assert_eq!(unsafe { ((*callbacks).module)(2, &mut table, &mut functions) }, 0);
         assert!(export_table(2).is_null());
     }

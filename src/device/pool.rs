@@ -2,8 +2,8 @@
 //!
 //! Sizes are rounded up to classes, eight a power of two, so at most an eighth is wasted and tensors of nearby sizes share
 //! blocks. When the device is full, kept blocks are given back and the request is tried once more before it fails; a
-//! failure names what was asked, held and free, and leaves everything as it was. Blocks a recording used stay the
-//! recording's own: no later tensor may be put where a replay writes.
+//! failure names what was asked, held and free, and leaves everything as it was. Blocks a captured graph used stay
+//! its own: no later tensor may be put where a replay writes.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -24,8 +24,8 @@ pub trait Source {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Owner {
     Anyone,
-    /// A recording, by number.
-    Recording(u64),
+    /// A captured graph, by number.
+    Graph(u64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +38,7 @@ struct Block {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Full {
     pub asked_bytes: u64,
-    /// By tensors and recordings.
+    /// By tensors and graphs.
     pub held_bytes: u64,
     pub free_bytes: u64,
     pub total_bytes: u64,
@@ -70,15 +70,15 @@ pub struct Pool {
     used_bytes: u64,
     kept_bytes: u64,
     peak_bytes: u64,
-    recording: Option<u64>,
-    recordings: u64,
+    capture: Option<u64>,
+    graphs: u64,
 }
 
 impl Pool {
     /// Memory for `bytes`, of unspecified content.
     pub fn alloc<S: Source>(&mut self, bytes: u64, source: &mut S) -> Result<u64, Failure<S::Error>> {
         let class = size_class(bytes);
-        let owner = self.recording.map_or(Owner::Anyone, Owner::Recording);
+        let owner = self.capture.map_or(Owner::Anyone, Owner::Graph);
         let address = match self.reuse(owner, class) {
             Some(address) => address,
             None => self.take(class, bytes, source)?,
@@ -104,8 +104,8 @@ impl Pool {
         if let Some(address) = source.take(class).map_err(Failure::Source)? {
             return Ok(address);
         }
-        // While recording, nothing may wait and nothing is given back.
-        if self.recording.is_none()
+        // During capture, nothing may wait and nothing is given back.
+        if self.capture.is_none()
             && self.trim(source) > 0
             && let Some(address) = source.take(class).map_err(Failure::Source)?
         {
@@ -121,8 +121,8 @@ impl Pool {
         let Some(Block { class, owner }) = self.live.remove(&address) else { return false };
         self.used_bytes -= class;
         self.kept_bytes += class;
-        // What is freed while recording was read or written by the recording.
-        let owner = self.recording.map_or(owner, Owner::Recording);
+        // What is freed during capture was read or written by the graph.
+        let owner = self.capture.map_or(owner, Owner::Graph);
         self.free.entry((owner, class)).or_default().push(address);
         true
     }
@@ -141,20 +141,20 @@ impl Pool {
         given
     }
 
-    /// From here on blocks belong to a new recording, whose number is returned.
-    pub fn begin_recording(&mut self) -> u64 {
-        self.recordings += 1;
-        self.recording = Some(self.recordings);
-        self.recordings
+    /// From here on blocks belong to a new graph, whose number is returned.
+    pub fn begin_capture(&mut self) -> u64 {
+        self.graphs += 1;
+        self.capture = Some(self.graphs);
+        self.graphs
     }
 
-    pub fn end_recording(&mut self) {
-        self.recording = None;
+    pub fn end_capture(&mut self) {
+        self.capture = None;
     }
 
-    /// The recording is gone: its blocks are anyone's.
-    pub fn forget_recording(&mut self, number: u64) {
-        let theirs = Owner::Recording(number);
+    /// The graph is gone: its blocks are anyone's.
+    pub fn forget_graph(&mut self, number: u64) {
+        let theirs = Owner::Graph(number);
         let classes: Vec<u64> =
             self.free.keys().filter(|(owner, _)| *owner == theirs).map(|(_, class)| *class).collect();
         for class in classes {
@@ -260,25 +260,25 @@ mod tests {
     }
 
     #[test]
-    fn what_a_recording_used_stays_its_own_until_it_is_gone() {
+    fn what_a_graph_used_stays_its_own_until_it_is_gone() {
         let (mut pool, mut device) = (Pool::default(), device(1 << 20));
         let before = alloc(&mut pool, &mut device, 4096);
-        let number = pool.begin_recording();
+        let number = pool.begin_capture();
         let scratch = alloc(&mut pool, &mut device, 512);
         pool.free(scratch);
-        assert_eq!(alloc(&mut pool, &mut device, 512), scratch, "reused within the recording");
+        assert_eq!(alloc(&mut pool, &mut device, 512), scratch, "reused within the capture");
         pool.free(scratch);
         let result = alloc(&mut pool, &mut device, 2048);
         pool.free(before);
-        pool.end_recording();
+        pool.end_capture();
         for taken in [before, scratch] {
             let fresh = alloc(&mut pool, &mut device, if taken == before { 4096 } else { 512 });
             assert_ne!(fresh, taken);
         }
-        // The result's tensor goes, the recording still writes there.
+        // The result's tensor goes, the graph still writes there.
         pool.free(result);
         assert_ne!(alloc(&mut pool, &mut device, 2048), result);
-        pool.forget_recording(number);
+        pool.forget_graph(number);
         assert_eq!(alloc(&mut pool, &mut device, 2048), result);
     }
 }

@@ -56,7 +56,7 @@ impl Generator {
         let mut picture = self.first_rgb.forward(&x, code)?;
         for block in &self.blocks {
             x = block.refine.forward(&block.double.forward(&x, code)?, code)?;
-            picture = block.to_rgb.forward_onto(&x, code, Some(&doubled(&picture, &self.filter)?))?;
+            picture = block.to_rgb.forward_add_residual(&x, code, Some(&doubled(&picture, &self.filter)?))?;
         }
         Ok(picture)
     }

@@ -14,12 +14,13 @@
 use std::{collections::HashMap, path::Path};
 
 use crate::{
+    activation::Activation,
     device::Device,
     dtype::DType,
     error::{Error, Result},
     io::{array::NamedArray, weights::Weights},
     nn::builder::{Builder, Init},
-    ops::{avg_pool2d::Pool2d, bias_act::Activation, conv2d::Conv2d, epilogue::Epilogue},
+    ops::{avg_pool2d::Pool2d, conv2d::Conv2d, epilogue::Epilogue},
     tensor::Tensor,
 };
 
@@ -162,7 +163,7 @@ impl Lpips {
             }
             let (weight, bias) = (layer.weight.widened()?, layer.bias.widened()?);
             let rectified = Epilogue { activation: Activation::Relu, ..Epilogue::bias(Some(&bias)) };
-            x = x.conv2d_then(&weight, layer.conv, &rectified)?;
+            x = x.conv2d_fused(&weight, layer.conv, &rectified)?;
             out.push(x.clone());
         }
         Ok(out)

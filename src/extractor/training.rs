@@ -23,7 +23,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    device::{Device, graph::Repeated, host::HostBuffer},
+    device::{Device, graph::GraphedStep, host::HostBuffer},
     dtype::DType,
     error::{Error, Fault, Result},
     extractor::{
@@ -238,8 +238,8 @@ pub struct Training<'a> {
     averaged: Ema,
     augment: Strength,
     batch: Option<Batch>,
-    update: Repeated<Terms>,
-    penalty: Repeated<Tensor>,
+    update: GraphedStep<Terms>,
+    penalty: GraphedStep<Tensor>,
     /// Steps done.
     step: u64,
 }

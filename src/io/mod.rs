@@ -2,7 +2,7 @@
 //! again carries its checksum.
 
 pub mod array;
-pub mod atomic;
+pub use crate::atomic;
 pub mod checkpoint;
 pub mod checksum;
 pub mod file_name;

@@ -322,7 +322,7 @@ impl<'a> Training<'a> {
     fn step(&mut self, slides: &[usize]) -> Result<[f64; 2]> {
         let values = self.batch(slides)?;
         self.optimiser.advance()?;
-        let results = if self.device.records() {
+        let results = if self.device.supports_graphs() {
             self.replayed(values)?
         } else {
             self.launches(&values.into_tensors(self.device)?, None)?

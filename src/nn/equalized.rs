@@ -7,10 +7,10 @@
 use std::f64::consts::SQRT_2;
 
 use crate::{
+    activation::{Activation, ActivationParams},
     error::Result,
     nn::builder::{Builder, Init},
     ops::{
-        bias_act::{Activation, BiasAct},
         epilogue::Epilogue,
         modulated_conv2d::{ModulatedConv2d, Resampling},
         upfirdn2d::{Filter, Upfirdn2d},
@@ -23,7 +23,7 @@ use crate::{
 pub enum Then {
     /// Bias alone.
     Bias,
-    /// Bias, leaky rectifier of slope 0.2, gain √2.
+    /// Bias, leaky ReLU with alpha 0.2, gain √2.
     LeakyRelu,
 }
 
@@ -34,8 +34,8 @@ impl Then {
             Then::Bias => (Activation::Linear, 1.0),
             Then::LeakyRelu => (Activation::LeakyRelu, SQRT_2),
         };
-        let around = BiasAct { alpha: 0.2, gain: gain * scale, clamp: None };
-        Epilogue { bias: Some(bias), activation, around, ..Epilogue::default() }
+        let params = ActivationParams { alpha: 0.2, gain: gain * scale, clamp: None };
+        Epilogue { bias: Some(bias), activation, params, ..Epilogue::default() }
     }
 }
 
@@ -74,9 +74,9 @@ impl EqualizedLinear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let weight = self.weight.scale(self.weight_gain)?;
         if self.bias_gain == 1.0 {
-            x.linear_then(&weight, &self.then.epilogue(&self.bias, 1.0))
+            x.linear_fused(&weight, &self.then.epilogue(&self.bias, 1.0))
         } else {
-            x.linear_then(&weight, &self.then.epilogue(&self.bias.scale(self.bias_gain)?, 1.0))
+            x.linear_fused(&weight, &self.then.epilogue(&self.bias.scale(self.bias_gain)?, 1.0))
         }
     }
 }
@@ -108,17 +108,20 @@ impl EqualizedConv {
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward_onto(x, 1.0, None)
+        self.forward_add_residual(x, 1.0, None)
     }
 
     /// `residual + scale · layer(x)`; a residual is for layers without activation.
-    pub fn forward_onto(&self, x: &Tensor, scale: f64, residual: Option<&Tensor>) -> Result<Tensor> {
+    pub fn forward_add_residual(&self, x: &Tensor, scale: f64, residual: Option<&Tensor>) -> Result<Tensor> {
         let epilogue = match &self.bias {
-            None => Epilogue { around: BiasAct { gain: scale, ..BiasAct::default() }, ..Epilogue::default() },
+            None => Epilogue {
+                params: ActivationParams { gain: scale, ..ActivationParams::default() },
+                ..Epilogue::default()
+            },
             Some((bias, then)) => then.epilogue(bias, scale),
         };
         let weight = self.weight.scale(self.gain)?;
-        x.resampled_conv2d_then(&weight, &self.resampling, &Epilogue { residual, ..epilogue })
+        x.resampled_conv2d_fused(&weight, &self.resampling, &Epilogue { residual, ..epilogue })
     }
 }
 
@@ -189,15 +192,15 @@ impl ModulatedConv {
 
     /// `x` `[n, h, w, c]`, `code` `[n, style]`.
     pub fn forward(&self, x: &Tensor, code: &Tensor) -> Result<Tensor> {
-        self.forward_onto(x, code, None)
+        self.forward_add_residual(x, code, None)
     }
 
     /// The same, added to `residual`; for layers without activation.
-    pub fn forward_onto(&self, x: &Tensor, code: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+    pub fn forward_add_residual(&self, x: &Tensor, code: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         let style = self.affine.forward(code)?;
         // Demodulation divides any gain out again; without it the gain belongs to the (much smaller) style.
         let style = if self.conv.demodulate { style } else { style.scale(self.gain)? };
         let epilogue = Epilogue { residual, ..self.then.epilogue(&self.bias, 1.0) };
-        x.modulated_conv2d_then(&self.weight, &style, &self.conv, &epilogue)
+        x.modulated_conv2d_fused(&self.weight, &style, &self.conv, &epilogue)
     }
 }

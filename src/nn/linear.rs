@@ -1,9 +1,10 @@
 //! A fully connected layer.
 
 use crate::{
+    activation::Activation,
     error::Result,
     nn::builder::{Builder, Init},
-    ops::{bias_act::Activation, epilogue::Epilogue},
+    ops::epilogue::Epilogue,
     tensor::Tensor,
 };
 
@@ -14,7 +15,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// With a bias that begins at zero. `gain` times the deviation that keeps the variance, `1/√in`.
+    /// With a bias that begins at zero. `gain` times the standard deviation that keeps the variance, `1/√in`.
     pub fn new(b: &mut Builder, inputs: usize, outputs: usize, gain: f64) -> Result<Linear> {
         let weight = Linear::draw(b, inputs, outputs, gain)?;
         Ok(Linear { weight, bias: Some(b.param("bias", [outputs], Init::Constant(0.0))?) })
@@ -40,12 +41,12 @@ impl Linear {
     }
 
     /// The activation of the same.
-    pub fn forward_then(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        x.linear_then(&self.weight, &Epilogue { activation, ..Epilogue::bias(self.bias.as_ref()) })
+    pub fn forward_activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        x.linear_fused(&self.weight, &Epilogue { activation, ..Epilogue::bias(self.bias.as_ref()) })
     }
 
     /// The same, added to `residual`.
-    pub fn forward_onto(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        x.linear_then(&self.weight, &Epilogue { residual: Some(residual), ..Epilogue::bias(self.bias.as_ref()) })
+    pub fn forward_add_residual(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        x.linear_fused(&self.weight, &Epilogue { residual: Some(residual), ..Epilogue::bias(self.bias.as_ref()) })
     }
 }

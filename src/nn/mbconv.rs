@@ -3,6 +3,7 @@
 //! where the shape allows. With batch normalisation it computes what torchvision's `MBConv` computes.
 
 use crate::{
+    activation::Activation,
     device::nvtx,
     error::{Error, Result},
     nn::{
@@ -10,7 +11,6 @@ use crate::{
         linear::Linear,
         norm::{Norm, NormKind, RunningStats},
     },
-    ops::bias_act::Activation,
     tensor::Tensor,
 };
 
@@ -98,8 +98,9 @@ impl MbConv {
         }
         y = y.depthwise_conv2d(&self.depthwise, self.stride, self.padding)?;
         let [hidden, squeezed] = self.depthwise_norm.forward(&y, training, "bn1", &mut stats)?.silu_pool()?;
-        let gate =
-            self.excite.forward_then(&self.reduce.forward_then(&squeezed, Activation::Silu)?, Activation::Sigmoid)?;
+        let gate = self
+            .excite
+            .forward_activated(&self.reduce.forward_activated(&squeezed, Activation::Silu)?, Activation::Sigmoid)?;
         y = hidden.excited_linear(&gate, self.project.weight())?;
         y = self.project_norm.forward(&y, training, "bn2", &mut stats)?;
         Ok((if self.residual { x.add(&y)? } else { y }, stats))

@@ -5,8 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::Result,
     nn::builder::{Builder, Init},
-    ops::batch_norm2d,
-    optim::lerp,
+    ops::{batch_norm2d, lerp::lerp},
     tensor::Tensor,
 };
 

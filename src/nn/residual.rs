@@ -33,7 +33,7 @@ impl ResidualBlock {
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let _range = nvtx::range("residual");
-        let y = self.second.forward_onto(&self.first.forward(x)?, FRAC_1_SQRT_2, None)?;
-        self.shortcut.forward_onto(x, FRAC_1_SQRT_2, Some(&y))
+        let y = self.second.forward_add_residual(&self.first.forward(x)?, FRAC_1_SQRT_2, None)?;
+        self.shortcut.forward_add_residual(x, FRAC_1_SQRT_2, Some(&y))
     }
 }

@@ -1,12 +1,12 @@
 //! The pre-norm transformer block of the vision transformer (Dosovitskiy et al. 2021), as timm's `Block`: attention and a
-//! GELU perceptron, each after a layer normalisation and around a residual path.
+//! GELU MLP, each after a layer normalisation and around a residual path.
 //!
 //! Tokens of several sequences lie one after another in one matrix, so that everything but the attention itself runs on
 //! all of them at once; attention stays within a sequence.
 
 use crate::{
-    device::nvtx,
-    device::{Device, host::HostBuffer},
+    activation::Activation,
+    device::{Device, host::HostBuffer, nvtx},
     error::{Error, Result},
     nn::{
         builder::Builder,
@@ -14,7 +14,6 @@ use crate::{
         mbconv::RESIDUAL_GAIN,
         norm::{LAYER_EPS, LayerNorm},
     },
-    ops::bias_act::Activation,
     tensor::Tensor,
 };
 
@@ -85,7 +84,7 @@ pub struct VitConfig {
     pub width: usize,
     /// Divides the width.
     pub heads: usize,
-    /// Hidden width of the perceptron.
+    /// Hidden width of the MLP.
     pub mlp: usize,
 }
 
@@ -127,10 +126,10 @@ impl VitBlock {
         let mut drop = drop;
         let mut onto = |x: &Tensor, branch: &Tensor, last: &Linear| match &mut drop {
             Some(drop) => drop(last.forward(branch)?, Some(x)),
-            None => last.forward_onto(branch, x),
+            None => last.forward_add_residual(branch, x),
         };
         let x = onto(x, &attended, &self.proj)?;
-        let hidden = self.fc1.forward_then(&self.ln2.forward(&x)?, Activation::Gelu)?;
+        let hidden = self.fc1.forward_activated(&self.ln2.forward(&x)?, Activation::Gelu)?;
         onto(&x, &hidden, &self.fc2)
     }
 

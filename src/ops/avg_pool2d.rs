@@ -1,12 +1,12 @@
 //! The mean over a sliding window; padding counts as zeros in it.
 
 use crate::{
+    cpu::stencil::{Reads, Uniform, dense},
     device::{
         driver::DevicePtr,
         host::Real,
         index::count31,
         kernel::{FLOATS, Kernel},
-        stencil::{Reads, Uniform, dense},
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
@@ -100,11 +100,11 @@ impl Op for AvgPool {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let (x, y) = (args.x[0], args.y[0]);
         let ([_, h, w, c], [oh, ow]) = self.extents(x.shape())?;
-        let (threads, whole) = threads_of_packs(self.name(), y.elems(), c, y.dtype().bytes())?;
+        let (threads, aligned) = vector_threads(self.name(), y.elems(), c, y.dtype().bytes())?;
         let [h, w, c, oh, ow] = [h, w, c, oh, ow].map(|n| n as u32);
         let [kernel, stride, padding] = [self.pool.kernel, self.pool.stride, self.pool.padding].map(|n| n as u32);
         let (x, y, dtype) = (x.ptr, y.ptr, y.dtype());
-        let params = AvgPoolParams { x, y, threads, h, w, c, oh, ow, kernel, stride, padding, whole };
+        let params = AvgPoolParams { x, y, threads, h, w, c, oh, ow, kernel, stride, padding, aligned };
         let kernel = if self.adjoint.is_some() { &BACKWARD } else { &FORWARD };
         args.launch(kernel, dtype, threads.div_ceil(THREADS), 0, &params)
     }
@@ -133,7 +133,7 @@ kernel_params! {
         kernel: u32,
         stride: u32,
         padding: u32,
-        whole: u32,
+        aligned: u32,
     }
 }
 
@@ -141,12 +141,12 @@ const THREADS: u32 = 256;
 const FORWARD: Kernel<AvgPoolParams> = Kernel::new("avg_pool2d", "fwd", THREADS, FLOATS);
 const BACKWARD: Kernel<AvgPoolParams> = Kernel::new("avg_pool2d", "bwd_x", THREADS, FLOATS);
 
-/// Threads for images of `elems` elements, a 16-byte pack of channels each where the channels are whole packs (then 1 stands
-/// beside), else an element. Fewer than 2³¹: kernels count in 32 bits.
-pub(super) fn threads_of_packs(op: &'static str, elems: usize, c: usize, element_bytes: usize) -> Result<(u32, u32)> {
-    let whole = (c * element_bytes).is_multiple_of(16);
-    let threads = elems / if whole { 16 / element_bytes } else { 1 };
-    Ok((count31(op, threads)?, whole.into()))
+/// Threads for images of `elems` elements, 16 bytes of channels each where the channels are a multiple of that (then the second
+/// number is 1), else one element. Fewer than 2³¹: kernels count in 32 bits.
+pub(super) fn vector_threads(op: &'static str, elems: usize, c: usize, element_bytes: usize) -> Result<(u32, u32)> {
+    let aligned = (c * element_bytes).is_multiple_of(16);
+    let threads = elems / if aligned { 16 / element_bytes } else { 1 };
+    Ok((count31(op, threads)?, aligned.into()))
 }
 
 pub const SPEC: OpSpec = OpSpec {
@@ -161,7 +161,7 @@ pub const SPEC: OpSpec = OpSpec {
         vec![
             case("halves", [2, 5, 6, 3], 2, 2, 0),
             case("overlapping", [1, 7, 5, 9], 3, 2, 1),
-            case("whole_packs", [1, 5, 4, 16], 3, 2, 1),
+            case("aligned", [1, 5, 4, 16], 3, 2, 1),
             case("same", [1, 4, 5, 33], 3, 1, 1),
             case("one_pixel", [2, 1, 1, 4], 2, 2, 1),
         ]

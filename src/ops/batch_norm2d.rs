@@ -5,17 +5,17 @@
 //! mean, and the blocks are merged in f64 (Chan, Golub, LeVeque 1979), so one read of memory gives two-pass accuracy.
 
 use crate::{
+    cpu::vector::{column_partials, column_sums, par_rows, rows_per_task, vectorised},
     device::{
         driver::DevicePtr,
         host::{Element, Real},
         kernel::{FLOATS, Kernel, UNTYPED, blocks, column_blocks},
-        vector::{column_partials, column_sums, par_rows, rows_a_task, vectorised},
     },
     dtype::DType,
     error::{Error, Result},
     float_dispatch, kernel_params,
     op::{Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal},
-    ops::avg_pool2d::threads_of_packs,
+    ops::avg_pool2d::vector_threads,
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -120,7 +120,7 @@ impl Op for Train {
         };
         args.launch(&PARTS, x.dtype(), params.runs.saturating_mul(params.tiles), 0, &params)?;
         args.launch(&STATS, DType::F32, params.c.div_ceil(THREADS), 0, &params)?;
-        args.launch(&NORMALISE, x.dtype(), params.packs.div_ceil(THREADS), 0, &params)
+        args.launch(&NORMALISE, x.dtype(), params.vectors.div_ceil(THREADS), 0, &params)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -165,7 +165,7 @@ impl Op for Eval {
         let [x, weight, bias, mean, variance] = [0, 1, 2, 3, 4].map(|i| args.x[i]);
         let params = params(&x, &weight, &[mean, variance], self.eps, false)?;
         let params = BatchNormParams { x: x.ptr, bias: bias.ptr, y: args.y[0].ptr, ..params };
-        args.launch(&NORMALISE, x.dtype(), params.packs.div_ceil(THREADS), 0, &params)
+        args.launch(&NORMALISE, x.dtype(), params.vectors.div_ceil(THREADS), 0, &params)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -257,7 +257,7 @@ fn normalise<T: Real>(x: &[T], y: &mut [T], mean: &[T], scale: &[T], weight: &[T
     let scale: Vec<T> = scale.iter().zip(weight).map(|(&s, &w)| s * w).collect();
     let (mean, scale, bias) = (mean.repeat(repeats), scale.repeat(repeats), bias.repeat(repeats));
     par_rows(y, wide, |task, y| {
-        let x = &x[task * rows_a_task(wide) * wide..][..y.len()];
+        let x = &x[task * rows_per_task(wide) * wide..][..y.len()];
         vectorised(
             #[inline(always)]
             || {
@@ -312,7 +312,7 @@ impl Op for Grad {
         let dtype = x.dtype();
         args.launch(&BACKWARD_PARTS, dtype, params.runs.saturating_mul(params.tiles), 0, &params)?;
         args.launch(&BACKWARD_STATS, dtype, params.c.div_ceil(THREADS), 0, &params)?;
-        args.launch(&BACKWARD, dtype, params.packs.div_ceil(THREADS), 0, &params)
+        args.launch(&BACKWARD, dtype, params.vectors.div_ceil(THREADS), 0, &params)
     }
 }
 
@@ -337,11 +337,11 @@ kernel_params! {
         run: u32,
         runs: u32,
         tiles: u32,
-        packs: u32,
+        vectors: u32,
         eps: f32,
         biased: f32,
         training: u32,
-        whole: u32,
+        aligned: u32,
         f32_stats: u32,
         f32_affine: u32,
         unused: u32,
@@ -372,7 +372,7 @@ fn params(
     training: bool,
 ) -> Result<BatchNormParams> {
     let (rows, c, bytes) = (x.shape().rows(), x.shape().last(), x.dtype().bytes());
-    let (packs, whole) = threads_of_packs("batch_norm2d", x.elems(), c, bytes)?;
+    let (vectors, aligned) = vector_threads("batch_norm2d", x.elems(), c, bytes)?;
     let is_f32 = |v: &DeviceView| u32::from(v.dtype() == DType::F32);
     let null = DevicePtr::NULL;
     Ok(BatchNormParams {
@@ -394,12 +394,12 @@ fn params(
         c: c as u32,
         run: RUN as u32,
         runs: blocks(rows, RUN),
-        tiles: column_blocks(c, whole == 1, bytes),
-        packs,
+        tiles: column_blocks(c, aligned == 1, bytes),
+        vectors,
         eps: eps as f32,
         biased: if training { (rows as f64 - 1.0) as f32 / rows as f32 } else { 1.0 },
         training: training.into(),
-        whole,
+        aligned,
         f32_stats: is_f32(&stats[0]),
         f32_affine: is_f32(weight),
         unused: 0,
@@ -447,7 +447,7 @@ impl Grad {
         let offset = of_channel(&|c| sum[c] * batch);
         let slope = of_channel(&|c| along[c] * scale[c] * scale[c] * batch);
         par_rows(dx, wide, |task, dx| {
-            let at = task * rows_a_task(wide) * wide;
+            let at = task * rows_per_task(wide) * wide;
             let (x, dy) = (&x[at..][..dx.len()], &dy[at..][..dx.len()]);
             vectorised(
                 #[inline(always)]
@@ -493,7 +493,7 @@ pub const SPEC: OpSpec = OpSpec {
         vec![
             train("train", [2, 5, 4, 7], Draw::Normal),
             train("far_from_zero", [1, 3, 3, 70], Draw::Uniform(28.0, 32.0)),
-            train("whole_packs", [2, 3, 4, 40], Draw::Normal),
+            train("aligned", [2, 3, 4, 40], Draw::Normal),
             train("past_a_run", [1, 27, 19, 3], Draw::Normal),
             train("many_rows", [3, 16, 11, 2], Draw::Normal),
             statistics.wrt([]),

@@ -1,113 +1,45 @@
-//! `y = clamp(gain · f(x + bias))`: what follows nearly every matrix product, in one pass.
+//! `y = clamp(gain · f(x + bias))`: the step after nearly every GEMM, in one pass.
 //!
 //! The derivatives of `f` are the same op at order 1 and 2: `y = t · gain · f⁽ᵏ⁾(x + bias)`, zero where the value was
 //! clamped, `t` being the product of the gradients that arrived. Order `k` differentiates into itself (by `t`) and order
-//! `k + 1` (by `x`), which gives gradients of gradients; a third derivative is refused. Semantics of bias, gain and clamp
+//! `k + 1` (by `x`), which gives gradients of gradients; a third derivative is an error. Semantics of bias, gain and clamp
 //! follow StyleGAN2-ADA's `bias_act`; the activations are PyTorch's (GELU by the error function, softplus without threshold).
 
 use super::epilogue;
+pub use crate::activation::{Activation, ActivationParams};
 use crate::{
+    cpu::vector::{par_rows, rows_per_task, vectorised},
     device::{
         driver::DevicePtr,
         host::Real,
         index::count31,
         kernel::{FLOATS, Kernel, blocks},
-        math::{normal_below, normal_density, sigmoid, softplus, tanh},
-        vector::{par_rows, rows_a_task, vectorised},
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
+    math::{normal_cdf, normal_pdf, sigmoid, softplus, tanh},
     op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
 };
 
-/// The function applied to every element.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    Linear,
-    Relu,
-    /// `x` where positive, else `alpha · x`.
-    LeakyRelu,
-    Sigmoid,
-    Tanh,
-    /// `x · sigmoid(x)`.
-    Silu,
-    /// `x · Φ(x)`, exact.
-    Gelu,
-    /// `ln(1 + eˣ)`.
-    Softplus,
-}
-
-impl Activation {
-    pub const ALL: [Activation; 8] = [
-        Activation::Linear,
-        Activation::Relu,
-        Activation::LeakyRelu,
-        Activation::Sigmoid,
-        Activation::Tanh,
-        Activation::Silu,
-        Activation::Gelu,
-        Activation::Softplus,
-    ];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Activation::Linear => "linear",
-            Activation::Relu => "relu",
-            Activation::LeakyRelu => "leaky_relu",
-            Activation::Sigmoid => "sigmoid",
-            Activation::Tanh => "tanh",
-            Activation::Silu => "silu",
-            Activation::Gelu => "gelu",
-            Activation::Softplus => "softplus",
-        }
-    }
-
-    /// The activation of that name, as [`Activation::name`] writes it.
-    pub fn parse(name: &str) -> Result<Activation> {
-        Activation::ALL.into_iter().find(|activation| activation.name() == name).ok_or_else(|| {
-            let known = Activation::ALL.map(Activation::name).join(", ");
-            Error::Usage(format!("activation {name}: unknown; use one of {known}"))
-        })
-    }
-}
-
-/// What is done around the activation.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct BiasAct {
-    /// Slope of the leaky ReLU below zero.
-    pub alpha: f64,
-    /// The activation's value is multiplied by this.
-    pub gain: f64,
-    /// Then limited to ± this.
-    pub clamp: Option<f64>,
-}
-
-impl Default for BiasAct {
-    fn default() -> BiasAct {
-        BiasAct { alpha: 0.2, gain: 1.0, clamp: None }
-    }
-}
-
 impl Tensor {
     /// `clamp(gain · activation(x + bias))`; `bias` is as long as `x`'s last axis.
-    pub fn bias_act(&self, bias: Option<&Tensor>, activation: Activation, around: BiasAct) -> Result<Tensor> {
-        if bias.is_none() && activation == Activation::Linear && around.gain == 1.0 && around.clamp.is_none() {
+    pub fn bias_act(&self, bias: Option<&Tensor>, activation: Activation, params: ActivationParams) -> Result<Tensor> {
+        if bias.is_none() && activation == Activation::Linear && params.gain == 1.0 && params.clamp.is_none() {
             return Ok(self.clone());
         }
-        let op = BiasActOp { activation, around, order: 0 };
+        let op = BiasActOp { activation, params, order: 0 };
         match bias {
             Some(bias) => apply1(op, &[self, bias]),
             None => apply1(op, &[self]),
         }
     }
 
-    /// The activation alone; the leaky ReLU with slope 0.2.
+    /// The activation alone; the leaky ReLU with alpha 0.2.
     pub fn activate(&self, activation: Activation) -> Result<Tensor> {
-        self.bias_act(None, activation, BiasAct::default())
+        self.bias_act(None, activation, ActivationParams::default())
     }
 
     /// `max(x, 0)`; its gradient at 0 is 0.
@@ -117,7 +49,7 @@ impl Tensor {
 
     /// `x` where positive, else `alpha · x`.
     pub fn leaky_relu(&self, alpha: f64) -> Result<Tensor> {
-        self.bias_act(None, Activation::LeakyRelu, BiasAct { alpha, ..BiasAct::default() })
+        self.bias_act(None, Activation::LeakyRelu, ActivationParams { alpha, ..ActivationParams::default() })
     }
 
     /// `1 / (1 + e⁻ˣ)`.
@@ -147,15 +79,15 @@ impl Tensor {
 }
 
 /// `t · gain · f⁽ᵏ⁾(x)`, the derivative of order 1 or 2, zero where the value at `x` is clamped.
-pub(super) fn by_argument(order: usize, t: &Tensor, x: &Tensor, activation: Activation, around: BiasAct) -> Result<Tensor> {
-    apply1(BiasActOp { activation, around, order }, &[t, x])
+pub(super) fn derivative_by_input(order: usize, t: &Tensor, x: &Tensor, activation: Activation, params: ActivationParams) -> Result<Tensor> {
+    apply1(BiasActOp { activation, params, order }, &[t, x])
 }
 
 /// Order 0: inputs x, bias. Order 1 and 2: inputs t, x, bias. The bias may be absent.
 #[derive(Clone, Copy)]
 struct BiasActOp {
     activation: Activation,
-    around: BiasAct,
+    params: ActivationParams,
     order: usize,
 }
 
@@ -213,11 +145,11 @@ impl Op for BiasActOp {
                 count: count31(self.name(), count)?,
                 cols: count31(self.name(), cols)?,
                 // In the order of `ALL`, which is the kernel's.
-                function: self.activation as u32,
-                alpha: self.around.alpha as f32,
-                gain: self.around.gain as f32,
-                clamp: self.around.clamp.map_or(f32::INFINITY, |clamp| clamp as f32),
-                whole: ((bias == DevicePtr::NULL || cols.is_multiple_of(EACH)) && (first * bytes).is_multiple_of(16))
+                activation: self.activation as u32,
+                alpha: self.params.alpha as f32,
+                gain: self.params.gain as f32,
+                clamp: self.params.clamp.map_or(f32::INFINITY, |clamp| clamp as f32),
+                aligned: ((bias == DevicePtr::NULL || cols.is_multiple_of(EACH)) && (first * bytes).is_multiple_of(16))
                     .into(),
                 unused: 0,
             };
@@ -264,7 +196,7 @@ impl Op for BiasActOp {
     }
 
     fn keep(&self) -> Keep {
-        // The slope of a line without a clamp does not depend on where.
+        // The derivative of a linear activation without a clamp does not depend on where.
         Keep::INPUTS
     }
 }
@@ -277,11 +209,11 @@ kernel_params! {
         y: DevicePtr,
         count: u32,
         cols: u32,
-        function: u32,
+        activation: u32,
         alpha: f32,
         gain: f32,
         clamp: f32,
-        whole: u32,
+        aligned: u32,
         unused: u32,
     }
 }
@@ -298,25 +230,25 @@ const fn kernel(name: &'static str) -> Kernel<BiasActParams> {
 const KERNELS: [Kernel<BiasActParams>; 3] = [kernel("fwd"), kernel("bwd_x"), kernel("bwd_bwd_x")];
 
 #[inline(always)]
-fn sigmoid_slope<T: Real>(x: T) -> T {
+fn sigmoid_derivative<T: Real>(x: T) -> T {
     let s = sigmoid(x);
     s * (T::one() - s)
 }
 
 #[inline(always)]
-fn sigmoid_bend<T: Real>(x: T) -> T {
+fn sigmoid_second_derivative<T: Real>(x: T) -> T {
     let s = sigmoid(x);
     s * (T::one() - s) * (T::one() - T::c(2.0) * s)
 }
 
 #[inline(always)]
-fn tanh_slope<T: Real>(x: T) -> T {
+fn tanh_derivative<T: Real>(x: T) -> T {
     let t = tanh(x);
     T::one() - t * t
 }
 
 #[inline(always)]
-fn tanh_bend<T: Real>(x: T) -> T {
+fn tanh_second_derivative<T: Real>(x: T) -> T {
     let t = tanh(x);
     T::c(-2.0) * t * (T::one() - t * t)
 }
@@ -327,35 +259,35 @@ fn silu<T: Real>(x: T) -> T {
 }
 
 #[inline(always)]
-pub(super) fn silu_slope<T: Real>(x: T) -> T {
+pub(super) fn silu_derivative<T: Real>(x: T) -> T {
     let s = sigmoid(x);
     s * (T::one() + x * (T::one() - s))
 }
 
 #[inline(always)]
-fn silu_bend<T: Real>(x: T) -> T {
+fn silu_second_derivative<T: Real>(x: T) -> T {
     let s = sigmoid(x);
     s * (T::one() - s) * (T::c(2.0) + x * (T::one() - T::c(2.0) * s))
 }
 
 #[inline(always)]
 fn gelu<T: Real>(x: T) -> T {
-    x * normal_below(x)
+    x * normal_cdf(x)
 }
 
 #[inline(always)]
-pub(super) fn gelu_slope<T: Real>(x: T) -> T {
-    normal_below(x) + x * normal_density(x)
+pub(super) fn gelu_derivative<T: Real>(x: T) -> T {
+    normal_cdf(x) + x * normal_pdf(x)
 }
 
 #[inline(always)]
-fn gelu_bend<T: Real>(x: T) -> T {
-    normal_density(x) * (T::c(2.0) - x * x)
+fn gelu_second_derivative<T: Real>(x: T) -> T {
+    normal_pdf(x) * (T::c(2.0) - x * x)
 }
 
 impl BiasActOp {
     fn compute<T: Real>(&self, args: &mut HostArgs) {
-        let (one, zero, alpha) = (T::one(), T::zero(), T::c(self.around.alpha));
+        let (one, zero, alpha) = (T::one(), T::zero(), T::c(self.params.alpha));
         // A function passed by name would be called through a shim that is not inlined: a closure that is.
         macro_rules! inlined {
             ($($f:ident),*) => { self.each::<T>(args, $(#[inline(always)] |x| $f(x)),*) };
@@ -379,24 +311,24 @@ impl BiasActOp {
                 move |x| if x > zero { one } else { alpha },
                 move |_| zero,
             ),
-            Activation::Sigmoid => inlined!(sigmoid, sigmoid_slope, sigmoid_bend),
-            Activation::Tanh => inlined!(tanh, tanh_slope, tanh_bend),
-            Activation::Silu => inlined!(silu, silu_slope, silu_bend),
-            Activation::Gelu => inlined!(gelu, gelu_slope, gelu_bend),
-            Activation::Softplus => inlined!(softplus, sigmoid, sigmoid_slope),
+            Activation::Sigmoid => inlined!(sigmoid, sigmoid_derivative, sigmoid_second_derivative),
+            Activation::Tanh => inlined!(tanh, tanh_derivative, tanh_second_derivative),
+            Activation::Silu => inlined!(silu, silu_derivative, silu_second_derivative),
+            Activation::Gelu => inlined!(gelu, gelu_derivative, gelu_second_derivative),
+            Activation::Softplus => inlined!(softplus, sigmoid, sigmoid_derivative),
         }
     }
 
-    /// The loops. `value` is needed at every order, because a clamped value has slope zero.
+    /// The loops. `value` is needed at every order, because a clamped value has derivative zero.
     fn each<T: Real>(
         &self,
         args: &mut HostArgs,
         value: impl Fn(T) -> T + Sync + Copy,
-        slope: impl Fn(T) -> T + Sync + Copy,
-        bend: impl Fn(T) -> T + Sync + Copy,
+        derivative: impl Fn(T) -> T + Sync + Copy,
+        second_derivative: impl Fn(T) -> T + Sync + Copy,
     ) {
-        let gain = T::c(self.around.gain);
-        let Some(clamp) = self.around.clamp.map(T::c) else {
+        let gain = T::c(self.params.gain);
+        let Some(clamp) = self.params.clamp.map(T::c) else {
             return match self.order {
                 0 => self.rows::<T>(
                     args,
@@ -406,12 +338,12 @@ impl BiasActOp {
                 1 => self.rows::<T>(
                     args,
                     #[inline(always)]
-                    move |t, x| t * gain * slope(x),
+                    move |t, x| t * gain * derivative(x),
                 ),
                 _ => self.rows::<T>(
                     args,
                     #[inline(always)]
-                    move |t, x| t * gain * bend(x),
+                    move |t, x| t * gain * second_derivative(x),
                 ),
             };
         };
@@ -429,12 +361,12 @@ impl BiasActOp {
             1 => self.rows::<T>(
                 args,
                 #[inline(always)]
-                move |t, x| if inside(gain * value(x)) { t * gain * slope(x) } else { T::zero() },
+                move |t, x| if inside(gain * value(x)) { t * gain * derivative(x) } else { T::zero() },
             ),
             _ => self.rows::<T>(
                 args,
                 #[inline(always)]
-                move |t, x| if inside(gain * value(x)) { t * gain * bend(x) } else { T::zero() },
+                move |t, x| if inside(gain * value(x)) { t * gain * second_derivative(x) } else { T::zero() },
             ),
         }
     }
@@ -445,7 +377,7 @@ impl BiasActOp {
         let at = self.x_at();
         let (t, x) = (args.x::<T>(0), args.x::<T>(at));
         if args.inputs() == at + 1 {
-            let grain = rows_a_task(1);
+            let grain = rows_per_task(1);
             return par_rows(args.y::<T>(0), 1, |task, y| {
                 let (t, x) = (&t[task * grain..][..y.len()], &x[task * grain..][..y.len()]);
                 vectorised(
@@ -462,7 +394,7 @@ impl BiasActOp {
         // Narrow biases are repeated until a row is long enough to vectorise.
         let bias = args.x::<T>(at + 1);
         let bias = bias.repeat(64usize.div_ceil(bias.len().max(1)));
-        let block = rows_a_task(bias.len()) * bias.len();
+        let block = rows_per_task(bias.len()) * bias.len();
         par_rows(args.y::<T>(0), bias.len(), |task, y| {
             let (t, x) = (&t[task * block..][..y.len()], &x[task * block..][..y.len()]);
             vectorised(
@@ -487,14 +419,14 @@ pub const SPEC: OpSpec = OpSpec {
     order: Order::Any,
     kernels: &[KERNELS[0].info(), KERNELS[1].info(), KERNELS[2].info(), epilogue::GRADIENT.info(), epilogue::SUMS.info(), epilogue::BIAS.info()],
     cases: || {
-        let around = BiasAct { alpha: 0.3, gain: 1.4, clamp: None };
+        let params = ActivationParams { alpha: 0.3, gain: 1.4, clamp: None };
         let mut cases: Vec<Case> = Activation::ALL
             .into_iter()
             .map(|activation| {
                 // Distinct values keep the kinks of the ReLUs at a distance.
                 let inputs = [drawn([2, 3, 5], Draw::Distinct), drawn([5], Draw::Uniform(0.001, 0.006))];
                 Case::new(activation.name(), inputs, move |x| {
-                    Ok(vec![x[0].bias_act(Some(&x[1]), activation, around)?])
+                    Ok(vec![x[0].bias_act(Some(&x[1]), activation, params)?])
                 })
             })
             .collect();
@@ -502,7 +434,7 @@ pub const SPEC: OpSpec = OpSpec {
             Ok(vec![x[0].bias_act(
                 Some(&x[1]),
                 Activation::Silu,
-                BiasAct { clamp: Some(1.25), ..BiasAct::default() },
+                ActivationParams { clamp: Some(1.25), ..ActivationParams::default() },
             )?])
         }));
         cases.push(Case::new("without_bias", [normal([3, 33])], |x| Ok(vec![x[0].gelu()?])));

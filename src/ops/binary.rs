@@ -6,7 +6,7 @@ use crate::{
     device::{
         driver::DevicePtr,
         host::Real,
-        index::{Axes, Strides, Walk, count31, strides},
+        index::{Axes, LoopNest, Strides, count31, strides},
         kernel::{FLOATS, Kernel, blocks},
     },
     error::{Error, Result},
@@ -115,8 +115,8 @@ impl Op for Binary {
         let (a, b, y) = (args.x[0], args.x[1], args.y[0]);
         let shape = y.shape();
         let (a_strides, b_strides) = (broadcast_strides(&a.shape(), &shape), broadcast_strides(&b.shape(), &shape));
-        let mut walk = Walk::new(&shape, [&a_strides[..shape.rank()], &b_strides[..shape.rank()]]);
-        let width = y.dtype().pack();
+        let mut walk = LoopNest::new(&shape, [&a_strides[..shape.rank()], &b_strides[..shape.rank()]]);
+        let width = y.dtype().vector_elems();
         let wide = walk.extents.len() == 1 || walk.extents[0].is_multiple_of(width);
         if wide {
             walk.extents[0] = walk.extents[0].div_ceil(width);
@@ -181,12 +181,12 @@ fn combine<T: Real>(args: &mut HostArgs, f: impl Fn(T, T) -> T + Sync) {
     // Row by row along the last axis, where each operand is either contiguous or one repeated value.
     let inner = shape.last();
     let (a_strides, b_strides) = (broadcast_strides(&a_shape, &shape), broadcast_strides(&b_shape, &shape));
-    let rows_a_task = (GRAIN / inner).max(1);
+    let rows_per_task = (GRAIN / inner).max(1);
     let last = shape.rank().saturating_sub(1);
     let (a_repeats, b_repeats) = (a_strides[last] == 0, b_strides[last] == 0);
-    y.par_chunks_mut(rows_a_task * inner).enumerate().for_each(|(task, y)| {
+    y.par_chunks_mut(rows_per_task * inner).enumerate().for_each(|(task, y)| {
         for (row, y) in y.chunks_mut(inner).enumerate() {
-            let row = task * rows_a_task + row;
+            let row = task * rows_per_task + row;
             let (ai, bi) = (row_offset(row, &shape, &a_strides), row_offset(row, &shape, &b_strides));
             match (a_repeats, b_repeats) {
                 (false, false) => {

@@ -7,7 +7,7 @@ use crate::{
     device::{
         driver::DevicePtr,
         host::Real,
-        index::{Axes, Strides, Walk, count31, strides, unit_bytes},
+        index::{Axes, LoopNest, Strides, access_bytes, count31, strides},
         kernel::{Kernel, UNTYPED, blocks},
     },
     error::{Error, Result},
@@ -35,7 +35,7 @@ struct Broadcast {
 
 kernel_params! {
     struct BroadcastParams {
-        x: DevicePtr, y: DevicePtr, count: u32, unit_bytes: u32, repeats: u32, element_bytes: u32,
+        x: DevicePtr, y: DevicePtr, count: u32, access_bytes: u32, repeats: u32, element_bytes: u32,
         axes: Axes, strides: Strides,
     }
 }
@@ -68,13 +68,13 @@ impl Op for Broadcast {
             return Err(Error::NoKernel { op: "broadcast", device: args.driver.name().to_string() });
         }
         let of = broadcast_strides(&x.shape(), &self.to);
-        let mut walk = Walk::new(&self.to, [&of[..self.to.rank()]]);
-        let unit_bytes = unit_bytes(&[walk.extents[0] * element_bytes]);
-        let in_a_unit = unit_bytes / element_bytes;
+        let mut walk = LoopNest::new(&self.to, [&of[..self.to.rank()]]);
+        let access_bytes = access_bytes(&[walk.extents[0] * element_bytes]);
+        let in_a_unit = access_bytes / element_bytes;
         walk.extents[0] /= in_a_unit;
         let repeats = walk.repeats(0);
         if !repeats {
-            // The innermost step of one element is now one unit; the others are whole units.
+            // The innermost step of one element is now one access; the others are multiples of it.
             walk.strides[0][1..].iter_mut().for_each(|step| *step /= in_a_unit);
         }
         let count = count31("broadcast", walk.extents.iter().product())?;
@@ -82,7 +82,7 @@ impl Op for Broadcast {
             x: x.ptr,
             y: y.ptr,
             count,
-            unit_bytes: unit_bytes as u32,
+            access_bytes: access_bytes as u32,
             repeats: repeats.into(),
             element_bytes: element_bytes as u32,
             axes: walk.axes(),
@@ -105,10 +105,10 @@ fn repeat<T: Real>(x: &[T], y: &mut [T], from: &Shape, to: &Shape) {
         return;
     }
     let (inner, strides) = (to.last(), broadcast_strides(from, to));
-    let rows_a_task = ((16 << 10) / inner).max(1);
-    y.par_chunks_mut(rows_a_task * inner).enumerate().for_each(|(task, y)| {
+    let rows_per_task = ((16 << 10) / inner).max(1);
+    y.par_chunks_mut(rows_per_task * inner).enumerate().for_each(|(task, y)| {
         for (row, y) in y.chunks_mut(inner).enumerate() {
-            let at = row_offset(task * rows_a_task + row, to, &strides);
+            let at = row_offset(task * rows_per_task + row, to, &strides);
             if strides[to.rank().saturating_sub(1)] == 0 {
                 y.fill(x[at]);
             } else {

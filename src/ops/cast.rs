@@ -1,11 +1,11 @@
 //! The same values at another element type: rounded to nearest, integers saturating. The gradient is cast back.
 
 use crate::{
+    cpu::vector::par_rows,
     device::{
         driver::DevicePtr,
         host::Element,
         kernel::{Kernel, blocks},
-        vector::par_rows,
     },
     dtype::DType,
     error::{Error, Result},
@@ -80,7 +80,7 @@ impl Op for Cast {
             return Err(Error::NoKernel { op: "cast", device: args.driver.name().to_string() });
         }
         let params = CastParams { x: x.ptr, y: y.ptr, count: x.elems() as u64 };
-        let per_block = THREADS as usize * x.dtype().pack().min(y.dtype().pack());
+        let per_block = THREADS as usize * x.dtype().vector_elems().min(y.dtype().vector_elems());
         args.launch(&kernel(x.dtype()), self.to, blocks(x.elems(), per_block), 0, &params)
     }
 
@@ -107,7 +107,7 @@ fn from<X: Element>(args: &mut HostArgs) {
 }
 
 fn convert<X: Element, Y: Element>(args: &mut HostArgs) {
-    const GRAIN: usize = crate::device::vector::GRAIN;
+    const GRAIN: usize = crate::cpu::vector::GRAIN;
     let x = args.x::<X>(0);
     par_rows(args.y::<Y>(0), 1, |task, y| {
         y.iter_mut().zip(&x[task * GRAIN..]).for_each(|(y, &x)| *y = Y::from_f64(x.to_f64()));

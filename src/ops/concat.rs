@@ -1,13 +1,13 @@
 //! Tensors put one after the other along an axis. Its adjoint takes the pieces apart again.
 
 use crate::{
+    cpu::vector::{par_rows, rows_per_task},
     device::{
-        divisor::Divisor,
+        divmod::FastDivmod,
         driver::DevicePtr,
         host::Element,
-        index::{count31, unit_bytes},
+        index::{access_bytes, count31},
         kernel::{Kernel, UNTYPED, blocks},
-        vector::{par_rows, rows_a_task},
     },
     element_dispatch,
     error::{Error, Result},
@@ -34,7 +34,7 @@ struct Concat {
 
 kernel_params! {
     struct ConcatParams {
-        x: DevicePtr, y: DevicePtr, pitch: u64, count: u32, unit_bytes: u32, width: Divisor, from: u32,
+        x: DevicePtr, y: DevicePtr, row_stride: u64, count: u32, access_bytes: u32, width: FastDivmod, from: u32,
     }
 }
 
@@ -79,15 +79,15 @@ impl Op for Concat {
         let mut from_bytes = 0;
         for x in args.x.iter().filter(|x| x.elems() > 0) {
             let width_bytes = x.shape()[self.axis] * position_bytes;
-            let unit = unit_bytes(&[width_bytes, pitch_bytes, from_bytes]);
+            let unit = access_bytes(&[width_bytes, pitch_bytes, from_bytes]);
             let count = count31("concat", x.spec.bytes() / unit)?;
             let params = ConcatParams {
                 x: x.ptr,
                 y: y.ptr,
-                pitch: (pitch_bytes / unit) as u64,
+                row_stride: (pitch_bytes / unit) as u64,
                 count,
-                unit_bytes: unit as u32,
-                width: Divisor::new((width_bytes / unit) as u32),
+                access_bytes: unit as u32,
+                width: FastDivmod::new((width_bytes / unit) as u32),
                 from: (from_bytes / unit) as u32,
             };
             args.launch(&FORWARD, y.dtype(), blocks(count as usize, THREADS as usize), 0, &params)?;
@@ -119,7 +119,7 @@ fn join<T: Element>(args: &mut HostArgs, axis: usize) {
     let width: usize = pieces.iter().map(|piece| piece.1).sum();
     par_rows(args.y::<T>(0), width, |task, y| {
         for (row, y) in y.chunks_exact_mut(width).enumerate() {
-            let (row, mut at) = (task * rows_a_task(width) + row, 0);
+            let (row, mut at) = (task * rows_per_task(width) + row, 0);
             for &(x, len) in &pieces {
                 y[at..at + len].copy_from_slice(&x[row * len..][..len]);
                 at += len;

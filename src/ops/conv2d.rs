@@ -1,4 +1,4 @@
-//! Two-dimensional convolution (a correlation, as in every deep-learning library) on channels-last images:
+//! Two-dimensional convolution (a correlation, as in every deep-learning library) on NHWC images:
 //!
 //! `y[n,i,j,k] = bias[k] + Σ_{r,s,c} x[n, i·stride + r·dilation − padding, j·stride + s·dilation − padding, c] · w[k,r,s,c]`
 //!
@@ -6,23 +6,22 @@
 //! gradient of each is made of the other two, and every order exists. The input gradient on its own is the transposed
 //! convolution.
 //!
-//! What follows the forward map's sums is done where they are made: see [`epilogue`](super::epilogue).
-//!
-//! On the CPU they are matrix products: see [`convolution`](crate::device::convolution).
+//! The forward map takes an epilogue: see [`epilogue`](super::epilogue). On the CPU all three are im2col and GEMM: see
+//! [`cpu::conv2d`](crate::cpu::conv2d); on a GPU implicit GEMM: see [`gemm::implicit`](crate::gemm::implicit).
 
 pub(crate) mod launch;
 
 use super::{
-    bias_act::{Activation, BiasAct},
+    bias_act::{Activation, ActivationParams},
     epilogue::{Epilogue, Fused},
-    matmul::same_float,
 };
-pub use crate::device::convolution::Conv2d;
+pub use crate::conv2d::Conv2d;
 use crate::{
-    device::convolution::{Geometry, forward, input_gradient, weight_gradient},
+    conv2d::Geometry,
+    cpu::conv2d::{forward, input_gradient, weight_gradient},
     error::{Error, Result},
     float_dispatch,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -31,11 +30,11 @@ use crate::{
 impl Tensor {
     /// `[n, h, w, c] -> [n, h', w', k]` with `weight` `[k, r, s, c / groups]` and `bias` `[k]`.
     pub fn conv2d(&self, weight: &Tensor, bias: Option<&Tensor>, conv: Conv2d) -> Result<Tensor> {
-        self.conv2d_then(weight, conv, &Epilogue::bias(bias))
+        self.conv2d_fused(weight, conv, &Epilogue::bias(bias))
     }
 
-    /// The same, and what follows its sums, in one pass.
-    pub fn conv2d_then(&self, weight: &Tensor, conv: Conv2d, epilogue: &Epilogue) -> Result<Tensor> {
+    /// The same with an epilogue, in one pass.
+    pub fn conv2d_fused(&self, weight: &Tensor, conv: Conv2d, epilogue: &Epilogue) -> Result<Tensor> {
         let mut x = vec![self, weight];
         let fused = epilogue.join(&mut x);
         apply1(Forward { conv, fused }, &x)
@@ -92,13 +91,7 @@ impl Op for Forward {
         float_dispatch!(args, T => {
             let (x, weight) = (args.x::<T>(0), args.x::<T>(1));
             let epilogue = self.fused.host::<T>(args);
-            // A bias alone stands in `y` before the products are added to it.
-            let bias = (self.fused.bias && self.fused.is_bias()).then(|| args.x::<T>(2));
-            let y = args.y::<T>(0);
-            forward::<T>(&g, x, weight, bias, y);
-            if bias.is_none() {
-                epilogue.finish(g.k, y, None);
-            }
+            epilogue.run(g.k, args.y::<T>(0), None, |y, accumulate| forward::<T>(&g, x, weight, y, accumulate));
         });
         Ok(())
     }
@@ -109,12 +102,12 @@ impl Op for Forward {
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
-        let (through, conv) = (self.fused.through(v)?, self.conv);
+        let (backprop, conv) = (self.fused.backprop(v)?, self.conv);
         let ([_, h, w, _], [_, r, s, _]) = (dims(v.x_spec(0).shape), dims(v.x_spec(1).shape));
-        let dx = v.when(0, || through.dsum.conv2d_input_gradient(v.x(1), [h, w], conv))?;
-        let dweight = v.when(1, || v.x(0).conv2d_weight_gradient(&through.dsum, [r, s], conv))?;
+        let dx = v.when(0, || backprop.dsum.conv2d_input_gradient(v.x(1), [h, w], conv))?;
+        let dweight = v.when(1, || v.x(0).conv2d_weight_gradient(&backprop.dsum, [r, s], conv))?;
         let mut all = vec![dx, dweight];
-        all.extend(self.fused.gradients(v, &through)?);
+        all.extend(self.fused.gradients(v, &backprop)?);
         Ok(all)
     }
 
@@ -234,7 +227,7 @@ pub const SPEC: OpSpec = OpSpec {
         };
         let plain = Conv2d::default();
         // `parts`: bias, noise, residual by their first letters.
-        let then = |name, x: [usize; 4], [k, r]: [usize; 2], parts: &'static str, activation, clamp| {
+        let fused = |name, x: [usize; 4], [k, r]: [usize; 2], parts: &'static str, activation, clamp| {
             let [n, h, w, c] = x;
             let mut inputs = vec![normal(x), normal([k, r, r, c])];
             for part in parts.chars() {
@@ -245,23 +238,23 @@ pub const SPEC: OpSpec = OpSpec {
                 }
             }
             Case::new(name, inputs, move |x| {
-                let around = BiasAct { alpha: 0.3, gain: 1.4, clamp };
+                let params = ActivationParams { alpha: 0.3, gain: 1.4, clamp };
                 let mut rest = x[2..].iter();
                 let mut next = |part| if parts.contains(part) { rest.next() } else { None };
                 let (bias, noise, strength) = (next('b'), next('n'), next('n'));
                 let (noise, residual) = (noise.zip(strength), next('r'));
-                let epilogue = Epilogue { bias, noise, activation, around, residual };
-                Ok(vec![x[0].conv2d_then(&x[1], Conv2d { padding: r / 2, ..plain }, &epilogue)?])
+                let epilogue = Epilogue { bias, noise, activation, params, residual };
+                Ok(vec![x[0].conv2d_fused(&x[1], Conv2d { padding: r / 2, ..plain }, &epilogue)?])
             })
         };
         vec![
-            then("then_bias_and_leaky_relu", [2, 5, 7, 3], [6, 3], "b", Activation::LeakyRelu, None),
-            then("then_everything_before", [1, 5, 4, 8], [12, 3], "bn", Activation::LeakyRelu, Some(1.3)),
-            then("then_noise_and_relu", [2, 3, 5, 2], [5, 3], "n", Activation::Relu, None),
-            then("then_clamp", [1, 4, 3, 4], [8, 1], "", Activation::Linear, Some(0.9)),
-            then("then_residual", [2, 3, 4, 3], [7, 1], "bnr", Activation::Linear, None),
-            then("then_split", [1, 3, 3, 117], [6, 3], "bn", Activation::LeakyRelu, Some(40.0)),
-            then("then_split_fours", [2, 2, 3, 120], [8, 3], "bnr", Activation::Linear, None),
+            fused("epilogue_bias_and_leaky_relu", [2, 5, 7, 3], [6, 3], "b", Activation::LeakyRelu, None),
+            fused("epilogue_pre_activation", [1, 5, 4, 8], [12, 3], "bn", Activation::LeakyRelu, Some(1.3)),
+            fused("epilogue_noise_and_relu", [2, 3, 5, 2], [5, 3], "n", Activation::Relu, None),
+            fused("epilogue_clamp", [1, 4, 3, 4], [8, 1], "", Activation::Linear, Some(0.9)),
+            fused("epilogue_residual", [2, 3, 4, 3], [7, 1], "bnr", Activation::Linear, None),
+            fused("epilogue_split", [1, 3, 3, 117], [6, 3], "bn", Activation::LeakyRelu, Some(40.0)),
+            fused("epilogue_split_vec4", [2, 2, 3, 120], [8, 3], "bnr", Activation::Linear, None),
             case("same_3x3", [2, 5, 7, 3], [4, 3, 3], true, Conv2d { padding: 1, ..plain }),
             case("valid_3x3", [1, 6, 4, 2], [5, 3, 3], false, plain),
             case("pointwise", [2, 3, 5, 7], [9, 1, 1], true, plain),

@@ -6,24 +6,25 @@
 //! would have one column; on the CPU the channels are the vector and the taps are summed in registers.
 
 use crate::{
-    device::{
-        driver::{DevicePtr, Facts},
-        host::Real,
-        index::count31,
-        kernel::{FLOATS, Kernel, KernelInfo, blocks},
+    cpu::{
         stencil::{PerChannel, Reads, dense, lanes, sum_over_rows},
         vector::vectorised,
     },
-    error::{Error, Result},
-    float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
-    ops::{
-        epilogue::EpilogueParams,
-        matmul::{
-            launch::{add_splits, merge, vector},
-            same_float,
-        },
+    device::{
+        driver::{DeviceProps, DevicePtr},
+        host::Real,
+        index::count31,
+        kernel::{FLOATS, Kernel, KernelInfo, blocks},
     },
+    error::{Error, Result},
+    float_dispatch,
+    gemm::{
+        epilogue::EpilogueParams,
+        splitk::{reduce_splits, splitk_reduce},
+        vector,
+    },
+    kernel_params,
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -112,7 +113,7 @@ kernel_params! {
         up: u32,
         padding_h: i32,
         padding_w: i32,
-        turned: u32,
+        flipped: u32,
         vector: u32,
         strips: u32,
         unused: u32,
@@ -133,7 +134,7 @@ kernel_params! {
         stride: u32,
         padding: i32,
         vector: u32,
-        rows_each: u32,
+        rows_per_split: u32,
         lanes: u32,
         unused: u32,
     }
@@ -144,30 +145,30 @@ const FORWARD: Kernel<StencilParams> = Kernel::new("depthwise_conv2d", "fwd", TH
 const INPUT_GRADIENT: Kernel<StencilParams> = Kernel::new("depthwise_conv2d", "bwd_x", THREADS, FLOATS);
 const WEIGHT_GRADIENT: Kernel<WeightGradientParams> = Kernel::new("depthwise_conv2d", "bwd_weight", THREADS, FLOATS);
 const KERNELS: &[KernelInfo] =
-    &[FORWARD.info(), INPUT_GRADIENT.info(), WEIGHT_GRADIENT.info(), merge("depthwise_conv2d").info()];
+    &[FORWARD.info(), INPUT_GRADIENT.info(), WEIGHT_GRADIENT.info(), splitk_reduce("depthwise_conv2d").info()];
 
-/// How the weight gradient is shared out: rows of `y` in a share, vectors of channels in a block.
+/// How the weight gradient is split: rows of `y` in a split, vectors of channels in a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Shares {
+struct RowSplits {
     count: usize,
-    rows_each: usize,
+    rows_per_split: usize,
     lanes: usize,
 }
 
-impl Shares {
+impl RowSplits {
     /// For `rows` rows of `y` and `vectors` vectors of channels, `layers` blocks on top of each other anyway.
-    fn new(rows: usize, vectors: usize, layers: usize, facts: &Facts) -> Shares {
+    fn new(rows: usize, vectors: usize, layers: usize, props: &DeviceProps) -> RowSplits {
         let lanes = vectors.next_power_of_two().min(32);
         let parts = THREADS as usize / lanes;
-        let wanted = (4 * facts.multiprocessors as usize).div_ceil(vectors.div_ceil(lanes) * layers);
+        let wanted = (4 * props.num_sms as usize).div_ceil(vectors.div_ceil(lanes) * layers);
         let count = wanted.min(rows.div_ceil(parts)).clamp(1, 256);
-        let rows_each = rows.div_ceil(count).max(1);
-        Shares { count: rows.div_ceil(rows_each).max(1), rows_each, lanes }
+        let rows_per_split = rows.div_ceil(count).max(1);
+        RowSplits { count: rows.div_ceil(rows_per_split).max(1), rows_per_split, lanes }
     }
 }
 
 impl Depthwise {
-    /// The map from `read` to `written`, moving by `stride` over the image enlarged `up` times; `turned` is the kernel of an
+    /// The map from `read` to `written`, moving by `stride` over the image upsampled `up` times; `flipped` is the kernel of an
     /// input gradient, whose padding is what the forward map's leaves of its reach.
     fn launch_stencil(
         &self,
@@ -176,7 +177,7 @@ impl Depthwise {
         g: &Geometry,
         (read, written): ([usize; 2], [usize; 2]),
         [stride, up]: [usize; 2],
-        turned: Option<[usize; 2]>,
+        flipped: Option<[usize; 2]>,
     ) -> Result<()> {
         let int = |value| count31(self.name(), value);
         let dtype = args.y[0].dtype();
@@ -184,7 +185,7 @@ impl Depthwise {
         let channels = if channels * dtype.bytes() == 16 { channels } else { 1 };
         let per_thread = if [stride, up] == [1, 1] && channels > 1 && g.kernel[1] == 5 { 2 } else { 4 };
         let strips = written[1].div_ceil(per_thread);
-        let padding = |axis: usize| match turned {
+        let padding = |axis: usize| match flipped {
             Some(kernel) => kernel[axis] as i64 - 1 - self.padding as i64,
             None => self.padding as i64,
         };
@@ -204,7 +205,7 @@ impl Depthwise {
             up: int(up)?,
             padding_h: padding(0) as i32,
             padding_w: padding(1) as i32,
-            turned: turned.is_some() as u32,
+            flipped: flipped.is_some() as u32,
             vector: channels as u32,
             strips: int(strips)?,
             unused: 0,
@@ -225,8 +226,8 @@ impl Depthwise {
             [r, s] => r * s,
         };
         let vectors = g.c / channels;
-        let shares = Shares::new(g.n * g.y[0], vectors, layers, &args.driver.facts());
-        let partials = args.scratch(shares.count * args.y[0].elems() * 4)?;
+        let splits = RowSplits::new(g.n * g.y[0], vectors, layers, &args.driver.props());
+        let partials = args.scratch(splits.count * args.y[0].elems() * 4)?;
         let params = WeightGradientParams {
             x: args.x[0].ptr,
             dy: args.x[1].ptr,
@@ -242,13 +243,13 @@ impl Depthwise {
             stride: int(self.stride)?,
             padding: int(self.padding)? as i32,
             vector: channels as u32,
-            rows_each: int(shares.rows_each)?,
-            lanes: shares.lanes as u32,
+            rows_per_split: int(splits.rows_per_split)?,
+            lanes: splits.lanes as u32,
             unused: 0,
         };
-        let grid = [int(shares.count)?, int(vectors.div_ceil(shares.lanes))?, int(layers)?];
+        let grid = [int(splits.count)?, int(vectors.div_ceil(splits.lanes))?, int(layers)?];
         args.launch(&WEIGHT_GRADIENT, dtype, grid, 0, &params)?;
-        add_splits(args, "depthwise_conv2d", partials.ptr, int(shares.count)?, EpilogueParams::NONE)
+        reduce_splits(args, "depthwise_conv2d", partials.ptr, int(splits.count)?, EpilogueParams::NONE)
     }
 }
 
@@ -385,9 +386,9 @@ pub const SPEC: OpSpec = OpSpec {
             case("valid_even", [1, 4, 6, 2], [2, 4], 1, 0),
             case("stride_past_the_kernel", [1, 8, 7, 2], [2, 2], 3, 0),
             case("many_channels", [1, 3, 4, 37], [3, 3], 1, 1),
-            case("whole_vectors_3x3", [2, 4, 7, 16], [3, 3], 1, 1),
-            case("whole_vectors_5x5", [1, 6, 5, 8], [5, 5], 1, 2),
-            case("whole_vectors_strided", [1, 7, 6, 40], [3, 3], 2, 1),
+            case("aligned_3x3", [2, 4, 7, 16], [3, 3], 1, 1),
+            case("aligned_5x5", [1, 6, 5, 8], [5, 5], 1, 2),
+            case("aligned_strided", [1, 7, 6, 40], [3, 3], 2, 1),
             case("uneven_kernel", [1, 6, 7, 8], [2, 3], 1, 1),
             case("one_pixel", [2, 1, 1, 8], [3, 3], 1, 1),
         ]

@@ -3,15 +3,14 @@
 
 use super::random::position;
 use crate::{
+    cpu::vector::{GRAIN, par_rows},
     device::{
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
-        vector::{GRAIN, par_rows},
     },
     error::{Error, Result},
-    float_dispatch,
-    kernel_params,
+    float_dispatch, kernel_params,
     op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     random::Philox,
     shape::Spec,
@@ -57,7 +56,7 @@ struct Dropout {
 
 kernel_params! {
     struct DropoutParams {
-        x: DevicePtr, residual: DevicePtr, y: DevicePtr, count: u64, position: u64, clock: DevicePtr, random: [u32; 4], dropped: u64, scale: f32,
+        x: DevicePtr, residual: DevicePtr, y: DevicePtr, count: u64, position: u64, replays: DevicePtr, random: [u32; 4], dropped: u64, scale: f32,
         unused: u32,
     }
 }
@@ -97,13 +96,13 @@ impl Op for Dropout {
             y: y.ptr,
             count: x.elems() as u64,
             position: position(self.step, 0),
-            clock: args.driver.clock(),
+            replays: args.driver.replay_counter(),
             random: self.random.words(),
             dropped: self.dropped(),
             scale: (1.0 / (1.0 - self.probability)) as f32,
             unused: 0,
         };
-        let per_block = THREADS as usize * x.dtype().pack();
+        let per_block = THREADS as usize * x.dtype().vector_elems();
         args.launch(&FORWARD, x.dtype(), blocks(x.elems(), per_block), 0, &params)
     }
 
@@ -151,7 +150,7 @@ pub const SPEC: OpSpec = OpSpec {
     kernels: &[FORWARD.info()],
     cases: || {
         let onto = |x: &[Tensor]| Ok(vec![x[0].dropout_onto(Some(&x[1]), 0.3, Philox::named(2, "cases"), 4)?]);
-        vec![Case::new("onto", [normal([5, 13]), normal([5, 13])], onto), Case::new("onto_whole", [normal([32, 33]), normal([32, 33])], onto), Case::new("quarter", [normal([7, 33])], |x| {
+        vec![Case::new("residual", [normal([5, 13]), normal([5, 13])], onto), Case::new("residual_aligned", [normal([32, 33]), normal([32, 33])], onto), Case::new("quarter", [normal([7, 33])], |x| {
             Ok(vec![x[0].square()?.dropout(0.25, Philox::named(1, "cases"), 3)?])
         })]
     },

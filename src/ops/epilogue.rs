@@ -1,36 +1,33 @@
-//! What follows the sum of a product or a convolution, done where the sum is made:
+//! Epilogues: what a GEMM or a convolution does to its sums before it stores them, in the same pass.
 //!
 //! `y = clamp(gain · f(sum + strength · noise + bias)) + residual`
 //!
-//! The linear function and the rectifiers are lines bent at zero: their slope is read off the sign of `y`, and whether a value
-//! was clamped off its size, so the tape keeps `y` alone. Sigmoid, SiLU and GELU need their argument again: an op that takes them
-//! ([`Fused::curved`]) writes it as a second output while a tape is alive. A residual would hide the sign, so it is taken only
-//! behind a line without a clamp.
+//! Linear, ReLU and leaky ReLU are piecewise linear: their derivative follows from the sign of `y`, and whether a value was
+//! clamped from its magnitude, so the tape keeps `y` alone. Sigmoid, SiLU and GELU need their pre-activation again: an op that
+//! takes them ([`Fused::is_smooth`]) writes it as a second output while a tape is alive. A residual would hide the sign, so it is
+//! taken only where the activation is linear and nothing is clamped.
 
 mod gradient;
 
-use rayon::prelude::*;
-
 pub(super) use self::gradient::{BIAS, GRADIENT, SUMS};
-use self::gradient::{EpilogueGradient, Slope, SlopeAndSums};
-use super::bias_act::{Activation, BiasAct};
+use self::gradient::{Derivative, DerivativeAndSums, EpilogueGradient};
 use crate::{
     DType,
+    activation::{Activation, ActivationParams},
+    cpu,
     device::{
         driver::DevicePtr,
-        host::{Element, HostBuffer, Real},
-        math::{normal_below, sigmoid},
-        vector::{par_rows, rows_a_task, vectorised},
+        host::{HostBuffer, Real},
     },
     error::{Error, Result},
-    kernel_params,
+    gemm::epilogue::EpilogueParams,
     op::{DeviceArgs, HostArgs, apply_n},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
 };
 
-/// What a product or a convolution does to its sums before it stores them.
+/// What a GEMM or a convolution does to its sums before it stores them.
 #[derive(Clone, Copy)]
 pub struct Epilogue<'a> {
     /// As long as the last axis.
@@ -38,15 +35,15 @@ pub struct Epilogue<'a> {
     /// One value for all channels of a pixel (the result's shape with a last axis of 1), and its strength `[1]`.
     pub noise: Option<(&'a Tensor, &'a Tensor)>,
     pub activation: Activation,
-    pub around: BiasAct,
+    pub params: ActivationParams,
     /// Of the result's shape.
     pub residual: Option<&'a Tensor>,
 }
 
 impl Default for Epilogue<'_> {
     fn default() -> Self {
-        let (activation, around) = (Activation::Linear, BiasAct::default());
-        Epilogue { bias: None, noise: None, activation, around, residual: None }
+        let (activation, params) = (Activation::Linear, ActivationParams::default());
+        Epilogue { bias: None, noise: None, activation, params, residual: None }
     }
 }
 
@@ -58,415 +55,216 @@ impl<'a> Epilogue<'a> {
 
     /// What the op remembers of it; its tensors are appended to the op's inputs in the order bias, noise, strength, residual.
     pub(crate) fn join(&self, x: &mut Vec<&'a Tensor>) -> Fused {
-        let Epilogue { bias, noise, activation, around, residual } = *self;
-        let fused = Fused {
-            first: x.len(),
-            activation,
-            around,
-            bias: bias.is_some(),
-            noise: noise.is_some(),
-            residual: residual.is_some(),
+        let Epilogue { bias, noise, activation, params, residual } = *self;
+        let mut slot = |t: &'a Tensor| {
+            x.push(t);
+            x.len() - 1
         };
-        x.extend(bias);
-        x.extend(noise.into_iter().flat_map(|(noise, strength)| [noise, strength]));
-        x.extend(residual);
-        fused
+        Fused {
+            activation,
+            params,
+            bias: bias.map(&mut slot),
+            noise: noise.map(|(noise, strength)| [slot(noise), slot(strength)]),
+            residual: residual.map(&mut slot),
+        }
     }
 }
 
-/// An [`Epilogue`] inside an op: its numbers, and which tensors stand among the inputs from `first` on.
+/// An [`Epilogue`] inside an op: its numbers, and at which of the op's inputs each tensor stands.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fused {
-    pub first: usize,
-    pub activation: Activation,
-    pub around: BiasAct,
-    pub bias: bool,
-    pub noise: bool,
-    pub residual: bool,
-}
-
-kernel_params! {
-    pub(crate) struct EpilogueParams {
-        bias: DevicePtr,
-        noise: DevicePtr,
-        strength: DevicePtr,
-        residual: DevicePtr,
-        before: DevicePtr,
-        above: f32,
-        below: f32,
-        clamp: f32,
-        function: u32,
-    }
-}
-
-impl EpilogueParams {
-    /// Sums are stored as they are.
-    pub const NONE: EpilogueParams = EpilogueParams {
-        bias: DevicePtr::NULL,
-        noise: DevicePtr::NULL,
-        strength: DevicePtr::NULL,
-        residual: DevicePtr::NULL,
-        before: DevicePtr::NULL,
-        above: 1.0,
-        below: 1.0,
-        clamp: f32::INFINITY,
-        function: Activation::Linear as u32,
-    };
-
-    /// Whether it matters which channel or pixel a sum belongs to.
-    pub fn by_channel(&self) -> bool {
-        [self.bias, self.noise].iter().any(|&ptr| ptr != DevicePtr::NULL)
-    }
+    activation: Activation,
+    params: ActivationParams,
+    bias: Option<usize>,
+    /// The noise and its strength.
+    noise: Option<[usize; 2]>,
+    residual: Option<usize>,
 }
 
 impl Fused {
-    /// Inputs it takes.
-    pub fn inputs(&self) -> usize {
-        usize::from(self.bias) + 2 * usize::from(self.noise) + usize::from(self.residual)
+    /// Whether the derivative needs the pre-activation.
+    pub fn is_smooth(&self) -> bool {
+        self.activation.is_smooth()
     }
 
-    /// Whether at most a bias is added.
-    pub fn is_bias(&self) -> bool {
-        !self.noise && !self.residual && self.is_line() && self.around.gain == 1.0
+    /// Whether the derivative is the same everywhere.
+    fn is_linear(&self) -> bool {
+        self.params.is_linear(self.activation)
     }
 
-    /// Whether the slope is the same everywhere.
-    fn is_line(&self) -> bool {
-        self.activation == Activation::Linear && self.around.clamp.is_none()
+    /// Each tensor's input, name, and shape for a result of shape `y`.
+    fn slots(&self, y: Shape) -> impl Iterator<Item = (usize, &'static str, Shape)> + use<> {
+        let last = y.rank().saturating_sub(1);
+        let bias = self.bias.map(|at| (at, "bias", [y.last()].into()));
+        let noise = self.noise.map(|[at, _]| (at, "noise", y.with(last, 1)));
+        let strength = self.noise.map(|[_, at]| (at, "noise strength", [1].into()));
+        let residual = self.residual.map(|at| (at, "residual", y));
+        [bias, noise, strength, residual].into_iter().flatten()
     }
 
-    /// Whether the derivative needs the function's argument.
-    pub fn curved(&self) -> bool {
-        !matches!(self.activation, Activation::Linear | Activation::Relu | Activation::LeakyRelu)
-    }
-
-    /// Slopes times gain above zero and below.
-    fn slopes(&self) -> [f64; 2] {
-        let below = match self.activation {
-            Activation::Relu => 0.0,
-            Activation::LeakyRelu => self.around.alpha,
-            _ => 1.0,
-        };
-        [self.around.gain, self.around.gain * below]
-    }
-
-    /// Whether the tensors fit a result `y`, and the numbers allow what is promised of the gradient. `curves`: the op takes sigmoid,
-    /// SiLU and GELU.
-    pub fn check(&self, op: &'static str, x: &[Spec], y: Spec, curves: bool) -> Result<()> {
+    /// Whether the tensors fit a result `y`, and the numbers allow what is promised of the gradient. `smooth`: the op takes
+    /// sigmoid, SiLU and GELU.
+    pub fn check(&self, op: &'static str, x: &[Spec], y: Spec, smooth: bool) -> Result<()> {
         let wrong = |what: String| Err(Error::shape(op, what));
-        let mut at = self.first;
-        let mut next = |wanted: Shape, what: &str| {
-            let spec = x[at];
-            at += 1;
-            if spec.shape == wanted && spec.dtype == y.dtype {
-                return Ok(());
-            }
-            Err(Error::shape(op, format!("{what} {}:{} for a result {}:{}", spec.shape, spec.dtype, y.shape, y.dtype)))
-        };
-        let rank = y.shape.rank();
-        if rank == 0 {
+        if y.shape.rank() == 0 {
             return wrong("a result without axes".to_string());
         }
-        if self.bias {
-            next([y.shape.last()].into(), "bias")?;
+        for (at, what, shape) in self.slots(y.shape) {
+            let spec = x[at];
+            if spec.shape != shape || spec.dtype != y.dtype {
+                return wrong(format!("{what} {}:{} for a result {}:{}", spec.shape, spec.dtype, y.shape, y.dtype));
+            }
         }
-        if self.noise {
-            next(y.shape.with(rank - 1, 1), "noise")?;
-            next([1].into(), "noise strength")?;
-        }
-        if self.residual {
-            next(y.shape, "residual")?;
-        }
-        let BiasAct { alpha, gain, clamp } = self.around;
+        let ActivationParams { alpha, gain, clamp } = self.params;
         match self.activation {
             Activation::Linear | Activation::Relu | Activation::LeakyRelu => {}
-            Activation::Sigmoid | Activation::Silu | Activation::Gelu if curves => {}
-            other => return wrong(format!("{} is not done in one pass with the sum; use bias_act", other.name())),
+            Activation::Sigmoid | Activation::Silu | Activation::Gelu if smooth => {}
+            other => return wrong(format!("{} cannot be fused here; use bias_act", other.name())),
         }
-        if !self.is_line()
+        if !self.is_linear()
             && (gain.is_nan() || gain <= 0.0 || clamp.is_some_and(|clamp| clamp.is_nan() || clamp <= 0.0))
         {
             return wrong(format!("gain {gain}, clamp {clamp:?}: above zero wanted"));
         }
         if self.activation == Activation::LeakyRelu && (alpha.is_nan() || alpha < 0.0) {
-            return wrong(format!("a leaky rectifier of slope {alpha}; zero or more wanted"));
+            return wrong(format!("a leaky ReLU with alpha {alpha}; zero or more wanted"));
         }
-        if self.residual && !self.is_line() {
-            return wrong("a residual is added to a line alone; add it afterwards".to_string());
+        if self.residual.is_some() && !self.is_linear() {
+            return wrong("a residual is fused only without activation and clamp; add it afterwards".to_string());
         }
         Ok(())
     }
 
-    /// What a kernel takes. `before`: where a curve's argument goes.
-    pub fn params(&self, args: &DeviceArgs, before: Option<DevicePtr>) -> EpilogueParams {
-        let mut at = self.first;
-        let mut next = |there: bool| {
-            let ptr = if there { args.x[at].ptr } else { DevicePtr::NULL };
-            at += usize::from(there);
-            ptr
-        };
-        let [above, below] = self.slopes().map(|slope| slope as f32);
+    /// What a kernel takes. `pre_activation`: where a smooth activation's input goes.
+    pub fn device(&self, args: &DeviceArgs, pre_activation: Option<DevicePtr>) -> EpilogueParams {
+        let at = |slot: Option<usize>| slot.map_or(DevicePtr::NULL, |i| args.x[i].ptr);
+        let [pos_scale, neg_scale] = self.params.scales(self.activation).map(|scale| scale as f32);
         EpilogueParams {
-            bias: next(self.bias),
-            noise: next(self.noise),
-            strength: next(self.noise),
-            residual: next(self.residual),
-            before: before.unwrap_or(DevicePtr::NULL),
-            above,
-            below,
-            clamp: self.around.clamp.map_or(f32::INFINITY, |clamp| clamp as f32),
-            function: self.activation as u32,
+            bias: at(self.bias),
+            noise: at(self.noise.map(|[noise, _]| noise)),
+            strength: at(self.noise.map(|[_, strength]| strength)),
+            residual: at(self.residual),
+            pre_activation: pre_activation.unwrap_or(DevicePtr::NULL),
+            pos_scale,
+            neg_scale,
+            clamp: self.params.clamp.map_or(f32::INFINITY, |clamp| clamp as f32),
+            activation: self.activation as u32,
         }
     }
 
-    /// Its tensors in host memory.
-    pub fn host<'a, T: Element>(&self, args: &HostArgs<'a>) -> HostEpilogue<'a, T> {
-        let mut at = self.first;
-        let mut next = |there: bool| {
-            at += usize::from(there);
-            there.then(|| args.x::<T>(at - 1))
-        };
-        let (bias, noise, strength) = (next(self.bias), next(self.noise), next(self.noise));
-        let noise = noise.zip(strength).map(|(noise, strength)| (noise, strength[0]));
-        HostEpilogue { of: *self, bias, noise, residual: next(self.residual) }
+    /// The definition, with its tensors in host memory.
+    pub fn host<'a, T: Real>(&self, args: &HostArgs<'a>) -> cpu::epilogue::Epilogue<'a, T> {
+        cpu::epilogue::Epilogue {
+            bias: self.bias.map(|i| args.x::<T>(i)),
+            noise: self.noise.map(|[noise, strength]| (args.x::<T>(noise), args.x::<T>(strength)[0])),
+            residual: self.residual.map(|i| args.x::<T>(i)),
+            activation: self.activation,
+            params: self.params,
+        }
     }
 
     /// What of its own inputs and outputs the gradient reads; to be joined with the op's.
     pub fn keep(&self) -> Keep {
         // Noise and its strength are each other's gradients.
-        let x = if self.noise { 0b11 << (self.first + usize::from(self.bias)) } else { 0 };
-        let y = if self.is_line() { 0 } else { 1 << usize::from(self.curved()) };
+        let x = self.noise.map_or(0, |[noise, strength]| 1 << noise | 1 << strength);
+        let y = if self.is_linear() { 0 } else { 1 << usize::from(self.is_smooth()) };
         Keep { x, y }
     }
 
     /// The gradient that arrives at the sum, and what is made with it in one pass.
-    pub fn through(&self, v: &Vjp) -> Result<Through> {
-        if self.is_line() {
+    pub fn backprop(&self, v: &Vjp) -> Result<Backprop> {
+        if self.is_linear() {
             let dy = v.upstream()?;
-            let dsum = if self.around.gain == 1.0 { dy.clone() } else { dy.scale(self.around.gain)? };
-            return Ok(Through { dsum, dbias: None });
+            let dsum = if self.params.gain == 1.0 { dy.clone() } else { dy.scale(self.params.gain)? };
+            return Ok(Backprop { dsum, dbias: None });
         }
-        let of = v.y(usize::from(self.curved()));
-        let slope = self.slope(of.dtype());
-        // A curve's argument is an output too, to which gradients of gradients arrive.
-        let through = match v.dy(0) {
+        let of = v.y(usize::from(self.is_smooth()));
+        let derivative = self.derivative(of.dtype());
+        let backprop = match v.dy(0) {
             None => None,
-            Some(dy) if self.bias && v.need(self.first) => {
-                let [dsum, dbias] = apply_n(SlopeAndSums { slope }, &[dy, of])?;
-                Some(Through { dsum, dbias: Some(dbias) })
+            Some(dy) if self.bias.is_some_and(|bias| v.need(bias)) => {
+                let [dsum, dbias] = apply_n(DerivativeAndSums { derivative }, &[dy, of])?;
+                Some(Backprop { dsum, dbias: Some(dbias) })
             }
-            Some(dy) => Some(Through { dsum: slope.apply(dy, of)?, dbias: None }),
+            Some(dy) => Some(Backprop { dsum: derivative.apply(dy, of)?, dbias: None }),
         };
-        match (through, if self.curved() { v.dy(1) } else { None }) {
-            (Some(through), None) => Ok(through),
-            (Some(Through { dsum, .. }), Some(also)) => Ok(Through { dsum: dsum.add(also)?, dbias: None }),
-            (None, Some(dsum)) => Ok(Through { dsum: dsum.clone(), dbias: None }),
-            (None, None) => Ok(Through { dsum: v.upstream()?.clone(), dbias: None }),
+        // The pre-activation is an output too, at which gradients of gradients arrive.
+        match (backprop, if self.is_smooth() { v.dy(1) } else { None }) {
+            (Some(backprop), None) => Ok(backprop),
+            (Some(Backprop { dsum, .. }), Some(also)) => Ok(Backprop { dsum: dsum.add(also)?, dbias: None }),
+            (None, Some(dsum)) => Ok(Backprop { dsum: dsum.clone(), dbias: None }),
+            (None, None) => Ok(Backprop { dsum: v.upstream()?.clone(), dbias: None }),
         }
     }
 
-    /// `dsum · sum`, from the result: `dsum` times the function's argument is `dy` times what the function made of it.
+    /// `dsum · sum`, from the result: `dsum` times the pre-activation is `dy` times what the activation made of it.
     pub fn by_sum(&self, v: &Vjp, dsum: &Tensor) -> Result<Tensor> {
-        let (mut dy, mut y, mut at) = (v.upstream()?.clone(), v.y(0).clone(), self.first);
-        if self.around.clamp.is_some() {
+        let (mut dy, mut y) = (v.upstream()?.clone(), v.y(0).clone());
+        if self.params.clamp.is_some() {
             let clamp = self.clamp_in(y.dtype());
-            dy = Slope::OfResult(EpilogueGradient { above: 1.0, below: 1.0, clamp }).apply(&dy, &y)?;
+            let inside = EpilogueGradient { pos_scale: 1.0, neg_scale: 1.0, clamp };
+            dy = Derivative::OfOutput(inside).apply(&dy, &y)?;
         }
-        let mut added: Option<Tensor> = None;
-        if self.bias {
-            added = Some(v.x(at).clone());
-            at += 1;
-        }
-        if self.noise {
-            let noise = v.x(at).mul(v.x(at + 1))?;
+        let mut added: Option<Tensor> = self.bias.map(|bias| v.x(bias).clone());
+        if let Some([noise, strength]) = self.noise {
+            let noise = v.x(noise).mul(v.x(strength))?;
             added = Some(added.map_or_else(|| Ok(noise.clone()), |bias| noise.add(&bias))?);
-            at += 2;
         }
-        if self.residual {
-            y = y.sub(v.x(at))?;
+        if let Some(residual) = self.residual {
+            y = y.sub(v.x(residual))?;
         }
         let all = dy.mul(&y)?;
         added.map_or_else(|| Ok(all.clone()), |added| all.sub(&dsum.mul(&added)?))
     }
 
-    fn slope(&self, dtype: DType) -> Slope {
-        if self.curved() {
-            return Slope::OfArgument(self.activation, self.around);
+    fn derivative(&self, dtype: DType) -> Derivative {
+        if self.is_smooth() {
+            return Derivative::OfInput(self.activation, self.params);
         }
-        let [above, below] = self.slopes();
-        Slope::OfResult(EpilogueGradient { above, below, clamp: self.clamp_in(dtype) })
+        let [pos_scale, neg_scale] = self.params.scales(self.activation);
+        Derivative::OfOutput(EpilogueGradient { pos_scale, neg_scale, clamp: self.clamp_in(dtype) })
     }
 
     /// A result can only be as far out as its type can hold the clamp.
     fn clamp_in(&self, dtype: DType) -> f64 {
         let held = |clamp: f64| HostBuffer::F64(vec![clamp]).cast(dtype).cast(DType::F64);
-        match self.around.clamp.map(held) {
+        match self.params.clamp.map(held) {
             Some(HostBuffer::F64(clamp)) => clamp[0],
             _ => f64::INFINITY,
         }
     }
 
     /// Gradients of its own inputs, in their order.
-    pub fn gradients(&self, v: &Vjp, Through { dsum, dbias }: &Through) -> Result<Vec<Option<Tensor>>> {
-        let (mut all, mut at) = (Vec::with_capacity(self.inputs()), self.first);
-        if self.bias {
+    pub fn gradients(&self, v: &Vjp, Backprop { dsum, dbias }: &Backprop) -> Result<Vec<Option<Tensor>>> {
+        let mut all = Vec::new();
+        if let Some(at) = self.bias {
             all.push(v.when(at, || match dbias {
                 Some(dbias) => Ok(dbias.clone()),
                 None => dsum.sum_to(v.x_spec(at).shape),
             })?);
-            at += 1;
         }
-        if self.noise {
-            let per_pixel = if v.need(at) || v.need(at + 1) { Some(dsum.sum_to(v.x_spec(at).shape)?) } else { None };
-            for (i, other) in [(at, at + 1), (at + 1, at)] {
-                let product = per_pixel.as_ref().filter(|_| v.need(i)).map(|dsum| {
-                    let product = dsum.mul(v.x(other))?;
-                    if i == at { Ok(product) } else { product.sum_all() }
+        if let Some([noise, strength]) = self.noise {
+            let needed = v.need(noise) || v.need(strength);
+            let per_pixel = if needed { Some(dsum.sum_to(v.x_spec(noise).shape)?) } else { None };
+            for (at, other) in [(noise, strength), (strength, noise)] {
+                let gradient = per_pixel.as_ref().filter(|_| v.need(at)).map(|dsum| {
+                    let scaled = dsum.mul(v.x(other))?;
+                    if at == noise { Ok(scaled) } else { scaled.sum_all() }
                 });
-                all.push(product.transpose()?);
+                all.push(gradient.transpose()?);
             }
-            at += 2;
         }
-        if self.residual {
+        if let Some(at) = self.residual {
             all.push(v.when(at, || Ok(v.upstream()?.clone()))?);
         }
         Ok(all)
     }
 }
 
-/// What passed an epilogue on its way back.
-pub(crate) struct Through {
+/// A gradient behind an epilogue.
+pub(crate) struct Backprop {
     /// The gradient that arrives at the sum.
     pub dsum: Tensor,
     /// The bias's gradient, where the same pass made it.
     dbias: Option<Tensor>,
-}
-
-/// The definition of an epilogue.
-pub(crate) struct HostEpilogue<'a, T> {
-    of: Fused,
-    bias: Option<&'a [T]>,
-    noise: Option<(&'a [T], T)>,
-    residual: Option<&'a [T]>,
-}
-
-impl<T: Real> HostEpilogue<'_, T> {
-    /// Where bias and residual may stand before sums are added to them: writes them to `y`. Says whether it did.
-    pub fn begin(&self, channels: usize, y: &mut [T]) -> bool {
-        let plain = self.of.is_line() && self.of.around.gain == 1.0;
-        let nothing = self.bias.is_none() && self.residual.is_none();
-        if channels == 0 || self.noise.is_some() || nothing || (self.residual.is_some() && !plain) {
-            return false;
-        }
-        par_rows(y, channels, |task, y| {
-            let first = task * rows_a_task(channels) * channels;
-            let residual = self.residual.map(|residual| &residual[first..][..y.len()]);
-            match (residual, self.bias) {
-                (None, None) => {}
-                (None, Some(bias)) => y.chunks_mut(channels).for_each(|y| y.copy_from_slice(bias)),
-                (Some(residual), None) => y.copy_from_slice(residual),
-                (Some(residual), Some(bias)) => {
-                    for (y, residual) in y.chunks_mut(channels).zip(residual.chunks(channels)) {
-                        y.iter_mut().zip(residual.iter().zip(bias)).for_each(|(y, (&r, &b))| *y = r + b);
-                    }
-                }
-            }
-        });
-        true
-    }
-
-    /// What is left to do to the sums, `begin` having said `begun`.
-    pub fn end(&self, channels: usize, y: &mut [T], before: Option<&mut [T]>, begun: bool) {
-        match before {
-            _ if !begun => self.finish(channels, y, before),
-            None if self.of.is_line() && self.of.around.gain == 1.0 => {}
-            None => par_rows(y, channels, |_, y| self.bend(y)),
-            Some(before) => {
-                let step = rows_a_task(channels) * channels;
-                let parts = y.par_chunks_mut(step).zip(before.par_chunks_mut(step));
-                parts.for_each(|(y, before)| {
-                    before.copy_from_slice(y);
-                    self.bend(y);
-                });
-            }
-        }
-    }
-
-    /// `y` holds sums, pixels of `channels`, and receives the results; a curve's arguments go to `before`.
-    pub fn finish(&self, channels: usize, y: &mut [T], before: Option<&mut [T]>) {
-        if channels == 0 || (self.bias.is_none() && self.of.is_bias()) {
-            return;
-        }
-        match before {
-            None => par_rows(y, channels, |task, y| {
-                let first = task * rows_a_task(channels);
-                self.shift(first, channels, y);
-                self.bend(y);
-                if let Some(residual) = self.residual {
-                    let residual = &residual[first * channels..][..y.len()];
-                    y.iter_mut().zip(residual).for_each(|(y, &residual)| *y += residual);
-                }
-            }),
-            Some(before) => {
-                par_rows(y, channels, |task, y| self.shift(task * rows_a_task(channels), channels, y));
-                before.copy_from_slice(y);
-                par_rows(y, channels, |_, y| self.bend(y));
-            }
-        }
-    }
-
-    /// Adds noise and bias to the pixels from `first` on.
-    fn shift(&self, first: usize, channels: usize, y: &mut [T]) {
-        for (pixel, y) in y.chunks_mut(channels).enumerate() {
-            if let Some((noise, strength)) = self.noise {
-                let noise = strength * noise[first + pixel];
-                y.iter_mut().for_each(|y| *y += noise);
-            }
-            if let Some(bias) = self.bias {
-                y.iter_mut().zip(bias).for_each(|(y, &bias)| *y += bias);
-            }
-        }
-    }
-
-    /// `y = clamp(gain · f(y))`.
-    fn bend(&self, y: &mut [T]) {
-        let [above, below] = self.of.slopes().map(T::c);
-        match self.of.activation {
-            Activation::Sigmoid => self.each(
-                y,
-                #[inline(always)]
-                move |x| above * sigmoid(x),
-            ),
-            Activation::Silu => self.each(
-                y,
-                #[inline(always)]
-                move |x| above * (x * sigmoid(x)),
-            ),
-            Activation::Gelu => self.each(
-                y,
-                #[inline(always)]
-                move |x| above * (x * normal_below(x)),
-            ),
-            _ => self.each(
-                y,
-                #[inline(always)]
-                move |x| x * if x < T::zero() { below } else { above },
-            ),
-        }
-    }
-
-    fn each(&self, y: &mut [T], f: impl Fn(T) -> T + Copy) {
-        let clamp = T::c(self.of.around.clamp.unwrap_or(f64::INFINITY));
-        vectorised(
-            #[inline(always)]
-            || {
-                let (f, clamp) = (f, clamp);
-                for y in y.iter_mut() {
-                    let x = f(*y);
-                    let x = if x > clamp { clamp } else { x };
-                    *y = if x < -clamp { -clamp } else { x };
-                }
-            },
-        );
-    }
 }

@@ -2,13 +2,13 @@
 //! times receives its terms in the order of the indices, at any thread count.
 
 use crate::{
+    cpu::vector::{par_rows, rows_per_task, vectorised},
     device::{
-        divisor::Divisor,
+        divmod::FastDivmod,
         driver::DevicePtr,
         host::{Element, Real},
-        index::{count31, unit_bytes},
+        index::{access_bytes, count31},
         kernel::{FLOATS, Kernel, UNTYPED, blocks},
-        vector::{par_rows, rows_a_task, vectorised},
     },
     element_dispatch,
     error::{Error, Result},
@@ -35,7 +35,7 @@ struct Gather;
 
 kernel_params! {
     struct GatherParams {
-        x: DevicePtr, indices: DevicePtr, y: DevicePtr, count: u32, unit_bytes: u32, width: Divisor, rows: u32,
+        x: DevicePtr, indices: DevicePtr, y: DevicePtr, count: u32, access_bytes: u32, width: FastDivmod, rows: u32,
     }
 
     struct ScatterParams { x: DevicePtr, indices: DevicePtr, y: DevicePtr, width: u64, count: u32, wide: u32 }
@@ -70,15 +70,15 @@ impl Op for Gather {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let (x, indices, y) = (args.x[0], args.x[1], args.y[0]);
         let width_bytes = x.shape()[1..].iter().product::<usize>() * x.dtype().bytes();
-        let unit = unit_bytes(&[width_bytes]);
+        let unit = access_bytes(&[width_bytes]);
         let count = count31("gather_rows", y.spec.bytes() / unit)?;
         let params = GatherParams {
             x: x.ptr,
             indices: indices.ptr,
             y: y.ptr,
             count,
-            unit_bytes: unit as u32,
-            width: Divisor::new((width_bytes / unit) as u32),
+            access_bytes: unit as u32,
+            width: FastDivmod::new((width_bytes / unit) as u32),
             rows: count31("gather_rows", x.shape()[0])?,
         };
         args.launch(&GATHER, x.dtype(), blocks(count as usize, THREADS as usize), 0, &params)
@@ -129,8 +129,8 @@ impl Op for ScatterAdd {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let (x, indices, y) = (args.x[0], args.x[1], args.y[0]);
         let width: usize = x.shape()[1..].iter().product();
-        let pack = x.dtype().pack();
-        let wide = width.is_multiple_of(pack);
+        let vector = x.dtype().vector_elems();
+        let wide = width.is_multiple_of(vector);
         let params = ScatterParams {
             x: x.ptr,
             indices: indices.ptr,
@@ -139,7 +139,7 @@ impl Op for ScatterAdd {
             count: count31(self.name(), indices.elems())?,
             wide: wide.into(),
         };
-        let columns = THREADS as usize * if wide { pack } else { 1 };
+        let columns = THREADS as usize * if wide { vector } else { 1 };
         let grid = [count31(self.name(), self.rows)?, blocks(width, columns)];
         args.launch(&SCATTER_ADD, x.dtype(), grid, 0, &params)
     }
@@ -170,7 +170,7 @@ fn checked<'a>(op: &'static str, indices: &'a [i32], rows: usize) -> Result<&'a 
 fn pick<T: Element>(x: &[T], indices: &[i32], y: &mut [T], width: usize) {
     par_rows(y, width, |task, y| {
         for (row, y) in y.chunks_exact_mut(width).enumerate() {
-            let from = indices[task * rows_a_task(width) + row] as usize;
+            let from = indices[task * rows_per_task(width) + row] as usize;
             y.copy_from_slice(&x[from * width..][..width]);
         }
     });
@@ -190,7 +190,7 @@ fn add_up<T: Real>(x: &[T], indices: &[i32], y: &mut [T], width: usize, rows: us
     }
     par_rows(y, width, |task, y| {
         for (row, y) in y.chunks_exact_mut(width).enumerate() {
-            let row = task * rows_a_task(width) + row;
+            let row = task * rows_per_task(width) + row;
             y.fill(T::zero());
             for &position in &order[ends[row]..ends[row + 1]] {
                 let x = &x[position * width..][..width];

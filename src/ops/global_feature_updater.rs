@@ -7,17 +7,17 @@
 
 use rayon::prelude::*;
 
-use super::{local_feature_updater::cube, matmul::same_float, softmax::softmax_in_place};
+use super::{local_feature_updater::cube, softmax::softmax_in_place};
 use crate::{
+    cpu::vector::{sum2, vectorised},
     device::{
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
-        vector::{sum2, vectorised},
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, DeviceView, HostArgs, Op, OpSpec, Order, apply_n, apply1, normal},
+    op::{Case, DeviceArgs, DeviceView, HostArgs, Op, OpSpec, Order, apply_n, apply1, normal, same_float},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -200,7 +200,7 @@ kernel_params! {
         dr: DevicePtr,
         d: u64,
         cells: u32,
-        whole: u32,
+        aligned: u32,
         tiles: u32,
         unused: u32,
     }
@@ -212,7 +212,7 @@ const BACKWARD: Kernel<GatherParams> = Kernel::new("global_feature_updater", "bw
 
 fn params(logits: &DeviceView, r: &DeviceView) -> GatherParams {
     let [cells, d] = extents(r.shape());
-    let whole = (d * r.dtype().bytes()).is_multiple_of(16);
+    let aligned = (d * r.dtype().bytes()).is_multiple_of(16);
     let null = DevicePtr::NULL;
     GatherParams {
         logits: logits.ptr,
@@ -223,8 +223,8 @@ fn params(logits: &DeviceView, r: &DeviceView) -> GatherParams {
         dr: null,
         d: d as u64,
         cells: u32::try_from(cells).unwrap_or(u32::MAX),
-        whole: whole.into(),
-        tiles: column_blocks(d, whole, r.dtype().bytes()),
+        aligned: aligned.into(),
+        tiles: column_blocks(d, aligned, r.dtype().bytes()),
         unused: 0,
     }
 }

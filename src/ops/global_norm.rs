@@ -3,17 +3,17 @@
 use rayon::prelude::*;
 
 use crate::{
+    cpu::vector::{GRAIN, sum1, vectorised},
     device::{
         driver::DevicePtr,
         host::{Element, Real},
         kernel::{FLOATS, Kernel, UNTYPED},
-        list::{LIST, Shares, THREADS, addresses},
-        vector::{GRAIN, sum1, vectorised},
+        multi_tensor::{ChunkTable, MAX_TENSORS, THREADS, pointers},
     },
     dtype::DType,
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{Case, DeviceArgs, DeviceView, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::Spec,
     tensor::Tensor,
 };
@@ -48,21 +48,22 @@ impl Op for GlobalNorm {
     }
 
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
-        let lists: Vec<Shares> = args.x.chunks(LIST).map(|x| Shares::of(&x.iter().map(|x| x.elems()).collect::<Vec<_>>())).collect();
-        let total: usize = lists.iter().map(|list| list.blocks as usize).sum();
+        let table = |x: &[DeviceView]| ChunkTable::new(x.iter().map(DeviceView::elems));
+        let tables: Vec<ChunkTable> = args.x.chunks(MAX_TENSORS).map(table).collect();
+        let total: usize = tables.iter().map(|table| table.blocks as usize).sum();
         let parts = args.scratch((total * 4).max(4))?;
         let mut first = 0;
-        for (x, list) in args.x.chunks(LIST).zip(&lists) {
+        for (x, table) in args.x.chunks(MAX_TENSORS).zip(&tables) {
             let params = SquaresParams {
-                x: addresses(x.iter().map(|x| x.ptr)),
-                count: list.count,
-                first_block: list.first_block,
+                x: pointers(x.iter().map(|x| x.ptr)),
+                count: table.count,
+                first_block: table.first_block,
                 parts: parts.ptr.offset_bytes(first * 4),
-                tensors: list.buffers,
+                tensors: table.tensors,
                 unused: 0,
             };
-            args.launch(&SQUARES, x[0].dtype(), list.blocks, 0, &params)?;
-            first += list.blocks as usize;
+            args.launch(&SQUARES, x[0].dtype(), table.blocks, 0, &params)?;
+            first += table.blocks as usize;
         }
         let params = RootParams { parts: parts.ptr, norm: args.y[0].ptr, count: total as u64 };
         args.launch(&ROOT, DType::F32, 1, 0, &params)
@@ -71,9 +72,9 @@ impl Op for GlobalNorm {
 
 kernel_params! {
     struct SquaresParams {
-        x: [DevicePtr; LIST],
-        count: [u64; LIST],
-        first_block: [u32; LIST],
+        x: [DevicePtr; MAX_TENSORS],
+        count: [u64; MAX_TENSORS],
+        first_block: [u32; MAX_TENSORS],
         parts: DevicePtr,
         tensors: u32,
         unused: u32,

@@ -4,16 +4,16 @@
 use rayon::prelude::*;
 
 use crate::{
+    cpu::vector::{GRAIN, map2, sum2, vectorised},
     device::{
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, KernelInfo, blocks},
-        vector::{GRAIN, map2, sum2, vectorised},
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
-    ops::{matmul::same_float, sum::pairwise},
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
+    ops::sum::pairwise,
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -102,7 +102,7 @@ fn share(count: usize) -> f64 {
     1.0 / count.max(1) as f64
 }
 
-/// `dx = slope(x − target) · dy / count`; inputs dy, x, target.
+/// `dx = derivative(x − target) · dy / count`; inputs dy, x, target.
 struct MeanLossGrad {
     of: Distance,
 }
@@ -139,11 +139,11 @@ impl Op for MeanLossGrad {
         let x = args.x[1];
         let params = params(args, [x.ptr, args.x[2].ptr]);
         let params = LossParams { dy: args.x[0].ptr, dx: args.y[0].ptr, ..params };
-        let per_block = THREADS as usize * x.dtype().pack();
+        let per_block = THREADS as usize * x.dtype().vector_elems();
         args.launch(&self.of.kernels()[2], x.dtype(), blocks(x.elems(), per_block), 0, &params)
     }
 
-    /// Linear in dy; its slope by x is 0 for absolute and 2 for squared differences.
+    /// Linear in dy; its derivative by x is 0 for absolute and 2 for squared differences.
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let (g, dy, x, target) = (v.upstream()?, v.x(0), v.x(1), v.x(2));
         let share = share(x.shape().elems());

@@ -1,14 +1,14 @@
 //! `y = (x − mean) / √(variance + eps) · weight + bias` over the last axis (PyTorch's `layer_norm`; biased variance).
 //!
 //! Two passes, and a third over the residuals: the mean of `x − mean` is taken off as well, so that a row far from zero
-//! keeps its digits in f32. The backward op computes all three gradients from `x`, recomputing mean and deviation.
+//! keeps its digits in f32. The backward op computes all three gradients from `x`, recomputing mean and standard deviation.
 
 use crate::{
+    cpu::vector::{par_rows, rows_per_task, rows_with_sums, sum1, sum2, vectorised},
     device::{
         driver::DevicePtr,
         host::{Element, Real},
         kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
-        vector::{par_rows, rows_a_task, rows_with_sums, sum1, sum2, vectorised},
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
@@ -50,7 +50,7 @@ impl Op for LayerNorm {
             let (x, weight, bias) = (args.x::<T>(0), args.x::<T>(1), args.x::<T>(2));
             par_rows(args.y::<T>(0), cols, |task, y| vectorised(#[inline(always)] || {
                 for (row, y) in y.chunks_exact_mut(cols).enumerate() {
-                    let x = &x[(task * rows_a_task(cols) + row) * cols..][..cols];
+                    let x = &x[(task * rows_per_task(cols) + row) * cols..][..cols];
                     let norm = Norm::of(x, T::c(self.eps));
                     let inputs = x.iter().zip(weight.iter().zip(bias));
                     for (y, (&x, (&w, &b))) in y.iter_mut().zip(inputs) {
@@ -171,7 +171,7 @@ kernel_params! {
         rows: u64,
         cols: u64,
         eps: f32,
-        whole: u32,
+        aligned: u32,
         run: u32,
         runs: u32,
         tiles: u32,
@@ -185,7 +185,7 @@ const WARPS: usize = THREADS as usize / 32;
 /// The longest rows whose gradients one kernel computes from registers.
 const HELD: usize = 512;
 
-/// Rows whose part of the weight's gradient one block sums: enough blocks for two on each multiprocessor of a large GPU, and
+/// Rows whose part of the weight's gradient one block sums: enough blocks for two on each SM of a large GPU, and
 /// no more, as each writes a part. A function of the rows alone, so that every device adds in one order.
 fn rows_a_run(rows: usize) -> usize {
     rows.div_ceil(264).max(1).next_multiple_of(WARPS)
@@ -204,7 +204,7 @@ const SUM: Kernel<LayerNormParams> = kernel("bwd_sum");
 /// Sizes; no pointers.
 fn params(x: &DeviceView, eps: f64) -> LayerNormParams {
     let (rows, cols, bytes) = (x.shape().rows(), x.shape().last(), x.dtype().bytes());
-    let (whole, run) = ((cols * bytes).is_multiple_of(16), rows_a_run(rows));
+    let (aligned, run) = ((cols * bytes).is_multiple_of(16), rows_a_run(rows));
     let null = DevicePtr::NULL;
     LayerNormParams {
         x: null,
@@ -220,10 +220,10 @@ fn params(x: &DeviceView, eps: f64) -> LayerNormParams {
         rows: rows as u64,
         cols: cols as u64,
         eps: eps as f32,
-        whole: whole.into(),
+        aligned: aligned.into(),
         run: u32::try_from(run).unwrap_or(u32::MAX),
         runs: blocks(rows, run),
-        tiles: column_blocks(cols, whole, bytes),
+        tiles: column_blocks(cols, aligned, bytes),
         unused: 0,
     }
 }

@@ -1,22 +1,16 @@
-//! `y = f(x · weightᵀ + bias)` over the last axis: the fully connected layer. What follows the sums is done where they are
-//! made: see [`epilogue`](super::epilogue).
+//! `y = f(x · weightᵀ + bias)` over the last axis: the fully connected layer with its epilogue, see [`epilogue`](super::epilogue).
 
-use super::{
-    epilogue::{Epilogue, Fused},
-    matmul::{
-        launch::{FEW_ROWS, Family, LARGE_THREADS, Problem, ProductParams, family, merge},
-        same_float,
-    },
-};
+use super::epilogue::{Epilogue, Fused};
 use crate::{
-    device::{
-        kernel::{FLOATS, Kernel, KernelInfo},
-        product::{Matrix, MatrixMut, Threads, product},
-    },
+    activation::{Activation, ActivationParams},
+    cpu::gemm::{Matrix, MatrixMut, Threads, gemm},
+    device::kernel::{FLOATS, Kernel, KernelInfo, concat},
     error::{Error, Result},
     float_dispatch,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
-    ops::bias_act::{Activation, BiasAct},
+    gemm::{
+        Family, GemmParams, LARGE_THREADS, Problem, family, heuristics::mma_sync::SKINNY_ROWS, splitk::splitk_reduce,
+    },
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
     shape::{Shape, Spec},
     tape::{self, Keep, Vjp},
     tensor::Tensor,
@@ -25,29 +19,27 @@ use crate::{
 impl Tensor {
     /// `[.., in] -> [.., out]` with `weight` `[out, in]` and `bias` `[out]`.
     pub fn linear(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        self.linear_then(weight, &Epilogue::bias(bias))
+        self.linear_fused(weight, &Epilogue::bias(bias))
     }
 
-    /// The same, and what follows its sums, in one pass: any line bent at zero, sigmoid, SiLU, GELU.
-    pub fn linear_then(&self, weight: &Tensor, epilogue: &Epilogue) -> Result<Tensor> {
+    /// The same with an epilogue, in one pass: linear, ReLU, leaky ReLU, sigmoid, SiLU or GELU.
+    pub fn linear_fused(&self, weight: &Tensor, epilogue: &Epilogue) -> Result<Tensor> {
         let mut x = vec![self, weight];
         let fused = epilogue.join(&mut x);
-        apply1(Linear { fused, arguments: fused.curved() && tape::alive() }, &x)
+        apply1(Linear { fused, keep_pre_activation: fused.is_smooth() && tape::alive() }, &x)
     }
 }
 
 struct Linear {
     fused: Fused,
-    /// Whether a curve's arguments are a second output, for its gradient.
-    arguments: bool,
+    /// Whether the pre-activation is a second output, for the gradient of a smooth activation.
+    keep_pre_activation: bool,
 }
 
-pub(crate) const FORWARD: Family<ProductParams> = family!("linear", "fwd", Inner, Inner);
-const FEW: Kernel<ProductParams> = Kernel::new("linear", "fwd_few_rows", LARGE_THREADS, FLOATS);
-const KERNELS: &[KernelInfo] = &{
-    let [a, b, c, d] = FORWARD.infos();
-    [a, b, c, d, FEW.info(), merge("linear").info()]
-};
+pub(crate) const FORWARD: Family<GemmParams> = family!("linear", "fwd", K, K);
+const SKINNY: Kernel<GemmParams> = Kernel::new("linear", "skinny", LARGE_THREADS, FLOATS);
+const KERNELS: &[KernelInfo] =
+    &concat::<6>(&[&FORWARD.infos(), &[SKINNY.info(), splitk_reduce("linear").info()]]);
 
 impl Op for Linear {
     fn name(&self) -> &'static str {
@@ -61,7 +53,7 @@ impl Op for Linear {
             Some([out, inner]) if shape.rank() > 0 && shape.last() == inner => {
                 let y = Spec { shape: shape.with(shape.rank() - 1, out), dtype };
                 self.fused.check("linear", x, y, true)?;
-                Ok(if self.arguments { vec![y, y] } else { vec![y] })
+                Ok(if self.keep_pre_activation { vec![y, y] } else { vec![y] })
             }
             _ => Err(Error::shape("linear", format!("{shape} does not multiply weight {}", x[1].shape))),
         }
@@ -72,15 +64,15 @@ impl Op for Linear {
         float_dispatch!(args, T => {
             let (x, weight) = (Matrix::rows(args.x::<T>(0), inner), Matrix::transposed(args.x::<T>(1), inner));
             let epilogue = self.fused.host::<T>(args);
-            let (y, before) = if self.arguments {
-                let [y, before] = args.ys::<T, 2>();
-                (y, Some(before))
+            let (y, pre_activation) = if self.keep_pre_activation {
+                let [y, pre_activation] = args.ys::<T, 2>();
+                (y, Some(pre_activation))
             } else {
                 (args.y::<T>(0), None)
             };
-            let begun = epilogue.begin(out, y);
-            product([rows, out, inner], x, weight, MatrixMut { data: &mut *y, row: out }, begun, Threads::All);
-            epilogue.end(out, y, before, begun);
+            epilogue.run(out, y, pre_activation, |y, accumulate| {
+                gemm([rows, out, inner], x, weight, MatrixMut { data: y, row: out }, accumulate, Threads::All);
+            });
         });
         Ok(())
     }
@@ -89,21 +81,21 @@ impl Op for Linear {
         let (rows, inner, out) = (args.x[0].shape().rows(), args.x[0].shape().last(), args.y[0].shape().last());
         let problem = Problem {
             op: "linear",
-            stem: "linear",
+            module: "linear",
             extents: [rows, out, inner],
             batch: 1,
-            between: [0, 0],
-            epilogue: self.fused.params(args, self.arguments.then(|| args.y[1].ptr)),
+            batch_strides: [0, 0],
+            epilogue: self.fused.device(args, self.keep_pre_activation.then(|| args.y[1].ptr)),
         };
-        if rows <= FEW_ROWS { problem.launch_few_rows(args, &FEW) } else { problem.launch(args, &FORWARD) }
+        if rows <= SKINNY_ROWS { problem.launch_skinny(args, &SKINNY) } else { problem.launch(args, &FORWARD) }
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
-        let through = self.fused.through(v)?;
-        let dx = v.when(0, || through.dsum.matmul(v.x(1), false, false))?;
-        let dweight = v.when(1, || through.dsum.as_rows()?.matmul(&v.x(0).as_rows()?, true, false))?;
+        let backprop = self.fused.backprop(v)?;
+        let dx = v.when(0, || backprop.dsum.matmul(v.x(1), false, false))?;
+        let dweight = v.when(1, || backprop.dsum.as_rows()?.matmul(&v.x(0).as_rows()?, true, false))?;
         let mut all = vec![dx, dweight];
-        all.extend(self.fused.gradients(v, &through)?);
+        all.extend(self.fused.gradients(v, &backprop)?);
         Ok(all)
     }
 
@@ -125,7 +117,7 @@ pub const SPEC: OpSpec = OpSpec {
             Case::new(name, inputs, |x| Ok(vec![x[0].linear(&x[1], x.get(2))?]))
         };
         // `parts`: bias, residual by their first letters.
-        let then = |name, x: &[usize], out: usize, parts: &'static str, activation, around: BiasAct| {
+        let fused = |name, x: &[usize], out: usize, parts: &'static str, activation, params: ActivationParams| {
             let x = Shape::from(x);
             let mut inputs = vec![normal(x), normal([out, x.last()])];
             for part in parts.chars() {
@@ -134,33 +126,33 @@ pub const SPEC: OpSpec = OpSpec {
             Case::new(name, inputs, move |x| {
                 let bias = parts.contains('b').then(|| &x[2]);
                 let residual = if parts.contains('r') { x.last() } else { None };
-                let epilogue = Epilogue { bias, residual, activation, around, noise: None };
-                Ok(vec![x[0].linear_then(&x[1], &epilogue)?])
+                let epilogue = Epilogue { bias, residual, activation, params, noise: None };
+                Ok(vec![x[0].linear_fused(&x[1], &epilogue)?])
             })
         };
-        let plain = BiasAct::default();
-        let strong = BiasAct { alpha: 0.3, gain: 1.4, clamp: None };
-        let clamped = BiasAct { clamp: Some(3.0), ..strong };
+        let plain = ActivationParams::default();
+        let strong = ActivationParams { alpha: 0.3, gain: 1.4, clamp: None };
+        let clamped = ActivationParams { clamp: Some(3.0), ..strong };
         use Activation::{Gelu, LeakyRelu, Relu, Sigmoid, Silu};
         vec![
-            then("then_gelu", &[19, 33], 11, "b", Gelu, plain),
-            then("then_gelu_past_a_tile", &[67, 24], 72, "b", Gelu, clamped),
-            then("then_gelu_split", &[5, 1090], 6, "b", Gelu, plain),
-            then("then_gelu_split_fours", &[9, 1032], 8, "", Gelu, strong),
-            then("then_silu", &[2, 7, 19], 31, "b", Silu, plain),
-            then("then_silu_one_row", &[1, 70], 65, "b", Silu, plain),
-            then("then_sigmoid_few_rows", &[3, 24], 70, "b", Sigmoid, plain),
-            then("then_sigmoid", &[13, 1], 1, "", Sigmoid, plain),
-            then("then_relu", &[17, 9], 5, "b", Relu, plain),
-            then("then_leaky_relu", &[66, 16], 65, "b", LeakyRelu, clamped),
-            then("then_leaky_few_rows", &[4, 17], 9, "b", LeakyRelu, strong),
-            then("then_residual", &[2, 9, 20], 12, "br", Activation::Linear, plain),
-            then("then_residual_past_a_tile", &[67, 24], 72, "r", Activation::Linear, strong),
-            then("then_residual_split", &[5, 1090], 6, "br", Activation::Linear, plain),
-            then("then_gelu_whole_lines", &[72, 80], 136, "b", Gelu, strong),
-            then("then_silu_odd_lines", &[66, 64], 65, "b", Silu, plain),
-            then("then_residual_whole_lines", &[70, 64], 72, "br", Activation::Linear, plain),
-            then("then_residual_one_row", &[1, 40], 21, "br", Activation::Linear, plain),
+            fused("epilogue_gelu", &[19, 33], 11, "b", Gelu, plain),
+            fused("epilogue_gelu_past_a_tile", &[67, 24], 72, "b", Gelu, clamped),
+            fused("epilogue_gelu_split", &[5, 1090], 6, "b", Gelu, plain),
+            fused("epilogue_gelu_split_vec4", &[9, 1032], 8, "", Gelu, strong),
+            fused("epilogue_silu", &[2, 7, 19], 31, "b", Silu, plain),
+            fused("epilogue_silu_one_row", &[1, 70], 65, "b", Silu, plain),
+            fused("epilogue_sigmoid_skinny", &[3, 24], 70, "b", Sigmoid, plain),
+            fused("epilogue_sigmoid", &[13, 1], 1, "", Sigmoid, plain),
+            fused("epilogue_relu", &[17, 9], 5, "b", Relu, plain),
+            fused("epilogue_leaky_relu", &[66, 16], 65, "b", LeakyRelu, clamped),
+            fused("epilogue_leaky_skinny", &[4, 17], 9, "b", LeakyRelu, strong),
+            fused("epilogue_residual", &[2, 9, 20], 12, "br", Activation::Linear, plain),
+            fused("epilogue_residual_past_a_tile", &[67, 24], 72, "r", Activation::Linear, strong),
+            fused("epilogue_residual_split", &[5, 1090], 6, "br", Activation::Linear, plain),
+            fused("epilogue_gelu_aligned_rows", &[72, 80], 136, "b", Gelu, strong),
+            fused("epilogue_silu_odd_rows", &[66, 64], 65, "b", Silu, plain),
+            fused("epilogue_residual_aligned_rows", &[70, 64], 72, "br", Activation::Linear, plain),
+            fused("epilogue_residual_one_row", &[1, 40], 21, "br", Activation::Linear, plain),
             case("rows", &[17, 33], 9, true),
             case("no_bias", &[3, 5], 7, false),
             case("tokens", &[2, 7, 19], 31, true),

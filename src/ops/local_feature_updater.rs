@@ -8,20 +8,21 @@
 
 use rayon::prelude::*;
 
-use super::matmul::same_float;
 use crate::{
+    cpu::{
+        gemm::{Matrix, MatrixMut, Threads, gemm},
+        vector::{par_rows, rows_per_task, sum2, vectorised},
+    },
     device::{
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each},
-        math::sigmoid,
-        product::{Matrix, MatrixMut, Threads, product},
-        vector::{par_rows, rows_a_task, sum2, vectorised},
     },
     dtype::DType,
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal},
+    math::sigmoid,
+    op::{Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal, same_float},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -57,7 +58,7 @@ pub(super) fn cube(r: &Tensor) -> Result<[usize; 4]> {
     r.shape().nhwc().ok_or_else(wrong)
 }
 
-/// `y = sigmoid(q ∘ (r w_k)) ∘ (r w_v)`; q has one number a row of r.
+/// `y = sigmoid(q ∘ (r w_k)) ∘ (r w_v)`; q has one number per row of r.
 struct Gate;
 
 impl Op for Gate {
@@ -83,7 +84,7 @@ impl Op for Gate {
             let [k, v] = project::<T>([args.x(1), args.x(2), args.x(3)], cols);
             par_rows(args.y::<T>(0), cols, |task, y| vectorised(#[inline(always)] || {
                 for (row, y) in y.chunks_exact_mut(cols).enumerate() {
-                    let row = task * rows_a_task(cols) + row;
+                    let row = task * rows_per_task(cols) + row;
                     let (q, k, v) = (q[row], &k[row * cols..][..cols], &v[row * cols..][..cols]);
                     for (y, (&k, &v)) in y.iter_mut().zip(k.iter().zip(v)) {
                         *y = sigmoid(q * k) * v;
@@ -120,7 +121,7 @@ fn project<T: Real>([r, w_k, w_v]: [&[T]; 3], cols: usize) -> [Vec<T>; 2] {
     [w_k, w_v].map(|w| {
         let mut y = vec![T::zero(); r.len()];
         let (rows, out) = (r.len() / cols, MatrixMut { data: &mut y, row: cols });
-        product([rows, cols, cols], Matrix::rows(r, cols), Matrix::rows(w, cols), out, false, Threads::All);
+        gemm([rows, cols, cols], Matrix::rows(r, cols), Matrix::rows(w, cols), out, false, Threads::All);
         y
     })
 }
@@ -159,7 +160,7 @@ fn gate_gradients<T: Real>(args: &mut HostArgs, cols: usize) {
     let (dy, q) = (args.x::<T>(0), args.x::<T>(1));
     let [k, v] = project::<T>([args.x(2), args.x(3), args.x(4)], cols);
     let [dq, dk, dv] = args.ys::<T, 3>();
-    let block = rows_a_task(cols);
+    let block = rows_per_task(cols);
     let outputs = dq.par_chunks_mut(block).zip(dk.par_chunks_mut(block * cols).zip(dv.par_chunks_mut(block * cols)));
     outputs.enumerate().for_each(|(task, (dq, (dk, dv)))| {
         vectorised(
@@ -198,7 +199,7 @@ kernel_params! {
         parts: DevicePtr,
         rows: u64,
         d: u32,
-        whole: u32,
+        aligned: u32,
         tiles: u32,
         unused: u32,
     }
@@ -220,7 +221,7 @@ const EXACT: [Kernel<GateParams>; 2] = [kernel("fwd", FLOATS), kernel("bwd", FLO
 const TF32: [Kernel<GateParams>; 2] = [kernel("fwd_tf32", &[DType::F32]), kernel("bwd_tf32", &[DType::F32])];
 const SUM_Q: Kernel<SumParams> = Kernel::new("local_feature_updater", "sum_q", SUM_THREADS, FLOATS);
 
-/// The products with both weights are `2 · rows · d²` multiplications.
+/// The GEMMs with both weights are `2 · rows · d²` multiply-adds.
 fn passes(args: &DeviceArgs, r: &DeviceView) -> &'static [Kernel<GateParams>; 2] {
     if args.rounds_to_tf32(r.dtype(), 2 * r.elems() * r.shape().last()) { &TF32 } else { &EXACT }
 }
@@ -241,7 +242,7 @@ fn gate_params(q: &DeviceView, r: &DeviceView, w_k: &DeviceView, w_v: &DeviceVie
         parts: null,
         rows: r.shape().rows() as u64,
         d: u32::try_from(d).unwrap_or(u32::MAX),
-        whole: (d * r.dtype().bytes()).is_multiple_of(16).into(),
+        aligned: (d * r.dtype().bytes()).is_multiple_of(16).into(),
         tiles: blocks(d, TILE),
         unused: 0,
     }
@@ -264,6 +265,6 @@ pub const SPEC: OpSpec = OpSpec {
             let inputs = [normal([n, g, g, d]), normal([n, d]), normal([g * g, d]), square(), square(), square()];
             Case::new(name, inputs, |x| Ok(vec![x[0].local_feature_updater(&x[1], &x[2], &x[3], &x[4], &x[5])?]))
         };
-        vec![case("grid", 2, 4, 5), case("one_position", 3, 1, 18), case("past_a_tile", 5, 4, 66), case("whole_rows", 5, 4, 72)]
+        vec![case("grid", 2, 4, 5), case("one_position", 3, 1, 18), case("past_a_tile", 5, 4, 66), case("aligned_rows", 5, 4, 72)]
     },
 };

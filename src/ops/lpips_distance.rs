@@ -6,17 +6,16 @@
 
 use rayon::prelude::*;
 
-use super::matmul::same_float;
 use crate::{
+    cpu::vector::{sum1, sum2, vectorised},
     device::{
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
-        vector::{sum1, sum2, vectorised},
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal, same_float},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -199,7 +198,7 @@ kernel_params! {
         pixels: u64,
         c: u32,
         parts_per_image: u32,
-        whole: u32,
+        aligned: u32,
         unused: u32,
     }
 
@@ -232,7 +231,7 @@ fn params([a, b, weight]: [DevicePtr; 3], pixels: usize, c: usize, element_bytes
         pixels: pixels as u64,
         c: u32::try_from(c).unwrap_or(u32::MAX),
         parts_per_image: blocks(pixels, PIXELS),
-        whole: (c * element_bytes).is_multiple_of(16).into(),
+        aligned: (c * element_bytes).is_multiple_of(16).into(),
         unused: 0,
     }
 }

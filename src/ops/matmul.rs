@@ -1,6 +1,6 @@
 //! `y = op(a) · op(b)` over a batch, where `op` is the identity or a transposition of the last two axes.
 //!
-//! The product itself is the `gemm` crate's (see [`product`](crate::device::product)), chosen by measurement. GFLOP/s in
+//! On the CPU it is the `gemm` crate's (see [`cpu::gemm`](crate::cpu::gemm)), chosen by measurement. GFLOP/s in
 //! f32 on two cores of a Sapphire Rapids Xeon, row-major, `b` transposed but in the first two rows; best of many runs:
 //!
 //! | m × n × k | `gemm` 0.19, x86-v4: 1 thread | 2 threads | `faer` 0.24: 1 | 2 | `matrixmultiply` 0.3: 2 |
@@ -13,7 +13,7 @@
 //! | 1024 × 64 × 576 (a block of a 3×3 convolution) | 123 | 244 | 118 | 207 | 181 |
 //! | 1024 × 256 × 2304 (the same, 256 channels) | 128 | 237 | 123 | 214 | 205 |
 //! | 4096 × 64 × 27 (a first layer) | 128 | 234 | 123 | 145 | 168 |
-//! | 64 × 576 × 65536 (a weight gradient in one product) | 81 | 103 | 86 | 139 | 65 |
+//! | 64 × 576 × 65536 (a weight gradient in one GEMM) | 81 | 103 | 86 | 139 | 65 |
 //! | 64 × 64 × 64 | 96 | 95 | 111 | 61 | 79 |
 //! | 8 × 512 × 512 (a style) | 21 | 20 | 47 | 77 | 28 |
 //!
@@ -21,21 +21,18 @@
 //! scale as well. `gemm` is weak where one operand is very long or has a handful of rows: weight gradients are therefore
 //! cut into blocks of pixels.
 
-mod hopper;
-pub(crate) mod launch;
-
 use rayon::prelude::*;
 
-use self::launch::{FEW_ROWS, Family, LARGE_THREADS, Problem, ProductParams, family, merge};
 use crate::{
-    device::{
-        kernel::{FLOATS, Kernel, KernelInfo},
-        product::{Matrix, MatrixMut, PARALLEL_MACS, Threads, product},
-    },
+    cpu::gemm::{Matrix, MatrixMut, PARALLEL_MACS, Threads, gemm},
+    device::kernel::{FLOATS, Kernel, KernelInfo, concat},
     error::{Error, Result},
     float_dispatch,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
-    ops::epilogue::EpilogueParams,
+    gemm::{
+        Family, GemmParams, LARGE_THREADS, Problem, SM90_KERNELS, epilogue::EpilogueParams, family,
+        heuristics::mma_sync::SKINNY_ROWS, splitk::splitk_reduce,
+    },
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
     shape::{MAX_RANK, Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -61,19 +58,20 @@ struct MatMul {
     transpose_b: bool,
 }
 
-pub(crate) const NN: Family<ProductParams> = family!("matmul", "fwd_nn", Inner, Outer);
-pub(crate) const NT: Family<ProductParams> = family!("matmul", "fwd_nt", Inner, Inner);
-pub(crate) const TN: Family<ProductParams> = family!("matmul", "fwd_tn", Outer, Outer);
-const TT: Family<ProductParams> = family!("matmul", "fwd_tt", Outer, Inner);
-const FEW: Kernel<ProductParams> = Kernel::new("matmul", "fwd_few_rows", LARGE_THREADS, FLOATS);
+pub(crate) const NN: Family<GemmParams> = family!("gemm", "nn", K, Mn);
+const NT: Family<GemmParams> = family!("gemm", "nt", K, K);
+const TN: Family<GemmParams> = family!("gemm", "tn", Mn, Mn);
+const TT: Family<GemmParams> = family!("gemm", "tt", Mn, K);
+const SKINNY: Kernel<GemmParams> = Kernel::new("gemm", "skinny", LARGE_THREADS, FLOATS);
 
-const KERNELS: &[KernelInfo] = &{
-    let ([a, b, c, d], [e, f, g, h]) = (NN.infos(), NT.infos());
-    let ([i, j, k, l], [m, n, o, p]) = (TN.infos(), TT.infos());
-    let [q, r, s, t, u, v, w, x] = hopper::INFOS;
-    let (few, merge) = (FEW.info(), merge("matmul").info());
-    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, few, merge, q, r, s, t, u, v, w, x]
-};
+const KERNELS: &[KernelInfo] = &concat::<26>(&[
+    &NN.infos(),
+    &NT.infos(),
+    &TN.infos(),
+    &TT.infos(),
+    &[SKINNY.info(), splitk_reduce("gemm").info()],
+    &SM90_KERNELS,
+]);
 
 /// Leading extents, rows and columns of a matrix stored plainly or transposed.
 fn split(shape: &Shape, transpose: bool) -> Option<(&[usize], usize, usize)> {
@@ -115,7 +113,7 @@ impl Op for MatMul {
             let one = |i: usize, y: &mut [T], threads| {
                 let a = Matrix::stored(&a[i * a_each..], m, k, self.transpose_a);
                 let b = Matrix::stored(&b[i * b_each..], k, n, self.transpose_b);
-                product([m, n, k], a, b, MatrixMut { data: y, row: n }, false, threads);
+                gemm([m, n, k], a, b, MatrixMut { data: y, row: n }, false, threads);
             };
             let y = args.y::<T>(0);
             if m * n == 0 {
@@ -142,14 +140,14 @@ impl Op for MatMul {
         }
         let problem = Problem {
             op: "matmul",
-            stem: "matmul",
+            module: "gemm",
             extents: [m, n, k],
             batch: y_shape.elems() / (m * n),
-            between: [stride(&a_shape, m * k), stride(&b_shape, k * n)],
+            batch_strides: [stride(&a_shape, m * k), stride(&b_shape, k * n)],
             epilogue: EpilogueParams::NONE,
         };
         match (self.transpose_a, self.transpose_b) {
-            (false, true) if m <= FEW_ROWS => problem.launch_few_rows(args, &FEW),
+            (false, true) if m <= SKINNY_ROWS => problem.launch_skinny(args, &SKINNY),
             (false, false) => problem.launch(args, &NN),
             (false, true) => problem.launch(args, &NT),
             (true, false) => problem.launch(args, &TN),
@@ -172,15 +170,6 @@ impl Op for MatMul {
 
     fn keep(&self) -> Keep {
         Keep::INPUTS
-    }
-}
-
-/// The float type all inputs share.
-pub(crate) fn same_float(op: &'static str, x: &[Spec]) -> Result<crate::DType> {
-    let dtype = x[0].dtype;
-    match x.iter().find(|spec| spec.dtype != dtype || !dtype.is_float()) {
-        Some(other) => Err(Error::shape(op, format!("{dtype} and {} do not mix", other.dtype))),
-        None => Ok(dtype),
     }
 }
 
@@ -210,12 +199,12 @@ pub const SPEC: OpSpec = OpSpec {
             case("outer", &[19, 1], &[1, 18], false, false),
             case("past_a_tile", &[65, 129], &[129, 49], false, false),
             case("past_a_tile_transposed", &[131, 66], &[70, 131], true, true),
-            case("whole_lines", &[72, 40], &[40, 80], false, false),
-            case("even_lines", &[34, 66], &[34, 10], true, false),
+            case("aligned_rows", &[72, 40], &[40, 80], false, false),
+            case("even_rows", &[34, 66], &[34, 10], true, false),
             case("long_sum", &[1100, 5], &[1100, 9], true, false),
-            case("wide_lines", &[2, 136, 72], &[2, 72, 136], false, false),
-            case("wide_lines_transposed", &[72, 136], &[200, 72], true, true),
-            // Long enough for splits, and more than one small tile each way.
+            case("long_rows", &[2, 136, 72], &[2, 72, 136], false, false),
+            case("long_rows_transposed", &[72, 136], &[200, 72], true, true),
+            // K long enough to be split, and more than one small tile each way.
             case("long_plain", &[72, 1040], &[1040, 72], false, false),
             case("long_b_transposed", &[72, 1040], &[72, 1040], false, true),
             case("long_a_transposed", &[1040, 72], &[1040, 72], true, false),
@@ -225,7 +214,7 @@ pub const SPEC: OpSpec = OpSpec {
             case("wide_b_transposed", &[72, 328], &[232, 328], false, true),
             case("wide_a_transposed", &[328, 72], &[328, 232], true, false),
             case("wide_both_transposed", &[328, 72], &[232, 328], true, true),
-            case("few_rows", &[2, 3, 72], &[2, 11, 72], false, true),
+            case("skinny", &[2, 3, 72], &[2, 11, 72], false, true),
         ]
     },
 };

@@ -1,22 +1,23 @@
 //! The largest value in a sliding window. Where it occurs more than once, the first in reading order counts; a NaN is
 //! larger than any number, so it is not lost. Padding never wins.
 //!
-//! One op in two directions, linear in the values moved and blind to changes of the winners, so every order exists:
-//! `Pick(x, v)` takes the elements of `v` where `x` has its maxima (pooling is `Pick(x, x)`), `Spread(x, v)` puts them back.
+//! One op in two directions, linear in the values moved and constant in the argmax, so every order exists:
+//! `Gather(x, v)` takes the elements of `v` where `x` has its maxima (pooling is `Gather(x, x)`), `Scatter(x, v)` puts them back.
 
-use super::avg_pool2d::{Pool2d, threads_of_packs};
+use super::avg_pool2d::{Pool2d, vector_threads};
 use crate::{
+    cpu::{
+        stencil::{Reads, par_lines},
+        vector::vectorised,
+    },
     device::{
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel},
-        stencil::{Reads, par_lines},
-        vector::vectorised,
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
-    ops::matmul::same_float,
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal, same_float},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -34,9 +35,9 @@ enum Direction {
     /// `(x) -> y`
     Pool,
     /// `(x, v like x) -> like y`
-    Pick,
+    Gather,
     /// `(x, v like y) -> like x`
-    Spread,
+    Scatter,
 }
 
 struct MaxPool {
@@ -48,8 +49,8 @@ impl Op for MaxPool {
     fn name(&self) -> &'static str {
         match self.direction {
             Direction::Pool => "max_pool2d",
-            Direction::Pick => "max_pool2d_pick",
-            Direction::Spread => "max_pool2d_spread",
+            Direction::Gather => "max_pool2d_gather",
+            Direction::Scatter => "max_pool2d_scatter",
         }
     }
 
@@ -59,8 +60,8 @@ impl Op for MaxPool {
         let (large, small) = ([n, h, w, c], [n, oh, ow, c]);
         let (values, out) = match self.direction {
             Direction::Pool => return Ok(vec![Spec::new(small, dtype)]),
-            Direction::Pick => (large, small),
-            Direction::Spread => (small, large),
+            Direction::Gather => (large, small),
+            Direction::Scatter => (small, large),
         };
         if *x[1].shape != values {
             return Err(Error::shape(self.name(), format!("values {} beside {}", x[1].shape, x[0].shape)));
@@ -76,8 +77,8 @@ impl Op for MaxPool {
             let x = args.x::<T>(0);
             match self.direction {
                 Direction::Pool => windows.pool(x, args.y(0)),
-                Direction::Pick => windows.pick(x, args.x(1), args.y(0)),
-                Direction::Spread => windows.spread(x, args.x(1), args.y(0)),
+                Direction::Gather => windows.gather(x, args.x(1), args.y(0)),
+                Direction::Scatter => windows.scatter(x, args.x(1), args.y(0)),
             }
         });
         Ok(())
@@ -91,13 +92,13 @@ impl Op for MaxPool {
             return Err(Error::shape(self.name(), format!("a window of {kernel}; a GPU's kernel takes up to 255")));
         }
         let bytes = x.dtype().bytes();
-        let threads_of = |elems| threads_of_packs(self.name(), elems, c, bytes);
-        let (threads, whole) = threads_of(y.elems())?;
+        let threads_of = |elems| vector_threads(self.name(), elems, c, bytes);
+        let (threads, aligned) = threads_of(y.elems())?;
         let params = MaxPoolParams {
             x: x.ptr,
             v: args.x.get(1).map_or(DevicePtr::NULL, |v| v.ptr),
             y: y.ptr,
-            winners: DevicePtr::NULL,
+            argmax: DevicePtr::NULL,
             threads,
             h: h as u32,
             w: w as u32,
@@ -107,7 +108,7 @@ impl Op for MaxPool {
             kernel: kernel as u32,
             stride: stride as u32,
             padding: padding as u32,
-            whole,
+            aligned,
         };
         let dtype = x.dtype();
         let launch = |kernel: &Kernel<MaxPoolParams>, params: &MaxPoolParams| {
@@ -115,13 +116,13 @@ impl Op for MaxPool {
         };
         match self.direction {
             Direction::Pool => launch(&FORWARD, &params),
-            Direction::Pick => launch(&PICK, &params),
-            Direction::Spread => {
+            Direction::Gather => launch(&GATHER, &params),
+            Direction::Scatter => {
                 let pooled = n * oh * ow * c;
-                let winners = args.scratch((pooled * 2).max(2))?;
-                let params = MaxPoolParams { winners: winners.ptr, ..params };
-                launch(&WINNERS, &MaxPoolParams { threads: threads_of(pooled)?.0, ..params })?;
-                launch(&SPREAD, &params)
+                let argmax = args.scratch((pooled * 2).max(2))?;
+                let params = MaxPoolParams { argmax: argmax.ptr, ..params };
+                launch(&ARGMAX, &MaxPoolParams { threads: threads_of(pooled)?.0, ..params })?;
+                launch(&SCATTER, &params)
             }
         }
     }
@@ -130,9 +131,9 @@ impl Op for MaxPool {
         let (upstream, x) = (v.upstream()?, v.x(0));
         let to = |direction| apply1(MaxPool { direction, ..*self }, &[x, upstream]);
         Ok(match self.direction {
-            Direction::Pool => vec![Some(to(Direction::Spread)?)],
-            Direction::Pick => vec![None, v.when(1, || to(Direction::Spread))?],
-            Direction::Spread => vec![None, v.when(1, || to(Direction::Pick))?],
+            Direction::Pool => vec![Some(to(Direction::Scatter)?)],
+            Direction::Gather => vec![None, v.when(1, || to(Direction::Scatter))?],
+            Direction::Scatter => vec![None, v.when(1, || to(Direction::Gather))?],
         })
     }
 
@@ -181,18 +182,18 @@ impl Windows<'_> {
     }
 
     /// Which tap wins at every position and channel.
-    fn winners<T: Real>(&self, x: &[T], out: usize) -> Vec<u32> {
+    fn argmax<T: Real>(&self, x: &[T], out: usize) -> Vec<u32> {
         let [_, w, c] = self.x;
-        let mut winners = vec![0; out];
-        par_lines(&mut winners, self.line(), |i, winners| {
+        let mut argmax = vec![0; out];
+        par_lines(&mut argmax, self.line(), |i, argmax| {
             let (x, rows) = (self.image(x, i), self.rows.at(i % self.rows.positions()));
             let mut best = vec![T::neg_infinity(); c];
-            for (j, winners) in winners.chunks_exact_mut(c).enumerate() {
+            for (j, argmax) in argmax.chunks_exact_mut(c).enumerate() {
                 let mut fresh = true;
                 for &(sy, ty) in rows {
                     for &(sx, tx) in self.cols.at(j) {
                         let (x, tap) = (&x[(sy * w + sx) * c..][..c], (ty * self.kernel + tx) as u32);
-                        for ((winner, best), &x) in winners.iter_mut().zip(&mut best).zip(x) {
+                        for ((winner, best), &x) in argmax.iter_mut().zip(&mut best).zip(x) {
                             if fresh || beats(x, *best) {
                                 (*winner, *best) = (tap, x);
                             }
@@ -202,20 +203,20 @@ impl Windows<'_> {
                 }
             }
         });
-        winners
+        argmax
     }
 
-    fn pick<T: Real>(&self, x: &[T], values: &[T], y: &mut [T]) {
-        let ([_, w, c], winners) = (self.x, self.winners(x, y.len()));
+    fn gather<T: Real>(&self, x: &[T], values: &[T], y: &mut [T]) {
+        let ([_, w, c], argmax) = (self.x, self.argmax(x, y.len()));
         par_lines(y, self.line(), |i, y| {
             let (values, rows) = (self.image(values, i), self.rows.at(i % self.rows.positions()));
-            let winners = &winners[i * y.len()..][..y.len()];
+            let argmax = &argmax[i * y.len()..][..y.len()];
             y.fill(T::zero());
-            for (j, (y, winners)) in y.chunks_exact_mut(c).zip(winners.chunks_exact(c)).enumerate() {
+            for (j, (y, argmax)) in y.chunks_exact_mut(c).zip(argmax.chunks_exact(c)).enumerate() {
                 for &(sy, ty) in rows {
                     for &(sx, tx) in self.cols.at(j) {
                         let (values, tap) = (&values[(sy * w + sx) * c..][..c], (ty * self.kernel + tx) as u32);
-                        for ((y, &winner), &value) in y.iter_mut().zip(winners).zip(values) {
+                        for ((y, &winner), &value) in y.iter_mut().zip(argmax).zip(values) {
                             *y = if winner == tap { value } else { *y };
                         }
                     }
@@ -224,19 +225,19 @@ impl Windows<'_> {
         });
     }
 
-    fn spread<T: Real>(&self, x: &[T], values: &[T], y: &mut [T]) {
-        let ([h, w, c], winners) = (self.x, self.winners(x, values.len()));
+    fn scatter<T: Real>(&self, x: &[T], values: &[T], y: &mut [T]) {
+        let ([h, w, c], argmax) = (self.x, self.argmax(x, values.len()));
         let (rows, cols) = (self.rows.transposed(h), self.cols.transposed(w));
         let small = self.rows.positions() * self.line();
         par_lines(y, w * c, |i, y| {
-            let (values, winners) = (&values[i / h * small..][..small], &winners[i / h * small..][..small]);
+            let (values, argmax) = (&values[i / h * small..][..small], &argmax[i / h * small..][..small]);
             y.fill(T::zero());
             for (j, y) in y.chunks_exact_mut(c).enumerate() {
                 for &(oy, ty) in rows.at(i % h) {
                     for &(ox, tx) in cols.at(j) {
                         let (from, tap) = ((oy * self.cols.positions() + ox) * c, (ty * self.kernel + tx) as u32);
-                        let (values, winners) = (&values[from..from + c], &winners[from..from + c]);
-                        for ((y, &winner), &value) in y.iter_mut().zip(winners).zip(values) {
+                        let (values, argmax) = (&values[from..from + c], &argmax[from..from + c]);
+                        for ((y, &winner), &value) in y.iter_mut().zip(argmax).zip(values) {
                             *y += if winner == tap { value } else { T::zero() };
                         }
                     }
@@ -256,7 +257,7 @@ kernel_params! {
         x: DevicePtr,
         v: DevicePtr,
         y: DevicePtr,
-        winners: DevicePtr,
+        argmax: DevicePtr,
         threads: u32,
         h: u32,
         w: u32,
@@ -266,7 +267,7 @@ kernel_params! {
         kernel: u32,
         stride: u32,
         padding: u32,
-        whole: u32,
+        aligned: u32,
     }
 }
 
@@ -277,14 +278,14 @@ const fn kernel(name: &'static str) -> Kernel<MaxPoolParams> {
 }
 
 const FORWARD: Kernel<MaxPoolParams> = kernel("fwd");
-const PICK: Kernel<MaxPoolParams> = kernel("pick");
-const WINNERS: Kernel<MaxPoolParams> = kernel("winners");
-const SPREAD: Kernel<MaxPoolParams> = kernel("spread");
+const GATHER: Kernel<MaxPoolParams> = kernel("gather");
+const ARGMAX: Kernel<MaxPoolParams> = kernel("argmax");
+const SCATTER: Kernel<MaxPoolParams> = kernel("scatter");
 
 pub const SPEC: OpSpec = OpSpec {
     name: "max_pool2d",
     order: Order::Any,
-    kernels: &[FORWARD.info(), PICK.info(), WINNERS.info(), SPREAD.info()],
+    kernels: &[FORWARD.info(), GATHER.info(), ARGMAX.info(), SCATTER.info()],
     cases: || {
         let case = |name, x: [usize; 4], kernel, stride, padding| {
             let pool = Pool2d { kernel, stride, padding };
@@ -296,7 +297,7 @@ pub const SPEC: OpSpec = OpSpec {
         };
         vec![
             case("alexnet", [2, 7, 9, 3], 3, 2, 0),
-            case("whole_packs", [1, 7, 6, 8], 3, 2, 1),
+            case("aligned", [1, 7, 6, 8], 3, 2, 1),
             case("resnet", [1, 6, 7, 5], 3, 2, 1),
             case("halves", [2, 5, 4, 33], 2, 2, 0),
             case("one_pixel", [1, 1, 1, 2], 3, 2, 1),

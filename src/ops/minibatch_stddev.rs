@@ -9,7 +9,7 @@ use crate::{
 
 impl Tensor {
     /// `[n, h, w, c] -> [n, h, w, c + channels]`. Samples `i`, `i + n/group`, `i + 2n/group`, .. form a group; `n` is a
-    /// multiple of the group size, `c` of `channels`, each of which averages the deviation over its share of the channels.
+    /// multiple of the group size, `c` of `channels`, each of which averages the standard deviation over its share of the channels.
     pub fn minibatch_stddev(&self, group_size: usize, channels: usize) -> Result<Tensor> {
         let wrong = |why: &str| Error::shape("minibatch_stddev", format!("{why}, got {}", self.shape()));
         let [n, h, w, c] = self.shape().nhwc().ok_or_else(|| wrong("[n, h, w, c] wanted"))?;

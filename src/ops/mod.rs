@@ -1,4 +1,4 @@
-//! Every operation, one file per stem. A file holds, in this order: what it computes, the tensor methods, the parameters,
+//! The operations on tensors, one file each. A file holds, in this order: what it computes, the tensor methods, the parameters,
 //! shapes, the CPU definition, the kernel launch, the gradient, and the cases that test and bench it.
 //!
 //! Adding an op is `kernels/S.cu`, `src/ops/S.rs` and one word below.
@@ -6,14 +6,15 @@
 use crate::op::OpSpec;
 
 macro_rules! ops {
-    ($($stem:ident),* $(,)?) => {
-        $(pub mod $stem;)*
-        /// The registry, in alphabetical order.
-        pub static OPS: &[&OpSpec] = &[$(&$stem::SPEC),*];
+    ($($name:ident),* $(,)?) => {
+        $(pub mod $name;)*
+        /// Their registry, in alphabetical order.
+        pub static OPS: &[&OpSpec] = &[$(&$name::SPEC),*];
     };
 }
 
 pub mod epilogue;
+pub mod lerp;
 
 ops! {
     attention,
@@ -22,7 +23,6 @@ ops! {
     bias_act,
     binary,
     broadcast,
-    canny,
     cast,
     concat,
     conv2d,
@@ -48,19 +48,10 @@ ops! {
     reshape,
     resize,
     segment_mean,
-    shannon,
-    shannon_jpeg,
-    shannon_order0,
     slice,
     softmax,
     squeeze_excite,
     sum,
-    texture,
     unary,
     upfirdn2d,
-}
-
-/// The registry row of a stem.
-pub fn find(name: &str) -> Option<&'static OpSpec> {
-    OPS.iter().copied().find(|spec| spec.name == name)
 }

@@ -8,35 +8,38 @@
 //!
 //! Resampling follows StyleGAN2: `up` is zero insertion and a low-pass filter before a stride-1 convolution, `down` the
 //! filter before a strided one. All of it is linear and shift-invariant on the fine grid, so the order is ours to choose:
-//! going up, the transposed convolution comes first and the filter runs over its result, which spares the products with
-//! inserted zeros (both are one pass where that is shorter, see `enlarged.rs`); a 1×1 kernel always runs on the coarse grid. Both factors act on channels alone and so pass through the
-//! filters: they are applied inside the convolution (see `styled.rs`), and no scaled image is ever stored.
+//! going up, the transposed convolution comes first and the filter runs over its result, which spares the multiplications by
+//! inserted zeros (both are one pass where that is shorter, see `fused_upsample.rs`); a 1×1 kernel always runs on the coarse grid. Styles and demodulation
+//! coefficients act on channels alone and so commute with the filters: they are applied inside the convolution (see
+//! `modulated.rs`), and no scaled image is ever stored.
 
 mod demodulation;
-mod enlarged;
-mod styled;
+mod fused_upsample;
+mod modulated;
 
 use self::{
     demodulation::{DEMODULATE, demodulation},
-    enlarged::enlarged,
-    styled::{Map, styled},
+    fused_upsample::fused_upsample,
+    modulated::{Map, modulated},
 };
 use super::{
-    bias_act::{Activation, BiasAct},
+    bias_act::{Activation, ActivationParams},
     conv2d::Conv2d,
     epilogue::Epilogue,
     upfirdn2d::{Filter, Upfirdn2d},
 };
 use crate::{
+    cpu::vector::par_rows,
     device::{
         driver::DevicePtr,
         host::Real,
         index::count31,
-        kernel::{FLOATS, Kernel},
-        vector::par_rows,
+        kernel::{FLOATS, Kernel, concat},
     },
     error::{Error, Result},
-    float_dispatch, kernel_params,
+    float_dispatch,
+    gemm::heuristics::fuses_upsample,
+    kernel_params,
     op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
@@ -46,9 +49,9 @@ use crate::{
 /// Resampling around a convolution.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resampling {
-    /// Enlarges by this factor; 1 where `down` is not.
+    /// Upsamples by this factor; 1 where `down` is not.
     pub up: usize,
-    /// Shrinks by this factor; 1 where `up` is not.
+    /// Downsamples by this factor; 1 where `up` is not.
     pub down: usize,
     /// Zeros around the image, on the fine grid.
     pub padding: usize,
@@ -64,17 +67,18 @@ pub struct ModulatedConv2d {
     pub resampling: Resampling,
 }
 
-/// What each image's channels are multiplied by before the convolution, and after it.
+/// The styles, by which each image's channels are multiplied before the convolution, and the demodulation coefficients, by which
+/// they are multiplied after it.
 type Factors<'a> = (&'a Tensor, Option<&'a Tensor>);
 
 impl Tensor {
     /// `[n, h, w, c] -> [n, h', w', k]` with `weight` `[k, r, s, c]` and `style` `[n, c]`.
     pub fn modulated_conv2d(&self, weight: &Tensor, style: &Tensor, conv: &ModulatedConv2d) -> Result<Tensor> {
-        self.modulated_conv2d_then(weight, style, conv, &Epilogue::default())
+        self.modulated_conv2d_fused(weight, style, conv, &Epilogue::default())
     }
 
-    /// The same, and what follows its sums, where the last of them are made.
-    pub fn modulated_conv2d_then(
+    /// The same with an epilogue, in the pass that makes the last sums.
+    pub fn modulated_conv2d_fused(
         &self,
         weight: &Tensor,
         style: &Tensor,
@@ -96,14 +100,14 @@ impl Tensor {
         self.resampled(weight, &conv.resampling, Some((style, Some(&scale))), epilogue)
     }
 
-    /// `[n, h, w, c] -> [n, h', w', k]` with `weight` `[k, r, s, c]`: convolution of the enlarged and filtered image, or
+    /// `[n, h, w, c] -> [n, h', w', k]` with `weight` `[k, r, s, c]`: convolution of the fused_upsample and filtered image, or
     /// convolution of the filtered image at every `down`-th pixel.
     pub fn resampled_conv2d(&self, weight: &Tensor, resampling: &Resampling) -> Result<Tensor> {
-        self.resampled_conv2d_then(weight, resampling, &Epilogue::default())
+        self.resampled_conv2d_fused(weight, resampling, &Epilogue::default())
     }
 
-    /// The same, and what follows its sums, where the last of them are made.
-    pub fn resampled_conv2d_then(
+    /// The same with an epilogue, in the pass that makes the last sums.
+    pub fn resampled_conv2d_fused(
         &self,
         weight: &Tensor,
         resampling: &Resampling,
@@ -112,8 +116,8 @@ impl Tensor {
         self.resampled(weight, resampling, None, epilogue)
     }
 
-    /// The convolution with `factors` of what it reads and of what it writes: filters act on each channel alone, so it does
-    /// not matter on which side of them a factor stands.
+    /// The convolution with styles and demodulation coefficients, if any: filters act on each channel alone, so it does not
+    /// matter on which side of them a factor stands.
     fn resampled(
         &self,
         weight: &Tensor,
@@ -129,11 +133,11 @@ impl Tensor {
         let plain = Conv2d::default();
         let nothing = Epilogue::default();
         let convolve = |x: &Tensor, conv: Conv2d, epilogue: &Epilogue| match factors {
-            Some((read, written)) => styled(x, weight, read, written, conv, Map::Forward, epilogue),
-            None => x.conv2d_then(weight, conv, epilogue),
+            Some((styles, dcoefs)) => modulated(x, weight, styles, dcoefs, conv, Map::Forward, epilogue),
+            None => x.conv2d_fused(weight, conv, epilogue),
         };
         // Left, right, top, bottom on the fine grid, where the filter's own reach is split as StyleGAN2 splits it.
-        let around = |before: usize, after: usize| {
+        let params = |before: usize, after: usize| {
             let (before, after) = ((padding + before) as i64, (padding + after) as i64);
             [before, after, before, after]
         };
@@ -141,12 +145,12 @@ impl Tensor {
         match (up, down) {
             (1, 1) => convolve(self, Conv2d { padding, ..plain }, epilogue),
             (_, 1) if up > 1 && taps >= up => {
-                let pads = around((taps + up - 1) / 2, (taps - up) / 2);
+                let pads = params((taps + up - 1) / 2, (taps - up) / 2);
                 let gain = (up * up) as f64;
                 if [r, s] == [1, 1] {
                     let y = convolve(self, plain, &nothing)?;
-                    let enlarge = Upfirdn2d { up, padding: pads, gain, ..Default::default() };
-                    return y.upfirdn2d_then(filter, enlarge, epilogue);
+                    let upsample = Upfirdn2d { up, padding: pads, gain, ..Default::default() };
+                    return y.upfirdn2d_fused(filter, upsample, epilogue);
                 }
                 let full = [(h - 1) * up + r, (w - 1) * up + s];
                 let conv = Conv2d { stride: up, ..plain };
@@ -155,23 +159,23 @@ impl Tensor {
                 let [rows, cols, up_by] = [r, s, up].map(|extent| extent as i64);
                 let padding = [left - (cols - 1), right + up_by - cols, top - (rows - 1), bottom + up_by - rows];
                 let fir = Upfirdn2d { padding, gain, ..Default::default() };
-                let Some((read, written)) = factors else {
-                    let kernel = apply1(TransposeKernel, &[weight])?;
+                let Some((styles, dcoefs)) = factors else {
+                    let kernel = apply1(FlipWeight, &[weight])?;
                     let y = self.conv2d_input_gradient(&kernel, full, conv)?;
-                    return y.upfirdn2d_then(filter, fir, epilogue);
+                    return y.upfirdn2d_fused(filter, fir, epilogue);
                 };
                 let channels = [self.shape().last(), weight.shape()[0]];
-                if enlarged::possible([r, s], up, filter, &fir)
-                    && enlarged::at_once([h, w], [h * up, w * up], channels, self.dtype())
+                if fused_upsample::possible([r, s], up, filter, &fir)
+                    && fuses_upsample([h, w], [h * up, w * up], channels, self.dtype())
                 {
-                    return enlarged(self, weight, (read, written), (filter, fir), epilogue);
+                    return fused_upsample(self, weight, (styles, dcoefs), (filter, fir), epilogue);
                 }
-                let kernel = apply1(TransposeKernel, &[weight])?;
-                let y = styled(self, &kernel, read, written, conv, Map::Transposed(full), &nothing)?;
-                y.upfirdn2d_then(filter, fir, epilogue)
+                let kernel = apply1(FlipWeight, &[weight])?;
+                let y = modulated(self, &kernel, styles, dcoefs, conv, Map::Transposed(full), &nothing)?;
+                y.upfirdn2d_fused(filter, fir, epilogue)
             }
             (1, _) if down > 1 && taps >= down => {
-                let padding = around((taps - down).div_ceil(2), (taps - down) / 2);
+                let padding = params((taps - down).div_ceil(2), (taps - down) / 2);
                 if [r, s] == [1, 1] {
                     let y = self.upfirdn2d(filter, Upfirdn2d { down, padding, ..Default::default() })?;
                     return convolve(&y, plain, epilogue);
@@ -184,38 +188,38 @@ impl Tensor {
     }
 }
 
-/// `[k, r, s, c] -> [c, r, s, k]` with the kernel turned by half: the weights with which a transposed convolution does what
+/// `[k, r, s, c] -> [c, r, s, k]` with the kernel flipped (rotated by 180 degrees): the weights with which a transposed convolution does what
 /// a convolution of the zero-inserted image does. Its own inverse, hence its own adjoint.
-struct TransposeKernel;
+struct FlipWeight;
 
 kernel_params! {
-    struct TurnParams { weight: DevicePtr, y: DevicePtr, k: u32, taps: u32, c: u32, unused: u32 }
+    struct FlipWeightParams { weight: DevicePtr, y: DevicePtr, k: u32, taps: u32, c: u32, unused: u32 }
 }
 
-const TURN: Kernel<TurnParams> = Kernel::new("modulated_conv2d", "turn_kernel", 256, FLOATS);
+const FLIP_WEIGHT: Kernel<FlipWeightParams> = Kernel::new("modulated_conv2d", "flip_weight", 256, FLOATS);
 
-impl Op for TransposeKernel {
+impl Op for FlipWeight {
     fn name(&self) -> &'static str {
-        "transpose_kernel"
+        "flip_weight"
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
         match x[0].shape.nhwc() {
             Some([k, r, s, c]) if x[0].dtype.is_float() => Ok(vec![Spec::new([c, r, s, k], x[0].dtype)]),
-            _ => Err(Error::shape("transpose_kernel", format!("{} is no kernel", x[0].shape))),
+            _ => Err(Error::shape("flip_weight", format!("{} is no kernel", x[0].shape))),
         }
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         let Some([c, r, s, k]) = args.y_shape(0).nhwc() else { return Ok(()) };
-        float_dispatch!(args, T => transpose::<T>(args.x(0), [k, r * s, c], args.y(0)));
+        float_dispatch!(args, T => flip_weight::<T>(args.x(0), [k, r * s, c], args.y(0)));
         Ok(())
     }
 
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let Some([c, r, s, k]) = args.y[0].shape().nhwc() else { return Ok(()) };
         let int = |value| count31(self.name(), value);
-        let params = TurnParams {
+        let params = FlipWeightParams {
             weight: args.x[0].ptr,
             y: args.y[0].ptr,
             k: int(k)?,
@@ -224,11 +228,11 @@ impl Op for TransposeKernel {
             unused: 0,
         };
         let grid = [int(c.div_ceil(32))?, int(k.div_ceil(32))?, int(r * s)?];
-        args.launch(&TURN, args.y[0].dtype(), grid, 0, &params)
+        args.launch(&FLIP_WEIGHT, args.y[0].dtype(), grid, 0, &params)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
-        Ok(vec![Some(apply1(TransposeKernel, &[v.upstream()?])?)])
+        Ok(vec![Some(apply1(FlipWeight, &[v.upstream()?])?)])
     }
 
     fn keep(&self) -> Keep {
@@ -236,11 +240,11 @@ impl Op for TransposeKernel {
     }
 }
 
-fn transpose<T: Real>(w: &[T], [k, taps, c]: [usize; 3], y: &mut [T]) {
+fn flip_weight<T: Real>(w: &[T], [k, taps, c]: [usize; 3], y: &mut [T]) {
     /// Channels read side by side, so that a cache line of `w` serves several rows of `y`.
     const SIDE: usize = 16;
     par_rows(y, SIDE * taps * k, |task, y| {
-        let blocks = (crate::device::vector::GRAIN / (SIDE * taps * k).max(1)).max(1);
+        let blocks = (crate::cpu::vector::GRAIN / (SIDE * taps * k).max(1)).max(1);
         for (block, y) in y.chunks_mut(SIDE * taps * k).enumerate() {
             let first = (task * blocks + block) * SIDE;
             for tap in 0..taps {
@@ -258,10 +262,11 @@ fn transpose<T: Real>(w: &[T], [k, taps, c]: [usize; 3], y: &mut [T]) {
 pub const SPEC: OpSpec = OpSpec {
     name: "modulated_conv2d",
     order: Order::Any,
-    kernels: &{
-        let ([a, b, c, d, e, f, g, h, i], [j, k]) = (styled::INFOS, enlarged::INFOS);
-        [a, b, c, d, e, f, g, h, i, j, k, DEMODULATE.info(), TURN.info()]
-    },
+    kernels: &concat::<13>(&[
+        &modulated::KERNELS,
+        &fused_upsample::KERNELS,
+        &[DEMODULATE.info(), FLIP_WEIGHT.info()],
+    ]),
     cases: || {
         let case = |name, x: [usize; 4], [k, r, s]: [usize; 3], demodulate, [up, down]: [usize; 2]| {
             let inputs = [normal(x), normal([k, r, s, x[3]]), drawn([x[0], x[3]], Draw::Uniform(0.5, 1.5))];
@@ -271,8 +276,8 @@ pub const SPEC: OpSpec = OpSpec {
                 Ok(vec![x[0].modulated_conv2d(&x[1], &x[2], &ModulatedConv2d { demodulate, resampling })?])
             })
         };
-        // Noise, bias and a leaky rectifier, clamped; not demodulated it is a line with a residual.
-        let then = |name, x: [usize; 4], k: usize, demodulate: bool, [up, down]: [usize; 2]| {
+        // Noise, bias and a leaky ReLU, clamped; without demodulation a residual.
+        let fused = |name, x: [usize; 4], k: usize, demodulate: bool, [up, down]: [usize; 2]| {
             let [n, h, w, c] = x;
             let y = [n, h * up / down, w * up / down, k];
             let style = drawn([n, c], Draw::Uniform(0.5, 1.5));
@@ -283,30 +288,30 @@ pub const SPEC: OpSpec = OpSpec {
                 let filter = Filter::low_pass(&[1.0, 3.0, 3.0, 1.0])?;
                 let conv = ModulatedConv2d { demodulate, resampling: Resampling { up, down, padding: 1, filter } };
                 let activation = if demodulate { Activation::LeakyRelu } else { Activation::Linear };
-                let around = BiasAct { alpha: 0.2, gain: 1.4, clamp: demodulate.then_some(2.5) };
+                let params = ActivationParams { alpha: 0.2, gain: 1.4, clamp: demodulate.then_some(2.5) };
                 let (bias, noise, residual) = (Some(&x[3]), Some((&x[4], &x[5])), x.get(6));
-                let epilogue = Epilogue { bias, noise, activation, around, residual };
-                Ok(vec![x[0].modulated_conv2d_then(&x[1], &x[2], &conv, &epilogue)?])
+                let epilogue = Epilogue { bias, noise, activation, params, residual };
+                Ok(vec![x[0].modulated_conv2d_fused(&x[1], &x[2], &conv, &epilogue)?])
             })
         };
         vec![
-            then("then", [2, 4, 3, 5], 6, true, [1, 1]),
-            then("then_up", [2, 3, 4, 8], 7, true, [2, 1]),
-            then("then_at_once", [1, 6, 6, 2], 13, true, [2, 1]),
-            case("at_once_past_a_tile", [1, 7, 7, 3], [70, 3, 3], true, [2, 1]),
-            then("then_at_once_residual", [2, 6, 7, 2], 20, false, [2, 1]),
-            case("at_once", [1, 13, 12, 4], [16, 3, 3], true, [2, 1]),
-            then("then_down", [1, 6, 4, 3], 8, true, [1, 2]),
-            then("then_residual", [2, 3, 5, 4], 3, false, [1, 1]),
-            then("then_split", [1, 3, 3, 117], 6, true, [1, 1]),
+            fused("epilogue", [2, 4, 3, 5], 6, true, [1, 1]),
+            fused("epilogue_up", [2, 3, 4, 8], 7, true, [2, 1]),
+            fused("fused_upsample_epilogue", [1, 6, 6, 2], 13, true, [2, 1]),
+            case("fused_upsample_past_a_tile", [1, 7, 7, 3], [70, 3, 3], true, [2, 1]),
+            fused("fused_upsample_epilogue_residual", [2, 6, 7, 2], 20, false, [2, 1]),
+            case("fused_upsample", [1, 13, 12, 4], [16, 3, 3], true, [2, 1]),
+            fused("epilogue_down", [1, 6, 4, 3], 8, true, [1, 2]),
+            fused("epilogue_residual", [2, 3, 5, 4], 3, false, [1, 1]),
+            fused("epilogue_split", [1, 3, 3, 117], 6, true, [1, 1]),
             case("same", [2, 5, 4, 3], [4, 3, 3], true, [1, 1]),
             case("pointwise", [2, 3, 4, 5], [3, 1, 1], false, [1, 1]),
             case("up", [2, 4, 5, 3], [2, 3, 3], true, [2, 1]),
             case("up_pointwise", [1, 3, 2, 4], [3, 1, 1], true, [2, 1]),
             case("down", [2, 7, 6, 3], [4, 3, 3], true, [1, 2]),
             case("down_pointwise", [1, 6, 5, 2], [3, 1, 1], false, [1, 2]),
-            case("whole_vectors", [2, 3, 5, 16], [24, 3, 3], true, [1, 1]),
-            case("whole_vectors_up", [2, 3, 4, 8], [16, 3, 3], true, [2, 1]),
+            case("aligned", [2, 3, 5, 16], [24, 3, 3], true, [1, 1]),
+            case("aligned_up", [2, 3, 4, 8], [16, 3, 3], true, [2, 1]),
             case("past_a_tile", [1, 9, 9, 120], [116, 3, 3], true, [1, 1]),
             case("past_a_tile_up", [1, 9, 9, 120], [72, 3, 3], true, [2, 1]),
             case("many_channels", [1, 4, 4, 21], [19, 3, 3], true, [2, 1]),

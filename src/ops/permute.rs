@@ -3,13 +3,13 @@
 use rayon::prelude::*;
 
 use crate::{
+    cpu::vector::{GRAIN, par_rows, rows_per_task},
     device::{
-        divisor::Divisor,
+        divmod::FastDivmod,
         driver::DevicePtr,
         host::Element,
-        index::{Axes, Strides, axes, count31, strides, unit_bytes},
+        index::{Axes, Strides, access_bytes, axes, count31, strides},
         kernel::{Kernel, UNTYPED, blocks},
-        vector::{GRAIN, par_rows, rows_a_task},
     },
     dtype::DType,
     element_dispatch,
@@ -59,11 +59,11 @@ struct Permute {
 }
 
 kernel_params! {
-    struct RowsParams { x: DevicePtr, y: DevicePtr, count: u32, unit_bytes: u32, axes: Axes, strides: Strides }
+    struct RowsParams { x: DevicePtr, y: DevicePtr, count: u32, access_bytes: u32, axes: Axes, strides: Strides }
 
     struct TilesParams {
         x: DevicePtr, y: DevicePtr, fast: u32, slow: u32, slow_step: u64, fast_step: u64,
-        fast_tiles: Divisor, slow_tiles: Divisor, axes: Axes, x_strides: Strides, y_strides: Strides,
+        fast_tiles: FastDivmod, slow_tiles: FastDivmod, axes: Axes, x_strides: Strides, y_strides: Strides,
         element_bytes: u32, unused: u32,
     }
 }
@@ -107,13 +107,13 @@ impl Op for Permute {
         extents.reverse();
         steps.reverse();
         if steps[0] == 1 {
-            let unit = unit_bytes(&[extents[0] * element_bytes]);
+            let unit = access_bytes(&[extents[0] * element_bytes]);
             let in_a_unit = unit / element_bytes;
             extents[0] /= in_a_unit;
             steps[1..].iter_mut().for_each(|step| *step /= in_a_unit);
             let count = count31("permute", extents.iter().product())?;
-            let (x, y, unit_bytes) = (x.ptr, y.ptr, unit as u32);
-            let params = RowsParams { x, y, count, unit_bytes, axes: axes(&extents), strides: strides(&steps) };
+            let (x, y, access_bytes) = (x.ptr, y.ptr, unit as u32);
+            let params = RowsParams { x, y, count, access_bytes, axes: axes(&extents), strides: strides(&steps) };
             return args.launch(&ROWS, DType::U8, blocks(count as usize, THREADS as usize), 0, &params);
         }
         let fast = steps.iter().position(|&step| step == 1).unwrap_or(0);
@@ -129,8 +129,8 @@ impl Op for Permute {
             slow: count31("permute", extents[0])?,
             slow_step: steps[0] as u64,
             fast_step: y_steps[fast] as u64,
-            fast_tiles: Divisor::new(tiles[0] as u32),
-            slow_tiles: Divisor::new(tiles[1] as u32),
+            fast_tiles: FastDivmod::new(tiles[0] as u32),
+            slow_tiles: FastDivmod::new(tiles[1] as u32),
             axes: axes(&of_planes(&extents)),
             x_strides: strides(&of_planes(&steps)),
             y_strides: strides(&of_planes(&y_steps)),
@@ -193,7 +193,7 @@ fn reorder<T: Element>(x: &[T], y: &mut [T], shape: &Shape, axes: &[usize]) {
     let (outer_extents, outer_steps) = (&extents[..extents.len() - 1], &steps[..steps.len() - 1]);
     if step == 1 {
         // Whole rows move: the head split of attention.
-        let block = rows_a_task(inner);
+        let block = rows_per_task(inner);
         return par_rows(y, inner, |task, y| {
             for (row, y) in y.chunks_exact_mut(inner).enumerate() {
                 let at = offset(task * block + row, outer_extents, outer_steps);

@@ -3,16 +3,15 @@
 
 use crate::{
     Device,
+    cpu::vector::{GRAIN, par_rows},
     device::{
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
-        vector::{GRAIN, par_rows},
     },
     dtype::DType,
     error::{Error, Result},
-    float_dispatch,
-    kernel_params,
+    float_dispatch, kernel_params,
     op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply_on, normal},
     random::Philox,
     shape::{Shape, Spec},
@@ -20,7 +19,7 @@ use crate::{
 };
 
 impl Tensor {
-    /// Normal with mean 0 and deviation 1.
+    /// Normal with mean 0 and standard deviation 1.
     pub fn random_normal(
         shape: impl Into<Shape>,
         dtype: DType,
@@ -59,7 +58,7 @@ struct Random {
 }
 
 kernel_params! {
-    struct RandomParams { y: DevicePtr, count: u64, position: u64, clock: DevicePtr, random: [u32; 4] }
+    struct RandomParams { y: DevicePtr, count: u64, position: u64, replays: DevicePtr, random: [u32; 4] }
 }
 
 const THREADS: u32 = 256;
@@ -100,14 +99,14 @@ impl Op for Random {
             y: y.ptr,
             count: y.elems() as u64,
             position: position(self.step, 0),
-            clock: args.driver.clock(),
+            replays: args.driver.replay_counter(),
             random: self.random.words(),
         };
         let kernel = match self.kind {
             Kind::Normal => NORMAL,
             Kind::Uniform => UNIFORM,
         };
-        let per_block = THREADS as usize * y.dtype().pack();
+        let per_block = THREADS as usize * y.dtype().vector_elems();
         args.launch(&kernel, y.dtype(), blocks(y.elems(), per_block), 0, &params)
     }
 }

@@ -3,16 +3,16 @@
 //! order exists.
 
 use crate::{
+    cpu::stencil::{Reads, separable},
     device::{
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel},
-        stencil::{Reads, separable},
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
     op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
-    ops::avg_pool2d::threads_of_packs,
+    ops::avg_pool2d::vector_threads,
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -118,13 +118,13 @@ impl Op for Resize {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let (x, y) = (args.x[0], args.y[0]);
         let Some([_, h, w, c]) = x.shape().nhwc() else { return Ok(()) };
-        let (threads, whole) = threads_of_packs(self.name(), y.elems(), c, y.dtype().bytes())?;
+        let (threads, aligned) = vector_threads(self.name(), y.elems(), c, y.dtype().bytes())?;
         // `to` is the new size, or in the adjoint the old one: the kernels take both by what they are.
         let (old, new) = if self.adjoint { (self.to, [h, w]) } else { ([h, w], self.to) };
         let [[h, w], [to_h, to_w]] = [old, new].map(|size| size.map(|n| n as u32));
         // In the order of the enum, which is the kernel's.
         let (kind, c, dtype) = (self.interpolation as u32, c as u32, y.dtype());
-        let params = ResizeParams { x: x.ptr, y: y.ptr, threads, h, w, to_h, to_w, c, kind, whole };
+        let params = ResizeParams { x: x.ptr, y: y.ptr, threads, h, w, to_h, to_w, c, kind, aligned };
         let kernel = if self.adjoint { &BACKWARD } else { &FORWARD };
         args.launch(kernel, dtype, threads.div_ceil(THREADS), 0, &params)
     }
@@ -151,7 +151,7 @@ kernel_params! {
         to_w: u32,
         c: u32,
         kind: u32,
-        whole: u32,
+        aligned: u32,
     }
 }
 
@@ -173,7 +173,7 @@ pub const SPEC: OpSpec = OpSpec {
             case("bilinear_down", [1, 9, 8, 2], [4, 3], Interpolation::Bilinear),
             case("antialiased_down", [2, 9, 11, 3], [4, 3], Interpolation::Antialiased),
             case("antialiased_up", [1, 4, 3, 33], [6, 7], Interpolation::Antialiased),
-            case("whole_packs", [1, 5, 3, 16], [3, 4], Interpolation::Antialiased),
+            case("aligned", [1, 5, 3, 16], [3, 4], Interpolation::Antialiased),
             case("area", [1, 8, 7, 3], [4, 3], Interpolation::Area),
             case("from_one_pixel", [1, 1, 1, 3], [3, 2], Interpolation::Bilinear),
             case("to_one_pixel", [1, 5, 4, 3], [1, 1], Interpolation::Antialiased),

@@ -123,7 +123,7 @@ impl Op for SegmentSpread {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let dx = args.y[0];
         let params = params(args, self.rows, dx.shape().last());
-        let each = if params.whole == 1 { dx.dtype().pack() } else { 1 };
+        let each = if params.aligned == 1 { dx.dtype().vector_elems() } else { 1 };
         args.launch(&BACKWARD, dx.dtype(), blocks(dx.elems(), THREADS as usize * each), 0, &params)
     }
 
@@ -145,7 +145,7 @@ kernel_params! {
         rows: u64,
         runs: u64,
         c: u64,
-        whole: u32,
+        aligned: u32,
         tiles: u32,
     }
 }
@@ -157,7 +157,7 @@ const BACKWARD: Kernel<SegmentParams> = Kernel::new("segment_mean", "bwd_x", THR
 /// For either kernel: input 0 to output 0.
 fn params(args: &DeviceArgs, rows: usize, c: usize) -> SegmentParams {
     let bytes = args.x[0].dtype().bytes();
-    let whole = (c * bytes).is_multiple_of(16);
+    let aligned = (c * bytes).is_multiple_of(16);
     SegmentParams {
         from: args.x[0].ptr,
         to: args.y[0].ptr,
@@ -165,8 +165,8 @@ fn params(args: &DeviceArgs, rows: usize, c: usize) -> SegmentParams {
         rows: rows as u64,
         runs: args.x[1].elems() as u64 - 1,
         c: c as u64,
-        whole: whole.into(),
-        tiles: column_blocks(c, whole, bytes),
+        aligned: aligned.into(),
+        tiles: column_blocks(c, aligned, bytes),
     }
 }
 
@@ -182,6 +182,6 @@ pub const SPEC: OpSpec = OpSpec {
                 Ok(vec![x[0].square()?.segment_mean(&offsets)?])
             })
         };
-        vec![case("ragged", 5, &[0, 3, 4, 21]), case("whole_rows", 40, &[0, 9]), case("one_row", 3, &[0, 0, 1])]
+        vec![case("ragged", 5, &[0, 3, 4, 21]), case("aligned_rows", 40, &[0, 9]), case("one_row", 3, &[0, 0, 1])]
     },
 };

@@ -1,13 +1,13 @@
 //! A range of one axis. Its adjoint puts the range back among zeros.
 
 use crate::{
+    cpu::vector::{par_rows, rows_per_task},
     device::{
-        divisor::Divisor,
+        divmod::FastDivmod,
         driver::DevicePtr,
         host::Element,
-        index::{count31, unit_bytes},
+        index::{access_bytes, count31},
         kernel::{Kernel, UNTYPED, blocks},
-        vector::{par_rows, rows_a_task},
     },
     element_dispatch,
     error::{Error, Result},
@@ -47,7 +47,7 @@ struct Slice {
 
 kernel_params! {
     struct SliceParams {
-        x: DevicePtr, y: DevicePtr, pitch: u64, count: u32, unit_bytes: u32, width: Divisor, from: u32, len: u32, unused: u32,
+        x: DevicePtr, y: DevicePtr, row_stride: u64, count: u32, access_bytes: u32, width: FastDivmod, from: u32, len: u32, unused: u32,
     }
 }
 
@@ -55,21 +55,21 @@ const THREADS: u32 = 256;
 const FORWARD: Kernel<SliceParams> = Kernel::new("slice", "fwd", THREADS, UNTYPED);
 const PAD: Kernel<SliceParams> = Kernel::new("slice", "pad", THREADS, UNTYPED);
 
-/// Launches either kernel: rows of y are `width`, those of x `pitch` elements, `len` of y's or x's beginning at `from` of the
+/// Launches either kernel: rows of y are `width`, those of x `row_stride` elements, `len` of y's or x's beginning at `from` of the
 /// other's.
-fn copy(args: &DeviceArgs, kernel: &Kernel<SliceParams>, [width, pitch, from, len]: [usize; 4]) -> Result<()> {
+fn copy(args: &DeviceArgs, kernel: &Kernel<SliceParams>, [width, row_stride, from, len]: [usize; 4]) -> Result<()> {
     let (x, y) = (args.x[0], args.y[0]);
     let bytes = y.dtype().bytes();
-    let unit = unit_bytes(&[width * bytes, pitch * bytes, from * bytes, len * bytes]);
+    let unit = access_bytes(&[width * bytes, row_stride * bytes, from * bytes, len * bytes]);
     let units = |elements: usize| elements * bytes / unit;
     let count = count31("slice", y.spec.bytes() / unit)?;
     let params = SliceParams {
         x: x.ptr,
         y: y.ptr,
-        pitch: units(pitch) as u64,
+        row_stride: units(row_stride) as u64,
         count,
-        unit_bytes: unit as u32,
-        width: Divisor::new(units(width) as u32),
+        access_bytes: unit as u32,
+        width: FastDivmod::new(units(width) as u32),
         from: units(from) as u32,
         len: units(len) as u32,
         unused: 0,
@@ -96,7 +96,7 @@ impl Op for Slice {
             let x = args.x::<T>(0);
             par_rows(args.y::<T>(0), width, |task, y| {
                 for (row, y) in y.chunks_exact_mut(width).enumerate() {
-                    let row = task * rows_a_task(width) + row;
+                    let row = task * rows_per_task(width) + row;
                     y.copy_from_slice(&x[row * whole + from..][..width]);
                 }
             });
@@ -175,7 +175,7 @@ impl Op for Pad {
 fn pad_rows<T: Element>(x: &[T], y: &mut [T], from: usize, width: usize, whole: usize) {
     par_rows(y, whole, |task, y| {
         for (row, y) in y.chunks_exact_mut(whole).enumerate() {
-            let row = task * rows_a_task(whole) + row;
+            let row = task * rows_per_task(whole) + row;
             y[..from].fill(T::default());
             y[from..from + width].copy_from_slice(&x[row * width..][..width]);
             y[from + width..].fill(T::default());

@@ -1,15 +1,15 @@
 //! `y = eˣ / Σ eˣ` over the last axis, from the row's maximum down so that nothing overflows.
 
 use crate::{
+    cpu::vector::{par_rows, rows_per_task, sum1, sum2, vectorised},
     device::{
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
-        math::exp,
-        vector::{par_rows, rows_a_task, sum1, sum2, vectorised},
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
+    math::exp,
     op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
@@ -42,7 +42,7 @@ impl Op for Softmax {
         float_dispatch!(args, T => {
             let x = args.x::<T>(0);
             par_rows(args.y::<T>(0), cols, |task, y| {
-                y.copy_from_slice(&x[task * rows_a_task(cols) * cols..][..y.len()]);
+                y.copy_from_slice(&x[task * rows_per_task(cols) * cols..][..y.len()]);
                 vectorised(#[inline(always)] || {
                     for row in y.chunks_exact_mut(cols) {
                         softmax_in_place(row);
@@ -110,7 +110,7 @@ impl Op for SoftmaxGrad {
             let (dy, y) = (args.x::<T>(0), args.x::<T>(1));
             par_rows(args.y::<T>(0), cols, |task, dx| vectorised(#[inline(always)] || {
                 for (row, dx) in dx.chunks_exact_mut(cols).enumerate() {
-                    let at = (task * rows_a_task(cols) + row) * cols;
+                    let at = (task * rows_per_task(cols) + row) * cols;
                     let (dy, y) = (&dy[at..at + cols], &y[at..at + cols]);
                     let dot = sum2(dy, y, |dy, y| dy * y);
                     for (dx, (&dy, &y)) in dx.iter_mut().zip(dy.iter().zip(y)) {
@@ -150,7 +150,7 @@ kernel_params! {
         out: DevicePtr,
         rows: u64,
         cols: u64,
-        whole: u32,
+        aligned: u32,
         unused: u32,
     }
 }
@@ -164,8 +164,8 @@ const fn kernel(name: &'static str) -> Kernel<SoftmaxParams> {
 }
 
 /// For narrow and for wide rows.
-const FORWARD: [Kernel<SoftmaxParams>; 2] = [kernel("fwd"), kernel("fwd_wide")];
-const BACKWARD: [Kernel<SoftmaxParams>; 2] = [kernel("bwd_x"), kernel("bwd_x_wide")];
+const FORWARD: [Kernel<SoftmaxParams>; 2] = [kernel("fwd"), kernel("fwd_block_per_row")];
+const BACKWARD: [Kernel<SoftmaxParams>; 2] = [kernel("bwd_x"), kernel("bwd_x_block_per_row")];
 
 fn launch(args: &DeviceArgs, x: DevicePtr, y: DevicePtr, kernels: &[Kernel<SoftmaxParams>; 2]) -> Result<()> {
     let out = args.y[0];
@@ -173,8 +173,8 @@ fn launch(args: &DeviceArgs, x: DevicePtr, y: DevicePtr, kernels: &[Kernel<Softm
     if out.elems() == 0 {
         return Ok(());
     }
-    let whole = (cols * out.dtype().bytes()).is_multiple_of(16).into();
-    let params = SoftmaxParams { x, y, out: out.ptr, rows: rows as u64, cols: cols as u64, whole, unused: 0 };
+    let aligned = (cols * out.dtype().bytes()).is_multiple_of(16).into();
+    let params = SoftmaxParams { x, y, out: out.ptr, rows: rows as u64, cols: cols as u64, aligned, unused: 0 };
     match cols <= NARROW {
         true => args.launch(&kernels[0], out.dtype(), blocks(rows, THREADS as usize / 32), 0, &params),
         false => args.launch(&kernels[1], out.dtype(), blocks(rows, 1), 0, &params),

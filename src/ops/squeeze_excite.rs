@@ -6,20 +6,21 @@
 
 use rayon::prelude::*;
 
-use super::matmul::same_float;
 use crate::{
+    cpu::{
+        gemm::{Matrix, MatrixMut, Threads, gemm},
+        vector::vectorised,
+    },
     device::{
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
-        math::sigmoid,
-        product::{Matrix, MatrixMut, Threads, product},
-        vector::vectorised,
     },
     dtype::DType,
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply_n, apply1, normal},
+    math::sigmoid,
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply_n, apply1, normal, same_float},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -142,7 +143,7 @@ impl Op for SiluPoolGrad {
         let [ds, dpooled, x] = [0, 1, 2].map(|i| args.x[i]);
         let params = pool_params(args, x.shape())?;
         let params = PoolParams { x: x.ptr, ds: ds.ptr, dpooled: dpooled.ptr, dx: args.y[0].ptr, ..params };
-        let each = if params.whole == 1 { x.dtype().pack() } else { 1 };
+        let each = if params.aligned == 1 { x.dtype().vector_elems() } else { 1 };
         args.launch(&SILU_POOL_GRAD, x.dtype(), blocks(x.elems(), POOL_THREADS as usize * each), 0, &params)
     }
 }
@@ -175,7 +176,7 @@ impl Op for ExcitedLinear {
             excite(args.x::<T>(0), args.x::<T>(1), &mut a, pixels, c);
             let (a, weight) = (Matrix::rows(&a[..], c), Matrix::transposed(args.x::<T>(2), c));
             let y = MatrixMut { data: args.y::<T>(0), row: out };
-            product([rows, out, c], a, weight, y, false, Threads::All);
+            gemm([rows, out, c], a, weight, y, false, Threads::All);
         });
         Ok(())
     }
@@ -195,8 +196,8 @@ impl Op for ExcitedLinear {
             pixels: pixels as u64,
             c: small(c),
             out: small(out),
-            whole: (c * bytes).is_multiple_of(16).into(),
-            whole_out: (out * bytes).is_multiple_of(16).into(),
+            aligned: (c * bytes).is_multiple_of(16).into(),
+            aligned_out: (out * bytes).is_multiple_of(16).into(),
             tiles,
             unused: 0,
         };
@@ -273,8 +274,8 @@ impl Op for ExciteGrad {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let [da, s, gate] = [0, 1, 2].map(|i| args.x[i].ptr);
         let [ds, dgate, a] = [0, 1, 2].map(|i| args.y[i].ptr);
-        let PoolParams { images, pixels, c, whole, tiles, .. } = pool_params(args, args.x[1].shape())?;
-        let params = ExciteParams { da, s, gate, ds, dgate, a, images, pixels, c, whole, tiles };
+        let PoolParams { images, pixels, c, aligned, tiles, .. } = pool_params(args, args.x[1].shape())?;
+        let params = ExciteParams { da, s, gate, ds, dgate, a, images, pixels, c, aligned, tiles };
         args.launch(&PROJECT_GRAD, args.x[1].dtype(), blocks_for_each(images as usize, tiles), 0, &params)
     }
 }
@@ -290,7 +291,7 @@ kernel_params! {
         images: u64,
         pixels: u64,
         c: u64,
-        whole: u32,
+        aligned: u32,
         tiles: u32,
     }
 
@@ -303,8 +304,8 @@ kernel_params! {
         pixels: u64,
         c: u32,
         out: u32,
-        whole: u32,
-        whole_out: u32,
+        aligned: u32,
+        aligned_out: u32,
         tiles: u32,
         unused: u32,
     }
@@ -319,7 +320,7 @@ kernel_params! {
         images: u64,
         pixels: u64,
         c: u64,
-        whole: u32,
+        aligned: u32,
         tiles: u32,
     }
 }
@@ -340,7 +341,7 @@ const PROJECT_TF32: Kernel<ProjectParams> = Kernel::new(STEM, "project_fwd_tf32"
 fn pool_params(args: &DeviceArgs, images: Shape) -> Result<PoolParams> {
     let [n, pixels, c] = extents(STEM, images)?;
     let bytes = args.y[0].dtype().bytes();
-    let whole = (c * bytes).is_multiple_of(16);
+    let aligned = (c * bytes).is_multiple_of(16);
     let null = DevicePtr::NULL;
     Ok(PoolParams {
         x: null,
@@ -352,8 +353,8 @@ fn pool_params(args: &DeviceArgs, images: Shape) -> Result<PoolParams> {
         images: n as u64,
         pixels: pixels as u64,
         c: c as u64,
-        whole: whole.into(),
-        tiles: column_blocks(c, whole, bytes),
+        aligned: aligned.into(),
+        tiles: column_blocks(c, aligned, bytes),
     })
 }
 
@@ -375,7 +376,7 @@ pub const SPEC: OpSpec = OpSpec {
         };
         vec![
             pool("pool_ragged", [2, 3, 5, 7]),
-            pool("pool_whole_rows", [1, 2, 3, 40]),
+            pool("pool_aligned", [1, 2, 3, 40]),
             project("project_ragged", [2, 3, 3, 5], 7),
             project("project_past_a_tile", [5, 3, 5, 72], 66),
             project("project_one_pixel", [3, 1, 1, 16], 1),

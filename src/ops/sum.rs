@@ -1,4 +1,4 @@
-//! Sums over axes, in a fixed order: the same bits at any thread count.
+//! Sums over axes, in a fixed order: bit-identical at any thread count.
 
 use rayon::prelude::*;
 
@@ -166,7 +166,7 @@ kernel_params! {
         inner: u64,
         chunk: u64,
         parts: u64,
-        whole: u32,
+        aligned: u32,
         tiles: u32,
         from_f32: u32,
         to_f32: u32,
@@ -209,7 +209,7 @@ fn sum_on_device(args: &DeviceArgs, mut folded: Vec<(usize, bool)>) -> Result<()
         let to = scratch.as_ref().map_or(y.ptr, |scratch| scratch.ptr);
         let bytes = if held.is_some() { 4 } else { dtype.bytes() };
         let row = if inner == 1 { axis } else { inner };
-        let whole = (row * bytes).is_multiple_of(16);
+        let aligned = (row * bytes).is_multiple_of(16);
         let params = SumParams {
             x: from,
             y: to,
@@ -218,8 +218,8 @@ fn sum_on_device(args: &DeviceArgs, mut folded: Vec<(usize, bool)>) -> Result<()
             inner: inner as u64,
             chunk: chunk as u64,
             parts: parts as u64,
-            whole: whole.into(),
-            tiles: column_blocks(inner, whole, bytes),
+            aligned: aligned.into(),
+            tiles: column_blocks(inner, aligned, bytes),
             from_f32: held.is_some().into(),
             to_f32: scratch.is_some().into(),
         };

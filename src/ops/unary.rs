@@ -1,15 +1,14 @@
 //! `y = f(x)`, element by element. Every derivative is written with other ops of this file, so all orders exist.
 
 use crate::{
+    cpu::vector::map1 as map,
     device::{
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
-        math,
-        vector::map1 as map,
     },
     error::{Error, Result},
-    float_dispatch, kernel_params,
+    float_dispatch, kernel_params, math,
     op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
@@ -134,7 +133,7 @@ impl Op for Unary {
             _ => (1.0, 0.0),
         };
         let params = UnaryParams { x: x.ptr, y: y.ptr, count: x.elems() as u64, scale, shift };
-        let per_block = THREADS as usize * x.dtype().pack();
+        let per_block = THREADS as usize * x.dtype().vector_elems();
         args.launch(&kernel(self.name()), x.dtype(), blocks(x.elems(), per_block), 0, &params)
     }
 

@@ -3,27 +3,29 @@
 //! `y = (pad(x with up − 1 zeros after every pixel) * filter · gain)[::down, ::down]`
 //!
 //! after StyleGAN2's op of the same name, whose semantics it follows: `padding` is `[left, right, top, bottom]` in pixels
-//! of the enlarged image, negative numbers crop, and the filter is applied as a convolution (mirrored) unless `flip`. It is
+//! of the upsampled image, negative numbers crop, and the filter is applied as a convolution (mirrored) unless `flip`. It is
 //! its own adjoint: `up` and `down` change places, the filter is mirrored and the padding follows. Filters are never
 //! differentiated and live on the host.
 
 use std::rc::Rc;
 
 use super::{
-    bias_act::{Activation, BiasAct},
-    epilogue::{Epilogue, EpilogueParams, Fused},
+    bias_act::{Activation, ActivationParams},
+    epilogue::{Epilogue, Fused},
 };
 use crate::{
+    cpu::stencil::{Reads, Uniform, dense, separable},
     device::{
-        divisor::Divisor,
+        divmod::FastDivmod,
         driver::DevicePtr,
         host::Real,
         index::{Pixels, count31},
         kernel::{FLOATS, Kernel, blocks},
-        stencil::{Reads, Uniform, dense, separable},
     },
     error::{Error, Result},
-    float_dispatch, kernel_params,
+    float_dispatch,
+    gemm::epilogue::EpilogueParams,
+    kernel_params,
     op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
@@ -84,7 +86,7 @@ pub struct Upfirdn2d {
     pub up: usize,
     /// One of `down × down` filtered pixels is kept.
     pub down: usize,
-    /// Left, right, top, bottom, in pixels of the enlarged image; negative numbers crop.
+    /// Left, right, top, bottom, in pixels of the upsampled image; negative numbers crop.
     pub padding: [i64; 4],
     /// The filter is applied as it is (a correlation), not mirrored.
     pub flip: bool,
@@ -157,11 +159,11 @@ impl Upfirdn2d {
 impl Tensor {
     /// `[n, h, w, c] -> [n, h', w', c]`, `h' = (h · up + top + bottom − filter rows) / down + 1`.
     pub fn upfirdn2d(&self, filter: &Filter, resample: Upfirdn2d) -> Result<Tensor> {
-        self.upfirdn2d_then(filter, resample, &Epilogue::default())
+        self.upfirdn2d_fused(filter, resample, &Epilogue::default())
     }
 
-    /// The same, and what follows its sums, in one pass.
-    pub fn upfirdn2d_then(&self, filter: &Filter, resample: Upfirdn2d, epilogue: &Epilogue) -> Result<Tensor> {
+    /// The same with an epilogue, in one pass.
+    pub fn upfirdn2d_fused(&self, filter: &Filter, resample: Upfirdn2d, epilogue: &Epilogue) -> Result<Tensor> {
         let mut x = vec![self];
         let fused = epilogue.join(&mut x);
         apply1(Resample { filter: filter.clone(), resample, fused }, &x)
@@ -194,7 +196,7 @@ impl Resample {
 kernel_params! {
     struct Upfirdn2dParams {
         x: DevicePtr, y: DevicePtr, epilogue: EpilogueParams, count: u32, wide: u32, of: Pixels,
-        h: i32, w: i32, oh: i32, ow: i32, c: i32, down: i32, left: i32, top: i32, up: Divisor, rows: i32, cols: i32,
+        h: i32, w: i32, oh: i32, ow: i32, c: i32, down: i32, left: i32, top: i32, up: FastDivmod, rows: i32, cols: i32,
         taps: [f32; MOST_TAPS],
     }
 }
@@ -229,7 +231,7 @@ impl Op for Resample {
             let (x, epilogue) = (args.x::<T>(0), self.fused.host::<T>(args));
             let y = args.y::<T>(0);
             self.resample.filter::<T>(&self.filter, x, [h, w, c], y, out);
-            epilogue.finish(c, y, None);
+            epilogue.apply(c, y, None);
         });
         Ok(())
     }
@@ -252,33 +254,33 @@ impl Op for Resample {
         }
         let mut taps = [0.0; MOST_TAPS];
         taps.iter_mut().zip(&ordered).for_each(|(to, &tap)| *to = tap as f32);
-        let pack = x.dtype().pack();
-        let wide = c.is_multiple_of(pack);
-        let packs = if wide { c / pack } else { c };
+        let vector = x.dtype().vector_elems();
+        let wide = c.is_multiple_of(vector);
+        let vectors = if wide { c / vector } else { c };
         let strips = oh.div_ceil(strip);
-        let count = count31("upfirdn2d", n * strips * ow * packs)?;
-        let whole = |extent: usize| count31("upfirdn2d", extent).map(u32::cast_signed);
+        let count = count31("upfirdn2d", n * strips * ow * vectors)?;
+        let int = |extent: usize| count31("upfirdn2d", extent).map(u32::cast_signed);
         let edge = |pixels: i64| {
             i32::try_from(pixels).map_err(|_| Error::shape("upfirdn2d", format!("padding of {pixels} pixels")))
         };
         let params = Upfirdn2dParams {
             x: x.ptr,
             y: y.ptr,
-            epilogue: self.fused.params(args, None),
+            epilogue: self.fused.device(args, None),
             count,
             wide: wide.into(),
-            of: Pixels::new(strips, ow, packs),
-            h: whole(h)?,
-            w: whole(w)?,
-            oh: whole(oh)?,
-            ow: whole(ow)?,
-            c: whole(c)?,
-            down: whole(down)?,
+            of: Pixels::new(strips, ow, vectors),
+            h: int(h)?,
+            w: int(w)?,
+            oh: int(oh)?,
+            ow: int(ow)?,
+            c: int(c)?,
+            down: int(down)?,
             left: edge(left)?,
             top: edge(top)?,
-            up: Divisor::new(whole(up)? as u32),
-            rows: whole(rows)?,
-            cols: whole(cols)?,
+            up: FastDivmod::new(int(up)? as u32),
+            rows: int(rows)?,
+            cols: int(cols)?,
             taps,
         };
         args.launch(kernel, x.dtype(), blocks(count as usize, THREADS as usize), 0, &params)
@@ -287,9 +289,9 @@ impl Op for Resample {
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let ([_, h, w, _], [oh, ow]) = self.extents(v.x_spec(0).shape)?;
         let adjoint = self.resample.adjoint(&self.filter, [h, w], [oh, ow]);
-        let through = self.fused.through(v)?;
-        let mut all = vec![v.when(0, || through.dsum.upfirdn2d(&self.filter, adjoint))?];
-        all.extend(self.fused.gradients(v, &through)?);
+        let backprop = self.fused.backprop(v)?;
+        let mut all = vec![v.when(0, || backprop.dsum.upfirdn2d(&self.filter, adjoint))?];
+        all.extend(self.fused.gradients(v, &backprop)?);
         Ok(all)
     }
 
@@ -315,19 +317,19 @@ pub const SPEC: OpSpec = OpSpec {
             })
         };
         let plain = Upfirdn2d::default();
-        // Everything an epilogue has; the residual behind a line alone.
-        let then = |name, x: [usize; 4], activation, clamp| {
+        // Everything an epilogue has; the residual only behind a linear activation.
+        let fused = |name, x: [usize; 4], activation, clamp| {
             let ([n, h, w, c], line) = (x, activation == Activation::Linear);
             let (noise, residual) = ([n, 2 * h, 2 * w, 1], [n, 2 * h, 2 * w, c]);
             let mut inputs = vec![normal(x), normal([c]), normal(noise), normal([1])];
             inputs.extend(line.then(|| normal(residual)));
             Case::new(name, inputs, move |x| {
-                let around = BiasAct { alpha: 0.2, gain: 1.4, clamp };
+                let params = ActivationParams { alpha: 0.2, gain: 1.4, clamp };
                 let (noise, residual) = (Some((&x[2], &x[3])), x.get(4));
-                let epilogue = Epilogue { bias: Some(&x[1]), noise, activation, around, residual };
+                let epilogue = Epilogue { bias: Some(&x[1]), noise, activation, params, residual };
                 let up = Upfirdn2d { up: 2, padding: [2, 1, 2, 1], gain: 4.0, ..plain };
                 let filter = Filter::low_pass(&[1.0, 3.0, 3.0, 1.0])?;
-                Ok(vec![x[0].square()?.upfirdn2d_then(&filter, up, &epilogue)?])
+                Ok(vec![x[0].square()?.upfirdn2d_fused(&filter, up, &epilogue)?])
             })
         };
         vec![
@@ -339,9 +341,9 @@ pub const SPEC: OpSpec = OpSpec {
             any("ragged", [1, 6, 7, 4], [3, 2], Upfirdn2d { padding: [1, 0, 2, 1], gain: 0.7, ..plain }),
             any("ragged_up", [2, 3, 4, 8], [2, 5], Upfirdn2d { up: 2, padding: [-1, 4, 2, 0], flip: true, ..plain }),
             any("ragged_down", [1, 8, 9, 33], [5, 3], Upfirdn2d { up: 2, down: 2, padding: [0, 2, 1, 4], ..plain }),
-            then("then_leaky_relu", [2, 3, 4, 5], Activation::LeakyRelu, Some(1.1)),
-            then("then_relu_of_packs", [1, 5, 2, 8], Activation::Relu, None),
-            then("then_residual", [2, 3, 3, 3], Activation::Linear, None),
+            fused("epilogue_leaky_relu", [2, 3, 4, 5], Activation::LeakyRelu, Some(1.1)),
+            fused("epilogue_relu_of_vectors", [1, 5, 2, 8], Activation::Relu, None),
+            fused("epilogue_residual", [2, 3, 3, 3], Activation::Linear, None),
             any("one_tap", [1, 3, 4, 2], [1, 1], Upfirdn2d { up: 3, ..plain }),
         ]
     },

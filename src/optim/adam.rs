@@ -7,13 +7,13 @@ use rayon::prelude::*;
 
 use super::clip::clip_factor;
 use crate::{
+    cpu::vector::{GRAIN, vectorised},
     device::{
         Device,
         driver::DevicePtr,
         host::{HostBuffer, Real},
         kernel::{Kernel, KernelInfo},
-        list::{LIST, Shares, THREADS, addresses},
-        vector::{GRAIN, vectorised},
+        multi_tensor::{MAX_TENSORS, THREADS, for_each_launch, pointers},
     },
     dtype::DType,
     error::{Error, Result},
@@ -117,7 +117,7 @@ impl Adam {
     }
 
     /// Begins the next step: writes what depends on its number and on the configured rate to where [`Adam::apply`] reads it.
-    /// Before every replay of a recorded step.
+    /// Before every replay of a captured step.
     pub fn advance(&mut self) -> Result<()> {
         self.steps += 1;
         self.rates.overwrite(HostBuffer::F32(self.at_step(0.0).rates()))
@@ -128,7 +128,7 @@ impl Adam {
         AdamStep { lr, beta1, beta2, eps, weight_decay, decoupled, step: self.steps }
     }
 
-    /// The update of the step that [`Adam::advance`] began, without a look at any value: on a GPU it can be recorded.
+    /// The update of the step that [`Adam::advance`] began, without reading any value on the host: on a GPU it can be captured.
     /// Returns the gradients' norm, `[1]`; none without gradients.
     pub fn apply(&self, params: &Params, grads: &Grads, max_norm: f64) -> Result<Option<Tensor>> {
         let AdamConfig { weight_decay, decay_vectors, .. } = self.config;
@@ -238,46 +238,48 @@ impl InPlace for Update {
             return Err(Error::shape("adam", "moments and gradient are as long as their parameter"));
         }
         let indices: Vec<usize> = (0..count).collect();
-        for some in indices.chunks(LIST) {
-            let list = Shares::of(&some.iter().map(|&i| grads[i].elems()).collect::<Vec<_>>());
-            let target = |part: usize| addresses(some.iter().map(|&i| args.y[3 * i + part].ptr));
-            let mut decay = [0.0; LIST];
-            decay.iter_mut().zip(some).for_each(|(decay, &i)| *decay = self.steps[i].weight_decay as f32);
-            let AdamStep { beta1, beta2, eps, decoupled, .. } = self.steps[some[0]];
-            let params = AdamParams {
-                p: target(0),
-                m: target(1),
-                v: target(2),
-                g: addresses(some.iter().map(|&i| grads[i].ptr)),
-                count: list.count,
-                decay,
-                first_block: list.first_block,
-                norm,
-                rates,
-                beta1: beta1 as f32,
-                rest1: (1.0 - beta1) as f32,
-                beta2: beta2 as f32,
-                rest2: (1.0 - beta2) as f32,
-                eps: eps as f32,
-                max_norm: self.max_norm as f32,
-                tensors: list.buffers,
-                decoupled: decoupled.into(),
-            };
-            args.launch(&STEP, DType::F32, list.blocks, 0, &params)?;
-        }
-        Ok(())
+        for_each_launch(
+            &indices,
+            |i| grads[i].elems(),
+            |some, table| {
+                let target = |part: usize| pointers(some.iter().map(|&i| args.y[3 * i + part].ptr));
+                let mut decay = [0.0; MAX_TENSORS];
+                decay.iter_mut().zip(some).for_each(|(decay, &i)| *decay = self.steps[i].weight_decay as f32);
+                let AdamStep { beta1, beta2, eps, decoupled, .. } = self.steps[some[0]];
+                let params = AdamParams {
+                    p: target(0),
+                    m: target(1),
+                    v: target(2),
+                    g: pointers(some.iter().map(|&i| grads[i].ptr)),
+                    count: table.count,
+                    decay,
+                    first_block: table.first_block,
+                    norm,
+                    rates,
+                    beta1: beta1 as f32,
+                    rest1: (1.0 - beta1) as f32,
+                    beta2: beta2 as f32,
+                    rest2: (1.0 - beta2) as f32,
+                    eps: eps as f32,
+                    max_norm: self.max_norm as f32,
+                    tensors: table.tensors,
+                    decoupled: decoupled.into(),
+                };
+                args.launch(&STEP, DType::F32, table.blocks, 0, &params)
+            },
+        )
     }
 }
 
 kernel_params! {
     struct AdamParams {
-        p: [DevicePtr; LIST],
-        m: [DevicePtr; LIST],
-        v: [DevicePtr; LIST],
-        g: [DevicePtr; LIST],
-        count: [u64; LIST],
-        decay: [f32; LIST],
-        first_block: [u32; LIST],
+        p: [DevicePtr; MAX_TENSORS],
+        m: [DevicePtr; MAX_TENSORS],
+        v: [DevicePtr; MAX_TENSORS],
+        g: [DevicePtr; MAX_TENSORS],
+        count: [u64; MAX_TENSORS],
+        decay: [f32; MAX_TENSORS],
+        first_block: [u32; MAX_TENSORS],
         norm: DevicePtr,
         rates: DevicePtr,
         beta1: f32,

@@ -8,10 +8,10 @@ pub mod schedule;
 
 pub use adam::{Adam, AdamConfig};
 pub use clip::clip_scale;
-pub use ema::{Ema, lerp, lerp_by};
+pub use ema::Ema;
 pub use schedule::Schedule;
 
 use crate::device::kernel::KernelInfo;
 
-/// Entries of the kernels that update in place; the tests hold them against their PTX.
-pub const KERNELS: &[KernelInfo] = &[adam::KERNEL, ema::KERNEL];
+/// Kernels of the optimisers.
+pub const KERNELS: &[KernelInfo] = &[adam::KERNEL];

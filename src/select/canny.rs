@@ -13,7 +13,7 @@ use super::{
     grey::GreyImage,
 };
 use crate::{
-    device::vector::vectorised,
+    cpu::vector::vectorised,
     error::{Error, Result},
 };
 

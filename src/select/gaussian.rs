@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::grey::GreyImage;
 use crate::{
-    device::vector::vectorised,
+    cpu::vector::vectorised,
     error::{Error, Result},
 };
 

@@ -5,7 +5,7 @@
 //! the same in every order. scikit-image's `sobel` of the same image in [0, 1] is this divided by 255/√2.
 
 use super::grey::GreyImage;
-use crate::device::vector::vectorised;
+use crate::cpu::vector::vectorised;
 
 /// Steps of the summed root: 1/256 of `sqrt(dx² + dy²)`.
 pub const STEPS: f32 = 256.0;

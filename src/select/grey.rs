@@ -3,7 +3,7 @@
 //! Luma in integers, exactly OpenCV's 8-bit `cvtColor(RGB2GRAY)`: `(9798 R + 19235 G + 3735 B + 2^14) >> 15`. A grey picture
 //! (R = G = B) keeps its values.
 
-use crate::{device::vector::vectorised, image::RgbImage};
+use crate::{cpu::vector::vectorised, image::RgbImage};
 
 /// Weights of red, green and blue; they sum to 2^15.
 pub const LUMA: [u32; 3] = [9798, 19235, 3735];

@@ -25,6 +25,7 @@ pub mod gaussian;
 pub mod gradient;
 pub mod grey;
 pub mod jpeg;
+pub mod kernels;
 pub mod order0;
 pub mod otsu;
 pub mod score;

@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Result},
     image::RgbImage,
     io::checksum::Digest,
-    ops::{shannon, texture::MAX_RADIUS},
+    select::kernels::{shannon, texture::MAX_RADIUS},
     slide::Slide,
 };
 

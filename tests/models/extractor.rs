@@ -8,6 +8,7 @@ use std::{
 
 use isg::{
     DType, Device, Error, Result, Tape, Tensor,
+    activation::{Activation, ActivationParams},
     extractor::{
         Extractor,
         config::ExtractorConfig,
@@ -23,12 +24,7 @@ use isg::{
         safetensors::{self, SafetensorsFile},
     },
     nn::{Builder, equalized::halving},
-    ops::{
-        bias_act::{Activation, BiasAct},
-        conv2d::Conv2d,
-        modulated_conv2d::Resampling,
-        upfirdn2d::Filter,
-    },
+    ops::{conv2d::Conv2d, modulated_conv2d::Resampling, upfirdn2d::Filter},
     progress::{Progress, Silent},
     random::Philox,
 };
@@ -122,10 +118,11 @@ fn r1_and_its_second_order_gradients_agree_with_the_reference() -> Result<()> {
         let tape = Tape::start();
         tape.watch([&x, &w0, &b0, &w1, &b1, &w2, &b2]);
         let y = x.conv2d(&w0, None, Conv2d { padding: 1, ..Conv2d::default() })?;
-        let leaky = BiasAct { alpha: 0.2, gain: 2f64.sqrt(), clamp: None };
+        let leaky = ActivationParams { alpha: 0.2, gain: 2f64.sqrt(), clamp: None };
         let y = y.bias_act(Some(&b0), Activation::LeakyRelu, leaky)?;
         let halved = Resampling { padding: 1, ..halving(&filter) };
-        let y = y.resampled_conv2d(&w1, &halved)?.bias_act(Some(&b1), Activation::Softplus, BiasAct::default())?;
+        let y =
+            y.resampled_conv2d(&w1, &halved)?.bias_act(Some(&b1), Activation::Softplus, ActivationParams::default())?;
         let n = x.shape()[0];
         let logits = y.reshape([n, y.shape().elems() / n])?.linear(&w2, Some(&b2))?;
         let penalty = r1_penalty(&tape, &logits, &x)?;

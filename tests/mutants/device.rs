@@ -12,7 +12,7 @@ use std::{
 use isg::{
     Error, Result,
     device::{
-        driver::{DevicePtr, Driver, Facts, KernelEntry, LaunchConfig, Memory, Pattern, TensorMap},
+        driver::{DeviceProps, DevicePtr, Driver, KernelEntry, LaunchConfig, Memory, Pattern, TensorMap},
         kernel,
     },
 };
@@ -47,7 +47,7 @@ pub struct Site {
 
 /// One entry and the faults planted in it.
 pub struct Kernel {
-    pub stem: String,
+    pub file: String,
     pub entry: String,
     pub body: Body,
     pub sites: Vec<Site>,
@@ -79,7 +79,7 @@ impl Found {
         Rc::new(RefCell::new(Found { plan, kernels: Vec::new(), by_name: HashMap::new() }))
     }
 
-    fn load(&mut self, stem: &str, entry: &str, text: &str) -> Result<usize> {
+    fn load(&mut self, file: &str, entry: &str, text: &str) -> Result<usize> {
         if let Some(known) = self.by_name.get(entry) {
             return Ok(*known);
         }
@@ -98,15 +98,15 @@ impl Found {
             true => None,
             false => Some(load(&body.probed(sites.iter().map(|site| &site.mutant)))?),
         };
-        let (stem, entry) = (stem.to_string(), entry.to_string());
+        let (file, entry) = (file.to_string(), entry.to_string());
         self.by_name.insert(entry.clone(), self.kernels.len());
-        self.kernels.push(Kernel { stem, entry, body, sites, module, probed, launches: 0 });
+        self.kernels.push(Kernel { file, entry, body, sites, module, probed, launches: 0 });
         Ok(self.kernels.len() - 1)
     }
 }
 
 pub struct Saboteur {
-    facts: Facts,
+    props: DeviceProps,
     gpu: RefCell<Gpu>,
     live: RefCell<BTreeMap<u64, u64>>,
     found: Rc<RefCell<Found>>,
@@ -114,11 +114,11 @@ pub struct Saboteur {
 }
 
 impl Saboteur {
-    pub fn new(seed: u64, facts: Facts, found: &Rc<RefCell<Found>>) -> Rc<Saboteur> {
-        let shared_bytes = facts.shared_bytes;
+    pub fn new(seed: u64, props: DeviceProps, found: &Rc<RefCell<Found>>) -> Rc<Saboteur> {
+        let shared_bytes = props.shared_bytes;
         let options = Options { seed, max_shared_bytes: shared_bytes, ..Options::default() };
         Rc::new(Saboteur {
-            facts,
+            props,
             gpu: RefCell::new(Gpu::new(options)),
             live: RefCell::default(),
             found: found.clone(),
@@ -199,8 +199,8 @@ impl Driver for Saboteur {
         "emulator with faults"
     }
 
-    fn facts(&self) -> Facts {
-        self.facts
+    fn props(&self) -> DeviceProps {
+        self.props
     }
 
     fn alloc(&self, bytes: usize) -> Result<DevicePtr> {
@@ -235,9 +235,9 @@ impl Driver for Saboteur {
         self.gpu.borrow_mut().copy(to.0, from.0, bytes as u64).map_err(refused)
     }
 
-    fn entry(&self, stem: &str, name: &str) -> Result<KernelEntry> {
-        let text = kernel::text_for(stem, self.facts.capability, self.name())?;
-        Ok(KernelEntry(self.found.borrow_mut().load(stem, name, text)? as u64))
+    fn entry(&self, file: &str, name: &str) -> Result<KernelEntry> {
+        let text = kernel::text_for(file, self.props.capability, self.name())?;
+        Ok(KernelEntry(self.found.borrow_mut().load(file, name, text)? as u64))
     }
 
     unsafe fn launch(&self, entry: KernelEntry, config: LaunchConfig, params: &[u8]) -> Result<()> {

@@ -173,7 +173,7 @@ fn render_counts(counts: &[Counts]) -> String {
         return String::new();
     }
     let mut out = String::from(
-        "\nWhat a forward run does, counted on the emulator: bytes between multiprocessors and memory with no cache in \
+        "\nWhat a forward run does, counted on the emulator: bytes between SMs and memory with no cache in \
          between, against the fewest that must move (every operand once, every result once); multiplications on tensor \
          cores against those of the definition; accesses to shared memory against those without bank conflicts.\n\n\
          | kernel | type | launches | MB at least | MB moved | ratio | tensor cores | conflicts | instructions an element of 4 bytes |\n\

@@ -35,7 +35,7 @@ kernel_params! {
         sequences: u32,
         d: u32,
         e: u32,
-        whole: u32,
+        aligned: u32,
         scale: f32,
         unused: u32,
     }
@@ -51,7 +51,7 @@ const fn kernel(name: &'static str) -> Kernel<AttentionParams> {
     Kernel::new("attention", name, THREADS, FLOATS)
 }
 
-/// f32 factors in one TF32 product instead of three.
+/// f32 operands by TF32 instead of 3xTF32.
 const fn tf32(name: &'static str) -> Kernel<AttentionParams> {
     Kernel::new("attention", name, THREADS, &[DType::F32])
 }
@@ -104,7 +104,7 @@ fn width_index(d: usize, e: usize) -> Result<usize> {
     })
 }
 
-/// Dynamic shared memory of a block: the operand that stays, and two stages of two that pass by. As in the `.cu` file.
+/// Dynamic shared memory of a block: the resident operand, and two stages of the two that are streamed. As in the `.cu` file.
 fn shared_bytes(pass: Pass, width: usize, dtype: DType) -> usize {
     let narrow = dtype.bytes() == 2;
     let (staying, passing) = match (pass, narrow) {
@@ -176,10 +176,10 @@ impl Layout {
             u32::try_from(n).ok().filter(|&n| n <= i32::MAX as u32 / 2).ok_or_else(message)
         };
         let Sizes { queries, keys, d, e } = self.sizes;
-        let pack = dtype.pack() as u64;
+        let vector = dtype.vector_elems() as u64;
         let strides = [self.q_stride, self.k_stride, self.v_stride, self.y_stride];
-        let whole = strides.iter().flatten().all(|stride| stride % pack == 0)
-            && [d, e].iter().all(|&width| (width as u64).is_multiple_of(pack))
+        let aligned = strides.iter().flatten().all(|stride| stride % vector == 0)
+            && [d, e].iter().all(|&width| (width as u64).is_multiple_of(vector))
             && pointers.iter().all(|pointer| pointer.0 % 16 == 0);
         small("heads", self.heads)?;
         let null = DevicePtr::NULL;
@@ -205,7 +205,7 @@ impl Layout {
             sequences: small("sequences", self.sequences)?,
             d: small("features", d)?,
             e: small("features", e)?,
-            whole: whole.into(),
+            aligned: aligned.into(),
             scale: scale as f32,
             unused: 0,
         })

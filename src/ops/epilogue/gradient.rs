@@ -1,19 +1,22 @@
-//! Gradients of what follows a sum: the slope read off the result or off the argument, and, in the same pass, the sums over
-//! pixels that a bias wants.
+//! Gradients of epilogues: the derivative of the activation from its output or from its input, and, in the same pass, the sums
+//! over pixels that a bias wants.
 
 use crate::{
+    activation::{Activation, ActivationParams},
+    cpu::vector::{map2, rows_with_sums, vectorised},
     device::{
         driver::DevicePtr,
         host::{Element, Real},
         index::count31,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each},
-        math::{normal_below, sigmoid},
-        vector::{map2, rows_with_sums, vectorised},
     },
     error::{Error, Result},
-    float_dispatch, kernel_params,
+    float_dispatch,
+    gemm::heuristics::COLUMN_SUM_BLOCKS,
+    kernel_params,
+    math::{normal_cdf, sigmoid},
     op::{DeviceArgs, HostArgs, Op, apply1},
-    ops::bias_act::{Activation, BiasAct, by_argument, gelu_slope, silu_slope},
+    ops::bias_act::{derivative_by_input, gelu_derivative, silu_derivative},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -25,8 +28,8 @@ kernel_params! {
         result: DevicePtr,
         y: DevicePtr,
         count: u64,
-        above: f32,
-        below: f32,
+        pos_scale: f32,
+        neg_scale: f32,
         clamp: f32,
         unused: u32,
     }
@@ -42,37 +45,38 @@ kernel_params! {
         run: u32,
         runs: u32,
         tiles: u32,
-        whole: u32,
-        function: u32,
-        above: f32,
-        below: f32,
+        aligned: u32,
+        activation: u32,
+        pos_scale: f32,
+        neg_scale: f32,
         clamp: f32,
         unused: u32,
     }
 }
 
-/// Where the derivative of what follows a sum is read off.
+/// What the derivative of an activation is taken from.
 #[derive(Clone, Copy)]
-pub(super) enum Slope {
-    OfResult(EpilogueGradient),
-    OfArgument(Activation, BiasAct),
+pub(super) enum Derivative {
+    OfOutput(EpilogueGradient),
+    OfInput(Activation, ActivationParams),
 }
 
-impl Slope {
-    /// `t · slope`.
+impl Derivative {
+    /// `t · derivative`.
     pub fn apply(self, t: &Tensor, of: &Tensor) -> Result<Tensor> {
         match self {
-            Slope::OfResult(gradient) => apply1(gradient, &[t, of]),
-            Slope::OfArgument(activation, around) => by_argument(1, t, of, activation, around),
+            Derivative::OfOutput(gradient) => apply1(gradient, &[t, of]),
+            Derivative::OfInput(activation, params) => derivative_by_input(1, t, of, activation, params),
         }
     }
 }
 
-/// `(t, result) -> t · slope`, the slope read off `result`; linear in `t`, and flat in `result` wherever it has a derivative.
+/// `(t, result) -> t · derivative`, the derivative of a piecewise-linear epilogue by the sign of `result`; linear in `t`, and flat
+/// in `result` wherever it has a derivative.
 #[derive(Clone, Copy)]
 pub(super) struct EpilogueGradient {
-    pub above: f64,
-    pub below: f64,
+    pub pos_scale: f64,
+    pub neg_scale: f64,
     pub clamp: f64,
 }
 
@@ -107,8 +111,8 @@ impl Op for EpilogueGradient {
             result: args.x[1].ptr,
             y: y.ptr,
             count: y.elems() as u64,
-            above: self.above as f32,
-            below: self.below as f32,
+            pos_scale: self.pos_scale as f32,
+            neg_scale: self.neg_scale as f32,
             clamp: self.clamp as f32,
             unused: 0,
         };
@@ -126,22 +130,25 @@ impl Op for EpilogueGradient {
 }
 
 impl EpilogueGradient {
-    /// `(t, result) -> t · slope`
+    /// `(t, result) -> t · derivative`
     #[inline(always)]
     fn at<T: Real>(&self) -> impl Fn(T, T) -> T + Copy + Send + Sync + use<T> {
-        let (above, below, clamp, zero) = (T::c(self.above), T::c(self.below), T::c(self.clamp), T::c(0.0));
+        let (pos_scale, neg_scale, clamp, zero) =
+            (T::c(self.pos_scale), T::c(self.neg_scale), T::c(self.clamp), T::c(0.0));
         let bounded = self.clamp < f64::INFINITY;
         #[inline(always)]
-        move |t: T, y: T| if bounded && y.abs() >= clamp { zero } else { t * if y > zero { above } else { below } }
+        move |t: T, y: T| {
+            if bounded && y.abs() >= clamp { zero } else { t * if y > zero { pos_scale } else { neg_scale } }
+        }
     }
 }
 
-/// `(t, of) -> (t · slope, its sums over all axes but the last)` in one pass.
-pub(super) struct SlopeAndSums {
-    pub slope: Slope,
+/// `(t, of) -> (t · derivative, its sums over all axes but the last)` in one pass.
+pub(super) struct DerivativeAndSums {
+    pub derivative: Derivative,
 }
 
-impl Op for SlopeAndSums {
+impl Op for DerivativeAndSums {
     fn name(&self) -> &'static str {
         "epilogue_gradient_sums"
     }
@@ -156,22 +163,22 @@ impl Op for SlopeAndSums {
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         let cols = args.x_shape(0).last();
-        float_dispatch!(args, T => match self.slope {
-            Slope::OfResult(gradient) => columns::<T>(args, cols, gradient.at()),
-            Slope::OfArgument(activation, around) => {
-                let gain = T::c(around.gain);
-                let clamp = T::c(around.clamp.unwrap_or(f64::INFINITY));
+        float_dispatch!(args, T => match self.derivative {
+            Derivative::OfOutput(gradient) => columns::<T>(args, cols, gradient.at()),
+            Derivative::OfInput(activation, params) => {
+                let gain = T::c(params.gain);
+                let clamp = T::c(params.clamp.unwrap_or(f64::INFINITY));
                 match activation {
                     Activation::Sigmoid => {
-                        columns::<T>(args, cols, curve(gain, clamp, #[inline(always)] |x| sigmoid(x), #[inline(always)] |x| {
+                        columns::<T>(args, cols, smooth_derivative(gain, clamp, #[inline(always)] |x| sigmoid(x), #[inline(always)] |x| {
                             let s = sigmoid(x);
                             s * (T::c(1.0) - s)
                         }))
                     }
                     Activation::Silu => {
-                        columns::<T>(args, cols, curve(gain, clamp, #[inline(always)] |x| x * sigmoid(x), silu_slope::<T>))
+                        columns::<T>(args, cols, smooth_derivative(gain, clamp, #[inline(always)] |x| x * sigmoid(x), silu_derivative::<T>))
                     }
-                    _ => columns::<T>(args, cols, curve(gain, clamp, #[inline(always)] |x| x * normal_below(x), gelu_slope::<T>)),
+                    _ => columns::<T>(args, cols, smooth_derivative(gain, clamp, #[inline(always)] |x| x * normal_cdf(x), gelu_derivative::<T>)),
                 }
             }
         });
@@ -181,15 +188,16 @@ impl Op for SlopeAndSums {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let (t, y) = (args.x[0], args.y[0]);
         let (rows, cols) = (t.shape().rows(), t.shape().last());
-        let whole = cols.is_multiple_of(4);
-        let tiles = blocks(cols, if whole { 128 } else { 32 });
-        // Four blocks for each multiprocessor of a large device. A function of the shape alone: every device adds in one order.
-        let run = rows.div_ceil((528 / tiles.max(1) as usize).max(1)).max(1).next_multiple_of(8);
+        let aligned = cols.is_multiple_of(4);
+        let tiles = blocks(cols, if aligned { 128 } else { 32 });
+        let run = rows.div_ceil((COLUMN_SUM_BLOCKS / tiles.max(1) as usize).max(1)).max(1).next_multiple_of(8);
         let runs = blocks(rows, run);
         let parts = args.scratch((runs as usize * cols * 4).max(4))?;
-        let (above, below, clamp, function) = match self.slope {
-            Slope::OfResult(EpilogueGradient { above, below, clamp }) => (above, below, clamp, Activation::Linear),
-            Slope::OfArgument(activation, BiasAct { gain, clamp, .. }) => {
+        let (pos_scale, neg_scale, clamp, activation) = match self.derivative {
+            Derivative::OfOutput(EpilogueGradient { pos_scale, neg_scale, clamp }) => {
+                (pos_scale, neg_scale, clamp, Activation::Linear)
+            }
+            Derivative::OfInput(activation, ActivationParams { gain, clamp, .. }) => {
                 (gain, gain, clamp.unwrap_or(f64::INFINITY), activation)
             }
         };
@@ -204,10 +212,10 @@ impl Op for SlopeAndSums {
             run: count31(self.name(), run)?,
             runs,
             tiles,
-            whole: whole.into(),
-            function: function as u32,
-            above: above as f32,
-            below: below as f32,
+            aligned: aligned.into(),
+            activation: activation as u32,
+            pos_scale: pos_scale as f32,
+            neg_scale: neg_scale as f32,
             clamp: clamp as f32,
             unused: 0,
         };
@@ -225,11 +233,11 @@ impl Op for SlopeAndSums {
             (None, Some(spread)) => spread,
             (None, None) => return Err(Error::OrderExceeded { op: self.name() }),
         };
-        let dt = v.when(0, || self.slope.apply(&upstream, of))?;
-        let dof = match self.slope {
-            Slope::OfResult(_) => None,
-            Slope::OfArgument(activation, around) => {
-                v.when(1, || by_argument(2, &upstream.mul(t)?, of, activation, around))?
+        let dt = v.when(0, || self.derivative.apply(&upstream, of))?;
+        let dof = match self.derivative {
+            Derivative::OfOutput(_) => None,
+            Derivative::OfInput(activation, params) => {
+                v.when(1, || derivative_by_input(2, &upstream.mul(t)?, of, activation, params))?
             }
         };
         Ok(vec![dt, dof])
@@ -241,16 +249,16 @@ impl Op for SlopeAndSums {
 }
 
 /// `(t, x) -> t · gain · f′(x)`, zero where the value at `x` is clamped.
-fn curve<T: Real>(
+fn smooth_derivative<T: Real>(
     gain: T,
     clamp: T,
     value: impl Fn(T) -> T + Copy + Send + Sync,
-    slope: impl Fn(T) -> T + Copy + Send + Sync,
+    derivative: impl Fn(T) -> T + Copy + Send + Sync,
 ) -> impl Fn(T, T) -> T + Copy + Send + Sync {
     let bounded = clamp < T::c(f64::INFINITY);
     #[inline(always)]
     move |t: T, x: T| {
-        if bounded && (gain * value(x)).abs() > clamp { T::zero() } else { t * (gain * slope(x)) }
+        if bounded && (gain * value(x)).abs() > clamp { T::zero() } else { t * (gain * derivative(x)) }
     }
 }
 

@@ -1,18 +1,18 @@
-//! What a modulated convolution's results are multiplied by so that each channel's weights have unit length again:
+//! The demodulation coefficients of a modulated convolution: its results are multiplied by them so that each channel's weights
+//! have unit length again:
 //! `y[i,k] = (Σ_c style[i,c]² · Σ_{r,s} weight[k,r,s,c]² + 1e-8)^(−1/2)`.
 
 use crate::{
+    cpu::vector::{par_rows, rows_per_task},
     device::{
         driver::DevicePtr,
         host::Real,
         index::count31,
         kernel::{FLOATS, Kernel},
-        vector::{par_rows, rows_a_task},
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{DeviceArgs, HostArgs, Op, apply1},
-    ops::matmul::same_float,
+    op::{DeviceArgs, HostArgs, Op, apply1, same_float},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -121,7 +121,7 @@ impl Op for Demodulation {
 fn demodulate<T: Real>(weight: &[T], style: &[T], [k, taps, c]: [usize; 3], y: &mut [T]) {
     let energy = energies(weight, [k, taps, c]);
     par_rows(y, k, |task, y| {
-        let first = task * rows_a_task(k);
+        let first = task * rows_per_task(k);
         for (image, y) in y.chunks_mut(k.max(1)).enumerate() {
             let squares: Vec<T> = style[(first + image) * c..][..c].iter().map(|&s| s * s).collect();
             for (channel, y) in y.iter_mut().enumerate() {
@@ -137,7 +137,7 @@ fn demodulate<T: Real>(weight: &[T], style: &[T], [k, taps, c]: [usize; 3], y: &
 fn energies<T: Real>(weight: &[T], [k, taps, c]: [usize; 3]) -> Vec<T> {
     let mut energy = vec![T::zero(); k * c];
     par_rows(&mut energy, c, |task, energy| {
-        let first = task * rows_a_task(c);
+        let first = task * rows_per_task(c);
         for (channel, energy) in energy.chunks_mut(c.max(1)).enumerate() {
             for weights in weight[(first + channel) * taps * c..][..taps * c].chunks(c.max(1)) {
                 energy.iter_mut().zip(weights).for_each(|(energy, &w)| *energy += w * w);

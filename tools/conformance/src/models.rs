@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result};
 use isg::{
     DType, Device, Tape, Tensor,
+    activation::{Activation, ActivationParams},
     extractor::{discriminator::r1_penalty, lpips::Lpips},
     mil::regressor::{Dims, Mode, Regressor, RegressorConfig, Tokens},
     nn::{
@@ -14,7 +15,6 @@ use isg::{
         vit::{Sequences, VitBlock, VitConfig},
     },
     ops::{
-        bias_act::{Activation, BiasAct},
         conv2d::Conv2d,
         upfirdn2d::{Filter, Upfirdn2d},
     },
@@ -91,7 +91,7 @@ impl Model<'_> {
         let (x, w0, b0, w1, b1, w2, b2) = (x?, w0?, b0?, w1?, b1?, w2?, b2?);
         let run = move || {
             let critic = |x: &Tensor| -> isg::Result<Tensor> {
-                let leaky = BiasAct { alpha: 0.2, gain: std::f64::consts::SQRT_2, clamp: None };
+                let leaky = ActivationParams { alpha: 0.2, gain: std::f64::consts::SQRT_2, clamp: None };
                 let same = Conv2d { padding: 1, ..Conv2d::default() };
                 let y = x.conv2d(&w0, None, same)?.bias_act(Some(&b0), Activation::LeakyRelu, leaky)?;
                 // Padding 1 for the 3x3 kernel, and what the filter needs to keep the grid centred while halving.
@@ -100,7 +100,7 @@ impl Model<'_> {
                 let blur = Upfirdn2d { padding: [before, after, before, after], ..Upfirdn2d::default() };
                 let halve = Conv2d { stride: 2, ..Conv2d::default() };
                 let y = y.upfirdn2d(&filter, blur)?.conv2d(&w1, None, halve)?;
-                let y = y.bias_act(Some(&b1), Activation::Softplus, BiasAct::default())?;
+                let y = y.bias_act(Some(&b1), Activation::Softplus, ActivationParams::default())?;
                 y.reshape([y.shape()[0], y.shape().elems() / y.shape()[0]])?.linear(&w2, Some(&b2))
             };
             // The penalty's inner gradient is with respect to the image, which the outer tape does not watch.

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
 use isg::{
-    Tensor, eval,
+    Tensor,
+    activation::{Activation, ActivationParams},
+    eval,
     ops::{
         avg_pool2d::Pool2d,
         batch_norm2d,
-        bias_act::{Activation, BiasAct},
         conv2d::Conv2d,
         modulated_conv2d::{ModulatedConv2d, Resampling},
         upfirdn2d::{Filter, Upfirdn2d},
@@ -88,7 +89,7 @@ pub fn prepare(case: &CaseFile, inputs: HashMap<String, Tensor>) -> Result<Prepa
         "bias_act" => {
             let activation = Activation::parse(case.text("act")?)?;
             let clamp = case.attrs["clamp"].as_f64();
-            let options = BiasAct { alpha: case.float("alpha")?, gain: case.float("gain")?, clamp };
+            let options = ActivationParams { alpha: case.float("alpha")?, gain: case.float("gain")?, clamp };
             Box::new(move || y(a.get("x")?.bias_act(Some(a.get("bias")?), activation, options)))
         }
         "layer_norm" => {

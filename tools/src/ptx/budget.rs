@@ -48,10 +48,10 @@ impl Budget {
     pub fn write(&self, path: &Path) -> Result<()> {
         let mut text = String::from(
             "# What every kernel uses on its own architecture, as the pinned assembler counts. Written by `cargo tool ptx`;\n\
-             # a rise is refused until `cargo tool ptx --accept` takes it in.\n",
+             # a rise is rejected until `cargo tool ptx --accept` takes it in.\n",
         );
-        for (stem, entries) in &self.0 {
-            writeln!(text, "\n[{stem}]")?;
+        for (module, entries) in &self.0 {
+            writeln!(text, "\n[{module}]")?;
             for (entry, Usage { registers, shared_bytes, stack_bytes }) in entries {
                 writeln!(
                     text,
@@ -63,8 +63,8 @@ impl Budget {
     }
 
     /// Takes in what a file uses now and says what it may not. With `exact`, any difference is a complaint.
-    pub fn hold(&mut self, stem: &str, usage: &BTreeMap<String, Usage>, accept: bool, exact: bool) -> Vec<String> {
-        let allowed = self.0.entry(stem.to_string()).or_default();
+    pub fn hold(&mut self, module: &str, usage: &BTreeMap<String, Usage>, accept: bool, exact: bool) -> Vec<String> {
+        let allowed = self.0.entry(module.to_string()).or_default();
         let mut complaints = Vec::new();
         let mut kept = BTreeMap::new();
         for (entry, used) in usage {
@@ -85,16 +85,16 @@ impl Budget {
         if exact {
             let gone = allowed.keys().filter(|entry| !usage.contains_key(*entry));
             complaints
-                .extend(gone.map(|entry| format!("{entry}: in kernels/budget.toml, but not in kernels/{stem}.cu")));
+                .extend(gone.map(|entry| format!("{entry}: in kernels/budget.toml, but not in kernels/{module}.cu")));
         }
         *allowed = kept;
         complaints
     }
 
     /// Forgets the entries of files that are gone. Their headings stay, so that parallel work merges.
-    pub fn keep_only(&mut self, stems: &[String]) {
-        for (stem, entries) in &mut self.0 {
-            if !stems.contains(stem) {
+    pub fn keep_only(&mut self, modules: &[String]) {
+        for (module, entries) in &mut self.0 {
+            if !modules.contains(module) {
                 entries.clear();
             }
         }

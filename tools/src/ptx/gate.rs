@@ -9,8 +9,8 @@ use super::{budget::Usage, sources, toolchain::Toolchain};
 
 /// Assembles `file` everywhere it must load, and returns what each entry uses on its own architecture with the pinned
 /// assembler.
-pub fn assemble(toolchain: &Toolchain, stem: &str, file: &Path) -> Result<BTreeMap<String, Usage>> {
-    let own = sources::architecture(stem);
+pub fn assemble(toolchain: &Toolchain, module: &str, file: &Path) -> Result<BTreeMap<String, Usage>> {
+    let own = sources::architecture(module);
     let usage = parse(&ptxas(&toolchain.ptxas, own, file)?)?;
     ensure!(!usage.is_empty(), "holds no entry");
     ptxas(&toolchain.ptxas_oldest, own, file)?;

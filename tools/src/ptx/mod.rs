@@ -30,10 +30,10 @@ use toolchain::Toolchain;
 #[derive(clap::Args)]
 #[command(after_help = "Environment:\n  ISG_NVCC         an nvcc of the pinned release, instead of the wheels\n  \
     ISG_CUDA_WHEELS  a folder that holds the installed wheels, instead of target/cuda\n\n\
-    Examples:\n  cargo tool ptx\n  cargo tool ptx unary matmul\n  cargo tool ptx --check")]
+    Examples:\n  cargo tool ptx\n  cargo tool ptx unary gemm\n  cargo tool ptx --check")]
 pub struct Args {
     /// Only these files of kernels/, without their extension.
-    stems: Vec<String>,
+    modules: Vec<String>,
     /// Write nothing: compile everything into a scratch folder and compare with what is committed.
     #[arg(long)]
     check: bool,
@@ -64,17 +64,17 @@ pub fn run(args: &Args) -> Result<bool> {
         return Ok(true);
     }
     let kernels = root.join("kernels");
-    let every = sources::stems(&kernels).with_context(|| format!("{}: not readable", kernels.display()))?;
-    for stem in &args.stems {
-        ensure!(every.contains(stem), "kernels/{stem}.cu: no such file; there are {}", every.join(", "));
+    let every = sources::modules(&kernels).with_context(|| format!("{}: not readable", kernels.display()))?;
+    for module in &args.modules {
+        ensure!(every.contains(module), "kernels/{module}.cu: no such file; there are {}", every.join(", "));
     }
-    let whole = args.stems.is_empty();
-    let wanted = if whole { every.clone() } else { args.stems.clone() };
+    let whole = args.modules.is_empty();
+    let wanted = if whole { every.clone() } else { args.modules.clone() };
     let mut ok = whole_is_tidy(&kernels, &every, !args.check && !args.stale && whole)?;
     if args.stale {
-        for stem in &wanted {
-            if !is_current(&kernels, stem)? {
-                println!("kernels/ptx/{stem}.ptx is older than its source: run `cargo tool ptx {stem}`");
+        for module in &wanted {
+            if !is_current(&kernels, module)? {
+                println!("kernels/ptx/{module}.ptx is older than its source: run `cargo tool ptx {module}`");
                 ok = false;
             }
         }
@@ -82,9 +82,9 @@ pub fn run(args: &Args) -> Result<bool> {
         return Ok(ok);
     }
     let mut todo = Vec::new();
-    for stem in wanted {
-        if args.check || args.force || !is_current(&kernels, &stem)? {
-            todo.push(stem);
+    for module in wanted {
+        if args.check || args.force || !is_current(&kernels, &module)? {
+            todo.push(module);
         }
     }
     if todo.is_empty() {
@@ -95,11 +95,11 @@ pub fn run(args: &Args) -> Result<bool> {
     println!("nvcc {} from {}", sources::COMPILER, toolchain.nvcc.display());
     let scratch = root.join("target/cuda/scratch").join(std::process::id().to_string());
     fs::create_dir_all(&scratch).with_context(|| scratch.display().to_string())?;
-    let outcomes = in_parallel(&todo, |stem| {
-        let outcome = make(&toolchain, &kernels, stem, &scratch, args.check);
+    let outcomes = in_parallel(&todo, |module| {
+        let outcome = make(&toolchain, &kernels, module, &scratch, args.check);
         match &outcome {
             Ok(outcome) => println!("{}", outcome.line),
-            Err(error) => println!("{stem}: {error:#}"),
+            Err(error) => println!("{module}: {error:#}"),
         }
         outcome
     });
@@ -107,12 +107,12 @@ pub fn run(args: &Args) -> Result<bool> {
     // Read now, not before compiling: another run may have finished meanwhile.
     let path = kernels.join("budget.toml");
     let mut budget = Budget::read(&path)?;
-    for (stem, outcome) in todo.iter().zip(&outcomes) {
+    for (module, outcome) in todo.iter().zip(&outcomes) {
         let Ok(outcome) = outcome else {
             ok = false;
             continue;
         };
-        for complaint in budget.hold(stem, &outcome.usage, args.accept, args.check) {
+        for complaint in budget.hold(module, &outcome.usage, args.accept, args.check) {
             println!("{complaint}");
             ok = false;
         }
@@ -131,12 +131,12 @@ fn whole_is_tidy(kernels: &Path, every: &[String], remove: bool) -> Result<bool>
     let mut ok = true;
     for entry in fs::read_dir(kernels.join("ptx")).into_iter().flatten() {
         let path = entry?.path();
-        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_string();
-        if path.extension().is_some_and(|e| e == "ptx") && !every.contains(&stem) {
+        let module = path.file_stem().and_then(|module| module.to_str()).unwrap_or_default().to_string();
+        if path.extension().is_some_and(|e| e == "ptx") && !every.contains(&module) {
             if remove {
                 fs::remove_file(&path).with_context(|| path.display().to_string())?;
             } else {
-                println!("kernels/ptx/{stem}.ptx has no source");
+                println!("kernels/ptx/{module}.ptx has no source");
                 ok = false;
             }
         }
@@ -144,38 +144,38 @@ fn whole_is_tidy(kernels: &Path, every: &[String], remove: bool) -> Result<bool>
     Ok(ok)
 }
 
-fn is_current(kernels: &Path, stem: &str) -> Result<bool> {
-    let line = sources::first_line(kernels, stem).with_context(|| format!("kernels/{stem}.cu"))?;
-    Ok(fs::read_to_string(ptx_path(kernels, stem)).is_ok_and(|text| text.lines().next() == Some(&*line)))
+fn is_current(kernels: &Path, module: &str) -> Result<bool> {
+    let line = sources::first_line(kernels, module).with_context(|| format!("kernels/{module}.cu"))?;
+    Ok(fs::read_to_string(ptx_path(kernels, module)).is_ok_and(|text| text.lines().next() == Some(&*line)))
 }
 
-fn ptx_path(kernels: &Path, stem: &str) -> PathBuf {
-    kernels.join("ptx").join(format!("{stem}.ptx"))
+fn ptx_path(kernels: &Path, module: &str) -> PathBuf {
+    kernels.join("ptx").join(format!("{module}.ptx"))
 }
 
 /// Compiles one file, puts it through the gates, and writes it or compares it.
-fn make(toolchain: &Toolchain, kernels: &Path, stem: &str, scratch: &Path, check: bool) -> Result<Outcome> {
+fn make(toolchain: &Toolchain, kernels: &Path, module: &str, scratch: &Path, check: bool) -> Result<Outcome> {
     let start = Instant::now();
     // The hash first: a source saved again while it compiles leaves a file that is seen to be stale.
-    let first = sources::first_line(kernels, stem)?;
-    let raw = scratch.join(format!("{stem}.raw.ptx"));
-    compile(toolchain, kernels, stem, &raw)?;
+    let first = sources::first_line(kernels, module)?;
+    let raw = scratch.join(format!("{module}.raw.ptx"));
+    compile(toolchain, kernels, module, &raw)?;
     let text = fs::read_to_string(&raw).with_context(|| raw.display().to_string())?;
-    let text = format!("{first}\n{}", lowered(&text, stem)?);
-    let file = scratch.join(format!("{stem}.ptx"));
+    let text = format!("{first}\n{}", lowered(&text, module)?);
+    let file = scratch.join(format!("{module}.ptx"));
     fs::write(&file, &text).with_context(|| file.display().to_string())?;
-    let usage = gate::assemble(toolchain, stem, &file)?;
-    let path = ptx_path(kernels, stem);
+    let usage = gate::assemble(toolchain, module, &file)?;
+    let path = ptx_path(kernels, module);
     if check {
         // A second compilation, in another place, must give the same bytes.
-        let again = scratch.join("again").join(format!("{stem}.raw.ptx"));
+        let again = scratch.join("again").join(format!("{module}.raw.ptx"));
         fs::create_dir_all(scratch.join("again")).context("scratch folder")?;
-        compile(toolchain, kernels, stem, &again)?;
+        compile(toolchain, kernels, module, &again)?;
         ensure!(fs::read(&again)? == fs::read(&raw)?, "two compilations differ");
         let committed = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         ensure!(
             committed == text,
-            "kernels/ptx/{stem}.ptx is not what kernels/{stem}.cu gives: run `cargo tool ptx {stem}`"
+            "kernels/ptx/{module}.ptx is not what kernels/{module}.cu gives: run `cargo tool ptx {module}`"
         );
     } else {
         fs::create_dir_all(kernels.join("ptx")).context("kernels/ptx")?;
@@ -186,7 +186,7 @@ fn make(toolchain: &Toolchain, kernels: &Path, stem: &str, scratch: &Path, check
         if low == high { low.to_string() } else { format!("{low}-{high}") }
     };
     let line = format!(
-        "{stem}: {} entries, {} registers, {} shared bytes, {} stack bytes, {} kB, {:.1} s",
+        "{module}: {} entries, {} registers, {} shared bytes, {} stack bytes, {} kB, {:.1} s",
         usage.len(),
         span(|u| u.registers),
         span(|u| u.shared_bytes),
@@ -197,12 +197,12 @@ fn make(toolchain: &Toolchain, kernels: &Path, stem: &str, scratch: &Path, check
     Ok(Outcome { usage, line })
 }
 
-fn compile(toolchain: &Toolchain, kernels: &Path, stem: &str, out: &Path) -> Result<()> {
+fn compile(toolchain: &Toolchain, kernels: &Path, module: &str, out: &Path) -> Result<()> {
     let output = Command::new(&toolchain.nvcc)
         .current_dir(kernels)
-        .args(sources::flags(stem))
+        .args(sources::flags(module))
         .args(["-I", ".", "-Werror", "all-warnings"])
-        .arg(format!("{stem}.cu"))
+        .arg(format!("{module}.cu"))
         .arg("-o")
         .arg(out)
         .output()
@@ -214,7 +214,7 @@ fn compile(toolchain: &Toolchain, kernels: &Path, stem: &str, out: &Path) -> Res
 }
 
 /// The text with `.version 8.0`, after checking that it is what the pinned compiler writes.
-fn lowered(text: &str, stem: &str) -> Result<String> {
+fn lowered(text: &str, module: &str) -> Result<String> {
     ensure!(text.contains(&format!("V{}", sources::COMPILER)), "not written by nvcc {}", sources::COMPILER);
     let version = text.lines().find_map(|line| line.strip_prefix(".version ")).context("no .version line")?;
     // A newer one means that another NVVM was picked up behind the right nvcc.
@@ -223,7 +223,7 @@ fn lowered(text: &str, stem: &str) -> Result<String> {
         "the compiler wrote .version {version}, not 9.0: its companion packages are of another release"
     );
     let target = text.lines().find_map(|line| line.strip_prefix(".target ")).context("no .target line")?;
-    ensure!(target == sources::architecture(stem), "the compiler wrote .target {target}");
+    ensure!(target == sources::architecture(module), "the compiler wrote .target {target}");
     ensure!(
         !text.contains("_INTERNAL_"),
         "a header that puts path hashes into symbols is included; write out what it gives"
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(lowered(&hint, "unary").ok(), lowered(text, "unary").ok());
         assert!(lowered(&text.replace("9.0", "9.5"), "unary").is_err());
         assert!(lowered(&text.replace("sm_80", "sm_90"), "unary").is_err());
-        assert!(lowered(text, "matmul_sm90").is_err());
+        assert!(lowered(text, "gemm_sm90").is_err());
         assert!(lowered(&text.replace("13.0.88", "13.5.37"), "unary").is_err());
     }
 

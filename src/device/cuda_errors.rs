@@ -1,0 +1,102 @@
+//! What NVIDIA's driver must offer for the kernels to run, and what its errors mean in a sentence each.
+
+/// The CUDA that the shipped PTX and the calls below ask for, as the driver counts: 12.0.
+pub const OLDEST: i32 = 12000;
+/// Everything used below, so that an old or broken library is one sentence and not a panic at the first call.
+pub const SYMBOLS: &[&str] = &[
+    "cuInit",
+    "cuDriverGetVersion",
+    "cuDeviceGet",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDeviceGetAttribute",
+    "cuDevicePrimaryCtxRetain",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuCtxSetCurrent",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamSynchronize",
+    "cuStreamWaitEvent",
+    "cuEventCreate",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuEventElapsedTime",
+    "cuEventDestroy_v2",
+    "cuMemAlloc_v2",
+    "cuMemFree_v2",
+    "cuMemGetInfo_v2",
+    "cuMemHostAlloc",
+    "cuMemFreeHost",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyDtoDAsync_v2",
+    "cuMemsetD8Async",
+    "cuMemsetD16Async",
+    "cuMemsetD32Async",
+    "cuModuleLoadDataEx",
+    "cuModuleGetFunction",
+    "cuModuleUnload",
+    "cuFuncGetAttribute",
+    "cuFuncSetAttribute",
+    "cuLaunchKernel",
+    "cuStreamBeginCapture_v2",
+    "cuStreamEndCapture",
+    "cuGraphGetNodes",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuGraphExecDestroy",
+    "cuGraphDestroy",
+    "cuTensorMapEncodeTiled",
+    "cuProfilerStart",
+    "cuProfilerStop",
+];
+/// Where containers and some distributions mount the driver outside the loader's path.
+pub const UNUSUAL_FOLDERS: &[&str] = &[
+    "/usr/local/nvidia/lib64",
+    "/usr/lib/wsl/lib",
+    "/run/opengl-driver/lib",
+    "/usr/lib64",
+    "/usr/lib/x86_64-linux-gnu",
+];
+
+/// What an error of the driver means and what to do about it. Codes are the driver's published ones.
+pub fn sentence(code: u32) -> &'static str {
+    match code {
+        1 => "the driver calls a value invalid",
+        2 => "out of memory",
+        34 => "libcuda is a toolkit's stub, not a driver: take the folder `stubs` off LD_LIBRARY_PATH",
+        100 => "no NVIDIA GPU is visible: see what nvidia-smi lists and what CUDA_VISIBLE_DEVICES hides",
+        101 => "no GPU of that number",
+        200 => "the driver calls the kernel's image invalid",
+        209 => "the kernels are for another compute capability than this GPU's",
+        218 => "the driver's compiler refuses the PTX",
+        221 => "the driver's compiler is missing: install or mount libnvidia-ptxjitcompiler.so.1 beside libcuda.so.1",
+        222 => "the driver is older than the PTX: install R525 or newer",
+        500 => "a symbol is missing",
+        700 => "a kernel touched memory it does not own; run it with --device emulator to see where, and start again",
+        701 => "a launch asks for more registers, threads or shared memory than the GPU has",
+        702 => "a kernel ran too long for a GPU that also drives a display",
+        710 => "a kernel stopped itself by an assertion; start again",
+        715 => "a kernel holds an instruction this GPU does not have",
+        716 => "a kernel touched a misaligned address; run it with --device emulator to see where, and start again",
+        719 => "a kernel failed; run it with --device emulator to see why, and start again",
+        802 => "the GPUs' fabric is not ready: start nvidia-fabricmanager",
+        803 => "libcuda and the kernel module are of different releases: reboot, or reinstall the driver",
+        804 => "libcuda is a compatibility package that this GPU or driver does not take",
+        900..=908 => "the step does something that cannot be captured",
+        999 => "the driver does not know why; see dmesg",
+        _ => "the driver refuses",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sentence;
+
+    #[test]
+    fn errors_say_what_to_do() {
+        for (code, word) in [(34, "stub"), (100, "nvidia-smi"), (221, "ptxjitcompiler"), (222, "R525")] {
+            assert!(sentence(code).contains(word), "{code}");
+        }
+    }
+}
