@@ -22,7 +22,7 @@ use crate::{
         expression::{ExpressionTable, Sample},
         findings::{ExcludedKind, Findings, MatchRow},
         labels::patient_name,
-        names::{Agreement, NameIndex, folded, without_uuid},
+        names::{Agreement, NameIndex, folded, plain_number, without_uuid},
         slides::FoundSlide,
     },
     error::{Error, Result},
@@ -90,12 +90,6 @@ fn without_tool(name: &str) -> &str {
 /// A name's letters and digits without case.
 fn plain(text: &str) -> String {
     text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
-}
-
-/// A number without the zeros that a spreadsheet drops, and without R's `X`.
-fn plain_number(text: &str) -> Option<&str> {
-    let digits = text.trim().trim_start_matches(['X', 'x']);
-    (!digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.trim_start_matches('0'))
 }
 
 /// Rows that a rule found. More than one of a `name` is an error; of a barcode's samples the first is used.
@@ -191,16 +185,25 @@ impl<'a> Samples<'a> {
             let rows: Vec<usize> = rows.iter().copied().filter(|&r| agrees(r) && is_patients(r)).collect();
             (!rows.is_empty()).then_some(Hit { rule, rows, ordered })
         };
+        // Aliquots of one tissue have an order; a tumour and its metastasis have none.
+        let kind_of = |row: usize| self.get(row).and_then(|s| s.barcode.as_ref()).and_then(|b| b.sample_type);
+        let one_tissue = |rows: &[usize]| {
+            by == MatchBy::Patient || rows.iter().filter(|&&r| agrees(r)).all(|&r| kind_of(r) == kind_of(rows[0]))
+        };
         let by_case = || hit("CPTAC case".into(), self.by_case.get(&slide.cptac()?.case)?, false);
         let by_barcode = || {
             let named = slide.patient.as_deref().and_then(Barcode::find);
             let barcode = named.as_ref().or(slide.barcode.as_ref())?;
             let rows = self.by_participant.get(&barcode.patient())?;
-            hit(format!("{} patient", barcode.program.name()), rows, true)
+            hit(format!("{} patient", barcode.program.name()), rows, one_tissue(rows))
         };
         let by_name = |name: &str| {
             let (agreement, rows) = self.by_patient.find(name)?;
-            hit(format!("patient{}", agreement.words()), &rows, rows.iter().all(|&r| self.has_barcode(r)))
+            hit(
+                format!("patient{}", agreement.words()),
+                &rows,
+                rows.iter().all(|&r| self.has_barcode(r)) && one_tissue(&rows),
+            )
         };
         by_case().or_else(by_barcode).or_else(|| by_name(slide.patient.as_deref().unwrap_or(&slide.id)))
     }

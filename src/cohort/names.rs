@@ -35,6 +35,12 @@ pub fn is_uuid(text: &str) -> bool {
         && groups.iter().zip([8, 4, 4, 4, 12]).all(|(g, n)| g.len() == n && g.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
+/// A number without the zeros that a spreadsheet drops, and without R's `X`.
+pub fn plain_number(text: &str) -> Option<&str> {
+    let digits = text.trim().trim_start_matches(['X', 'x']);
+    (!digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.trim_start_matches('0'))
+}
+
 /// How a name was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Agreement {

@@ -27,103 +27,15 @@ const SUMMARIES: [&str; 18] = [
 ];
 
 /// Words of clinical and technical columns. None is a gene's symbol.
-const CLINICAL: [&str; 95] = [
-    "age",
-    "sex",
-    "gender",
-    "race",
-    "ethnicity",
-    "bmi",
-    "weight",
-    "height",
-    "smoking",
-    "smoker",
-    "pack",
-    "packyears",
-    "alcohol",
-    "survival",
-    "months",
-    "month",
-    "days",
-    "day",
-    "years",
-    "year",
-    "weeks",
-    "date",
-    "time",
-    "os",
-    "pfs",
-    "dfs",
-    "dss",
-    "pfi",
-    "dfi",
-    "rfs",
-    "dmfs",
-    "event",
-    "vital",
-    "status",
-    "death",
-    "dead",
-    "deceased",
-    "alive",
-    "censored",
-    "censor",
-    "censoring",
-    "followup",
-    "follow",
-    "diagnosis",
-    "stage",
-    "grade",
-    "gleason",
-    "tumor",
-    "tumour",
-    "tnm",
-    "nodes",
-    "node",
-    "positive",
-    "negative",
-    "metastasis",
-    "metastatic",
-    "relapse",
-    "recurrence",
-    "progression",
-    "response",
-    "responder",
-    "treatment",
-    "therapy",
-    "chemotherapy",
-    "radiation",
-    "purity",
-    "ploidy",
-    "cellularity",
-    "stromal",
-    "necrosis",
-    "percent",
-    "percentage",
-    "fraction",
-    "score",
-    "subtype",
-    "cluster",
-    "label",
-    "target",
-    "class",
-    "tmb",
-    "msi",
-    "msisensor",
-    "batch",
-    "plate",
-    "center",
-    "centre",
-    "site",
-    "fold",
-    "split",
-    "cohort",
-    "mpp",
-    "magnification",
-    "rin",
-    "patches",
-    "tiles",
-];
+const CLINICAL: &str = "age sex gender race ethnicity bmi weight height smoking smoker pack packyears alcohol survival \
+    months month days day years year weeks date time os pfs dfs dss pfi dfi rfs dmfs event vital status \
+    death dead deceased alive censored censor censoring followup follow diagnosis stage grade gleason \
+    tumor tumour tnm nodes node positive negative metastasis metastatic relapse recurrence progression \
+    response responder treatment therapy chemotherapy radiation purity ploidy cellularity stromal \
+    necrosis percent percentage fraction score subtype cluster label target class tmb msi msisensor \
+    batch plate center centre site fold split cohort mpp magnification rin patches tiles mutation \
+    mutations mutated burden ratio volume size diameter number num type histology laterality ecog kps \
+    karnofsky dose hospital scanner stain area width pixels index count";
 
 /// Columns that are called so alone, not as a word of a longer name.
 const CLINICAL_WHOLE: [&str; 8] = ["id", "index", "n", "row", "count", "unnamed0", "intercept", "group"];
@@ -144,9 +56,8 @@ pub(super) fn summary(label: &str) -> Option<&'static str> {
 
 /// For each name why it is no gene; `None` for genes. The others of the table help to tell.
 pub(super) fn strangers(names: &[GeneName]) -> Vec<Option<&'static str>> {
-    let more_than_half = |is: &dyn Fn(&GeneName) -> bool| names.iter().filter(|n| is(n)).count() * 2 > names.len();
-    let ids = more_than_half(&|n| n.ensembl.is_some());
-    let upper = more_than_half(&|n| n.label().contains(|c: char| c.is_uppercase()));
+    let ids = names.iter().filter(|n| n.ensembl.is_some()).count() * 2 > names.len();
+    let upper = names.iter().filter(|n| n.label().contains(|c: char| c.is_uppercase())).count() * 2 >= names.len();
     let reason = |name: &GeneName| {
         if name.ensembl.is_some() {
             return None;
@@ -168,10 +79,9 @@ pub(super) fn strangers(names: &[GeneName]) -> Vec<Option<&'static str>> {
 }
 
 fn is_clinical(label: &str) -> bool {
-    let words: Vec<String> = words(label).collect();
-    CLINICAL_WHOLE.contains(&plain_name(label).as_str())
-        || CLINICAL.contains(&plain_name(label).as_str())
-        || words.iter().any(|w| CLINICAL.contains(&w.as_str()))
+    let known = |word: &str| CLINICAL.split(' ').any(|w| w == word);
+    let plain = plain_name(label);
+    CLINICAL_WHOLE.contains(&plain.as_str()) || known(&plain) || words(label).any(|w| known(&w))
 }
 
 /// The words of `survival_months`, `OS.time` and `daysToDeath`, in lower case.

@@ -9,7 +9,7 @@ use crate::{
     cohort::{
         barcode::Barcode,
         labels::{PATIENT_COLUMNS, patient_name},
-        names::{NameIndex, folded, without_uuid},
+        names::{NameIndex, folded, plain_number, without_uuid},
     },
     error::{Error, Result},
     io::table::Table,
@@ -172,6 +172,15 @@ impl<'a> Files<'a> {
     }
 }
 
+impl Files<'_> {
+    /// A file whose name is the same number, but for zeros before it.
+    fn differing_by_zeros(&self, named: &Path) -> Option<String> {
+        let wanted = slide_id(named);
+        let wanted = plain_number(&wanted)?;
+        self.files.iter().map(|f| slide_id(f)).find(|id| plain_number(id) == Some(wanted))
+    }
+}
+
 /// A row of a slide table, for comparing two of one slide.
 struct Listed {
     table: PathBuf,
@@ -254,7 +263,14 @@ fn read_slide_table(path: &Path, files: &Files, left_out: &mut LeftOut) -> Resul
             Error::input(path, format!("line {}: {name} fits two files, {both}", row.line), "give their paths")
         })?;
         let Some(file) = file else {
-            left_out.push((name.to_string(), format!("is listed in {} but its file was not found", path.display())));
+            let hint = match files.differing_by_zeros(&named) {
+                Some(other) => {
+                    format!(" ({other} lies there, which differs by leading zeros that a spreadsheet drops)")
+                }
+                None => String::new(),
+            };
+            let reason = format!("is listed in {} but its file was not found{hint}", path.display());
+            left_out.push((name.to_string(), reason));
             continue;
         };
         if let FileKind::NotRead(reason) = FileKind::of(&file) {

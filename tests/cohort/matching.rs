@@ -201,6 +201,12 @@ fn recognised_schemes() {
     let wanted = ["C3L-00001", "C3N-00002", "TARGET-30-PAAPFA", "TCGA-AA-0001", "TCGA-AA-0002", "TCGA-AA-0003"];
     assert_eq!(patients, wanted);
     assert_eq!(out.cohort().patients[2].site, None, "TARGET's code is a disease");
+    let mut both = Case::new(&["TCGA-AA-0001.svs"], &matrix(&["TCGA-AA-0001-01A", "TCGA-AA-0001-06A"]));
+    assert_eq!(both.run().of("TCGA-AA-0001"), ("TCGA-AA-0001-01A", "TCGA patient"));
+    both.config.primary_tumour_only = false;
+    both.run().refused(&["TCGA-AA-0001-01A", "TCGA-AA-0001-06A"]);
+    let zeros = Case::new(&["001.svs", "2.svs"], &matrix(&["2", "3"])).slide_table("slide,patient\n1,1\n2,2\n").run();
+    zeros.left_out("1", "001 lies there, which differs by leading zeros");
     case.config.match_by = MatchBy::Sample;
     case.run().left_out("TCGA-AA-0003-01A-01-TS1", "has no expression");
     // Nothing but metastases: the remedy is not another table.
