@@ -285,7 +285,7 @@ fn timings(run: &Run) -> Vec<Timing> {
 
 /// The resolved configuration, section by section, as it is written in `config.toml`.
 fn settings(run: &Run) -> Vec<(String, Vec<(String, String)>)> {
-    let Ok(table) = toml::Table::try_from(&run.config) else { return Vec::new() };
+    let Ok(table) = toml::Table::try_from(run.config.absolute()) else { return Vec::new() };
     let (mut general, mut groups) = (Vec::new(), Vec::new());
     for (key, value) in table {
         match value {
