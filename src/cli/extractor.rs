@@ -133,6 +133,7 @@ impl SlidePatches {
                     patches.places.extend(tiles.into_iter().map(|tile| (patches.slides.len(), tile)));
                     patches.slides.push(slide);
                 }
+                Err(error) if !error.lies_with(&path) => return Err(error),
                 Err(error) => {
                     progress.note(&format!("left out: {error}"));
                     patches.skipped += 1;

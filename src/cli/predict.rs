@@ -51,7 +51,7 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
     for (path, mpp) in args.slides.iter().zip(scales) {
         match predictor.predict(path, mpp, &context.progress) {
             Ok(prediction) => rows.push((path, prediction)),
-            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) if !error.lies_with(path) => return Err(error),
             Err(error) => {
                 output::say(format_args!("isg: {error}"));
                 failed += 1;

@@ -224,9 +224,9 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
                 }
                 scored.push((file, scores));
             }
-            Err(Error::Interrupted) => {
+            Err(stop) if !stop.lies_with(file) => {
                 failed.iter().for_each(|error| output::say(format_args!("isg: {error}")));
-                return Err(Error::Interrupted);
+                return Err(stop);
             }
             Err(error) => failed.push(error),
         }
