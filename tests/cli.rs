@@ -140,6 +140,20 @@ fn a_killed_run_goes_on_and_ends_with_the_same_numbers() {
     assert_eq!(predicted.status.code(), Some(3), "{}", stderr(&predicted));
     assert!(stderr(&predicted).contains("bad.tiff"));
     assert_eq!(stdout(&predicted).lines().count(), 1 + 4, "a header and four genes");
+
+    // By the run's threshold and draw: of a slide of the run the patches that the run kept.
+    let summary: serde_json::Value =
+        serde_json::from_slice(&fs::read(whole.join("summary.json")).expect("a summary")).expect("JSON");
+    let id = slide.file_stem().expect("a name").to_string_lossy().into_owned();
+    let of_run = summary["kept"].as_array().expect("shares").iter().find(|kept| kept["slide"] == id.as_str());
+    let kept = of_run.expect("a slide of the run")["kept"].to_string();
+    assert!(stdout(&predicted).lines().skip(1).all(|line| line.ends_with(&format!(",{kept}"))), "{kept} kept");
+
+    // A slide of another scale is refused, in a sentence that names both.
+    let arguments = ["predict", "--quiet", "--mpp", "1.0", "--model", &whole.to_string_lossy()];
+    let coarse = Command::new(env!("CARGO_BIN_EXE_isg")).args(arguments).arg(&slide).output().expect("it runs");
+    let said = stderr(&coarse);
+    assert!(coarse.status.code() != Some(0) && said.contains("1 µm/px") && said.contains("0.5"), "{said}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod mutants;
 mod ops;
 mod optim;
 mod report;
+mod selection;
 mod selectors;
 mod shannon;
 mod shannon_device;

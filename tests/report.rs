@@ -5,8 +5,9 @@ use std::{path::Path, sync::OnceLock};
 use isg::{
     image::RgbImage,
     report::{
-        CohortSummary, Curve, Excluded, FoldScore, GeneReport, PatchCounts, PatchMark, Point, Reconstruction,
-        ReportData, SelectorCell, SelectorComparison, SelectorRow, Series, SlidePanel, Thumbnail, Timing, render,
+        CohortSummary, Curve, Excluded, FoldScore, GeneReport, KeptPatches, PatchCounts, PatchMark, Point,
+        Reconstruction, ReportData, SelectorCell, SelectorComparison, SelectorRow, Series, SlidePanel, Thumbnail,
+        Timing, render,
     },
     synth::{self, SynthOptions, cohort, random::Stream},
 };
@@ -109,6 +110,13 @@ fn make_sample() -> ReportData {
             .collect(),
         ..SelectorRow::default()
     };
+    let kept = |slide: &str, kept: u64, tissue_kept_share: f64, remark: &str| KeptPatches {
+        slide: slide.into(),
+        patches: PatchCounts { scored: 576, kept },
+        tissue_share: 0.4,
+        tissue_kept_share,
+        remark: remark.into(),
+    };
     ReportData {
         title: "Gene expression from a synthetic cohort".into(),
         summary: "60 slides of 51 patients, five-fold cross-validation by patient. Three genes follow the morphology, \
@@ -167,6 +175,8 @@ fn make_sample() -> ReportData {
             thumbnail: None,
         }),
         cohort: CohortSummary { slides: 60, patients: 51, patches: Some(PatchCounts { scored: 34_560, kept: 8_123 }) },
+        selection_rule: "at least 10.7 bits per pixel".into(),
+        kept: vec![kept("A", 200, 0.9, ""), kept("B", 2, 0.04, "less than a quarter of the tissue is kept")],
         excluded: vec![Excluded {
             slide: "TCGA-SB-0099-01Z-00-DX1.tiff".into(),
             reason: "no scale in the file; give --mpp or a table of scales".into(),
@@ -202,6 +212,7 @@ fn a_whole_report_is_well_formed_and_has_every_section() {
         "results",
         "scatter",
         "folds",
+        "selection",
         "slides",
         "training",
         "reconstructions",
@@ -212,6 +223,10 @@ fn a_whole_report_is_well_formed_and_has_every_section() {
     ];
     assert!(page.contains("8,123</") && page.contains("of 34,560 patches kept"), "kept of scored, this way round");
     assert_eq!(sections, all);
+    assert!(
+        page.find("less than a quarter of").expect("a remark") < page.find("90.0 %").expect("a share"),
+        "remarks first"
+    );
     let links: Vec<&str> = document
         .descendants()
         .filter(|n| n.has_tag_name("a"))

@@ -10,11 +10,7 @@ use std::{
 use isg::{
     image::RgbImage,
     progress::Silent,
-    select::{
-        Codec, ScoreOptions, Threshold, jpeg, order0,
-        score::{PatchGrid, score_slide},
-        score_map, shannon,
-    },
+    select::{Codec, ScoreOptions, Threshold, grid::PatchGrid, jpeg, order0, score::score_slide, score_map, shannon},
     slide::Slide,
 };
 use proptest::prelude::*;
@@ -385,7 +381,7 @@ fn a_slide_is_scored_in_order_whatever_the_threads() {
     assert_eq!(score_slide(&slide, &filtered, &Silent).unwrap(), scores);
     assert!(score_slide(&slide, &ScoreOptions { level: 1, ..options.clone() }, &Silent).is_err());
     assert!(score_slide(&slide, &ScoreOptions { patch_px: 0, ..options.clone() }, &Silent).is_err());
-    let map = score_map::draw(&slide, 0, 100, &scores.patches).unwrap();
+    let map = score_map::draw(&options.plane(&slide).unwrap(), 100, &scores.patches).unwrap();
     assert_eq!((map.width_px, map.height_px), (300, 230));
     assert_ne!(map.pixel(250, 150), image.pixel(250, 150));
     assert_eq!(map.pixel(250, 220), image.pixel(250, 220), "what is no patch keeps its colour");

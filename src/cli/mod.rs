@@ -71,7 +71,7 @@ enum Command {
     /// Train the networks that turn patches into feature vectors.
     Extractor(extractor::Args),
     /// Bits of texture in every patch of slides or images, and which patches are kept.
-    Score(score::Args),
+    Score(Box<score::Args>),
     /// An image as the stream whose length is its score, and back.
     Shannon(shannon::Args),
     /// What a slide holds, and its pixels as PNG.
@@ -194,7 +194,7 @@ fn run(command: Command, context: &Context) -> Result<Outcome> {
     match command {
         Command::Doctor(args) => doctor::run(&args, context),
         Command::Extractor(args) => extractor::run(&args, context),
-        Command::Score(args) => score::run(args, context),
+        Command::Score(args) => score::run(*args, context),
         Command::Shannon(args) => shannon::run(args, context),
         Command::Slide(args) => slide::run(args).map(|()| Outcome::Done),
         Command::Synth(args) => synth::run(args, context),

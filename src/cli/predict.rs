@@ -19,7 +19,8 @@ use crate::{
   isg predict --model run slides/*.svs --out predictions.csv
 
 Values are on the scale of the run's targets, log10(1 + x) unless its configuration says otherwise, and the mean of the
-folds' networks. A slide that cannot be used is reported; the others are predicted, and the exit status is 3.")]
+folds' networks. Patches are cut at the run's select.mpp and kept by its threshold; without select.mpp a slide must be of
+the run's scale. A slide that cannot be used is reported; the others are predicted, and the exit status is 3.")]
 pub struct Args {
     /// Directory of a finished run.
     #[arg(long, value_name = "RUN_DIR")]
@@ -29,6 +30,9 @@ pub struct Args {
     /// CSV with the columns slide,gene,predicted,patches,kept instead of standard output.
     #[arg(long, value_name = "FILE.csv")]
     out: Option<PathBuf>,
+    /// µm per pixel of level 0 of all slides named, over what the files say.
+    #[arg(long, value_name = "UM_PER_PX", conflicts_with = "mpp_table")]
+    mpp: Option<f64>,
     /// Table with the columns slide,mpp for slides whose scale is missing or wrong. Every row must fit a slide.
     #[arg(long, value_name = "FILE.csv")]
     mpp_table: Option<PathBuf>,
@@ -40,7 +44,7 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> Result<Outcome> {
     let scales = match &args.mpp_table {
         Some(path) => MppTable::read(path)?.of_slides(&args.slides)?,
-        None => vec![None; args.slides.len()],
+        None => vec![args.mpp; args.slides.len()],
     };
     let read = args.slides.iter().chain(&args.mpp_table).map(PathBuf::as_path);
     output::refuse_overwriting(args.out.as_deref(), read)?;

@@ -12,13 +12,13 @@ use crate::{
     io::atomic,
     report::selection,
     select::{
-        PatchScore, ScoreOptions, Scorer, Selector, Threshold, dexined, jpeg,
+        Choice, PatchGrid, PatchScore, Scope, ScoreOptions, Scorer, Selector, Threshold, dexined, jpeg,
         otsu::OtsuOver,
-        score::{DEFAULT_PATCH_PX, PatchGrid, SlideScores, mark_group, score_slide_with},
+        score::{DEFAULT_PATCH_PX, SlideScores, score_slide_with},
         score_map,
         selector::{NAMES, Settings},
     },
-    slide::Slide,
+    slide::{MppTable, Plane, Slide, SlideOptions},
 };
 
 #[derive(clap::Args)]
@@ -30,7 +30,8 @@ use crate::{
         scored at its real size. Prints CSV: slide,x,y,patch_px,bits,bits_per_px,kept; for selectors other than shannon \
         slide,x,y,patch_px,score,kept. A file that cannot be read is reported and the others are scored; the exit status is then 3.",
     after_help = "Examples:\n  isg score slide.svs --out scores.csv\n  isg score slide.svs --map scores.png --top 200\n  \
-        isg score tiles/*.png --patch-px 512 --sigma 0 --over cohort\n  isg score slide.svs --codec jpeg --bits 1.6e6\n  \
+        isg score tiles/*.png --patch-px 512 --over cohort\n  isg score slide.svs --codec jpeg --bits 1.6e6\n  \
+        isg score slides/*.svs --at-mpp 0.5 --over cohort --out scores.csv\n  \
         isg score slide.svs --selector otsu --min 0.5\n  isg score tile.png --selector canny --response edges.png\n  \
         isg score slide.svs --figure selectors.svg\n\n\
         Selectors, and what their scores are: shannon, bits per pixel; otsu, share of tissue; gradient, grey levels per \
@@ -42,7 +43,7 @@ pub struct Args {
     /// Slides, or PNG and JPEG images.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Side of a patch in pixels of the level.
+    /// Side of a patch in pixels of the level, or of --at-mpp.
     #[arg(long, value_name = "PX", default_value_t = DEFAULT_PATCH_PX)]
     patch_px: usize,
     /// What patches are scored by: shannon, otsu, gradient, canny, dog, log or dexined.
@@ -56,7 +57,7 @@ pub struct Args {
     quality: u8,
     #[command(flatten)]
     parameters: Parameters,
-    /// Keep patches of at least the mean plus K standard deviations of the score [default: 1; for otsu --min 0.5].
+    /// Keep patches of at least the mean plus K standard deviations of the score [default: 1, over a cohort 0; for otsu --min 0.5].
     #[arg(long, value_name = "K", allow_negative_numbers = true)]
     sigma: Option<f64>,
     /// Keep patches of at least so many bits; shannon.
@@ -71,12 +72,22 @@ pub struct Args {
     /// Keep the N patches with the highest scores.
     #[arg(long, value_name = "N")]
     top: Option<usize>,
-    /// What `--sigma` and `--top` look at together: the patches of each slide, or of all files as one cohort.
+    /// What `--sigma` and `--top` look at together: the patches of each slide, or of all files as one cohort. Over a cohort
+    /// patches of glass are left out of the mean and not kept, as in a run.
     #[arg(long, value_enum, value_name = "GROUP", default_value_t = Group::Slide)]
     over: Group,
     /// Level of the pyramid to score.
     #[arg(long, value_name = "L", default_value_t = 0)]
     level: usize,
+    /// Cut patches at this scale, from the nearest finer level, as a run with select.mpp does; x and y are in level-0 pixels.
+    #[arg(long, value_name = "UM_PER_PX", conflicts_with = "level")]
+    at_mpp: Option<f64>,
+    /// µm per pixel of level 0, over what the files say.
+    #[arg(long, value_name = "UM_PER_PX", requires = "at_mpp", conflicts_with = "mpp_table")]
+    mpp: Option<f64>,
+    /// Table with the columns slide,mpp for slides whose scale is missing or wrong. Every row must fit a slide.
+    #[arg(long, value_name = "FILE.csv", requires = "at_mpp")]
+    mpp_table: Option<PathBuf>,
     /// Decode and score only this share of the patches, those with the most compressed bytes in a JPEG slide; the others
     /// are left out [default share: 0.5].
     #[arg(long, value_name = "SHARE", num_args = 0..=1, require_equals = true, default_missing_value = "0.5")]
@@ -87,7 +98,7 @@ pub struct Args {
     /// Write the thumbnail with the scores over it; for one slide.
     #[arg(long, value_name = "FILE.png")]
     map: Option<PathBuf>,
-    /// Write what the selector sees in the first patch of one file: PNG, 255 where it finds most, or the numbers as NumPy's .npy.
+    /// Write what the selector sees in the first patch (upper left) of one file: PNG, 255 where it finds most, or the numbers as NumPy's .npy.
     #[arg(long, value_name = "FILE.png|FILE.npy")]
     response: Option<PathBuf>,
     /// Draw one slide's patches under every selector, and what each keeps, into one picture; dexined only with --weights.
@@ -130,6 +141,15 @@ struct Parameters {
 enum Group {
     Slide,
     Cohort,
+}
+
+impl Group {
+    fn scope(self) -> Scope {
+        match self {
+            Group::Slide => Scope::Slide,
+            Group::Cohort => Scope::Run,
+        }
+    }
 }
 
 impl Args {
@@ -180,10 +200,19 @@ impl Args {
             (_, _, Some(least), _) => Threshold::Min(least),
             (_, _, _, Some(n)) => Threshold::Top(n),
             (Some(deviations), ..) => Threshold::Sigma(deviations),
-            _ => selector.default_threshold(),
+            _ => match selector.default_threshold() {
+                Threshold::Sigma(_) => Threshold::Sigma(self.over.scope().default_sigma()),
+                other => other,
+            },
         };
-        let options =
-            ScoreOptions { patch_px: self.patch_px, selector, level: self.level, threshold, prefilter: self.prefilter };
+        let options = ScoreOptions {
+            patch_px: self.patch_px,
+            selector,
+            mpp: self.at_mpp,
+            level: self.level,
+            threshold,
+            prefilter: self.prefilter,
+        };
         options.check()?;
         Ok(options)
     }
@@ -202,25 +231,29 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
     output::refuse_overwriting(written, read)?;
     let device = context.device()?;
     let scorer = Scorer::new(&options.selector, &device)?;
+    let scales = match &args.mpp_table {
+        Some(path) => MppTable::read(path)?.of_slides(&args.files)?,
+        None => vec![args.mpp; args.files.len()],
+    };
     let (mut scored, mut failed) = (Vec::new(), Vec::new());
-    for file in &args.files {
-        let scores = Slide::open(file).and_then(|slide| {
+    for (file, mpp) in args.files.iter().zip(scales) {
+        let opened = Slide::open_with(file, &SlideOptions { mpp, ..SlideOptions::default() });
+        let scores = opened.and_then(|slide| {
             let scores = score_slide_with(&slide, &options, &scorer, &context.progress)?;
-            Ok((slide, scores))
+            Ok((options.plane(&slide)?, scores))
         });
         match scores {
-            Ok((slide, scores)) => {
+            Ok((plane, scores)) => {
                 if let Some(path) = &args.map {
-                    score_map::draw(&slide, options.level, options.patch_px, &scores.patches)?.write_png(path)?;
+                    score_map::draw(&plane, options.patch_px, &scores.patches)?.write_png(path)?;
                 }
                 if let Some(path) = &args.figure {
                     let selectors = args.all_selectors(&options, &device)?;
-                    let compared =
-                        selection::compare(&slide, options.level, options.patch_px, &selectors, &context.progress)?;
+                    let compared = selection::compare(&plane, options.patch_px, &selectors, &context.progress)?;
                     atomic::write_bytes(path, selection::figure(&compared).as_bytes())?;
                 }
-                if let (Some(path), Some(first)) = (&args.response, scores.patches.first()) {
-                    write_response(path, &slide, first, &options, &scorer, scores.tissue_threshold)?;
+                if let Some(path) = &args.response {
+                    write_response(path, &plane, &options, &scorer, scores.tissue_threshold)?;
                 }
                 scored.push((file, scores));
             }
@@ -233,7 +266,7 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
     }
     let (files, mut slides): (Vec<&PathBuf>, Vec<SlideScores>) = scored.into_iter().unzip();
     if args.over == Group::Cohort {
-        mark_group(&mut slides, options.threshold);
+        mark_cohort(&mut slides, options.threshold);
     }
     let rows: Vec<(String, &SlideScores)> = files.iter().map(|f| f.display().to_string()).zip(&slides).collect();
 
@@ -266,6 +299,18 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
         Some(error) => Err(error),
         None if partial => Ok(Outcome::Partial),
         None => Ok(Outcome::Done),
+    }
+}
+
+/// Marks the patches of all files as one group: a run's rule, or the highest scores of all.
+fn mark_cohort(slides: &mut [SlideScores], threshold: Threshold) {
+    if let Threshold::Top(_) = threshold {
+        threshold.mark(slides.iter_mut().flat_map(|slide| &mut slide.patches));
+        return;
+    }
+    let choice = Choice { threshold, scope: Scope::Run, least_patches: 0, most_patches: 0, seed: 0 }.fit(slides);
+    for slide in slides {
+        choice.pass(slide);
     }
 }
 
@@ -315,6 +360,7 @@ fn json_of(rows: &[(String, &SlideScores)], options: &ScoreOptions) -> serde_jso
         "threshold": options.threshold.to_string(),
         "patch_px": options.patch_px,
         "level": options.level,
+        "at_mpp": options.mpp,
         "slides": slides,
     });
     if let Selector::Shannon(codec) = options.selector {
@@ -326,15 +372,12 @@ fn json_of(rows: &[(String, &SlideScores)], options: &ScoreOptions) -> serde_jso
 /// What the selector sees in one patch, as a picture or as numbers.
 fn write_response(
     path: &Path,
-    slide: &Slide,
-    patch: &PatchScore,
+    plane: &Plane,
     options: &ScoreOptions,
     scorer: &Scorer,
     tissue: Option<u8>,
 ) -> Result<()> {
-    let level = &slide.levels()[options.level];
-    let grid = PatchGrid::new(level.width_px, level.height_px, options.patch_px);
-    let image = slide.read_region(options.level, patch.x as i64, patch.y as i64, grid.width_px, grid.height_px)?;
+    let image = PatchGrid::of(plane, options.patch_px).read(plane, 0)?;
     let response = scorer.response(&image, tissue)?;
     if path.extension().is_some_and(|e| e == "npy") {
         return atomic::write_bytes(path, &response.to_npy());

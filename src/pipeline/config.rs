@@ -13,7 +13,9 @@
 //! patch_px = 1024             # p
 //! local_px = 128              # q
 //! selector = "shannon"        # or otsu, gradient, canny, dog, log, dexined
-//! sigma = 1.0                 # or bits, bits_per_px (shannon), min, top
+//! mpp = 0.5                   # µm per pixel of patches; left out: level-0 pixels, as in the paper
+//! sigma = 0.0                 # or bits, bits_per_px (shannon), min, top
+//! scope = "run"               # or "slide": what the mean and deviation of sigma are taken over
 //! [extractor]                 # both pairs; [extractor.global] and [extractor.local] are laid over it
 //! steps = 20000
 //! [train]
@@ -30,16 +32,17 @@ use crate::{
     cohort::{CohortConfig, SplitConfig},
     error::{Error, Result},
     extractor::config::ExtractorConfig,
-    io::{checksum::Digest, sealed, text},
+    io::{sealed, text},
     mil::config::TrainConfig,
     select::{
-        self, Selector, Threshold,
+        self, Choice, Scope, Selector, Threshold,
         canny::Canny,
         dexined::DexinedOptions,
         gaussian::{Dog, Log},
         otsu::Otsu,
         selector::Settings,
     },
+    slide::scale,
 };
 
 /// A whole run, resolved: what `config.toml` in the run directory holds.
@@ -86,19 +89,25 @@ pub struct SelectConfig {
     pub codec: String,
     /// For `jpeg`.
     pub jpeg_quality: u8,
-    /// Coarse patch side `p` in level-0 pixels.
+    /// µm per pixel at which patches are cut ([`crate::slide::Plane`]); `None`: level-0 pixels, as in the paper.
+    pub mpp: Option<f64>,
+    /// Coarse patch side `p` in pixels of `mpp`.
     pub patch_px: usize,
-    /// Fine patch side `q` in level-0 pixels; divides `patch_px`.
+    /// Fine patch side `q` in pixels of `mpp`; divides `patch_px`.
     pub local_px: usize,
-    /// Mean and deviation of `sigma` are those of the whole cohort, not of each slide.
-    pub over_cohort: bool,
-    /// Kept by one of these; the default is `sigma = 1`, for `otsu` `min = 0.5`. `bits` and `bits_per_px` are for `shannon`.
+    /// What the mean and the deviation of `sigma` are taken over: `run`, the patches of all slides that are not glass, or
+    /// `slide`, all of each slide's own.
+    pub scope: Scope,
+    /// Kept by one of these; the default is `sigma = 0` over the run (`sigma = 1` with `scope = "slide"`), for `otsu`
+    /// `min = 0.5`. `bits` and `bits_per_px` are for `shannon`; `top` counts on each slide.
     pub sigma: Option<f64>,
     pub bits: Option<f64>,
     pub bits_per_px: Option<f64>,
     pub min: Option<f64>,
     pub top: Option<usize>,
-    /// At most this many patches of a slide go on, those with the highest scores. 0 sets no limit.
+    /// A slide of which fewer pass keeps so many with the highest scores, glass excepted. 0 sets no limit.
+    pub least_patches: usize,
+    /// Of a slide of which more pass, so many are drawn at random by `seed`. 0 sets no limit.
     pub most_patches: usize,
     /// Parameters of the selectors that have some.
     pub otsu: Otsu,
@@ -114,14 +123,16 @@ impl Default for SelectConfig {
             selector: "shannon".into(),
             codec: "lz".into(),
             jpeg_quality: select::jpeg::DEFAULT_QUALITY,
+            mpp: None,
             patch_px: 1024,
             local_px: 128,
-            over_cohort: false,
+            scope: Scope::default(),
             sigma: None,
             bits: None,
             bits_per_px: None,
             min: None,
             top: None,
+            least_patches: 16,
             most_patches: 1000,
             otsu: Otsu::default(),
             canny: Canny::default(),
@@ -146,10 +157,19 @@ impl SelectConfig {
             return Err(Error::Usage(format!("select: {} counts no bits; give min instead", selector.name())));
         }
         match given.iter().flatten().copied().collect::<Vec<_>>()[..] {
-            [] => Ok(selector.default_threshold()),
+            [] => Ok(match selector.default_threshold() {
+                Threshold::Sigma(_) => Threshold::Sigma(self.scope.default_sigma()),
+                other => other,
+            }),
             [one] => selector.accepts(one),
             _ => Err(Error::Usage("select: give one of sigma, bits, bits_per_px, min and top".into())),
         }
+    }
+
+    /// How patches are chosen, before the run's slides make it a number.
+    pub fn choice(&self, seed: u64) -> Result<Choice> {
+        let (least_patches, most_patches) = (self.least_patches, self.most_patches);
+        Ok(Choice { threshold: self.threshold()?, scope: self.scope, least_patches, most_patches, seed })
     }
 
     pub fn selector(&self) -> Result<Selector> {
@@ -273,13 +293,6 @@ impl RunConfig {
         RunConfig { out: settled(Path::new("."), &self.out), ..self.clone() }
     }
 
-    /// Of the rule by which patches of a slide are chosen, whether it is of the cohort or new.
-    pub(super) fn selection_digest(&self) -> Result<Digest> {
-        let SelectConfig { patch_px, local_px, over_cohort, most_patches, .. } = self.select;
-        let (selector, threshold) = (self.select.selector()?.digest()?, self.select.threshold()?.to_string());
-        Ok(Digest::of("selection", &(selector, threshold, over_cohort, most_patches, patch_px, local_px)))
-    }
-
     /// Fills in what a table leaves out, section by section.
     pub fn from_table(mut table: toml::Table) -> Result<RunConfig> {
         let preset: Preset = take(&mut table, "preset")?.unwrap_or_default();
@@ -287,10 +300,7 @@ impl RunConfig {
         let out = take(&mut table, "out")?.unwrap_or_else(|| PathBuf::from("run"));
         let cohort =
             take(&mut table, "cohort")?.ok_or_else(|| Error::Usage("the section [cohort] is missing".into()))?;
-        let select = match preset {
-            Preset::Paper => take(&mut table, "select")?.unwrap_or_default(),
-            Preset::Small => small_selection(&mut table)?,
-        };
+        let select = selection(&mut table, preset)?;
         let mut section = |name: &str| -> Result<toml::Table> {
             let mut section: toml::Table = take(&mut table, name)?.unwrap_or_default();
             section.entry("preset").or_insert_with(|| preset.name().into());
@@ -320,6 +330,9 @@ impl RunConfig {
             )));
         }
         self.select.threshold()?;
+        if let Some(mpp) = self.select.mpp {
+            scale::check_override(mpp).map_err(|e| Error::Usage(format!("select.mpp: {e}")))?;
+        }
         let Pair { global, local } = &self.extractor;
         global.validate()?;
         local.validate()?;
@@ -334,12 +347,20 @@ impl RunConfig {
     }
 }
 
-/// Patches that suit slides of a few thousand pixels.
-fn small_selection(table: &mut toml::Table) -> Result<SelectConfig> {
+fn selection(table: &mut toml::Table, preset: Preset) -> Result<SelectConfig> {
     let mut section: toml::Table = take(table, "select")?.unwrap_or_default();
-    section.entry("patch_px").or_insert(toml::Value::Integer(128));
-    section.entry("local_px").or_insert(toml::Value::Integer(32));
-    section.try_into().map_err(|e| Error::Usage(format!("select: {e}")))
+    if let Some(over_cohort) = section.get("over_cohort") {
+        return Err(Error::Usage(format!(
+            "select.over_cohort = {over_cohort} is now select.scope: write scope = \"run\" (one threshold for all slides, \
+             glass left out; the default) or scope = \"slide\" (each slide's own, sigma = 1)"
+        )));
+    }
+    if preset == Preset::Small {
+        // Patches that suit slides of a few thousand pixels.
+        section.entry("patch_px").or_insert(toml::Value::Integer(128));
+        section.entry("local_px").or_insert(toml::Value::Integer(32));
+    }
+    section.try_into().map_err(|e| Error::Usage(format!("select: {}", e.to_string().trim().replace('\n', " "))))
 }
 
 /// The path with its folders as the file system knows them, without `.`, `..` and links; what does not exist, or is a

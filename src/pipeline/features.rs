@@ -8,7 +8,8 @@ use super::{
     Run,
     config::{Scale, SelectConfig},
     extractor_dir,
-    scan::{self, LeftOut, Selected},
+    scan::{self, LeftOut},
+    selection::{Selected, Selection},
 };
 use crate::{
     cohort::feature_store::{FeatureKey, FeatureStore, Held, LocalPrecision, SlideFeatures, StoredFeatures},
@@ -20,7 +21,7 @@ use crate::{
     mil::bags::{Bag, BagSet, HostFeatures, Origin, PatchFeatures},
     progress::Progress,
     select::PatchScore,
-    slide::Slide,
+    slide::Plane,
 };
 
 /// Coarse patches read ahead of the encoder at a time; bounds memory at 2 x this x 3 p² bytes.
@@ -55,7 +56,7 @@ impl Encoders {
     /// Features of the given patches of one slide. Reading the next patches overlaps with encoding the last.
     pub fn encode(
         &self,
-        slide: &Slide,
+        plane: &Plane,
         kept: &[PatchScore],
         select: &SelectConfig,
         progress: &dyn Progress,
@@ -73,7 +74,7 @@ impl Encoders {
             let (send, receive) = mpsc::sync_channel::<Result<Vec<RgbImage>>>(1);
             scope.spawn(move || {
                 for patches in kept.chunks(PATCHES_A_READ) {
-                    let read = |patch: &PatchScore| slide.read_region(0, patch.x as i64, patch.y as i64, p, p);
+                    let read = |patch: &PatchScore| plane.read(plane.pixel_at([patch.x, patch.y]), p, p);
                     // A closed channel means that the encoder failed: nobody needs more patches.
                     if send.send(patches.par_iter().map(read).collect()).is_err() {
                         return;
@@ -125,7 +126,8 @@ pub fn extract(
         }
         progress.remark(id);
         let kept: Vec<PatchScore> = slide.kept().copied().collect();
-        let encode = || encoders.encode(&scan::open(&slide.entry)?, &kept, &run.config.select, progress);
+        let select = &run.config.select;
+        let encode = || encoders.encode(&scan::plane(&slide.entry, select)?, &kept, select, progress);
         match encode() {
             Ok(encoded) => {
                 store.write(id, &key, &encoded)?;
@@ -167,8 +169,8 @@ impl PatchFeatures for StoredPatches {
 pub(super) const HELD_FLOATS: usize = 1 << 29;
 
 /// What a new slide's features must come from as these do.
-fn origin(run: &Run, stored: &[StoredFeatures]) -> Result<Origin> {
-    let selection = run.config.selection_digest()?;
+fn origin(selection: &Selection, stored: &[StoredFeatures]) -> Result<Origin> {
+    let selection = selection.digest();
     let of = |key: &FeatureKey| Origin {
         global_extractor: key.global_extractor,
         local_extractor: key.local_extractor,
@@ -179,13 +181,13 @@ fn origin(run: &Run, stored: &[StoredFeatures]) -> Result<Origin> {
 }
 
 /// What the regressor is trained on: stored features with the cohort's targets.
-pub fn bags(run: &Run, selected: &[Selected], stored: Vec<StoredFeatures>) -> Result<BagSet> {
+pub fn bags(run: &Run, selection: &Selection, selected: &[Selected], stored: Vec<StoredFeatures>) -> Result<BagSet> {
     let floats: usize = stored.iter().map(|s| s.n * s.d * (1 + s.g * s.g)).sum();
     let mut set = BagSet {
         width: run.config.extractor.global.d,
         grid: run.config.select.grid(),
         genes: run.cohort.gene_labels(),
-        origin: origin(run, &stored)?,
+        origin: origin(selection, &stored)?,
         bags: Vec::with_capacity(stored.len()),
         targets: Vec::with_capacity(stored.len()),
     };

@@ -5,6 +5,7 @@
 //! RUN/matching.csv           for every slide its patient, sample and column, and by which rule, or why not
 //! RUN/excluded.csv           slides, samples, genes and files that are left out, and why
 //! RUN/slides/ID.json         scores of a slide's patches, or why it was left out
+//! RUN/selection.json         the run's threshold and scale, as `predict` uses them
 //! RUN/extractor/{global,local}/   the two autoencoders, their checkpoints and curves
 //! RUN/features/ID.safetensors     global vectors and local cubes of a slide
 //! RUN/model/                 one network a fold, their checkpoints and curves
@@ -29,7 +30,9 @@ pub mod plan;
 pub mod predict;
 pub mod reporting;
 mod results;
+pub mod scales;
 pub mod scan;
+pub mod selection;
 
 use std::{
     collections::BTreeMap,
@@ -58,7 +61,8 @@ use crate::{
 
 pub use config::{RunConfig, Scale};
 use patches::SlidePatches;
-use scan::{LeftOut, Selected};
+use scan::{LeftOut, Scanned};
+use selection::{KeptShare, Selected, Selection};
 
 /// The parts of a run in their order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -148,6 +152,9 @@ pub struct Summary {
     pub patients: usize,
     pub patches: PatchCounts,
     pub left_out: Vec<LeftOut>,
+    /// The rule that chose patches, and how much of every slide it kept.
+    pub selection: Selection,
+    pub kept: Vec<KeptShare>,
     pub genes: Vec<GeneSummary>,
     /// Seconds by stage, over all the processes that worked on the run.
     pub seconds: BTreeMap<String, f64>,
@@ -189,7 +196,8 @@ pub fn dry_run(config: &RunConfig, device_name: &str, progress: &dyn Progress) -
 /// `device_name` is as `--device` takes it: folds train on threads that make their own devices.
 pub fn execute(run: &Run, until: Stage, device_name: &str, progress: &dyn Progress) -> Result<Option<Summary>> {
     let device = Device::named(device_name)?;
-    let (mut selected, mut left_out) = run.timed(Stage::Scan, || scan::scan(run, &device, progress))?;
+    let Scanned { mut selected, mut left_out, selection } =
+        run.timed(Stage::Scan, || scan::scan(run, &device, progress))?;
     let excluded = run.excluded.iter().filter(|e| e.kind == ExcludedKind::Slide);
     left_out.splice(0..0, excluded.map(|e| LeftOut { slide: e.name.clone(), reason: e.reason.clone() }));
     write_json(&run.path("left_out.json"), &left_out)?;
@@ -223,7 +231,7 @@ pub fn execute(run: &Run, until: Stage, device_name: &str, progress: &dyn Progre
     {
         return read_json(&run.path(results::SUMMARY_FILE)).map(Some);
     }
-    let set = features::bags(run, &selected, stored)?;
+    let set = features::bags(run, &selection, &selected, stored)?;
     remarks.iter().for_each(|remark| progress.note(remark));
     let cv = run.timed(Stage::Training, || {
         crossval::cross_validate(&run.config.train, &set, &splits, &run.path("model"), device_name, progress)
@@ -246,6 +254,7 @@ pub fn execute(run: &Run, until: Stage, device_name: &str, progress: &dyn Progre
         let view = reporting::View {
             run,
             selected: &selected,
+            selection: &selection,
             set: &set,
             cv: &cv,
             comparison: &comparison,
@@ -254,7 +263,7 @@ pub fn execute(run: &Run, until: Stage, device_name: &str, progress: &dyn Progre
         reporting::report(&view, &device, progress)
     })?;
     atomic::write_bytes(run.path(results::REPORT_FILE), report.as_bytes())?;
-    let summary = summarise(run, &selected, left_out, &comparison);
+    let summary = summarise(run, &selected, selection, left_out, &comparison);
     write_json(&run.path(results::SUMMARY_FILE), &summary)?;
     if let Some(networks) = networks(run, &splits)? {
         results::record(&run.config.out, inputs, networks)?;
@@ -291,7 +300,13 @@ fn splits(run: &Run, selected: &[Selected]) -> Result<(Splits, Vec<String>)> {
     Ok((splits, remarks))
 }
 
-fn summarise(run: &Run, selected: &[Selected], left_out: Vec<LeftOut>, comparison: &Comparison) -> Summary {
+fn summarise(
+    run: &Run,
+    selected: &[Selected],
+    selection: Selection,
+    left_out: Vec<LeftOut>,
+    comparison: &Comparison,
+) -> Summary {
     let mut patients: Vec<&str> = selected.iter().map(|slide| slide.entry.patient.as_str()).collect();
     patients.sort_unstable();
     patients.dedup();
@@ -312,6 +327,8 @@ fn summarise(run: &Run, selected: &[Selected], left_out: Vec<LeftOut>, compariso
             kept: selected.iter().map(|slide| slide.kept().count() as u64).sum(),
         },
         left_out,
+        selection,
+        kept: selected.iter().map(Selected::share).collect(),
         genes: genes.collect(),
         seconds: run.timings(),
     }

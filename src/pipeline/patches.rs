@@ -6,12 +6,13 @@ use crate::{
     image::RgbImage,
     io::checksum::Digest,
     random::Philox,
-    slide::Slide,
+    slide::Plane,
 };
 
 use super::{
     config::{Scale, SelectConfig},
-    scan::{self, Selected},
+    scan,
+    selection::Selected,
 };
 
 /// Most patches an extractor is trained on; more would not fit its cache and hardly teach it more.
@@ -19,9 +20,9 @@ pub(super) const MOST_PATCHES: usize = 50_000;
 
 /// Squares of one size, somewhere on the cohort's slides. Slides stay open; their decoded tiles are cached.
 pub struct SlidePatches {
-    slides: Vec<Slide>,
-    /// Slide, x, y of the upper left corner in level-0 pixels.
-    places: Vec<(usize, i64, i64)>,
+    planes: Vec<Plane>,
+    /// Slide, and the upper left corner in pixels of its plane.
+    places: Vec<(usize, [u64; 2])>,
     side_px: usize,
     digest: Digest,
 }
@@ -34,12 +35,14 @@ impl SlidePatches {
             Scale::Local => (select.local_px, select.grid()),
         };
         let mut places = Vec::new();
-        for (index, slide) in selected.iter().enumerate() {
+        let planes: Vec<Plane> =
+            selected.iter().map(|slide| scan::plane(&slide.entry, select)).collect::<Result<_>>()?;
+        for (index, (slide, plane)) in selected.iter().zip(&planes).enumerate() {
             for patch in slide.kept() {
+                let [x, y] = plane.pixel_at([patch.x, patch.y]);
                 for cell in 0..grid * grid {
                     let (column, row) = (cell % grid, cell / grid);
-                    let corner = |at: u64, cells: usize| at as i64 + (cells * side_px) as i64;
-                    places.push((index, corner(patch.x, column), corner(patch.y, row)));
+                    places.push((index, [x + (column * side_px) as u64, y + (row * side_px) as u64]));
                 }
             }
         }
@@ -49,10 +52,9 @@ impl SlidePatches {
             chosen.sort_unstable();
             places = chosen.into_iter().map(|i| places[i]).collect();
         }
-        let slides = selected.iter().map(|slide| scan::open(&slide.entry)).collect::<Result<_>>()?;
         let pixels: Vec<Digest> = selected.iter().map(|slide| slide.pixels).collect();
         let digest = Digest::of("patches of slides", &(side_px, pixels, &places));
-        Ok(SlidePatches { slides, places, side_px, digest })
+        Ok(SlidePatches { planes, places, side_px, digest })
     }
 }
 
@@ -63,8 +65,8 @@ impl PatchSource for SlidePatches {
 
     fn load(&self, index: usize) -> Result<RgbImage> {
         let place = self.places.get(index);
-        let &(slide, x, y) = place.ok_or_else(|| Error::Usage(format!("patch {index} of {}", self.places.len())))?;
-        self.slides[slide].read_region(0, x, y, self.side_px, self.side_px)
+        let &(slide, corner) = place.ok_or_else(|| Error::Usage(format!("patch {index} of {}", self.places.len())))?;
+        self.planes[slide].read(corner, self.side_px, self.side_px)
     }
 
     fn digest(&self) -> Result<Digest> {

@@ -10,6 +10,7 @@ use super::{
     config::SelectConfig,
     features::HELD_FLOATS,
     patches::MOST_PATCHES,
+    scales,
     scan::{self, Outcome, SlideState},
 };
 use crate::{
@@ -25,12 +26,18 @@ use crate::{
     },
     nn::builder::Builder,
     select::{Scorer, Threshold},
+    slide::{Plane, Slide},
 };
 
 /// Refuses what can be refused by looking at the configuration and the cohort: folds against patients, the tasks' genes and
-/// projects, files of weights.
+/// projects, files of weights, the scales of the slides.
 pub fn check(config: &RunConfig, cohort: &Cohort) -> Result<()> {
     folds(config, cohort)?;
+    if config.select.mpp.is_none() {
+        // A slide that cannot be opened is left out later.
+        let slides = cohort.slides.par_iter().filter_map(openable);
+        scales::check(&slides.map(|slide| slide.mpp()).collect::<Vec<_>>())?;
+    }
     let projects: Vec<&str> = cohort.slides.iter().map(|slide| slide.project.as_deref().unwrap_or("all")).collect();
     crossval::tasks(&config.train, &cohort.gene_labels(), &projects)?;
     let cpu = Device::cpu();
@@ -92,26 +99,28 @@ pub fn patches(config: &RunConfig, cohort: &Cohort) -> Result<PatchPlan> {
         PatchPlan { unreadable: counts.iter().filter(|n| n.is_none()).count() as u64, ..PatchPlan::default() };
     for n in counts.into_iter().flatten() {
         plan.to_score += n;
-        plan.kept_expected += expected(threshold, n, select.most_patches as u64);
+        plan.kept_expected += expected(threshold, n, [select.least_patches as u64, select.most_patches as u64]);
     }
     Ok(plan)
 }
 
 fn whole_patches(config: &RunConfig, entry: &SlideEntry) -> Option<u64> {
     let side = config.select.patch_px as u64;
-    let count = |width: u64, height: u64| (width / side) * (height / side);
     let state: Option<SlideState> = sealed::read_json(scan::state_path(&config.out, &entry.id)).ok();
     if let Some(SlideState { outcome: Outcome::Scored(scored), .. }) = state {
-        return Some(count(scored.width_px, scored.height_px));
+        return Some(scored.patches.len() as u64);
     }
-    // A pipe would be waited for.
-    let slide = entry.path.is_file().then(|| scan::open(entry).ok()).flatten()?;
-    let full = &slide.levels()[0];
-    Some(count(full.width_px, full.height_px))
+    let [width, height] = Plane::at(&openable(entry)?, config.select.mpp).ok()?.size_px();
+    Some((width / side) * (height / side))
 }
 
-/// Patches of a slide that a threshold is expected to keep.
-fn expected(threshold: Threshold, patches: u64, most: u64) -> u64 {
+/// The slide, without waiting for a pipe.
+fn openable(entry: &SlideEntry) -> Option<Slide> {
+    entry.path.is_file().then(|| scan::open(entry).ok()).flatten()
+}
+
+/// Patches of a slide that a threshold is expected to keep, were none of it glass.
+fn expected(threshold: Threshold, patches: u64, [least, most]: [u64; 2]) -> u64 {
     let kept = match threshold {
         Threshold::Top(n) => patches.min(n as u64),
         Threshold::Sigma(deviations) => {
@@ -119,6 +128,7 @@ fn expected(threshold: Threshold, patches: u64, most: u64) -> u64 {
         }
         Threshold::Bits(_) | Threshold::Min(_) => patches,
     };
+    let kept = kept.max(least.min(patches));
     if most > 0 { kept.min(most) } else { kept }
 }
 
@@ -266,10 +276,11 @@ mod tests {
 
     #[test]
     fn expectations_follow_the_threshold() {
-        assert_eq!(expected(Threshold::Sigma(1.0), 10_000, 0), 1587);
-        assert_eq!(expected(Threshold::Sigma(-0.5), 10_000, 1000), 1000);
-        assert_eq!(expected(Threshold::Top(20), 7, 0), 7);
-        assert_eq!(expected(Threshold::Min(0.3), 70, 0), 70);
+        assert_eq!(expected(Threshold::Sigma(1.0), 10_000, [16, 0]), 1587);
+        assert_eq!(expected(Threshold::Sigma(-0.5), 10_000, [16, 1000]), 1000);
+        assert_eq!(expected(Threshold::Top(20), 7, [16, 0]), 7);
+        assert_eq!(expected(Threshold::Sigma(1.0), 20, [16, 0]), 16);
+        assert_eq!(expected(Threshold::Min(0.3), 70, [0, 0]), 70);
     }
 
     #[test]

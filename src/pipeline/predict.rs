@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{RunConfig, features::Encoders, scan};
+use super::{RunConfig, features::Encoders, scales, scan, selection::Selection};
 use crate::{
     device::Device,
     error::{Error, Result},
@@ -11,13 +11,14 @@ use crate::{
         predictor::Predictor,
     },
     progress::Progress,
-    select::{ScoreOptions, Scorer, score::score_slide_with},
-    slide::{Slide, SlideOptions},
+    select::Scorer,
+    slide::{Slide, SlideOptions, file_name::slide_id},
 };
 
 /// A run's networks, ready for slides.
 pub struct SlidePredictor {
     config: RunConfig,
+    selection: Selection,
     scorer: Scorer,
     encoders: Encoders,
     predictor: Predictor,
@@ -59,7 +60,8 @@ impl SlidePredictor {
                 "give the directory that one run left, as it left it",
             ));
         }
-        if selection != config.selection_digest()? {
+        let ours = Selection::read(dir)?;
+        if selection != ours.digest() || !ours.is_of(&config)? {
             let problem = "chooses patches otherwise than when the networks were trained";
             return Err(Error::input(&path, problem, "run the same command again to its end"));
         }
@@ -68,40 +70,37 @@ impl SlidePredictor {
             let problem = format!("gives features of other sizes than the networks' {sizes:?}");
             return Err(Error::input(&path, problem, "give the directory that one run left, as it left it"));
         }
-        Ok(SlidePredictor { scorer: Scorer::new(&config.select.selector()?, device)?, encoders, predictor, config })
+        let scorer = Scorer::new(&config.select.selector()?, device)?;
+        Ok(SlidePredictor { config, selection: ours, scorer, encoders, predictor })
     }
 
     pub fn genes(&self) -> &[String] {
         &self.predictor.manifest.genes
     }
 
-    /// Predicts one slide: scored, selected and encoded as the run's own slides were.
+    /// Predicts one slide: scored, selected and encoded as the run's own slides were, by the run's threshold. `mpp` is its
+    /// µm per level-0 pixel, over what the file says.
+    ///
+    /// # Errors
+    /// The slide cannot be read, is of another scale than the run's where that matters, or nothing of it passes.
     pub fn predict(&self, path: &Path, mpp: Option<f64>, progress: &dyn Progress) -> Result<SlidePrediction> {
         let slide = Slide::open_with(path, &SlideOptions { mpp, ..SlideOptions::default() })?;
         let select = &self.config.select;
-        let threshold = scan::threshold_for_new_slides(&self.config)?;
-        let options = ScoreOptions {
-            patch_px: select.patch_px,
-            selector: select.selector()?,
-            threshold,
-            ..ScoreOptions::default()
-        };
-        let side = select.patch_px as u64;
-        let (width, height) = (slide.levels()[0].width_px, slide.levels()[0].height_px);
-        if width < side || height < side {
-            let problem = format!("its {width} x {height} px hold no whole patch of {side} px");
-            return Err(Error::input(path, problem, "give a larger slide"));
+        if select.mpp.is_none() {
+            let remark = scales::check_new(path, slide.mpp(), self.selection.slides_mpp)?;
+            remark.iter().for_each(|remark| progress.note(remark));
         }
-        let mut patches = score_slide_with(&slide, &options, &self.scorer, progress)?.patches;
-        let scored = patches.len();
-        scan::limit(&mut patches, select.most_patches);
-        patches.retain(|patch| patch.kept);
-        if patches.is_empty() {
+        let (plane, mut scores) = scan::score_patches(&slide, select, &self.scorer, progress)?;
+        let scored = scores.patches.len();
+        if self.selection.choice.pass(&mut scores) == 0 {
             let problem = format!("none of its {scored} patches passed the run's threshold");
             return Err(Error::input(path, problem, "look at `isg score` of it"));
         }
-        let kept = patches.len();
-        let features = self.encoders.encode(&slide, &patches, select, progress)?;
+        // The name that the slide would have in a run, so that the same patches of it are drawn.
+        self.selection.choice.draw(&slide_id(path), &mut scores.patches);
+        scores.patches.retain(|patch| patch.kept);
+        let kept = scores.patches.len();
+        let features = self.encoders.encode(&plane, &scores.patches, select, progress)?;
         let bag = HostFeatures { patches: kept, globals: features.global, locals: features.local };
         Ok(SlidePrediction { patches: scored, kept, values: self.predictor.predict(&bag, None)? })
     }

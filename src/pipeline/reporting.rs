@@ -6,7 +6,8 @@ use super::{
     Run, Scale,
     features::Encoders,
     results,
-    scan::{self, LeftOut, Selected},
+    scan::{self, LeftOut},
+    selection::{Selected, Selection},
 };
 use crate::{
     cohort::targets::Transform,
@@ -20,8 +21,8 @@ use crate::{
     progress::Progress,
     random::Philox,
     report::{
-        self, CohortSummary, Curve, Excluded, FoldScore, GeneReport, PatchCounts, PatchMark, Point, Reconstruction,
-        ReportData, SelectorComparison, Series, SlidePanel, Thumbnail, Timing, selection,
+        self, CohortSummary, Curve, Excluded, FoldScore, GeneReport, KeptPatches, PatchCounts, PatchMark, Point,
+        Reconstruction, ReportData, SelectorComparison, Series, SlidePanel, Thumbnail, Timing, selection,
     },
     select::{Scorer, Selector, selector},
 };
@@ -35,6 +36,7 @@ const THUMBNAIL_PX: usize = 640;
 pub struct View<'a> {
     pub run: &'a Run,
     pub selected: &'a [Selected],
+    pub selection: &'a Selection,
     pub set: &'a BagSet,
     pub cv: &'a CvResult,
     pub comparison: &'a Comparison,
@@ -77,6 +79,8 @@ pub fn report(view: &View, device: &Device, progress: &dyn Progress) -> Result<S
         curves: curves(view)?,
         slides,
         reconstructions: reconstructions(view, device)?,
+        selection_rule: view.selection.describe(),
+        kept: view.selected.iter().map(kept_patches).collect(),
         selectors: shown.get(shown.len() / 2).map(|&i| selectors(view, i, device, progress)).transpose()?,
         cohort: CohortSummary {
             slides: view.selected.len(),
@@ -90,6 +94,17 @@ pub fn report(view: &View, device: &Device, progress: &dyn Progress) -> Result<S
         settings: settings(view.run),
     };
     Ok(report::render(&data))
+}
+
+fn kept_patches(slide: &Selected) -> KeptPatches {
+    let share = slide.share();
+    KeptPatches {
+        slide: share.slide,
+        patches: PatchCounts { scored: share.patches, kept: share.kept },
+        tissue_share: share.tissue_share,
+        tissue_kept_share: share.tissue_kept_share,
+        remark: share.remark.unwrap_or_default(),
+    }
 }
 
 /// Slides spread evenly over the first gene's measured values: low, middle and high expression are all seen.
@@ -107,7 +122,7 @@ fn panel(view: &View, predictor: &Predictor, index: usize) -> Result<SlidePanel>
     let bag = &view.set.bags[index];
     let explanation = predictor.explain(&*bag.features, Some(&bag.project))?;
     let mut attention = explanation.attention.iter().copied();
-    let side_px = view.run.config.select.patch_px as u64;
+    let side_px = selected.extent_px[0];
     let patches = selected.patches.iter().map(|patch| PatchMark {
         x_px: patch.x,
         y_px: patch.y,
@@ -150,11 +165,11 @@ fn selectors(view: &View, index: usize, device: &Device, progress: &dyn Progress
         }
         let selector = Selector::named(name, &settings)?;
         let own = name == config.select.selector;
-        let threshold = if own { scan::threshold_for_new_slides(config)? } else { selector.default_threshold() };
+        let threshold = if own { view.selection.choice.threshold() } else { selector.default_threshold() };
         compared.push((Scorer::new(&selector, device)?, threshold));
     }
-    let slide = scan::open(&view.selected[index].entry)?;
-    let comparison = selection::compare(&slide, 0, config.select.patch_px, &compared, progress)?;
+    let plane = scan::plane(&view.selected[index].entry, &config.select)?;
+    let comparison = selection::compare(&plane, config.select.patch_px, &compared, progress)?;
     atomic::write_bytes(view.run.path(results::SELECTORS_FILE), selection::figure(&comparison).as_bytes())?;
     Ok(comparison)
 }

@@ -9,10 +9,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Run,
-    scan::{LeftOut, Selected},
-};
+use super::{Run, scan::LeftOut, selection::Selected};
 use crate::{
     error::{Error, Fault, Result},
     eval::tables,

@@ -2,6 +2,7 @@
 //!
 //! A slide's scores are in `slides/ID.json`, written when the slide is done. A slide that cannot be used is written down
 //! with the reason, left out, and tried again by the next run; an error of the machine is no slide's fault and ends the run.
+//! What the run keeps, its threshold and where that came from are in `selection.json`, which `predict` uses.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Run,
-    config::{RunConfig, SelectConfig},
+    config::SelectConfig,
+    scales,
+    selection::{Selected, Selection},
 };
 use crate::{
     cohort::SlideEntry,
@@ -20,8 +23,8 @@ use crate::{
     error::{Error, Fault, Result},
     io::{checksum::Digest, file_name, fingerprint::Fingerprint, sealed},
     progress::Progress,
-    select::{self, PatchScore, ScoreOptions, Scorer, SlideScores, Threshold, score::score_slide_with},
-    slide::{Slide, SlideOptions},
+    select::{PatchGrid, PatchScore, ScoreOptions, Scorer, SlideScores, score::score_slide_with},
+    slide::{Plane, PlaneRule, Slide, SlideOptions},
 };
 
 /// What is known of one slide, as stored.
@@ -47,33 +50,18 @@ pub enum Outcome {
 pub struct Scored {
     pub width_px: u64,
     pub height_px: u64,
+    /// µm per level-0 pixel.
     pub mpp: Option<f64>,
-    /// Every whole patch, in rows from the upper left: x, y and bits (or the score, of a selector that counts no bits).
-    pub patches: Vec<(u64, u64, f64)>,
+    /// The pixels that patches are cut from.
+    pub plane: PlaneRule,
+    /// Width and height of a patch in level-0 pixels.
+    pub extent_px: [u64; 2],
+    /// Every whole patch, in rows from the upper left.
+    pub patches: Vec<ScoredPatch>,
 }
 
-/// One usable slide with the patches that go on.
-pub struct Selected {
-    pub entry: SlideEntry,
-    /// Of the pixels that are read from it.
-    pub pixels: Digest,
-    pub size_px: (u64, u64),
-    pub mpp: Option<f64>,
-    /// Every patch in rows from the upper left, the kept ones marked.
-    pub patches: Vec<PatchScore>,
-}
-
-impl Selected {
-    /// The patches that go on.
-    pub fn kept(&self) -> impl Iterator<Item = &PatchScore> {
-        self.patches.iter().filter(|patch| patch.kept)
-    }
-
-    /// Of the patches that go on, with their scores.
-    pub fn kept_digest(&self) -> Digest {
-        Digest::of("kept patches", &self.kept().map(|patch| (patch.x, patch.y, patch.score)).collect::<Vec<_>>())
-    }
-}
+/// x and y in level-0 pixels, bits (or the score, of a selector that counts no bits), shares of tissue and of glass.
+pub type ScoredPatch = (u64, u64, f64, f32, f32);
 
 /// A slide that was left out, and why.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -82,10 +70,20 @@ pub struct LeftOut {
     pub reason: String,
 }
 
+/// What the stage found.
+pub struct Scanned {
+    pub selected: Vec<Selected>,
+    pub left_out: Vec<LeftOut>,
+    pub selection: Selection,
+}
+
 /// Scores what is not scored yet, then keeps patches by the run's threshold.
-pub fn scan(run: &Run, device: &Device, progress: &dyn Progress) -> Result<(Vec<Selected>, Vec<LeftOut>)> {
+///
+/// # Errors
+/// Those of the machine, and the user's interruption.
+pub fn scan(run: &Run, device: &Device, progress: &dyn Progress) -> Result<Scanned> {
     let select = &run.config.select;
-    let settings = Digest::of("settings of scores", &(select.selector()?.digest()?, select.patch_px));
+    let settings = Digest::of("settings of scores", &(select.selector()?.digest()?, select.patch_px, select.mpp));
     // Loaded when the first slide needs it: a network is not read to find that everything is scored.
     let mut scorer = None;
     let mut states = Vec::with_capacity(run.cohort.slides.len());
@@ -128,7 +126,9 @@ pub fn scan(run: &Run, device: &Device, progress: &dyn Progress) -> Result<(Vec<
         progress.advance(1);
     }
     progress.end();
-    keep(select, states)
+    let scanned = keep(run, states)?;
+    sealed::write_json(run.path(Selection::FILE), &scanned.selection)?;
+    Ok(scanned)
 }
 
 pub(super) fn state_path(dir: &Path, slide: &str) -> PathBuf {
@@ -159,13 +159,13 @@ fn score(
     progress: &dyn Progress,
 ) -> Result<SlideState> {
     let begun = Instant::now();
-    let outcome = match score_patches(run, entry, scorer, progress) {
-        Ok(scored) if scored.patches.is_empty() => {
-            let side = run.config.select.patch_px;
-            let (width, height) = (scored.width_px, scored.height_px);
-            Outcome::Failed { reason: format!("{width} x {height} px hold no whole patch of {side} px") }
-        }
-        Ok(scored) => Outcome::Scored(scored),
+    let select = &run.config.select;
+    let scored = open(entry).and_then(|slide| {
+        slide.remarks().iter().for_each(|remark| progress.note(&format!("{}: {remark}", entry.id)));
+        score_patches(&slide, select, scorer, progress)
+    });
+    let outcome = match scored {
+        Ok((plane, scores)) => Outcome::Scored(scored_of(&plane, select, scores)),
         Err(error) if error.lies_with(&entry.path) => Outcome::Failed { reason: error.to_string() },
         Err(error) => return Err(error),
     };
@@ -180,23 +180,43 @@ fn score(
     Ok(state)
 }
 
-fn score_patches(run: &Run, entry: &SlideEntry, scorer: &Scorer, progress: &dyn Progress) -> Result<Scored> {
-    let slide = open(entry)?;
-    for remark in slide.remarks() {
-        progress.note(&format!("{}: {remark}", entry.id));
+/// Scores of every whole patch of a slide, and the pixels that they were cut from. Nothing is chosen yet.
+///
+/// # Errors
+/// A slide without the scale asked for or without a whole patch, a tile that cannot be decoded, or the user's interruption.
+pub(super) fn score_patches(
+    slide: &Slide,
+    select: &SelectConfig,
+    scorer: &Scorer,
+    progress: &dyn Progress,
+) -> Result<(Plane, SlideScores)> {
+    let plane = Plane::at(slide, select.mpp)?;
+    let ([width, height], side) = (plane.size_px(), select.patch_px as u64);
+    // Scoring would take the whole slide as one smaller patch, which has no p/q cells.
+    if width < side || height < side {
+        let scale = select.mpp.map_or(String::new(), |mpp| format!(" at {mpp} µm/px"));
+        let problem = format!("its {width} x {height} px{scale} hold no whole patch of {side} px");
+        return Err(Error::input(slide.path(), problem, "give a larger slide, or a smaller select.patch_px"));
     }
-    let (width_px, height_px) = (slide.levels()[0].width_px, slide.levels()[0].height_px);
-    let select = &run.config.select;
-    let side = select.patch_px as u64;
-    let patches = if width_px < side || height_px < side {
-        Vec::new() // `score_slide` would take the whole slide as one smaller patch, which has no p/q cells
-    } else {
-        let (selector, threshold) = (scorer.selector().clone(), select.threshold()?);
-        let options = ScoreOptions { patch_px: select.patch_px, selector, threshold, ..ScoreOptions::default() };
-        score_slide_with(&slide, &options, scorer, progress)?.patches
-    };
-    let measured = |p: &PatchScore| (p.x, p.y, p.bits.map_or(p.score, |bits| bits as f64));
-    Ok(Scored { width_px, height_px, mpp: slide.mpp(), patches: patches.iter().map(measured).collect() })
+    let (selector, threshold) = (scorer.selector().clone(), select.threshold()?);
+    let patch_px = select.patch_px;
+    let options = ScoreOptions { patch_px, selector, mpp: select.mpp, threshold, ..ScoreOptions::default() };
+    let scores = score_slide_with(slide, &options, scorer, progress)?;
+    Ok((plane, scores))
+}
+
+fn scored_of(plane: &Plane, select: &SelectConfig, scores: SlideScores) -> Scored {
+    let level = &plane.slide().levels()[0];
+    let measured =
+        |p: &PatchScore| (p.x, p.y, p.bits.map_or(p.score, |bits| bits as f64), p.tissue_share, p.glass_share);
+    Scored {
+        width_px: level.width_px,
+        height_px: level.height_px,
+        mpp: plane.slide().mpp(),
+        plane: plane.rule(),
+        extent_px: PatchGrid::of(plane, select.patch_px).extent(plane),
+        patches: scores.patches.iter().map(measured).collect(),
+    }
 }
 
 /// Opens a slide of the cohort with the scale its table gives, if it gives one.
@@ -204,68 +224,53 @@ pub fn open(entry: &SlideEntry) -> Result<Slide> {
     Slide::open_with(&entry.path, &SlideOptions { mpp: entry.mpp, ..SlideOptions::default() })
 }
 
-fn keep(select: &SelectConfig, states: Vec<(&SlideEntry, SlideState)>) -> Result<(Vec<Selected>, Vec<LeftOut>)> {
-    let threshold = select.threshold()?;
+/// The pixels that patches of a slide are cut from.
+pub fn plane(entry: &SlideEntry, select: &SelectConfig) -> Result<Plane> {
+    Plane::at(&open(entry)?, select.mpp)
+}
+
+fn keep(run: &Run, states: Vec<(&SlideEntry, SlideState)>) -> Result<Scanned> {
+    let select = &run.config.select;
     let (selector, area) = (select.selector()?, select.patch_px * select.patch_px);
-    let (mut selected, mut scores, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut entries, mut scores, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
     for (entry, state) in states {
         let content = state.fingerprint.map(|fingerprint| fingerprint.content).unwrap_or_default();
         match state.outcome {
             Outcome::Failed { reason } => left_out.push(LeftOut { slide: entry.id.clone(), reason }),
-            Outcome::Scored(scored) => {
-                let score = |&(x, y, value): &(u64, u64, f64)| selector.patch_score([x, y], value, area);
-                let patches = scored.patches.iter().map(score).collect();
+            Outcome::Scored(mut scored) => {
+                let score = |(x, y, value, tissue_share, glass_share): ScoredPatch| PatchScore {
+                    tissue_share,
+                    glass_share,
+                    ..selector.patch_score([x, y], value, area)
+                };
+                let patches = std::mem::take(&mut scored.patches).into_iter().map(score).collect();
                 scores.push(SlideScores { patches, ..SlideScores::default() });
-                selected.push((entry, content, (scored.width_px, scored.height_px), scored.mpp));
+                entries.push((entry, content, scored));
             }
         }
     }
-    if select.over_cohort {
-        select::score::mark_group(&mut scores, threshold);
-    } else {
-        for slide in &mut scores {
-            slide.mark(threshold);
-        }
-    }
-    let mut usable = Vec::new();
-    for ((entry, content, size_px, mpp), SlideScores { mut patches, .. }) in selected.into_iter().zip(scores) {
-        limit(&mut patches, select.most_patches);
-        if patches.iter().any(|patch| patch.kept) {
-            let pixels = Digest::of("pixels", &content);
-            usable.push(Selected { entry: entry.clone(), pixels, size_px, mpp, patches });
+    let choice = select.choice(run.config.seed)?.fit(&scores);
+    let mut selected = Vec::new();
+    for ((entry, content, scored), mut scores) in entries.into_iter().zip(scores) {
+        let passed = choice.pass(&mut scores);
+        if passed > 0 {
+            selected.push(Selected::new(entry, content, scored, scores.patches, passed, &choice));
         } else {
-            let reason = format!("none of its {} patches passed the threshold", patches.len());
-            left_out.push(LeftOut { slide: entry.id.clone(), reason });
+            let count = scores.patches.len();
+            let glass = scores.patches.iter().all(PatchScore::is_glass);
+            let why = if glass { "are more than glass" } else { "passed the threshold" };
+            left_out.push(LeftOut { slide: entry.id.clone(), reason: format!("none of its {count} patches {why}") });
         }
     }
-    Ok((usable, left_out))
-}
-
-/// Keeps the `most` patches with the highest scores. 0 keeps all.
-pub(super) fn limit(patches: &mut [PatchScore], most: usize) {
-    if most > 0 {
-        let mut kept: Vec<usize> = (0..patches.len()).filter(|&i| patches[i].kept).collect();
-        // Position decides between equals, so that the choice depends on nothing else.
-        kept.sort_by(|&a, &b| patches[b].score.total_cmp(&patches[a].score).then(a.cmp(&b)));
-        kept.into_iter().skip(most).for_each(|i| patches[i].kept = false);
-    }
-}
-
-/// The run's threshold for a slide it has not seen: one over the cohort is the score that its slides gave.
-pub(super) fn threshold_for_new_slides(config: &RunConfig) -> Result<Threshold> {
-    let threshold = config.select.threshold()?;
-    let Threshold::Sigma(deviations) = threshold else { return Ok(threshold) };
-    if !config.select.over_cohort {
-        return Ok(threshold);
-    }
-    let folder = config.out.join("slides");
-    let (selector, area) = (config.select.selector()?, config.select.patch_px * config.select.patch_px);
-    let mut values = Vec::new();
-    for entry in std::fs::read_dir(&folder).map_err(|e| Error::io(&folder, e))?.flatten() {
-        if let Ok(SlideState { outcome: Outcome::Scored(scored), .. }) = sealed::read_json(entry.path()) {
-            values.extend(scored.patches.iter().map(|&(x, y, value)| selector.patch_score([x, y], value, area).score));
-        }
-    }
-    values.sort_by(f64::total_cmp); // the folder's order is not the same everywhere; sums are
-    Ok(Threshold::Min(select::threshold::least_score(values.iter().copied(), deviations)))
+    let selection = Selection {
+        selector: selector.key(),
+        selector_digest: selector.digest()?,
+        unit: selector.unit().to_string(),
+        patch_px: select.patch_px,
+        local_px: select.local_px,
+        mpp: select.mpp,
+        slides_mpp: scales::range(selected.iter().filter_map(|slide| slide.mpp)),
+        choice,
+    };
+    Ok(Scanned { selected, left_out, selection })
 }

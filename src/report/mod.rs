@@ -30,6 +30,9 @@ pub struct ReportData {
     pub slides: Vec<SlidePanel>,
     pub reconstructions: Vec<Reconstruction>,
     pub selectors: Option<SelectorComparison>,
+    /// What kept a patch, in words, and how much of every slide it kept.
+    pub selection_rule: String,
+    pub kept: Vec<KeptPatches>,
     pub cohort: CohortSummary,
     pub excluded: Vec<Excluded>,
     pub timings: Vec<Timing>,
@@ -159,6 +162,18 @@ pub struct CohortSummary {
 pub struct PatchCounts {
     pub scored: u64,
     pub kept: u64,
+}
+
+/// How much of a slide went on.
+#[derive(Clone, Debug)]
+pub struct KeptPatches {
+    pub slide: String,
+    pub patches: PatchCounts,
+    /// Share of the slide that Otsu's threshold calls tissue, 0 to 1, and the share of that tissue that is kept.
+    pub tissue_share: f64,
+    pub tissue_kept_share: f64,
+    /// Empty where there is nothing to say.
+    pub remark: String,
 }
 
 /// A slide that was left out.

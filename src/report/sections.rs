@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    GeneReport, PatchCounts, ReportData, SelectorComparison, SlidePanel, Thumbnail, figures,
+    GeneReport, KeptPatches, PatchCounts, ReportData, SelectorComparison, SlidePanel, Thumbnail, figures,
     html::{duration, escape, fixed, photograph, png_image, probability},
     overlay::range,
     selection,
@@ -23,6 +23,7 @@ pub(super) fn all(data: &ReportData) -> Vec<(&'static str, &'static str, String)
         ("results", "Results", results(data)),
         ("scatter", "Predicted and measured", scatters(data)),
         ("folds", "Folds", folds(&data.genes)),
+        ("selection", "Patches kept", kept(data)),
         ("slides", "Slides", data.slides.iter().map(slide).collect()),
         ("training", "Training", curves(data)),
         ("reconstructions", "Reconstructions", reconstructions(data)),
@@ -242,6 +243,40 @@ fn picture(image: &RgbImage, caption: &str, below: &str) -> String {
     }
     let caption = escape(caption);
     format!("<figure>{}<figcaption>{caption}</figcaption>{below}</figure>", photograph(image, &caption))
+}
+
+/// How much of every slide went on; slides with a remark first.
+fn kept(data: &ReportData) -> String {
+    if data.kept.is_empty() {
+        return String::new();
+    }
+    let mut slides: Vec<&KeptPatches> = data.kept.iter().collect();
+    slides.sort_by_key(|slide| slide.remark.is_empty());
+    let percent = |share: f64| format!("{} %", fixed(Some(100.0 * share), 1));
+    let row = |slide: &&KeptPatches| {
+        let PatchCounts { scored, kept } = slide.patches;
+        format!(
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td><strong>{}</strong></td><td>{}</td><td>{}</td>\
+             <td class=\"note\">{}</td></tr>",
+            escape(&slide.slide),
+            thousands(scored),
+            thousands(kept),
+            percent(kept as f64 / scored.max(1) as f64),
+            percent(slide.tissue_share),
+            percent(slide.tissue_kept_share),
+            escape(&slide.remark)
+        )
+    };
+    let shares = data.kept.iter().map(|s| s.patches.kept as f64 / s.patches.scored.max(1) as f64).collect();
+    format!(
+        "<p>A patch is kept by this rule: {}. Half of the slides keep more than {} of their patches. Tissue is what \
+         Otsu\u{2019}s threshold of a slide calls so.</p>\n<div class=\"scroll\"><table><thead><tr><th scope=\"col\">Slide</th>\
+         <th scope=\"col\">patches</th><th scope=\"col\">kept</th><th scope=\"col\">share kept</th><th scope=\"col\">tissue</th>\
+         <th scope=\"col\">tissue kept</th><th scope=\"col\"></th></tr></thead><tbody>{}</tbody></table></div>",
+        escape(&data.selection_rule),
+        percent(median(shares)),
+        slides.iter().map(row).collect::<String>()
+    )
 }
 
 fn curves(data: &ReportData) -> String {

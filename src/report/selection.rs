@@ -16,11 +16,11 @@ use crate::{
     image::RgbImage,
     progress::Progress,
     select::{
-        Scorer, Threshold,
-        score::{PatchGrid, SlideScores, score_slide_by_each},
+        PatchGrid, Scorer, Threshold,
+        score::{SlideScores, score_plane_by_each},
         selector::Response,
     },
-    slide::Slide,
+    slide::Plane,
 };
 
 /// Patches shown.
@@ -36,27 +36,21 @@ const THUMBNAIL_PX: usize = 640;
 /// # Errors
 /// The slide cannot be read, a selector cannot be used, or the user's interruption.
 pub fn compare(
-    slide: &Slide,
-    level: usize,
+    plane: &Plane,
     patch_px: usize,
     selectors: &[(Scorer, Threshold)],
     progress: &dyn Progress,
 ) -> Result<SelectorComparison> {
     let (scorers, thresholds): (Vec<&Scorer>, Vec<Threshold>) = selectors.iter().map(|(s, t)| (s, *t)).unzip();
-    let mut scores = score_slide_by_each(slide, level, patch_px, &scorers, progress)?;
+    let slide = plane.slide();
+    let mut scores = score_plane_by_each(plane, patch_px, &scorers, progress)?;
     let size_px = slide.levels().first().map_or((1, 1), |first| (first.width_px, first.height_px));
-    let shown = &slide.levels()[level];
-    let grid = PatchGrid::new(shown.width_px, shown.height_px, patch_px);
+    let grid = PatchGrid::of(plane, patch_px);
+    let [width_px, height_px] = grid.extent(plane);
     // Marks are in pixels of level 0.
-    let scale = size_px.0 as f64 / shown.width_px.max(1) as f64;
+    let scale = size_px.0 as f64 / plane.area()[0].max(1) as f64;
     let chosen = scores.first().map(chosen).unwrap_or_default();
-    let images = chosen
-        .iter()
-        .map(|&i| {
-            let patch = &scores[0].patches[i];
-            slide.read_region(level, patch.x as i64, patch.y as i64, grid.width_px, grid.height_px)
-        })
-        .collect::<Result<Vec<RgbImage>>>()?;
+    let images = chosen.iter().map(|&i| grid.read(plane, i)).collect::<Result<Vec<RgbImage>>>()?;
     let mut rows = Vec::with_capacity(scorers.len());
     for ((scorer, &threshold), scores) in scorers.iter().zip(&thresholds).zip(&mut scores) {
         scores.mark(threshold);
@@ -71,7 +65,7 @@ pub fn compare(
         let mark = |patch: &crate::select::PatchScore| PatchMark {
             x_px: (patch.x as f64 * scale) as u64,
             y_px: (patch.y as f64 * scale) as u64,
-            side_px: (grid.width_px.max(grid.height_px) as f64 * scale) as u64,
+            side_px: (width_px.max(height_px) as f64 * scale) as u64,
             score: patch.score,
             kept: patch.kept,
             attention: None,

@@ -2,7 +2,7 @@
 //!
 //! A [`Selector`] gives one image one number, higher for more texture. The paper's choice, and the default, is the length of
 //! a compressed form of the patch ([`Codec`], see [`shannon`]); the others are those it is compared with (paper 4.2). [`threshold`]
-//! turns numbers into a choice, [`score`] does it for all patches of a slide.
+//! turns numbers into marks, [`score`] does it for all patches of a slide, [`choice`] for all slides of a run.
 //!
 //! | selector | score | semantics after | agreement measured |
 //! |---|---|---|---|
@@ -20,20 +20,26 @@
 //! (scipy 57), log 750 (scipy 39); `cargo bench --bench selectors`.
 
 pub mod canny;
+pub mod choice;
 pub mod dexined;
 pub mod gaussian;
+pub mod glass;
 pub mod gradient;
 pub mod grey;
+pub mod grid;
 pub mod jpeg;
 pub mod kernels;
 pub mod order0;
 pub mod otsu;
+pub mod prefilter;
 pub mod score;
 pub mod score_map;
 pub mod selector;
 pub mod shannon;
 pub mod threshold;
 
+pub use choice::{Choice, FittedChoice, Scope};
+pub use grid::PatchGrid;
 pub use score::{PatchScore, ScoreOptions, SlideScores, score_slide};
 pub use selector::{Scorer, Selector};
 pub use threshold::Threshold;

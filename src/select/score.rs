@@ -1,36 +1,18 @@
 //! Scores of all patches of a slide.
 //!
-//! Patches are whole squares of `patch_px` from the top left corner of a level, without overlap; what is left over at the right
-//! and the bottom is not scored, because a cut patch has fewer bits for no fault of its texture. A slide narrower or lower
-//! than a patch is one patch across or down, scored at its real size, so a small image is one patch.
-//!
-//! **Pre-filter.** A slide whose tiles are JPEG already holds a score of its own: the compressed size of every tile, in the
-//! file's directory. With [`ScoreOptions::prefilter`] only the given share of patches with the most compressed bytes is decoded and
-//! scored. The others are left out of the result; what they would have scored is estimated in proportion to their
-//! bytes, so that a threshold relative to the slide's mean still knows of them.
-//!
-//! Measured on the JPEG slides at hand, `lz`, threshold mean + 1 standard deviation; "lost" are patches that scoring
-//! everything keeps and the pre-filter does not, "added" the reverse:
-//!
-//! | slide | patch | share decoded | patches | kept by all | lost | added |
-//! |---|---|---|---|---|---|---|
-//! | CMU-1-Small-Region.svs | 256 | 0.75 | 66 of 88 | 24 | 0 | 0 |
-//! | CMU-1-Small-Region.svs | 256 | 0.5 | 44 of 88 | 24 | 0 | 0 |
-//! | CMU-1-Small-Region.svs | 256 | 0.25 | 22 of 88 | 24 | 3 | 0 |
-//! | CMU-1-Small-Region.svs | 512 | 0.75 | 15 of 20 | 4 | 0 | 0 |
-//! | CMU-1-Small-Region.svs | 512 | 0.5 | 10 of 20 | 4 | 0 | 0 |
-//! | CMU-1-Small-Region.svs | 512 | 0.25 | 5 of 20 | 4 | 0 | 0 |
-//! | CropBreastSlide.tiff | 256 | 0.75 | 27 of 35 | 9 | 4 | 0 |
-//! | CropBreastSlide.tiff | 256 | 0.5 | 18 of 35 | 9 | 0 | 0 |
-//! | CropBreastSlide.tiff | 256 | 0.25 | 9 of 35 | 9 | 0 | 0 |
-//! | CropBreastSlide.tiff | 512 | 0.75 | 5 of 6 | 1 | 1 | 0 |
-//! | CropBreastSlide.tiff | 512 | 0.5 | 3 of 6 | 1 | 1 | 0 |
-//! | CropBreastSlide.tiff | 512 | 0.25 | 2 of 6 | 1 | 1 | 0 |
+//! Patches are whole squares of `patch_px` from the top left corner of a [`Plane`]: a level, or the slide at a scale in µm
+//! per pixel. What is left over at the right and the bottom is not scored, because a cut patch has fewer bits for no fault
+//! of its texture. A slide narrower or lower than a patch is one patch across or down, scored at its real size, so a small
+//! image is one patch. Every patch is read once: its score, and how much of it is glass and tissue ([`glass`]), come from
+//! the same pixels.
 
 use rayon::prelude::*;
 
 use super::{
     Codec,
+    glass::{self, Cells},
+    grid::PatchGrid,
+    prefilter,
     selector::{Pending, Scorer, Selector, Work},
     threshold::{Threshold, least_score},
 };
@@ -39,16 +21,17 @@ use crate::{
     error::{Error, Result},
     image::RgbImage,
     progress::Progress,
-    slide::Slide,
+    slide::{Plane, Slide},
 };
 
-/// Side of a patch where none is given, in pixels of the scored level.
+/// Side of a patch where none is given, in pixels of the scored plane.
 pub const DEFAULT_PATCH_PX: usize = 1024;
 /// The largest patch: 3 GiB of pixels would be one patch of 32768.
 const MAX_PATCH_PX: usize = 16384;
 
-/// One patch and its score. `x` and `y` are its top left corner in pixels of the scored level.
-#[derive(Clone, Copy, PartialEq, Debug)]
+/// One patch and its score. `x` and `y` are its top left corner, where [`Plane::place`] writes it: in level-0 pixels, or
+/// where a level was asked for, in that level's.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct PatchScore {
     pub x: u64,
     pub y: u64,
@@ -56,7 +39,16 @@ pub struct PatchScore {
     pub bits: Option<u64>,
     /// What patches are compared by: bits per pixel for Shannon selection.
     pub score: f64,
+    /// Shares of the patch, 0 to 1, that Otsu's threshold of the slide calls tissue, and that are [`glass`].
+    pub tissue_share: f32,
+    pub glass_share: f32,
     pub kept: bool,
+}
+
+impl PatchScore {
+    pub fn is_glass(&self) -> bool {
+        self.glass_share >= glass::GLASS_SHARE
+    }
 }
 
 /// How a slide is scored.
@@ -64,6 +56,8 @@ pub struct PatchScore {
 pub struct ScoreOptions {
     pub patch_px: usize,
     pub selector: Selector,
+    /// µm per pixel at which patches are cut; without it, the pixels of `level`.
+    pub mpp: Option<f64>,
     pub level: usize,
     pub threshold: Threshold,
     /// Share of the patches, 0 to 1, that are decoded at all, by the compressed size of their tiles.
@@ -75,6 +69,7 @@ impl Default for ScoreOptions {
         ScoreOptions {
             patch_px: DEFAULT_PATCH_PX,
             selector: Selector::default(),
+            mpp: None,
             level: 0,
             threshold: Threshold::default(),
             prefilter: None,
@@ -84,7 +79,7 @@ impl Default for ScoreOptions {
 
 impl ScoreOptions {
     /// # Errors
-    /// A patch side of 0 or beyond memory, a share outside 0 to 1, an unusable threshold.
+    /// A patch side of 0 or beyond memory, a scale and a level at once, a share outside 0 to 1, an unusable threshold.
     pub fn check(&self) -> Result<()> {
         if !(1..=MAX_PATCH_PX).contains(&self.patch_px) {
             return Err(Error::Usage(format!(
@@ -92,6 +87,10 @@ impl ScoreOptions {
                 self.patch_px
             )));
         }
+        if self.mpp.is_some() && self.level != 0 {
+            return Err(Error::Usage("a scale in µm per pixel chooses its level itself; leave the level out".into()));
+        }
+        self.mpp.map(crate::slide::scale::check_override).transpose()?;
         if self.prefilter.is_some_and(|share| !(share > 0.0 && share <= 1.0)) {
             return Err(Error::Usage("the pre-filter's share must be above 0 and at most 1".to_string()));
         }
@@ -103,6 +102,17 @@ impl ScoreOptions {
         }
         self.selector.check()?;
         self.selector.accepts(self.threshold).map(drop)
+    }
+
+    /// The pixels of a slide that patches are cut from.
+    ///
+    /// # Errors
+    /// The slide has no such level or scale.
+    pub fn plane(&self, slide: &Slide) -> Result<Plane> {
+        match self.mpp {
+            Some(_) => Plane::at(slide, self.mpp),
+            None => Plane::of_level(slide, self.level),
+        }
     }
 }
 
@@ -118,56 +128,17 @@ pub struct SlideScores {
 }
 
 impl SlideScores {
-    /// Marks the patches of this slide that are kept; returns how many.
+    /// Marks the patches of this slide that are kept, by the slide's own mean and deviation where the threshold asks for
+    /// them; returns how many.
     pub fn mark(&mut self, threshold: Threshold) -> usize {
-        mark_group(std::slice::from_mut(self), threshold)
-    }
-}
-
-/// Marks the patches that are kept when several slides are one group, a cohort; returns how many.
-pub fn mark_group(slides: &mut [SlideScores], threshold: Threshold) -> usize {
-    let threshold = match threshold {
-        Threshold::Sigma(deviations) => {
-            let values = slides.iter().flat_map(|slide| {
-                let scored = slide.patches.iter().map(|patch| patch.score);
-                scored.chain(slide.left_out_bits_per_px.iter().copied())
-            });
-            Threshold::Min(least_score(values, deviations))
-        }
-        other => other,
-    };
-    threshold.mark(slides.iter_mut().flat_map(|slide| &mut slide.patches))
-}
-
-/// Where the patches of a level lie.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PatchGrid {
-    pub columns: u64,
-    pub rows: u64,
-    /// Size of every patch; below the side asked for where the level is smaller than that.
-    pub width_px: usize,
-    pub height_px: usize,
-}
-
-impl PatchGrid {
-    pub fn new(level_width_px: u64, level_height_px: u64, patch_px: usize) -> PatchGrid {
-        let along = |length: u64| (length.min(patch_px as u64) as usize, (length / patch_px as u64).max(1));
-        let ((width_px, columns), (height_px, rows)) = (along(level_width_px), along(level_height_px));
-        PatchGrid { columns, rows, width_px, height_px }
-    }
-
-    pub fn len(&self) -> usize {
-        (self.columns * self.rows) as usize
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Top left corner of a patch.
-    fn corner(&self, index: usize) -> (u64, u64) {
-        let (column, row) = (index as u64 % self.columns, index as u64 / self.columns);
-        (column * self.width_px as u64, row * self.height_px as u64)
+        let threshold = match threshold {
+            Threshold::Sigma(deviations) => {
+                let scored = self.patches.iter().map(|patch| patch.score);
+                Threshold::Min(least_score(scored.chain(self.left_out_bits_per_px.iter().copied()), deviations))
+            }
+            other => other,
+        };
+        threshold.mark(&mut self.patches)
     }
 }
 
@@ -175,7 +146,8 @@ impl PatchGrid {
 /// are in memory at once.
 ///
 /// # Errors
-/// Options that cannot be, a level that the slide does not have, a tile that cannot be decoded, or the user's interruption.
+/// Options that cannot be, a level or scale that the slide does not have, a tile that cannot be decoded, or the user's
+/// interruption.
 pub fn score_slide(slide: &Slide, options: &ScoreOptions, progress: &dyn Progress) -> Result<SlideScores> {
     score_slide_with(slide, options, &Scorer::new(&options.selector, &Device::cpu())?, progress)
 }
@@ -188,19 +160,12 @@ pub fn score_slide_with(
     progress: &dyn Progress,
 ) -> Result<SlideScores> {
     options.check()?;
-    let Some(level) = slide.levels().get(options.level) else {
-        let have = slide.levels().len();
-        return Err(Error::input(
-            slide.path(),
-            format!("has no level {}", options.level),
-            format!("choose one of its {have}, 0 to {}", have.saturating_sub(1)),
-        ));
-    };
-    let grid = PatchGrid::new(level.width_px, level.height_px, options.patch_px);
+    let plane = options.plane(slide)?;
+    let grid = PatchGrid::of(&plane, options.patch_px);
     let (candidates, compressed) = match options.prefilter {
         None => ((0..grid.len()).collect(), None),
-        Some(share) => match compressed_bits_per_px(slide, options.level, &grid)? {
-            Some(compressed) => (largest(&compressed, share), Some(compressed)),
+        Some(share) => match prefilter::compressed_bits_per_px(&plane, &grid)? {
+            Some(compressed) => (prefilter::largest(&compressed, share), Some(compressed)),
             None => {
                 progress.note(&format!(
                     "{}: has no JPEG tiles to pre-filter by; scoring all of it",
@@ -210,191 +175,129 @@ pub fn score_slide_with(
             }
         },
     };
-    let read = |x: u64, y: u64| slide.read_region(options.level, x as i64, y as i64, grid.width_px, grid.height_px);
     let name = slide.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let tissue_threshold = scorer.slide_threshold(slide)?;
-    let measured = score_patches(&name, &grid, &candidates, &scorer.work(tissue_threshold), read, progress)?;
-    let row = |(&index, value): (&usize, f64)| {
-        let (x, y) = grid.corner(index);
-        scorer.selector().patch_score([x, y], value, grid.width_px * grid.height_px)
-    };
-    let patches = candidates.iter().zip(measured).map(row).collect();
-    let mut scores = SlideScores { patches, left_out_bits_per_px: Vec::new(), tissue_threshold };
+    let mut all = score_patches(&format!("score {name}"), &plane, &grid, &candidates, &[scorer], progress)?;
+    let mut scores = all.pop().unwrap_or_default();
     if let Some(compressed) = compressed {
-        scores.left_out_bits_per_px = estimates(&compressed, &candidates, &scores.patches);
+        scores.left_out_bits_per_px = prefilter::estimates(&compressed, &candidates, &scores.patches);
     }
     scores.mark(options.threshold);
     Ok(scores)
 }
 
-/// Scores every patch of a level by several selectors, reading each patch once. Nothing is marked as kept yet.
+/// Scores every patch of a plane by several selectors, reading each patch once. Nothing is marked as kept yet.
 ///
 /// # Errors
 /// As [`score_slide`].
-pub fn score_slide_by_each(
-    slide: &Slide,
-    level: usize,
+pub fn score_plane_by_each(
+    plane: &Plane,
     patch_px: usize,
     scorers: &[&Scorer],
     progress: &dyn Progress,
 ) -> Result<Vec<SlideScores>> {
-    let options = ScoreOptions { patch_px, level, ..ScoreOptions::default() };
-    options.check()?;
-    let Some(found) = slide.levels().get(level) else {
-        return Err(Error::input(slide.path(), format!("has no level {level}"), "choose one that it has"));
-    };
-    let grid = PatchGrid::new(found.width_px, found.height_px, patch_px);
-    let thresholds = scorers.iter().map(|scorer| scorer.slide_threshold(slide)).collect::<Result<Vec<_>>>()?;
-    let mut all: Vec<SlideScores> = (thresholds.iter())
-        .map(|&tissue_threshold| SlideScores { tissue_threshold, ..SlideScores::default() })
-        .collect();
-    progress.begin("selectors", grid.len() as u64, "patches");
-    let patches: Vec<usize> = (0..grid.len()).collect();
-    let pixels = grid.width_px * grid.height_px;
-    for batch in patches.chunks(4 * rayon::current_num_threads()) {
-        progress.check()?;
-        let read = |&index: &usize| {
-            let (x, y) = grid.corner(index);
-            slide.read_region(level, x as i64, y as i64, grid.width_px, grid.height_px)
-        };
-        let images: Vec<RgbImage> = batch.par_iter().map(read).collect::<Result<_>>()?;
-        for ((scorer, &tissue), scores) in scorers.iter().zip(&thresholds).zip(&mut all) {
-            let values: Vec<f64> = match scorer.work(tissue) {
-                Work::Each(score) => images.par_iter().map(&*score).collect(),
-                Work::InTurn(score) => images.iter().map(score).collect::<Result<_>>()?,
-                Work::Queued(start) => start(&images)?()?,
-            };
-            let row = |(&index, value): (&usize, f64)| {
-                let (x, y) = grid.corner(index);
-                scorer.selector().patch_score([x, y], value, pixels)
-            };
-            scores.patches.extend(batch.iter().zip(values).map(row));
-        }
-        progress.advance(batch.len() as u64);
-    }
-    progress.end();
-    Ok(all)
+    ScoreOptions { patch_px, ..ScoreOptions::default() }.check()?;
+    let grid = PatchGrid::of(plane, patch_px);
+    let every: Vec<usize> = (0..grid.len()).collect();
+    score_patches("selectors", plane, &grid, &every, scorers, progress)
 }
 
-/// Measures the given patches of a grid, in order, reading each through `read`.
+/// Scores the given patches of a grid, in order, by every scorer.
 fn score_patches(
-    name: &str,
+    stage: &str,
+    plane: &Plane,
     grid: &PatchGrid,
     patches: &[usize],
-    work: &Work,
-    read: impl Fn(u64, u64) -> Result<RgbImage> + Sync,
+    scorers: &[&Scorer],
     progress: &dyn Progress,
-) -> Result<Vec<f64>> {
-    let image = |&index: &usize| {
-        let (x, y) = grid.corner(index);
-        read(x, y)
+) -> Result<Vec<SlideScores>> {
+    let thresholds = scorers.iter().map(|s| s.slide_threshold(plane.slide())).collect::<Result<Vec<_>>>()?;
+    let work: Vec<Work> = scorers.iter().zip(&thresholds).map(|(scorer, &tissue)| scorer.work(tissue)).collect();
+    let read = |index: usize| grid.read(plane, index);
+    progress.begin(stage, patches.len() as u64, "patches");
+    let measured = measure(patches, &work, read, progress);
+    progress.end();
+    let (values, cells) = measured?;
+    let tissue = glass::tissue_shares(&cells);
+    let scores = |((scorer, values), &tissue_threshold): ((&&Scorer, Vec<f64>), &Option<u8>)| {
+        let row = |(i, value): (usize, f64)| PatchScore {
+            tissue_share: tissue[i],
+            glass_share: cells[i].glass_share(),
+            ..scorer.selector().patch_score(plane.place(grid.corner(patches[i])), value, grid.width_px * grid.height_px)
+        };
+        let patches = values.into_iter().enumerate().map(row).collect();
+        SlideScores { patches, left_out_bits_per_px: Vec::new(), tissue_threshold }
+    };
+    Ok(scorers.iter().zip(values).zip(&thresholds).map(scores).collect())
+}
+
+/// What every kind of work measures on patches that `read` gives, each read once, and the patches' cells.
+fn measure(
+    patches: &[usize],
+    work: &[Work],
+    read: impl Fn(usize) -> Result<RgbImage> + Sync,
+    progress: &dyn Progress,
+) -> Result<(Vec<Vec<f64>>, Vec<Cells>)> {
+    let mut values = vec![Vec::with_capacity(patches.len()); work.len()];
+    let mut cells = Vec::with_capacity(patches.len());
+    // Work that any thread does alone is done where the patch is read, so that no more patches than threads are held.
+    let alone: Vec<_> = work.iter().map(|work| if let Work::Each(score) = work { Some(score) } else { None }).collect();
+    let hold = alone.iter().any(Option::is_none);
+    let one = |&index: &usize| -> Result<(Cells, Vec<f64>, Option<RgbImage>)> {
+        let image = read(index)?;
+        let scores = alone.iter().flatten().map(|score| score(&image)).collect();
+        if !hold {
+            progress.advance(1);
+        }
+        Ok((Cells::of(&image), scores, hold.then_some(image)))
     };
     // A device counts one batch while the threads decode the next.
-    let mut pending: Option<(Pending, usize)> = None;
-    let finish = |pending: &mut Option<(Pending, usize)>| -> Result<Vec<f64>> {
-        let Some((wait, patches)) = pending.take() else { return Ok(Vec::new()) };
-        let values = wait()?;
-        progress.advance(patches as u64);
-        Ok(values)
-    };
-    let mut measure = |batch: &[usize]| -> Result<Vec<f64>> {
-        match work {
-            Work::Queued(start) => {
-                let images: Vec<RgbImage> = batch.par_iter().map(image).collect::<Result<_>>()?;
-                let started = start(&images)?;
-                let before = finish(&mut pending)?;
-                pending = Some((started, batch.len()));
-                Ok(before)
-            }
-            Work::Each(score) => {
-                let one = |index: &usize| {
-                    let value = score(&image(index)?);
-                    progress.advance(1);
-                    Ok(value)
-                };
-                batch.par_iter().map(one).collect()
-            }
-            Work::InTurn(score) => {
-                let images: Vec<RgbImage> = batch.par_iter().map(image).collect::<Result<_>>()?;
-                let one = |image: &RgbImage| {
-                    progress.check()?;
-                    let value = score(image)?;
-                    progress.advance(1);
-                    Ok(value)
-                };
-                images.iter().map(one).collect()
-            }
-        }
-    };
-    progress.begin(&format!("score {name}"), patches.len() as u64, "patches");
+    let mut pending: Vec<(usize, Pending)> = Vec::new();
     // A thread that waits for the tiles of its patch may start another one meanwhile; a batch bounds how many.
-    let batch = 4 * rayon::current_num_threads();
-    let mut values = Vec::with_capacity(patches.len());
-    let mut result = Ok(());
-    for batch in patches.chunks(batch) {
-        result = progress.check().and_then(|()| measure(batch)).map(|measured| values.extend(measured));
-        if result.is_err() {
-            break;
+    for batch in patches.chunks(4 * rayon::current_num_threads()) {
+        progress.check()?;
+        let mut images = Vec::new();
+        let mut scores = Vec::with_capacity(batch.len());
+        for (of_patch, values, image) in batch.par_iter().map(one).collect::<Result<Vec<_>>>()? {
+            cells.push(of_patch);
+            scores.push(values);
+            images.extend(image);
         }
-    }
-    if result.is_ok() {
-        result = finish(&mut pending).map(|measured| values.extend(measured));
-    }
-    progress.end();
-    result.map(|()| values)
-}
-
-/// Compressed bits per pixel of every patch from the sizes of the tiles it touches, in proportion to the area it covers of
-/// each. `None` where the level's tiles are not JPEG.
-fn compressed_bits_per_px(slide: &Slide, level: usize, grid: &PatchGrid) -> Result<Option<Vec<f64>>> {
-    let found = &slide.levels()[level];
-    if !found.compression.to_ascii_lowercase().contains("jpeg") {
-        return Ok(None);
-    }
-    let Some(bytes) = slide.tile_byte_counts(level)? else { return Ok(None) };
-    let (tile_width_px, tile_height_px) = (found.tile_width_px.max(1), found.tile_height_px.max(1));
-    let columns = found.width_px.div_ceil(tile_width_px);
-    let per_px = |index: u64| {
-        let bytes = bytes.get(index as usize).copied().unwrap_or(0);
-        8.0 * bytes as f64 / (tile_width_px * tile_height_px) as f64
-    };
-    // Overlap of a patch with each tile along one axis: (tile, pixels).
-    let overlaps = |start: u64, length: usize, tile_px: u64| {
-        let end = start + length as u64;
-        (start / tile_px..end.div_ceil(tile_px))
-            .map(move |tile| (tile, (end.min((tile + 1) * tile_px) - start.max(tile * tile_px)) as f64))
-    };
-    let patch = |index: usize| {
-        let (x, y) = grid.corner(index);
-        let mut bits = 0.0;
-        for (row, height) in overlaps(y, grid.height_px, tile_height_px) {
-            for (column, width) in overlaps(x, grid.width_px, tile_width_px) {
-                bits += per_px(row * columns + column) * width * height;
+        let started = work.iter().enumerate().filter_map(|(i, work)| match work {
+            Work::Queued(start) => Some(start(&images).map(|pending| (i, pending))),
+            _ => None,
+        });
+        let started = started.collect::<Result<Vec<_>>>()?;
+        finish(std::mem::replace(&mut pending, started), &mut values)?;
+        let mut column = 0..;
+        for (work, values) in work.iter().zip(&mut values) {
+            match work {
+                Work::Each(_) => {
+                    let column = column.next().unwrap_or_default();
+                    values.extend(scores.iter().map(|scores| scores[column]));
+                }
+                Work::InTurn(score) => {
+                    for image in &images {
+                        progress.check()?;
+                        values.push(score(image)?);
+                    }
+                }
+                Work::Queued(_) => {}
             }
         }
-        bits / (grid.width_px * grid.height_px) as f64
-    };
-    Ok(Some((0..grid.len()).map(patch).collect()))
+        if hold {
+            progress.advance(batch.len() as u64);
+        }
+    }
+    finish(pending, &mut values)?;
+    Ok((values, cells))
 }
 
-/// The patches with the highest values, at least one, in the order of the grid.
-fn largest(values: &[f64], share: f64) -> Vec<usize> {
-    let wanted = ((values.len() as f64 * share).ceil() as usize).clamp(1, values.len().max(1));
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
-    order.truncate(wanted);
-    order.sort_unstable();
-    order
-}
-
-/// What the patches that are not candidates would have scored, in proportion to their compressed size.
-fn estimates(compressed: &[f64], candidates: &[usize], scored: &[PatchScore]) -> Vec<f64> {
-    let seen: f64 = candidates.iter().map(|&index| compressed[index]).sum();
-    let found: f64 = scored.iter().map(|patch| patch.score).sum();
-    let factor = if seen > 0.0 { found / seen } else { 0.0 };
-    let mut chosen = candidates.iter().peekable();
-    let left_out = (0..compressed.len()).filter(|index| chosen.next_if_eq(&index).is_none());
-    left_out.map(|index| factor * compressed[index]).collect()
+/// Waits for the scores that a device is busy with.
+fn finish(pending: Vec<(usize, Pending)>, values: &mut [Vec<f64>]) -> Result<()> {
+    pending.into_iter().try_for_each(|(work, wait)| {
+        values[work].extend(wait()?);
+        Ok(())
+    })
 }
 
 /// Scores one image as one patch, whatever its size.
@@ -410,59 +313,37 @@ mod tests {
     use crate::progress::Silent;
 
     #[test]
-    fn only_whole_patches_but_at_least_one() {
-        let grid = |w, h| PatchGrid::new(w, h, 1024);
-        assert_eq!(grid(2220, 2967), PatchGrid { columns: 2, rows: 2, width_px: 1024, height_px: 1024 });
-        assert_eq!(grid(1024, 1023), PatchGrid { columns: 1, rows: 1, width_px: 1024, height_px: 1023 });
-        assert_eq!(grid(5000, 10), PatchGrid { columns: 4, rows: 1, width_px: 1024, height_px: 10 });
-        assert_eq!(grid(1, 1), PatchGrid { columns: 1, rows: 1, width_px: 1, height_px: 1 });
-        assert_eq!(grid(5000, 2048).corner(5), (1024, 1024));
-    }
-
-    #[test]
-    fn patches_are_scored_in_order_and_errors_stop_the_job() {
-        let grid = PatchGrid::new(40, 30, 10);
-        let read = |x: u64, y: u64| Ok(RgbImage::filled(10, 10, [x as u8, y as u8, 0]));
-        let wanted: Vec<usize> = (0..grid.len()).collect();
-        let colour = |image: &RgbImage| f64::from(image.pixels[0]) + 100.0 * f64::from(image.pixels[1]);
-        for work in [Work::Each(Box::new(colour)), Work::InTurn(Box::new(|image| Ok(colour(image))))] {
-            let values = score_patches("slide", &grid, &wanted, &work, read, &Silent).unwrap();
-            assert_eq!(values.len(), 12);
-            assert!(values.iter().zip(0..).all(|(v, i)| *v == f64::from(i % 4 * 10 + 100 * (i / 4 * 10))));
-        }
-        let work = Work::Each(Box::new(colour));
-        let broken = |x: u64, y: u64| if y == 20 { Err(Error::Usage("broken".into())) } else { read(x, y) };
-        assert!(score_patches("slide", &grid, &wanted, &work, broken, &Silent).is_err());
-    }
-
-    #[test]
-    fn the_pre_filter_takes_the_largest_and_estimates_the_rest() {
-        let compressed = [1.0, 4.0, 2.0, 8.0];
-        let candidates = largest(&compressed, 0.5);
-        assert_eq!(candidates, [1, 3]);
-        let patch = |score| PatchScore { x: 0, y: 0, bits: Some(1), score, kept: false };
-        assert_eq!(estimates(&compressed, &candidates, &[patch(8.0), patch(16.0)]), [2.0, 4.0]);
-        assert_eq!(largest(&compressed, 0.01), [3]);
-    }
-
-    #[test]
-    fn a_cohort_is_one_group() {
-        let slide = |values: &[f64]| SlideScores {
-            patches: values
-                .iter()
-                .map(|&v| PatchScore { x: 0, y: 0, bits: Some(v as u64), score: v, kept: true })
-                .collect(),
-            ..SlideScores::default()
+    fn patches_are_measured_in_order_by_every_kind_of_work_and_errors_stop_the_job() {
+        let read = |index: usize| Ok(RgbImage::filled(10, 10, [index as u8, 0, 0]));
+        let wanted: Vec<usize> = (0..60).collect();
+        let red = |image: &RgbImage| f64::from(image.pixels[0]);
+        let each = || Work::Each(Box::new(red));
+        let in_turn = || Work::InTurn(Box::new(|image| Ok(red(image))));
+        let queued = || {
+            Work::Queued(Box::new(|images| {
+                let values = images.iter().map(red).collect();
+                Ok(Box::new(move || Ok(values)))
+            }))
         };
-        let kept = |slide: &SlideScores| slide.patches.iter().map(|p| p.kept).collect::<Vec<_>>();
-        let mut slides = [slide(&[1.0, 1.0, 2.0]), slide(&[10.0, 9.0])];
-        assert_eq!(mark_group(&mut slides, Threshold::Sigma(0.0)), 2);
-        assert_eq!(kept(&slides[0]), [false, false, false]);
-        // Mean 4/3, deviation 0.47: the slide by itself keeps its best patch.
-        assert_eq!(slides[0].mark(Threshold::Sigma(1.0)), 1);
-        assert_eq!(kept(&slides[0]), [false, false, true]);
-        assert_eq!(mark_group(&mut slides, Threshold::Top(3)), 3);
-        assert_eq!(kept(&slides[0]), [false, false, true]);
+        for work in [vec![each()], vec![in_turn()], vec![queued()], vec![in_turn(), each(), queued(), each()]] {
+            let (values, cells) = measure(&wanted, &work, read, &Silent).expect("a measure");
+            assert_eq!((values.len(), cells.len()), (work.len(), 60));
+            assert!(values.iter().all(|values| values.iter().copied().eq((0..60).map(f64::from))));
+        }
+        let broken = |index: usize| if index == 55 { Err(Error::Usage("broken".into())) } else { read(index) };
+        assert!(measure(&wanted, &[each()], broken, &Silent).is_err());
+    }
+
+    #[test]
+    fn a_slide_is_marked_by_its_own_mean_and_deviation() {
+        let slide = |values: &[f64]| {
+            let patch = |&v: &f64| PatchScore { bits: Some(v as u64), score: v, kept: true, ..PatchScore::default() };
+            SlideScores { patches: values.iter().map(patch).collect(), ..SlideScores::default() }
+        };
+        let mut marked = slide(&[1.0, 1.0, 2.0]);
+        // Mean 4/3, deviation 0.47: the slide keeps its best patch.
+        assert_eq!(marked.mark(Threshold::Sigma(1.0)), 1);
+        assert_eq!(marked.patches.iter().map(|p| p.kept).collect::<Vec<_>>(), [false, false, true]);
         assert_eq!(slide(&[3.0; 5]).mark(Threshold::Sigma(0.0)), 5);
         assert_eq!(slide(&[3.0; 5]).mark(Threshold::Bits(3.5)), 0);
         // Estimates of patches left out pull the mean down.

@@ -1,32 +1,32 @@
 //! A picture of a slide's scores: its thumbnail, each patch tinted from blue (low) over yellow to red (high), the kept
 //! ones framed in black.
 
-use super::score::{PatchGrid, PatchScore};
-use crate::{error::Result, image::RgbImage, slide::Slide};
+use super::{grid::PatchGrid, score::PatchScore};
+use crate::{error::Result, image::RgbImage, slide::Plane};
 
 /// Longer side of the map.
 const MAP_SIDE_PX: usize = 1024;
 /// Weight of the tint over the thumbnail, in percent.
 const TINT_PERCENT: u32 = 45;
 
-/// Draws the scores of a level's patches. Colours span the scores present, from the lowest to the highest.
+/// Draws the scores of a plane's patches. Colours span the scores present, from the lowest to the highest.
 ///
 /// # Errors
 /// The thumbnail cannot be read.
-pub fn draw(slide: &Slide, level: usize, patch_px: usize, patches: &[PatchScore]) -> Result<RgbImage> {
-    let mut map = slide.thumbnail(MAP_SIDE_PX)?;
-    let Some(level) = slide.levels().get(level) else { return Ok(map) };
-    let grid = PatchGrid::new(level.width_px, level.height_px, patch_px);
+pub fn draw(plane: &Plane, patch_px: usize, patches: &[PatchScore]) -> Result<RgbImage> {
+    let mut map = plane.slide().thumbnail(MAP_SIDE_PX)?;
+    let [width_px, height_px] = plane.area();
+    let extent = PatchGrid::of(plane, patch_px).extent(plane);
     let (low, high) =
         patches.iter().fold((f64::MAX, f64::MIN), |(low, high), patch| (low.min(patch.score), high.max(patch.score)));
     let (map_width, map_height) = (map.width_px as u64, map.height_px as u64);
-    let column = |x: u64| (x * map_width / level.width_px.max(1)).min(map_width) as usize;
-    let row = |y: u64| (y * map_height / level.height_px.max(1)).min(map_height) as usize;
+    let column = |x: u64| (x * map_width / width_px.max(1)).min(map_width) as usize;
+    let row = |y: u64| (y * map_height / height_px.max(1)).min(map_height) as usize;
     for patch in patches {
         let strength = if high > low { (patch.score - low) / (high - low) } else { 0.5 };
         let tint = colour(strength);
-        let (left, right) = (column(patch.x), column(patch.x + grid.width_px as u64));
-        let (top, bottom) = (row(patch.y), row(patch.y + grid.height_px as u64));
+        let (left, right) = (column(patch.x), column(patch.x + extent[0]));
+        let (top, bottom) = (row(patch.y), row(patch.y + extent[1]));
         for y in top..bottom {
             for x in left..right {
                 let edge = x == left || x + 1 == right || y == top || y + 1 == bottom;

@@ -203,9 +203,9 @@ impl Selector {
         match self {
             Selector::Shannon(_) => {
                 let score = measured / pixels.max(1) as f64;
-                PatchScore { x, y, bits: Some(measured as u64), score, kept: false }
+                PatchScore { x, y, bits: Some(measured as u64), score, ..PatchScore::default() }
             }
-            _ => PatchScore { x, y, bits: None, score: measured, kept: false },
+            _ => PatchScore { x, y, score: measured, ..PatchScore::default() },
         }
     }
 }

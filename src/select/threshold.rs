@@ -2,21 +2,25 @@
 //!
 //! The paper keeps patches of at least 1.6e6 bits and explains the number as about one standard deviation above the mean of the
 //! patches' texture (section 4.3, table 4). Bits depend on the patch side, the compressor and the scanner, so the explanation carries
-//! over where the number does not: mean + 1 standard deviation is the default here, for Shannon selection and for the other
-//! selectors alike, except Otsu's share of tissue, which has a scale of its own.
+//! over where the number does not: mean + standard deviations is the default here, for Shannon selection and for the other
+//! selectors alike, except Otsu's share of tissue, which has a scale of its own. Over which patches, and how many deviations,
+//! is the business of [`super::choice`]; by itself a threshold looks at the patches of one slide.
+
+use serde::{Deserialize, Serialize};
 
 use super::score::PatchScore;
 use crate::error::{Error, Result};
 
 /// What a patch must have to be kept.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Threshold {
     /// At least so many bits.
     Bits(f64),
     /// At least this score; for Shannon selection, bits per pixel.
     Min(f64),
-    /// At least the mean score over the group (a slide or a cohort) plus so many of its standard deviations
-    /// (of the population: divided by the number of patches).
+    /// At least the mean score over a group of patches plus so many of its standard deviations (of the population: divided
+    /// by the number of patches).
     Sigma(f64),
     /// The so many highest scores of the group; of equal ones, the first.
     Top(usize),

@@ -33,6 +33,7 @@ mod jpeg_idct;
 mod jpeg_upsample;
 pub mod mpp_table;
 pub mod page;
+mod plane;
 pub mod scale;
 mod shrink;
 pub mod tiles;
@@ -45,6 +46,7 @@ use std::{
 use rayon::prelude::*;
 
 pub use mpp_table::MppTable;
+pub use plane::{Plane, PlaneRule};
 pub use scale::{MppSource, Scale};
 pub use tiles::{Tile, TileGrid};
 

@@ -12,10 +12,6 @@ expression = "expression.tsv"
 sample_sheet = "sample_sheet.tsv"
 genes = [{genes}]
 
-[select]
-# Background goes, tissue stays: what the genes follow is in all of the tissue.
-sigma = -0.5
-
 [extractor]
 steps = 1600
 "#;
