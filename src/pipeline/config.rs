@@ -268,6 +268,7 @@ impl RunConfig {
     /// Makes the paths of all inputs absolute, relative ones being relative to `base`. However a path was written, the run
     /// is the same.
     fn resolve(&mut self, base: &Path) {
+        let base = &settled(Path::new("."), base);
         self.cohort.resolve(base);
         for path in self.cohort.slides.iter_mut().chain(&mut self.cohort.expression) {
             *path = settled(base, Path::new(path)).to_string_lossy().into_owned();
@@ -417,5 +418,17 @@ mod tests {
         }
         assert_eq!(settled(&base, Path::new("./table.csv")), base.join("table.csv"), "a file keeps its name");
         assert_eq!(settled(&base, &root.join("link/slides")), base.join("slides"));
+    }
+
+    #[test]
+    fn a_relative_configuration_resolves_once() {
+        let text = "[cohort]\nslides = \"slides\"\nexpression = \"expression.tsv\"";
+        let mut config = RunConfig::from_table(toml::from_str(text).expect("TOML")).expect("a configuration");
+        config.resolve(Path::new("cohort"));
+        let here = std::env::current_dir().and_then(|dir| dir.canonicalize()).expect("a folder");
+        assert_eq!(config.cohort.slides, [here.join("cohort/slides").to_string_lossy()]);
+        let once = config.clone();
+        config.resolve(Path::new("elsewhere"));
+        assert_eq!(config.cohort, once.cohort);
     }
 }
