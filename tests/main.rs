@@ -5,6 +5,7 @@ mod cohort;
 mod contract;
 mod counters;
 mod epilogue;
+mod eval;
 mod gpu;
 mod hostile;
 mod linear;

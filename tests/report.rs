@@ -58,20 +58,30 @@ fn gene(name: &str, strength: f64, note: &str) -> GeneReport {
             Point {
                 slide: format!("TCGA-SA-{i:04}-01Z-00-DX1"),
                 patient: format!("TCGA-SA-{i:04}"),
+                repeat: 0,
                 fold: i % 5,
                 truth,
                 predicted,
             }
         })
         .collect();
-    let folds =
-        (0..5).map(|fold| FoldScore { fold, samples: 12, pcc: Some(strength - 0.03 * fold as f64), mse: Some(0.05) });
+    let folds = (0..5).map(|fold| FoldScore {
+        repeat: 0,
+        fold,
+        samples: 12,
+        pcc: Some(strength - 0.03 * fold as f64),
+        mse: Some(0.05),
+    });
     GeneReport {
         name: name.into(),
+        project: String::new(),
+        patients: 60,
         pcc: Some(strength),
         ci: Some((strength - 0.15, (strength + 0.1).min(1.0))),
+        pooled_pcc: Some(strength - 0.04),
         spearman: Some(strength - 0.02),
         mse: Some(0.0421),
+        mse_scaled: Some(0.31),
         p_value: Some(if strength > 0.3 { 3.1e-12 } else { 0.64 }),
         q_fdr: Some(if strength > 0.3 { 1.2e-11 } else { 0.64 }),
         folds: folds.collect(),
@@ -129,6 +139,7 @@ fn make_sample() -> ReportData {
             gene("INTER1", 0.71, "product of both"),
             gene("NULL1", 0.02, "nothing"),
         ],
+        over_projects: Vec::new(),
         curves: vec![
             Curve {
                 title: "Extractor".into(),
@@ -297,6 +308,25 @@ fn hostile_names_stay_text() {
     assert_eq!(heading, Some(shown));
     let times = document.descendants().filter(|n| n.is_text() && n.text().is_some_and(|t| t.contains(shown))).count();
     assert!(times >= 19, "every text arrives as text: {times}");
+}
+
+/// With one project nobody reads of projects; with several each result is of one, and what is pooled over them comes last.
+#[test]
+fn results_are_by_project_where_there_are_several() {
+    let of = |project: &str, strength| GeneReport { project: project.into(), ..gene("CD3E", strength, "") };
+    let one = render(&ReportData { genes: vec![gene("CD3E", 0.6, "")], ..Default::default() });
+    assert!(!one.contains("All projects together") && !one.contains(">Project<"));
+    let data = ReportData {
+        genes: vec![of("LIHC", 0.5), of("COAD", 0.3)],
+        over_projects: vec![of("all", 0.9)],
+        ..Default::default()
+    };
+    let several = render(&data);
+    parse(&several);
+    let at = |what: &str| several.find(what).unwrap_or_else(|| panic!("{what} is missing"));
+    assert!(at("<td>LIHC</td>") < at("All projects together") && at("<td>COAD</td>") < at("All projects together"));
+    assert!(several.contains("CD3E in LIHC") && several.contains("counts as prediction"));
+    assert!(several.contains("from the patches of all slides"), "what the encoders saw");
 }
 
 #[test]

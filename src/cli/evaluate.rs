@@ -1,22 +1,48 @@
-//! `isg evaluate`: scores a table of predictions, a run's own or anybody's.
+//! `isg evaluate`: scores tables of predictions, a run's own or anybody's.
 
 use std::path::{Path, PathBuf};
 
-use super::{Outcome, output};
+use super::{Context, Outcome, output};
 use crate::{
-    error::Result,
-    eval::{metrics::Unit, stats::Bootstrap, tables},
+    error::{Error, Result},
+    eval::{
+        metrics::{Settings, Unit},
+        multiple::FalseDiscovery,
+        permutation::Permutations,
+        predictions,
+        stats::Bootstrap,
+        tables::{self, Comparison, Method},
+    },
+    progress::Progress,
 };
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  isg evaluate run                       a run's held-out predictions again
-  isg evaluate predictions.csv --json    any table slide,patient,fold,gene,truth,predicted
-  isg evaluate run --unit slide --out scores
+  isg evaluate run                       a run's held-out predictions again, ridge beside them
+  isg evaluate predictions.csv --json    any table slide,patient,project,repeat,fold,gene,truth,predicted
+  isg evaluate run --fdr by --out scores
 
-Patients are the units unless --unit slide is given: a patient's prediction is the mean over their slides.")]
+A result is of one gene in one project. Each has a row fold \"mean\" (the mean of the folds' correlations, the headline), a
+row \"pooled\" (the project's patients of all folds together) and a row for every fold of every repeat; then the same over
+all projects together, project \"all\".
+
+pearson   None with fewer than 3 patients; a fold without one does not enter the mean
+n         patients; in the mean and the pool, of all folds
+interval  95 %, patients drawn with replacement within their project (in a fold's row: within project and fold), the row's
+          own statistic counted again. It is of these predictions: how another training would have gone is not in it. None
+          with fewer than 4 patients; none of the mean where a fold has so few
+p         one-sided, (1 + hits) / (1 + permutations): the patients' targets change places within project and fold (within
+          project where repeats have other folds), the row's own statistic counted again. None with --unit slide, because
+          slides of one patient are not independent, and where a fold holds one patient alone
+q         p corrected for the genes of the same project and row
+mse, r2   in the mean, the mean of the folds' own
+mse_scaled  mean squared error divided by the square of the column target_span (what the fold's training targets were
+          divided by); a run writes it, other tables may leave it out
+
+A patient's prediction is the mean over their slides; in the pool, over the repeats too. Columns project, repeat, fold and
+target_span may be absent. A directory holds predictions.csv and, for every other method, predictions_NAME.csv.")]
 pub struct Args {
-    /// Run directory, or a CSV with the columns slide,patient,fold,gene,truth,predicted.
+    /// Run directory, or a table with the columns slide,patient,gene,truth,predicted.
     predictions: PathBuf,
     /// Folder for evaluation.json and evaluation.csv.
     #[arg(long, value_name = "DIR")]
@@ -24,51 +50,94 @@ pub struct Args {
     /// patient or slide.
     #[arg(long, value_name = "UNIT", default_value = "patient", value_parser = ["patient", "slide"])]
     unit: String,
-    /// Seed of the bootstrap.
+    /// Control of false discoveries: bh (Benjamini-Hochberg) or by (Benjamini-Yekutieli, under any dependence).
+    #[arg(long, value_name = "RULE", default_value = "bh", value_parser = ["bh", "by"])]
+    fdr: String,
+    /// Permutations behind every p.
+    #[arg(long, value_name = "N", default_value_t = Permutations::default().draws, value_parser = permutations)]
+    permutations: usize,
+    /// Seed of permutations and bootstrap.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Print JSON.
+    /// Print every score of every method as a JSON array.
     #[arg(long)]
     json: bool,
 }
 
-pub fn run(args: Args) -> Result<Outcome> {
-    let of_run = args.predictions.is_dir();
-    let table = if of_run { args.predictions.join(tables::PREDICTIONS_FILE) } else { args.predictions.clone() };
+/// Fewer cannot tell a p of 0.001 from its neighbours; more than ten million would outlast anyone's patience.
+fn permutations(text: &str) -> std::result::Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(n) if (100..=10_000_000).contains(&n) => Ok(n),
+        _ => Err("give a number from 100 to 10000000".to_string()),
+    }
+}
+
+pub fn run(args: Args, context: &Context) -> Result<Outcome> {
+    let settings = Settings {
+        unit: if args.unit == "slide" { Unit::Slide } else { Unit::Patient },
+        false_discovery: match args.fdr.as_str() {
+            "by" => FalseDiscovery::BenjaminiYekutieli,
+            _ => FalseDiscovery::BenjaminiHochberg,
+        },
+        bootstrap: Bootstrap { seed: args.seed, ..Bootstrap::default() },
+        permutations: Permutations { draws: args.permutations, seed: args.seed },
+    };
+    let tables = files(&args.predictions)?;
     if let Some(out) = &args.out {
         let written = [out.join(tables::EVALUATION_JSON), out.join(tables::EVALUATION_CSV)];
-        output::refuse_overwriting(written.iter().map(PathBuf::as_path), [table.as_path()])?;
+        output::refuse_overwriting(
+            written.iter().map(PathBuf::as_path),
+            tables.iter().map(|(_, path)| path.as_path()),
+        )?;
     }
-    let (genes, predictions) = tables::read_predictions(&table)?;
-    let ridge = args.predictions.join(tables::BASELINE_FILE);
-    let baseline = if of_run && ridge.is_file() { Some(tables::read_predictions(&ridge)?.1) } else { None };
-    let unit = if args.unit == "slide" { Unit::Slide } else { Unit::Patient };
-    let bootstrap = Bootstrap { seed: args.seed, ..Bootstrap::default() };
-    let comparison = tables::compare(&genes, &predictions, baseline.as_deref(), unit, bootstrap)?;
+    let mut methods = Vec::new();
+    for (name, path) in tables {
+        let table = predictions::read(&path)?;
+        table.remarks().iter().for_each(|remark| context.progress.note(&format!("{}: {remark}", path.display())));
+        methods.push((name, table));
+    }
+    let scored: Vec<Method> = (methods.iter())
+        .map(|(name, table)| Method { name, genes: &table.genes, predictions: &table.predictions })
+        .collect();
+    let comparison = Comparison::new(&scored, settings)?;
     if let Some(out) = &args.out {
         tables::write(out, &comparison)?;
     }
     if args.json {
-        output::json(&comparison)?;
+        output::json(&comparison.rows())?;
         return Ok(Outcome::Done);
     }
-    let number = |value: Option<f64>, digits: usize| value.map_or("-".to_string(), |v| format!("{v:.digits$}"));
-    output::line(format_args!(
-        "{:<16} {:>4} {:>7}  {:<16} {:>9} {:>8} {:>8}",
-        "gene", "n", "PCC", "95 % interval", "p", "q", "MSE"
-    ))?;
-    for score in &comparison.network.pooled.genes {
-        let interval = score.pearson_interval.map_or("-".to_string(), |i| format!("{:.2} to {:.2}", i.low, i.high));
-        let p = score.p_one_sided.map_or("-".to_string(), |p| format!("{p:.1e}"));
-        let (pcc, q) = (number(score.pearson, 3), number(score.false_discovery_rate, 4));
-        let mse = number(score.mse, 4);
-        output::line(format_args!(
-            "{:<16} {:>4} {pcc:>7}  {interval:<16} {p:>9} {q:>8} {mse:>8}",
-            score.gene, score.n
-        ))?;
-    }
+    output::line(tables::text(&comparison.results(), &comparison.results_over_projects(), settings.unit))?;
+    output::line(tables::explanation(&settings).trim_end())?;
     if let Some(out) = args.out.as_deref().map(Path::display) {
         output::line(format_args!("tables: {out}"))?;
     }
     Ok(Outcome::Done)
+}
+
+/// The tables to score with their methods' names: one file, or a run's with every other method's beside it.
+fn files(given: &Path) -> Result<Vec<(String, PathBuf)>> {
+    if !given.is_dir() {
+        let name = given.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+        return Ok(vec![(name, given.to_path_buf())]);
+    }
+    let own = given.join(tables::PREDICTIONS_FILE);
+    if !own.is_file() {
+        let problem = format!("holds no {}", tables::PREDICTIONS_FILE);
+        return Err(Error::input(
+            given,
+            problem,
+            "name a run that got as far as its training, or a table of predictions",
+        ));
+    }
+    let mut others = Vec::new();
+    for entry in std::fs::read_dir(given).map_err(|e| Error::io(given, e))? {
+        let path = entry.map_err(|e| Error::io(given, e))?.path();
+        let name = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix(tables::OTHER_PREDICTIONS));
+        if let Some(name) = name.and_then(|n| n.strip_suffix(".csv")).filter(|n| !n.is_empty()) {
+            others.push((name.to_string(), path.clone()));
+        }
+    }
+    others.sort();
+    Ok([(tables::OWN_METHOD.to_string(), own)].into_iter().chain(others).collect())
 }

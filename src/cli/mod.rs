@@ -201,7 +201,7 @@ fn run(command: Command, context: &Context) -> Result<Outcome> {
         Command::Run(args) | Command::Report(args) => run::run(args, Stage::Report, context),
         Command::Features(args) => run::run(args, Stage::Features, context),
         Command::Train(args) => run::run(args, Stage::Training, context),
-        Command::Evaluate(args) => evaluate::run(args),
+        Command::Evaluate(args) => evaluate::run(args, context),
         Command::Predict(args) => predict::run(args, context),
         Command::Demo(args) => demo::run(args, context),
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{Context, Outcome, output};
 use crate::{
     error::{Error, Result},
+    eval::{metrics::Unit, tables},
     pipeline::{
         self, Run, RunConfig, Stage, Summary,
         plan::{FoldPlan, Parameters, PatchPlan, Plan, size},
@@ -131,24 +132,7 @@ fn print(summary: &Summary, report: &Path) -> Result<()> {
     if !summary.left_out.is_empty() {
         output::line(format_args!("{} slides left out; left_out.json says why", summary.left_out.len()))?;
     }
-    output::line(format_args!("\nheld-out prediction, pooled over folds"))?;
-    output::line(format_args!(
-        "{:<16} {:>6}  {:<16} {:>9} {:>8} {:>7}",
-        "gene", "PCC", "95 % interval", "p", "q", "ridge"
-    ))?;
-    let number = |value: Option<f64>, digits: usize| value.map_or("-".to_string(), |v| format!("{v:.digits$}"));
-    for gene in &summary.genes {
-        let interval = gene.interval.map_or("-".to_string(), |i| format!("{:.2} to {:.2}", i.low, i.high));
-        let p = gene.p_value.map_or("-".to_string(), |p| format!("{p:.1e}"));
-        output::line(format_args!(
-            "{:<16} {:>6}  {:<16} {:>9} {:>8} {:>7}",
-            gene.gene,
-            number(gene.pearson, 3),
-            interval,
-            p,
-            number(gene.false_discovery_rate, 4),
-            number(gene.ridge_pearson, 3),
-        ))?;
-    }
+    output::line(format_args!("\n{}", tables::text(&summary.genes, &summary.all_projects, Unit::Patient)))?;
+    output::line(tables::explanation(&pipeline::evaluation_settings(0)).trim_end())?;
     output::line(format_args!("\nreport: {}", report.display()))
 }

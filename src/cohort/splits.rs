@@ -3,7 +3,9 @@
 //! As HE2RNA: the test sets of K folds (5) partition the patients; of the others a tenth validates, the rest trains.
 //! Sites may be spread evenly over the folds (`stratify = "site"`), so that no fold lacks one, or kept whole
 //! (`stratify = "site_preserved"`), so that a model is only tested on sites it has not seen: slides betray their site
-//! (Howard et al. 2021). A site may be an institution with several codes (`institutions`). The folds depend on the patients' names and the seed, not on their order in a table.
+//! (Howard et al. 2021). A tissue source site of TCGA is a code, not an institution: one hospital may have several, and a
+//! table `institutions` says which. With `repeats` the whole is done again with other folds. The folds depend on the
+//! patients' names and the seed, not on their order in a table.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -20,7 +22,11 @@ use crate::{
         validation,
     },
     error::{Error, Result},
-    io::{atomic, table::Table, text},
+    io::{
+        atomic,
+        table::{Row, Table},
+        text,
+    },
     random::Philox,
 };
 
@@ -42,6 +48,8 @@ pub enum Stratify {
 #[serde(default, deny_unknown_fields)]
 pub struct SplitConfig {
     pub folds: usize,
+    /// Passes through the whole cross-validation, each with folds of its own; every patient is tested once in each.
+    pub repeats: usize,
     /// Part of the patients that are not tested which validates.
     pub valid_fraction: f64,
     pub seed: u64,
@@ -55,7 +63,15 @@ pub struct SplitConfig {
 
 impl Default for SplitConfig {
     fn default() -> SplitConfig {
-        SplitConfig { folds: 5, valid_fraction: 0.1, seed: 0, stratify: Stratify::None, file: None, institutions: None }
+        SplitConfig {
+            folds: 5,
+            repeats: 1,
+            valid_fraction: 0.1,
+            seed: 0,
+            stratify: Stratify::None,
+            file: None,
+            institutions: None,
+        }
     }
 }
 
@@ -77,12 +93,16 @@ impl SplitPatient {
 /// One fold, by patient. The three lists are disjoint and sorted.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Fold {
+    /// Which pass through the cross-validation it belongs to; within one, no patient is tested twice.
+    #[serde(default)]
+    pub repeat: usize,
     pub train: Vec<String>,
     #[serde(default)]
     pub valid: Vec<String>,
     pub test: Vec<String>,
 }
 
+/// The folds of all repeats, one repeat after the other.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Splits {
     pub folds: Vec<Fold>,
@@ -108,7 +128,13 @@ impl Splits {
         Ok((splits, remarks))
     }
 
-    /// Draws K folds.
+    /// Repeat and number within it of every fold.
+    pub fn numbers(&self) -> Vec<(usize, usize)> {
+        let within = |i: usize| self.folds[..i].iter().filter(|f| f.repeat == self.folds[i].repeat).count();
+        (0..self.folds.len()).map(|i| (self.folds[i].repeat, within(i))).collect()
+    }
+
+    /// Draws K folds, in every repeat others.
     pub fn draw(patients: &[SplitPatient], config: &SplitConfig) -> Result<Splits> {
         let unique: BTreeMap<&str, &SplitPatient> = patients.iter().map(|p| (p.id.as_str(), p)).collect();
         if config.folds < 2 || unique.len() < config.folds.max(3) {
@@ -119,25 +145,12 @@ impl Splits {
                 config.folds
             )));
         }
+        if config.repeats == 0 {
+            return Err(Error::Usage("splits.repeats is 0; 1 is one pass through the cross-validation".into()));
+        }
         check_fraction(config.valid_fraction)?;
-        let ids: Vec<&str> = unique.keys().copied().collect();
-        let order = Philox::named(config.seed, "folds").permutation(ids.len());
-        let shuffled: Vec<&SplitPatient> = order.iter().map(|&i| unique[ids[i]]).collect();
-        let fold_of = match config.stratify {
-            Stratify::SitePreserved => whole_sites(&shuffled, config.folds)?,
-            _ => dealt(&shuffled, config),
-        };
-        let test_of = |fold: usize| -> BTreeSet<&str> {
-            shuffled.iter().zip(&fold_of).filter(|(_, f)| **f == fold).map(|(p, _)| p.id.as_str()).collect()
-        };
-        let folds = (0..config.folds)
-            .map(|f| {
-                let test = test_of(f);
-                let rest = ids.iter().filter(|id| !test.contains(*id)).map(|id| unique[id]).collect();
-                fold_with_validation(rest, test, f, config)
-            })
-            .collect();
-        Ok(Splits { folds })
+        let repeats = (0..config.repeats).map(|repeat| draw_repeat(&unique, config, repeat));
+        Ok(Splits { folds: repeats.collect::<Result<Vec<_>>>()?.concat() })
     }
 
     /// Reads folds from a file: JSON `{"folds": [{"train": [...], "valid": [...], "test": [...]}, ...]}` (or the list
@@ -198,12 +211,14 @@ impl Splits {
             if fold.valid.is_empty() {
                 let test = fold.test.iter().map(String::as_str).collect();
                 let rest = fold.train.iter().filter_map(|id| by_id.get(id.as_str()).copied()).collect();
-                *fold = fold_with_validation(rest, test, number, config);
+                *fold = Fold { repeat: fold.repeat, ..fold_with_validation(rest, test, number, config) };
             }
         }
         if folds.is_empty() {
             return Err(Error::input(path, "names no fold", "give the columns patient,fold"));
         }
+        number_repeats(path, &mut folds)?;
+        folds.sort_by_key(|fold| fold.repeat);
         Ok((Splits { folds }, remarks))
     }
 
@@ -262,6 +277,72 @@ fn check_fraction(fraction: f64) -> Result<()> {
     Err(Error::Usage(format!("valid_fraction is {fraction}; give a number from 0 to below 0.9")))
 }
 
+/// The folds of one pass.
+fn draw_repeat(unique: &BTreeMap<&str, &SplitPatient>, config: &SplitConfig, repeat: usize) -> Result<Vec<Fold>> {
+    let ids: Vec<&str> = unique.keys().copied().collect();
+    let stream = if repeat == 0 { "folds".to_string() } else { format!("folds {repeat}") };
+    let order = Philox::named(config.seed, &stream).permutation(ids.len());
+    let shuffled: Vec<&SplitPatient> = order.iter().map(|&i| unique[ids[i]]).collect();
+    let fold_of = match config.stratify {
+        Stratify::SitePreserved => whole_sites(&shuffled, config.folds)?,
+        _ => dealt(&shuffled, config),
+    };
+    let test_of = |fold: usize| -> BTreeSet<&str> {
+        shuffled.iter().zip(&fold_of).filter(|(_, f)| **f == fold).map(|(p, _)| p.id.as_str()).collect()
+    };
+    let fold = |f: usize| {
+        let test = test_of(f);
+        let rest = ids.iter().filter(|id| !test.contains(*id)).map(|id| unique[id]).collect();
+        Fold { repeat, ..fold_with_validation(rest, test, repeat * config.folds + f, config) }
+    };
+    Ok((0..config.folds).map(fold).collect())
+}
+
+/// Finds the repeats of folds that come without their numbers, and refuses patients that are tested twice in one.
+///
+/// Folds that follow each other belong to one repeat until a patient would be tested again; that is believed where every
+/// repeat then tests the same patients.
+fn number_repeats(path: &Path, folds: &mut [Fold]) -> Result<()> {
+    let twice = |folds: &[Fold]| -> Option<(String, usize, usize)> {
+        let mut seen: BTreeMap<(usize, &str), usize> = BTreeMap::new();
+        for (number, fold) in folds.iter().enumerate() {
+            for id in &fold.test {
+                if let Some(before) = seen.insert((fold.repeat, id), number) {
+                    return Some((id.clone(), before, number));
+                }
+            }
+        }
+        None
+    };
+    let Some((id, first, second)) = twice(folds) else { return Ok(()) };
+    let refused = || {
+        let of_one = if folds.iter().any(|f| f.repeat > 0) { " of one repeat" } else { "" };
+        let problem = format!("patient {id} is tested in folds {first} and {second}{of_one}");
+        let remedy =
+            "test every patient once, or in every repeat of the cross-validation once and number those by `repeat`";
+        Err(Error::input(path, problem, remedy))
+    };
+    if folds.iter().any(|f| f.repeat > 0) {
+        return refused();
+    }
+    let mut repeats: Vec<BTreeSet<&str>> = vec![BTreeSet::new()];
+    let mut numbers = Vec::new();
+    for fold in folds.iter() {
+        let last = repeats.len() - 1;
+        if fold.test.iter().any(|id| repeats[last].contains(id.as_str())) {
+            repeats.push(BTreeSet::new());
+        }
+        let last = repeats.len() - 1;
+        repeats[last].extend(fold.test.iter().map(String::as_str));
+        numbers.push(last);
+    }
+    if repeats.iter().any(|tested| *tested != repeats[0]) {
+        return refused();
+    }
+    folds.iter_mut().zip(numbers).for_each(|(fold, repeat)| fold.repeat = repeat);
+    Ok(())
+}
+
 /// Draws the validation patients of a fold out of those that are not tested: of every project its part, so that each can
 /// be watched while it trains; whole sites where folds are by site, so that a model is not stopped by what it knows of
 /// its sites.
@@ -280,7 +361,7 @@ fn fold_with_validation(rest: Vec<&SplitPatient>, test: BTreeSet<&str>, number: 
         ids.sort();
         ids
     };
-    Fold { train: pick(false), valid: pick(true), test: test.into_iter().map(str::to_string).collect() }
+    Fold { repeat: 0, train: pick(false), valid: pick(true), test: test.into_iter().map(str::to_string).collect() }
 }
 
 /// Deals patients round the folds, stratum after stratum, without starting anew at each: every stratum is spread within
@@ -362,8 +443,23 @@ fn folds_of_table(path: &Path) -> Result<Vec<Fold>> {
         return Err(Error::input(path, "lacks a column patient or fold", remedy));
     };
     let set = column(&["set", "subset", "partition", "role"])?;
+    let repeat = column(&["repeat", "repetition"])?;
+    let repeats = table.rows.iter().map(|r| r.present(repeat).unwrap_or("0").to_string()).collect::<Vec<_>>();
+    let mut names: Vec<String> = repeats.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+    by_number(&mut names);
+    let of_repeat = |(number, name): (usize, &String)| {
+        let rows: Vec<&Row> = table.rows.iter().zip(&repeats).filter(|(_, r)| *r == name).map(|(row, _)| row).collect();
+        let folds = folds_of_rows(path, &rows, patient, fold, set)?;
+        Ok(folds.into_iter().map(|fold| Fold { repeat: number, ..fold }).collect::<Vec<_>>())
+    };
+    Ok(names.iter().enumerate().map(of_repeat).collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// The folds that the rows of one repeat name.
+fn folds_of_rows(path: &Path, rows: &[&Row], patient: usize, fold: usize, set: Option<usize>) -> Result<Vec<Fold>> {
+    let remedy = "give the columns patient,fold";
     let pairs: Vec<(String, String)> =
-        table.rows.iter().map(|r| (r.get(patient).to_string(), r.get(fold).to_string())).collect();
+        rows.iter().map(|r| (r.get(patient).to_string(), r.get(fold).to_string())).collect();
     if let Some((p, _)) = pairs.iter().find(|(p, f)| p.is_empty() || f.is_empty()) {
         return Err(Error::input(path, format!("a row (patient {p:?}) lacks its patient or fold"), remedy));
     }
@@ -374,7 +470,7 @@ fn folds_of_table(path: &Path) -> Result<Vec<Fold>> {
                 return Err(Error::input(
                     path,
                     format!("patient {p} is in two folds"),
-                    "keep one, or add a column set",
+                    "keep one, or add a column set, or repeat",
                 ));
             }
         }
@@ -383,7 +479,7 @@ fn folds_of_table(path: &Path) -> Result<Vec<Fold>> {
     let mut folds: Vec<Fold> = Vec::new();
     let names = fold_names(&pairs);
     folds.resize_with(names.len(), Fold::default);
-    for (row, (p, f)) in table.rows.iter().zip(&pairs) {
+    for (row, (p, f)) in rows.iter().zip(&pairs) {
         let number = names.iter().position(|n| n == f).unwrap_or(0);
         let list = match row.get(set).to_ascii_lowercase().as_str() {
             "train" | "training" => &mut folds[number].train,
@@ -401,10 +497,15 @@ fn folds_of_table(path: &Path) -> Result<Vec<Fold>> {
 /// Names of the folds in order: by number where all are numbers.
 fn fold_names(pairs: &[(String, String)]) -> Vec<String> {
     let mut names: Vec<String> = pairs.iter().map(|(_, f)| f.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+    by_number(&mut names);
+    names
+}
+
+/// In order of number where all are numbers.
+fn by_number(names: &mut [String]) {
     if names.iter().all(|n| n.parse::<i64>().is_ok()) {
         names.sort_by_key(|n| n.parse::<i64>().unwrap_or(0));
     }
-    names
 }
 
 fn folds_of_pairs(pairs: &[(String, String)]) -> Vec<Fold> {
@@ -418,7 +519,7 @@ fn folds_of_pairs(pairs: &[(String, String)]) -> Vec<Fold> {
                 ids.dedup();
                 ids
             };
-            Fold { train: list(false), valid: Vec::new(), test: list(true) }
+            Fold { repeat: 0, train: list(false), valid: Vec::new(), test: list(true) }
         })
         .collect()
 }

@@ -1,4 +1,4 @@
-//! The statistics of the evaluation, in f64: correlations with p-values and intervals, error, ROC AUC, false discovery.
+//! Plain statistics in f64: correlations with p-values and intervals, error, ROC AUC.
 //!
 //! What is undefined (a constant vector has no correlation, one class has no ROC curve, a number is missing) is `None`,
 //! never NaN. p-values follow `scipy.stats.pearsonr` and `spearmanr` (Student's t with n - 2 degrees of freedom); ROC
@@ -22,6 +22,11 @@ pub enum Alternative {
     /// Only a positive correlation: what a predictor is meant to have.
     Greater,
 }
+
+/// Two points lie on a line whatever they are: a correlation of held-out predictions takes three observations.
+pub const LEAST_FOR_CORRELATION: usize = 3;
+/// And its interval four.
+pub const LEAST_FOR_INTERVAL: usize = 4;
 
 fn all_equal(x: &[f64]) -> bool {
     x.windows(2).all(|w| w[0] == w[1])
@@ -100,6 +105,16 @@ pub fn correlation_p_value(r: f64, n: usize, alternative: Alternative) -> Option
         Alternative::Greater if r > 0.0 => two_sided / 2.0,
         Alternative::Greater => 1.0 - two_sided / 2.0,
     })
+}
+
+/// Two-sided p of Student's t.
+pub fn student_two_sided(t: f64, degrees: f64) -> f64 {
+    incomplete_beta_parts(degrees / 2.0, 0.5, degrees / (degrees + t * t), t * t / (degrees + t * t))
+}
+
+/// Two-sided p of a standard normal variable.
+pub fn normal_two_sided(z: f64) -> f64 {
+    libm::erfc(z.abs() / std::f64::consts::SQRT_2)
 }
 
 /// The regularised incomplete beta function I_x(a, b), for a, b > 0 and x in [0, 1].
@@ -235,20 +250,6 @@ pub fn median(x: &[f64]) -> Option<f64> {
 pub fn mean_defined(values: impl IntoIterator<Item = Option<f64>>) -> Option<f64> {
     let (sum, n) = values.into_iter().flatten().fold((0.0, 0usize), |(s, n), v| (s + v, n + 1));
     (n > 0).then(|| sum / n as f64)
-}
-
-/// False discovery rates (Benjamini and Hochberg 1995): the q-value of each defined p-value, in place.
-pub fn benjamini_hochberg(p_values: &[Option<f64>]) -> Vec<Option<f64>> {
-    let mut defined: Vec<(usize, f64)> = p_values.iter().enumerate().filter_map(|(i, p)| Some((i, (*p)?))).collect();
-    defined.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let tests = defined.len() as f64;
-    let mut out = vec![None; p_values.len()];
-    let mut lowest = 1.0f64;
-    for (from_largest, (i, p)) in defined.into_iter().enumerate() {
-        lowest = lowest.min(p * (tests / (tests - from_largest as f64)));
-        out[i] = Some(lowest);
-    }
-    out
 }
 
 /// Mean squared error. `None` for no pairs or unequal lengths.

@@ -1,143 +1,278 @@
-//! The tables of a finished cross-validation: `predictions.csv` (one line per slide and gene), `evaluation.json` and
-//! `evaluation.csv` with the network's and the baseline's scores on the same held-out slides.
-//!
-//! Pooled scores are over all held-out predictions at once, on the targets' own scale, exactly as each fold's networks
-//! gave them: nothing is centred per fold with held-out values.
+//! The tables of an evaluation: `evaluation.csv` and `evaluation.json` with every score of every method, and the results as a
+//! person reads them, one line per gene and project.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use serde::{Deserialize, Serialize};
 
+use super::{
+    metrics::{self, ALL_PROJECTS, Evaluation, GeneScore, Part, Prediction, Settings, Unit},
+    stats::{self, Interval},
+};
 use crate::{
     error::{Error, Result},
     escape,
-    eval::{
-        metrics::{self, Evaluation, Prediction, Unit},
-        stats::Bootstrap,
-    },
-    io::{atomic, text},
+    io::atomic,
 };
 
 pub const PREDICTIONS_FILE: &str = "predictions.csv";
+/// `predictions_NAME.csv` holds another method's predictions of the same slides.
+pub const OTHER_PREDICTIONS: &str = "predictions_";
 pub const BASELINE_FILE: &str = "predictions_ridge.csv";
 pub const EVALUATION_JSON: &str = "evaluation.json";
 pub const EVALUATION_CSV: &str = "evaluation.csv";
+/// What a run's own predictions are called among other methods'.
+pub const OWN_METHOD: &str = "isg";
+/// What the baseline of every run is called.
+pub const BASELINE: &str = "ridge";
 
-/// The network's scores and the baseline's.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+/// A method's predictions.
+#[derive(Clone, Copy, Debug)]
+pub struct Method<'a> {
+    pub name: &'a str,
+    pub genes: &'a [String],
+    pub predictions: &'a [Prediction],
+}
+
+/// Methods compared on the same slides, the one in question first.
+#[derive(Clone, PartialEq, Debug)]
 pub struct Comparison {
-    pub genes: Vec<String>,
-    pub network: Evaluation,
-    /// Ridge regression on mean features.
-    pub baseline: Option<Evaluation>,
+    pub methods: Vec<(String, Evaluation)>,
 }
 
-/// Scores predictions and, where given, the baseline's.
-pub fn compare(
-    genes: &[String],
-    predictions: &[Prediction],
-    baseline: Option<&[Prediction]>,
-    unit: Unit,
-    bootstrap: Bootstrap,
-) -> Result<Comparison> {
-    Ok(Comparison {
-        genes: genes.to_vec(),
-        network: metrics::evaluate(genes, predictions, unit, bootstrap)?,
-        baseline: baseline.map(|b| metrics::evaluate(genes, b, unit, bootstrap)).transpose()?,
-    })
-}
-
-/// Writes `evaluation.json`, `evaluation.csv` and, with a baseline, `evaluation_ridge.csv` into `dir`.
-pub fn write(dir: &Path, comparison: &Comparison) -> Result<()> {
-    let text = serde_json::to_string_pretty(comparison).map_err(|e| Error::io(dir, e.into()))?;
-    metrics::write_scores_csv(dir.join(EVALUATION_CSV), &comparison.network)?;
-    if let Some(baseline) = &comparison.baseline {
-        metrics::write_scores_csv(dir.join("evaluation_ridge.csv"), baseline)?;
+impl Comparison {
+    /// Scores each method's predictions. Errors where there is none.
+    pub fn new(methods: &[Method], settings: Settings) -> Result<Comparison> {
+        let score = |m: &Method| Ok((m.name.to_string(), metrics::evaluate(m.genes, m.predictions, settings)?));
+        let methods = methods.iter().map(score).collect::<Result<Vec<_>>>()?;
+        match methods.is_empty() {
+            true => Err(Error::shape("evaluate", "no method's predictions")),
+            false => Ok(Comparison { methods }),
+        }
     }
+
+    /// The method in question.
+    pub fn first(&self) -> &Evaluation {
+        &self.methods[0].1
+    }
+
+    /// Every score of every method: the array that `isg evaluate --json` prints.
+    pub fn rows(&self) -> Vec<Row<'_>> {
+        (self.methods.iter())
+            .flat_map(|(method, evaluation)| {
+                evaluation.groups.iter().flat_map(move |group| {
+                    let genes = evaluation.genes.iter().zip(&group.genes);
+                    genes.map(move |(gene, score)| Row::new(method, &group.project, group.part, gene, score))
+                })
+            })
+            .collect()
+    }
+
+    /// The results, gene by gene within each project.
+    pub fn results(&self) -> Vec<GeneResult> {
+        let projects = &self.first().projects;
+        projects.iter().flat_map(|project| self.results_of(project)).collect()
+    }
+
+    /// What is pooled over all projects; nothing where there is one.
+    pub fn results_over_projects(&self) -> Vec<GeneResult> {
+        if self.first().projects.len() > 1 { self.results_of(ALL_PROJECTS) } else { Vec::new() }
+    }
+
+    fn results_of(&self, project: &str) -> Vec<GeneResult> {
+        let find = |evaluation: &Evaluation, part: Part, gene: usize| -> GeneScore {
+            evaluation.group(project, part).map(|group| group.genes[gene]).unwrap_or_default()
+        };
+        let first = self.first();
+        let one = |gene: usize| {
+            let (mean, pooled) = (find(first, Part::Mean, gene), find(first, Part::Pooled, gene));
+            let others = self.methods[1..].iter().map(|(name, evaluation)| {
+                let same = evaluation.genes.iter().position(|g| *g == first.genes[gene]);
+                (format!("{name}_pearson"), same.and_then(|gene| find(evaluation, Part::Mean, gene).pearson))
+            });
+            GeneResult {
+                project: project.to_string(),
+                gene: first.genes[gene].clone(),
+                n: mean.n,
+                pearson: mean.pearson,
+                interval: mean.interval,
+                p_value: mean.p,
+                false_discovery_rate: mean.q,
+                pooled_pearson: pooled.pearson,
+                pooled_interval: pooled.interval,
+                spearman: mean.spearman,
+                mse: mean.mse,
+                mse_scaled: mean.mse_scaled,
+                others: others.collect(),
+            }
+        };
+        (0..first.genes.len()).map(one).collect()
+    }
+}
+
+/// One score as `evaluation.json` and `evaluation.csv` have it.
+#[derive(Clone, Copy, Serialize)]
+pub struct Row<'a> {
+    pub method: &'a str,
+    pub project: &'a str,
+    pub fold: Part,
+    /// Of a fold; `None` for a mean or a pool.
+    pub repeat: Option<usize>,
+    pub gene: &'a str,
+    pub n: usize,
+    pub pearson: Option<f64>,
+    pub pearson_low: Option<f64>,
+    pub pearson_high: Option<f64>,
+    pub p: Option<f64>,
+    pub q: Option<f64>,
+    pub spearman: Option<f64>,
+    pub mse: Option<f64>,
+    pub mse_scaled: Option<f64>,
+    pub r2: Option<f64>,
+}
+
+impl<'a> Row<'a> {
+    fn new(method: &'a str, project: &'a str, fold: Part, gene: &'a str, score: &GeneScore) -> Row<'a> {
+        Row {
+            method,
+            project,
+            fold,
+            repeat: if let Part::Fold { repeat, .. } = fold { Some(repeat) } else { None },
+            gene,
+            n: score.n,
+            pearson: score.pearson,
+            pearson_low: score.interval.map(|i| i.low),
+            pearson_high: score.interval.map(|i| i.high),
+            p: score.p,
+            q: score.q,
+            spearman: score.spearman,
+            mse: score.mse,
+            mse_scaled: score.mse_scaled,
+            r2: score.r_squared,
+        }
+    }
+}
+
+/// What was found of one gene in one project, patients as observations: the mean over folds, with what stands beside it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct GeneResult {
+    pub project: String,
+    pub gene: String,
+    pub n: usize,
+    /// Mean over the folds.
+    pub pearson: Option<f64>,
+    pub interval: Option<Interval>,
+    pub p_value: Option<f64>,
+    pub false_discovery_rate: Option<f64>,
+    /// Over the project's patients of all folds together.
+    pub pooled_pearson: Option<f64>,
+    pub pooled_interval: Option<Interval>,
+    pub spearman: Option<f64>,
+    pub mse: Option<f64>,
+    pub mse_scaled: Option<f64>,
+    /// `NAME_pearson`: another method's mean over the same folds.
+    #[serde(flatten)]
+    pub others: BTreeMap<String, Option<f64>>,
+}
+
+/// Writes `evaluation.json` and `evaluation.csv` into `dir`. Undefined numbers are null, and empty fields.
+pub fn write(dir: &Path, comparison: &Comparison) -> Result<()> {
+    let rows = comparison.rows();
+    let text = serde_json::to_string_pretty(&rows).map_err(|e| Error::io(dir, e.into()))?;
+    let path = dir.join(EVALUATION_CSV);
+    let mut out = csv::Writer::from_writer(Vec::new());
+    for row in &rows {
+        let (project, gene) = (escape::cell(row.project), escape::cell(row.gene));
+        out.serialize(Row { project: &project, gene: &gene, ..*row })
+            .map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
+    }
+    let bytes = out.into_inner().map_err(|e| Error::io(&path, e.into_error()))?;
+    atomic::write_bytes(&path, &bytes)?;
     atomic::write_bytes(dir.join(EVALUATION_JSON), format!("{text}\n").as_bytes())
 }
 
-/// Reads what [`write()`] wrote.
-pub fn read(dir: &Path) -> Result<Comparison> {
-    let path = dir.join(EVALUATION_JSON);
-    let text = text::read(&path, text::MAX_JSON_BYTES)?;
-    serde_json::from_str(&text)
-        .map_err(|e| Error::input(&path, format!("is no evaluation ({e})"), "run isg evaluate again"))
+/// The results as lines for a terminal: every gene of every project, then what is pooled over projects.
+pub fn text(results: &[GeneResult], over_projects: &[GeneResult], unit: Unit) -> String {
+    let several = !over_projects.is_empty();
+    let mut out = String::new();
+    let who = observations(unit);
+    let within = if several { " within each project" } else { "" };
+    let _ = writeln!(out, "held-out {who}: correlation{within}, mean over folds");
+    let others: Vec<&str> =
+        results.first().map_or(Vec::new(), |r| r.others.keys().map(|k| k.trim_end_matches("_pearson")).collect());
+    lines(&mut out, results, several, &others);
+    let defined: Vec<f64> = results.iter().filter_map(|r| r.pearson).collect();
+    if defined.len() > 1 {
+        let mean = defined.iter().sum::<f64>() / defined.len() as f64;
+        let what = if several { "genes and projects" } else { "genes" };
+        let _ = writeln!(out, "mean over {what}: {mean:.3}");
+    }
+    if several {
+        let _ = writeln!(out, "\nall projects together: telling the projects apart counts as prediction here");
+        lines(&mut out, over_projects, false, &others);
+    }
+    out
 }
 
-#[derive(Serialize, Deserialize)]
-struct Row {
-    slide: String,
-    patient: String,
-    #[serde(default)]
-    project: String,
-    #[serde(default)]
-    fold: usize,
-    gene: String,
-    /// Empty where it was not measured.
-    truth: Option<f64>,
-    predicted: f64,
+fn lines(out: &mut String, results: &[GeneResult], with_project: bool, others: &[&str]) {
+    let width = |longest: Option<usize>, least: usize| longest.unwrap_or(0).clamp(least, 40);
+    let gene = width(results.iter().map(|r| r.gene.chars().count()).max(), 12);
+    let project = width(results.iter().map(|r| r.project.chars().count()).max(), 8);
+    if with_project {
+        let _ = write!(out, "{:<project$} ", "project");
+    }
+    let titles = ["n", "PCC", "95 % interval", "p", "q", "pooled", "MSE", "scaled"];
+    let [n, pcc, interval, p, q, pooled, mse, scaled] = titles;
+    let _ =
+        write!(out, "{:<gene$} {n:>4} {pcc:>6}  {interval:<14} {p:>7} {q:>7} {pooled:>6} {mse:>8} {scaled:>8}", "gene");
+    others.iter().for_each(|name| {
+        let _ = write!(out, " {name:>6}");
+    });
+    out.push('\n');
+    let number = |value: Option<f64>, digits: usize| value.map_or("-".to_string(), |v| format!("{v:.digits$}"));
+    for r in results {
+        if with_project {
+            let _ = write!(out, "{:<project$} ", r.project);
+        }
+        let interval = r.interval.map_or("-".to_string(), |i| format!("{:.2} to {:.2}", i.low, i.high));
+        let (pcc, pooled) = (number(r.pearson, 3), number(r.pooled_pearson, 3));
+        let (p, q) = (number(r.p_value, 4), number(r.false_discovery_rate, 4));
+        let (mse, scaled) = (number(r.mse, 4), number(r.mse_scaled, 4));
+        let _ = write!(
+            out,
+            "{:<gene$} {:>4} {pcc:>6}  {interval:<14} {p:>7} {q:>7} {pooled:>6} {mse:>8} {scaled:>8}",
+            r.gene, r.n
+        );
+        for (name, pearson) in others.iter().zip(r.others.values()) {
+            let _ = write!(out, " {:>1$}", number(*pearson, 3), name.len().max(6));
+        }
+        out.push('\n');
+    }
 }
 
-/// One line per slide and gene: `slide,patient,project,fold,gene,truth,predicted`.
-pub fn write_predictions(path: &Path, genes: &[String], predictions: &[Prediction]) -> Result<()> {
-    let mut out = csv::Writer::from_writer(Vec::new());
-    for p in predictions {
-        for ((gene, truth), predicted) in genes.iter().zip(&p.truth).zip(&p.predicted) {
-            let row = Row {
-                slide: escape::cell(&p.slide).into_owned(),
-                patient: escape::cell(&p.patient).into_owned(),
-                project: escape::cell(&p.project).into_owned(),
-                fold: p.fold,
-                gene: escape::cell(gene).into_owned(),
-                truth: truth.is_finite().then_some(*truth),
-                predicted: *predicted,
-            };
-            out.serialize(row).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
-        }
+fn observations(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Patient => "patients",
+        Unit::Slide => "slides",
     }
-    let bytes = out.into_inner().map_err(|e| Error::io(path, e.into_error()))?;
-    atomic::write_bytes(path, &bytes)
 }
 
-/// Reads what [`write_predictions`] wrote, or another program in the same columns. Genes in order of appearance; a slide
-/// without a line for one of them has no truth for it.
-pub fn read_predictions(path: &Path) -> Result<(Vec<String>, Vec<Prediction>)> {
-    let remedy = "give the columns slide,patient,gene,truth,predicted";
-    let mut reader = csv::Reader::from_path(path).map_err(|e| Error::input(path, e.to_string(), remedy))?;
-    let (mut genes, mut rows): (Vec<String>, Vec<Row>) = (Vec::new(), Vec::new());
-    for row in reader.deserialize() {
-        let mut row: Row =
-            row.map_err(|e| Error::input(path, format!("has a line that cannot be read ({e})"), remedy))?;
-        for text in [&mut row.slide, &mut row.patient, &mut row.project, &mut row.gene] {
-            *text = escape::uncell(text).to_string();
-        }
-        if !row.predicted.is_finite() {
-            let problem = format!("slide {}, gene {}: the prediction is no number", row.slide, row.gene);
-            return Err(Error::input(path, problem, "predict this slide again"));
-        }
-        if !genes.contains(&row.gene) {
-            genes.push(row.gene.clone());
-        }
-        rows.push(row);
-    }
-    if rows.is_empty() {
-        return Err(Error::input(path, "holds no prediction", remedy));
-    }
-    let mut slides: BTreeMap<(usize, String), Prediction> = BTreeMap::new();
-    for row in rows {
-        let gene = genes.iter().position(|g| *g == row.gene).unwrap_or(0);
-        let missing = vec![f64::NAN; genes.len()];
-        let slide = slides.entry((row.fold, row.slide.clone())).or_insert_with(|| Prediction {
-            slide: row.slide,
-            patient: row.patient,
-            project: row.project,
-            fold: row.fold,
-            truth: missing.clone(),
-            predicted: missing,
-        });
-        slide.truth[gene] = row.truth.unwrap_or(f64::NAN);
-        slide.predicted[gene] = row.predicted;
-    }
-    Ok((genes, slides.into_values().collect()))
+/// What the numbers of [`text`] are, in plain words.
+pub fn explanation(settings: &Settings) -> String {
+    let who = observations(settings.unit);
+    let p = match settings.unit {
+        Unit::Slide => "No p: slides of one patient are not independent.".to_string(),
+        Unit::Patient => format!(
+            "p: one-sided, {} permutations of the patients' targets within project and fold; q: {}, over the genes of a project.",
+            settings.permutations.draws,
+            settings.false_discovery.name()
+        ),
+    };
+    format!(
+        "Intervals are of these predictions, by drawing patients within their project; how another training would have gone is \
+         not in them.\n{p}\npooled: the folds together; scaled: MSE on the scale of the training targets; -: too few {who} ({} for a \
+         correlation, {} for an interval), or nothing that varies.\n",
+        stats::LEAST_FOR_CORRELATION,
+        stats::LEAST_FOR_INTERVAL
+    )
 }

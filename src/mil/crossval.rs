@@ -36,6 +36,7 @@ use crate::{
 /// One network's training curve.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Curve {
+    /// Counted over all repeats, as the folders of the networks are.
     pub fold: usize,
     pub member: usize,
     /// `None`: the network of all projects and genes.
@@ -45,11 +46,13 @@ pub struct Curve {
 
 /// What [`cross_validate`] returns.
 pub struct CvResult {
-    /// Of every held-out slide, by the networks that never saw its patient.
+    /// Of every held-out slide of every fold, by the networks that never saw its patient.
     pub predictions: Vec<Prediction>,
     /// The same by ridge regression on mean features.
     pub baseline: Vec<Prediction>,
     pub curves: Vec<Curve>,
+    /// Per slide of the set, the folds (counted over all repeats) that held its patient out.
+    pub held_out_by: Vec<Vec<usize>>,
 }
 
 /// Trains and tests every fold in `dir`, or goes on where an earlier run stopped.
@@ -83,26 +86,31 @@ pub fn cross_validate(
     progress.end();
     let done = outcome?;
 
-    let mut curves = Vec::new();
-    let mut sums: Vec<Option<(usize, Vec<f64>)>> = vec![None; set.bags.len()];
-    let mut models = BTreeMap::new();
-    for ((fold, _), member) in jobs.iter().zip(done) {
-        curves.extend(member.curves);
-        models.extend(member.models);
-        for (slide, values) in member.predicted {
-            let (_, sum) = sums[slide].get_or_insert_with(|| (*fold, vec![0.0; set.genes.len()]));
-            sum.iter_mut().zip(values).for_each(|(s, v)| *s += v / config.members as f64);
+    let tested = Tested::new(config, set, splits, &folds)?;
+    // Networks of one fold are averaged; folds never are, for a slide may be held out once in every repeat.
+    let mut predictions: Vec<Prediction> = Vec::new();
+    for (fold, members) in done.chunks(config.members).enumerate() {
+        for (place, &slide) in folds[fold].test.iter().enumerate() {
+            let mut mean = vec![0.0; set.genes.len()];
+            for member in members {
+                mean.iter_mut().zip(&member.predicted[place]).for_each(|(m, v)| *m += v / config.members as f64);
+            }
+            predictions.push(tested.prediction(slide, fold, mean));
         }
     }
-    let predictions = (sums.into_iter().enumerate())
-        .filter_map(|(slide, sum)| sum.map(|(fold, predicted)| prediction(set, slide, fold, predicted)))
-        .collect();
-    let baseline = ridge(set, &folds)?;
+    let (mut curves, mut models) = (Vec::new(), BTreeMap::new());
+    for member in done {
+        curves.extend(member.curves);
+        models.extend(member.models);
+    }
+    let baseline = ridge(&tested)?;
+    let held_out = |slide: usize| (0..folds.len()).filter(|&k| folds[k].test.contains(&slide)).collect();
+    let held_out_by = (0..set.bags.len()).map(held_out).collect();
     let manifest =
         Manifest::new(set.genes.clone(), [set.width, set.grid, folds.len()], tasks, config, set.origin, models);
     manifest.write(dir)?;
     manifest.remove_others(dir)?;
-    Ok(CvResult { predictions, baseline, curves })
+    Ok(CvResult { predictions, baseline, curves, held_out_by })
 }
 
 /// Fewest slides that a network can learn from.
@@ -139,29 +147,50 @@ pub fn whole_networks(dir: &Path) -> Result<Option<BTreeMap<String, Digest>>> {
     Ok(models)
 }
 
-fn prediction(set: &BagSet, slide: usize, fold: usize, predicted: Vec<f64>) -> Prediction {
-    let bag = &set.bags[slide];
-    Prediction {
-        slide: bag.slide.clone(),
-        patient: bag.patient.clone(),
-        project: bag.project.clone(),
-        fold,
-        truth: set.targets[slide].clone(),
-        predicted,
+/// The slides that are held out, fold by fold.
+pub struct Tested<'a> {
+    set: &'a BagSet,
+    folds: &'a [FoldSlides],
+    /// Repeat and number within it, per fold.
+    numbers: Vec<(usize, usize)>,
+    /// The targets' scale of every fold, fitted on its training slides.
+    spans: Vec<Vec<f64>>,
+}
+
+impl<'a> Tested<'a> {
+    pub fn new(config: &TrainConfig, set: &'a BagSet, splits: &Splits, folds: &'a [FoldSlides]) -> Result<Tested<'a>> {
+        let span = |fold: &FoldSlides| Ok(set.fit_targets(config.target_scaling, &fold.train)?.span);
+        Ok(Tested { set, folds, numbers: splits.numbers(), spans: folds.iter().map(span).collect::<Result<_>>()? })
+    }
+
+    fn prediction(&self, slide: usize, fold: usize, predicted: Vec<f64>) -> Prediction {
+        let bag = &self.set.bags[slide];
+        let (repeat, number) = self.numbers[fold];
+        Prediction {
+            slide: bag.slide.clone(),
+            patient: bag.patient.clone(),
+            project: bag.project.clone(),
+            repeat,
+            fold: number,
+            truth: self.set.targets[slide].clone(),
+            predicted,
+            target_span: self.spans[fold].clone(),
+        }
     }
 }
 
 /// Held-out predictions of ridge regression on mean features, on the same folds. Its penalty is chosen on the training
 /// slides alone; validation slides train too, since nothing else would use them.
-pub fn ridge(set: &BagSet, folds: &[FoldSlides]) -> Result<Vec<Prediction>> {
+pub fn ridge(tested: &Tested) -> Result<Vec<Prediction>> {
+    let set = tested.set;
     let features = (0..set.bags.len()).map(|slide| set.mean_features(slide)).collect::<Result<Vec<_>>>()?;
     let mut predictions = Vec::new();
-    for (number, fold) in folds.iter().enumerate() {
+    for (number, fold) in tested.folds.iter().enumerate() {
         let train: Vec<usize> = fold.train.iter().chain(&fold.valid).copied().collect();
         let rows: Vec<Vec<f64>> = train.iter().map(|&s| features[s].clone()).collect();
         let targets: Vec<Vec<f64>> = train.iter().map(|&s| set.targets[s].clone()).collect();
         let model = Ridge::fit(&rows, &targets)?;
-        let predict = |&slide: &usize| prediction(set, slide, number, model.predict(&features[slide]));
+        let predict = |&slide: &usize| tested.prediction(slide, number, model.predict(&features[slide]));
         predictions.extend(fold.test.iter().map(predict));
     }
     Ok(predictions)
@@ -278,8 +307,8 @@ struct Run<'a> {
 
 /// What one network of one fold left.
 struct Member {
-    /// Held-out predictions by slide.
-    predicted: Vec<(usize, Vec<f64>)>,
+    /// Predictions of the fold's test slides, in their order.
+    predicted: Vec<Vec<f64>>,
     curves: Vec<Curve>,
     /// Checksums of the network and its tuned copies.
     models: Vec<(String, Digest)>,
@@ -311,8 +340,8 @@ impl Run<'_> {
         let model = Model::load(&pooled, self.device)?;
         let named = |path: &Path, model: &Model| (model_name(self.dir, path), model.checksum.unwrap_or_default());
         let mut models = vec![named(&pooled, &model)];
-        let predict = |model: &Model, &slide: &usize| Ok((slide, model.predict(&*set.bags[slide].features)?));
-        let mut predicted = slides.test.iter().map(|s| predict(&model, s)).collect::<Result<Vec<_>>>()?;
+        let predict = |model: &Model, slide: usize| model.predict(&*set.bags[slide].features);
+        let mut predicted = slides.test.iter().map(|&s| predict(&model, s)).collect::<Result<Vec<_>>>()?;
         for task in self.tasks {
             let of_task = |list: &[usize]| -> Vec<usize> {
                 let member = |s: &usize| task.project.as_deref().is_none_or(|p| set.bags[*s].project == p);
@@ -342,9 +371,9 @@ impl Run<'_> {
             let path = dir.join(MODEL_FILE);
             let tuned = Model::load(&path, self.device)?;
             models.push(named(&path, &tuned));
-            for (slide, values) in &mut predicted {
-                if task.project.as_deref().is_none_or(|p| set.bags[*slide].project == p) {
-                    let (_, again) = predict(&tuned, slide)?;
+            for (&slide, values) in slides.test.iter().zip(&mut predicted) {
+                if task.project.as_deref().is_none_or(|p| set.bags[slide].project == p) {
+                    let again = predict(&tuned, slide)?;
                     task.genes.iter().for_each(|&g| values[g] = again[g]);
                 }
             }

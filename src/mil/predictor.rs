@@ -25,6 +25,7 @@ pub struct Predictor {
 
 /// One network and its tuned copies.
 struct Member {
+    fold: usize,
     pooled: Model,
     tuned: Vec<(Task, Model)>,
 }
@@ -104,7 +105,7 @@ impl Predictor {
                         tuned.push((task.clone(), held.model(&path, Some(task))?));
                     }
                 }
-                members.push(Member { pooled, tuned });
+                members.push(Member { fold, pooled, tuned });
             }
         }
         let origin = held.origin.unwrap_or_default();
@@ -121,23 +122,48 @@ impl Predictor {
     /// Expression of one slide, one value per gene, on the targets' own scale. `project` chooses among tuned networks;
     /// without it those of the only project there is, or else the networks of all projects.
     pub fn predict(&self, features: &dyn PatchFeatures, project: Option<&str>) -> Result<Vec<f64>> {
-        Ok(self.average(project, |model| Ok(vec![model.predict(features)?]))?.swap_remove(0))
+        let members: Vec<&Member> = self.members.iter().collect();
+        Ok(self.average(&members, project, |model| Ok(vec![model.predict(features)?]))?.swap_remove(0))
     }
 
     /// One slide's prediction with what led to it, averaged over the networks: contributions per patch and gene from the
     /// tuned networks where there are any, maps of attention from the networks of all projects.
     pub fn explain(&self, features: &dyn PatchFeatures, project: Option<&str>) -> Result<Explanation> {
+        self.explain_by(&self.members.iter().collect::<Vec<_>>(), features, project)
+    }
+
+    /// The same of a slide of the run itself, by the networks of these folds (counted over all repeats) alone: those that
+    /// held its patient out. `None` where no network is of these folds.
+    pub fn explain_held_out(
+        &self,
+        features: &dyn PatchFeatures,
+        project: Option<&str>,
+        folds: &[usize],
+    ) -> Result<Option<Explanation>> {
+        let members: Vec<&Member> = self.members.iter().filter(|member| folds.contains(&member.fold)).collect();
+        match members.is_empty() {
+            true => Ok(None),
+            false => self.explain_by(&members, features, project).map(Some),
+        }
+    }
+
+    fn explain_by(
+        &self,
+        members: &[&Member],
+        features: &dyn PatchFeatures,
+        project: Option<&str>,
+    ) -> Result<Explanation> {
         let genes = self.manifest.genes.len().max(1);
         let mut maps: Option<Explanation> = None;
-        let share = 1.0 / self.members.len().max(1) as f64;
-        for member in &self.members {
+        let share = 1.0 / members.len().max(1) as f64;
+        for member in members {
             let one = member.pooled.explain(features)?;
             match &mut maps {
                 None => maps = Some(scaled(one, share)),
                 Some(sum) => add(sum, &one, share),
             }
         }
-        let rows = self.average(project, |model| {
+        let rows = self.average(members, project, |model| {
             let e = model.explain(features)?;
             Ok(std::iter::once(e.prediction).chain(e.contribution.chunks(genes).map(<[f64]>::to_vec)).collect())
         })?;
@@ -156,10 +182,15 @@ impl Predictor {
 
     /// Averages what the networks say, rows of one value per gene; each gene's column is a tuned network's where one
     /// covers it.
-    fn average(&self, project: Option<&str>, say: impl Fn(&Model) -> Result<Vec<Vec<f64>>>) -> Result<Vec<Vec<f64>>> {
+    fn average(
+        &self,
+        members: &[&Member],
+        project: Option<&str>,
+        say: impl Fn(&Model) -> Result<Vec<Vec<f64>>>,
+    ) -> Result<Vec<Vec<f64>>> {
         let project = project.or(self.only_project()).unwrap_or("");
         let mut sum: Vec<Vec<f64>> = Vec::new();
-        for member in &self.members {
+        for member in members {
             let mut rows = say(&member.pooled)?;
             for (task, model) in &member.tuned {
                 let covered: Vec<usize> = task.genes.iter().copied().filter(|&g| task.covers(project, g)).collect();
@@ -174,7 +205,7 @@ impl Predictor {
                 sum = rows.iter().map(|row| vec![0.0; row.len()]).collect();
             }
             for (sum, row) in sum.iter_mut().zip(&rows) {
-                sum.iter_mut().zip(row).for_each(|(s, v)| *s += v / self.members.len() as f64);
+                sum.iter_mut().zip(row).for_each(|(s, v)| *s += v / members.len() as f64);
             }
         }
         Ok(sum)

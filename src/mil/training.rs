@@ -73,7 +73,7 @@ pub struct EpochRecord {
     pub gradient_norm: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_loss: Option<f64>,
-    /// Mean over the genes of the correlation over validation slides.
+    /// Mean over genes and projects of the correlation over the project's validation slides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_pearson: Option<f64>,
 }
@@ -173,7 +173,9 @@ fn key(job: &Job, config: &TrainConfig, features: &FeatureScale, targets: &Targe
     let parent = job.begin.map(|path| SafetensorsFile::open_own(path).map(|file| file.checksum())).transpose()?;
     let scales = Digest::of_bytes(format!("{features:?} {targets:?}").as_bytes());
     let of_job = (job.seed, job.task, &job.genes, &job.set.genes, job.set.origin);
-    Ok(Digest::of("regressor", &(settings, of_job, train, valid, scales, parent)))
+    // The criterion that chooses the epoch.
+    let validated = "within projects";
+    Ok(Digest::of("regressor", &(validated, settings, of_job, train, valid, scales, parent)))
 }
 
 struct Training<'a> {
@@ -297,7 +299,8 @@ impl<'a> Training<'a> {
         let (valid_loss, valid_pearson) = self.validate()?;
         if self.selects() {
             self.keep_if_best(valid_pearson)?;
-            let since = self.state.epoch - self.state.best.map_or(0, |(epoch, _)| epoch);
+            // Without any correlation nothing can have stopped to improve.
+            let since = self.state.best.map_or(0, |(epoch, _)| self.state.epoch - epoch);
             self.state.stopped = self.job.patience > 0 && since >= self.job.patience as u64;
         }
         Ok(EpochRecord {
@@ -446,18 +449,14 @@ impl<'a> Training<'a> {
     /// Mean squared error and mean correlation on the validation slides.
     fn validate(&self) -> Result<(Option<f64>, Option<f64>)> {
         let model = self.judged();
-        let mut rows = Vec::new();
+        let mut slides = Vec::new();
         for &slide in self.job.valid {
+            let bag = &self.job.set.bags[slide];
             let mut truth = self.job.set.targets[slide].clone();
             model.header.targets.transform(&mut truth);
-            rows.push((truth, model.predict_scaled(&*self.job.set.bags[slide].features)?));
+            slides.push(Validated { project: &bag.project, truth, predicted: model.predict_scaled(&*bag.features)? });
         }
-        let columns: Vec<(Vec<f64>, Vec<f64>)> = (self.job.genes.iter())
-            .map(|&g| rows.iter().map(|(t, p)| (t[g], p[g])).filter(|(t, _)| t.is_finite()).unzip())
-            .collect();
-        let loss = stats::mean_defined(columns.iter().map(|(t, p)| stats::mean_squared_error(t, p)));
-        let pearson = stats::mean_defined(columns.iter().map(|(t, p)| stats::pearson(t, p)));
-        Ok((loss, pearson))
+        Ok(validation_scores(&slides, &self.job.genes))
     }
 
     fn keep_if_best(&mut self, score: Option<f64>) -> Result<()> {
@@ -498,6 +497,38 @@ impl<'a> Training<'a> {
         Model::write(path, &header, &self.model.features, &weights)?;
         Ok(header)
     }
+}
+
+/// A validation slide, on the scale of the training targets.
+struct Validated<'a> {
+    project: &'a str,
+    truth: Vec<f64>,
+    predicted: Vec<f64>,
+}
+
+/// Mean over the genes of the squared error, and mean over genes and projects of the correlation within the project: over
+/// projects together, telling one cancer from another would pass for prediction. A project counts for a gene where three of
+/// its slides have values that differ; a network that says the same of all of them has correlation 0 there.
+fn validation_scores(slides: &[Validated], genes: &[usize]) -> (Option<f64>, Option<f64>) {
+    let mut projects: Vec<&str> = slides.iter().map(|s| s.project).collect();
+    projects.sort_unstable();
+    projects.dedup();
+    let pairs = |gene: usize, project: Option<&str>| -> (Vec<f64>, Vec<f64>) {
+        let of_project = slides.iter().filter(|s| project.is_none_or(|p| s.project == p));
+        of_project.map(|s| (s.truth[gene], s.predicted[gene])).filter(|(truth, _)| truth.is_finite()).unzip()
+    };
+    let error = |&gene: &usize| {
+        let (truth, predicted) = pairs(gene, None);
+        stats::mean_squared_error(&truth, &predicted)
+    };
+    let correlation = |gene: usize, project: &str| {
+        let (truth, predicted) = pairs(gene, Some(project));
+        let varies = truth.windows(2).any(|w| w[0] != w[1]);
+        let counts = truth.len() >= stats::LEAST_FOR_CORRELATION && varies;
+        counts.then(|| stats::pearson(&truth, &predicted).unwrap_or(0.0))
+    };
+    let each = genes.iter().flat_map(|&gene| projects.iter().map(move |project| correlation(gene, project)));
+    (stats::mean_defined(genes.iter().map(error)), stats::mean_defined(each))
 }
 
 /// One step's input.
@@ -582,5 +613,29 @@ fn remark(record: &EpochRecord) -> String {
     match record.valid_pearson {
         Some(pearson) => format!("loss {:.3}, validation PCC {pearson:.2}", record.train_loss),
         None => format!("loss {:.3}", record.train_loss),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn telling_projects_apart_is_no_validation_score() {
+        let slide =
+            |project, truth: f64, predicted: f64| Validated { project, truth: vec![truth], predicted: vec![predicted] };
+        // Within A the order is right, within B it is turned round; B is far above A in both.
+        let slides: Vec<Validated> = (0..4)
+            .flat_map(|i| {
+                [slide("A", f64::from(i), f64::from(i)), slide("B", 100.0 + f64::from(i), 100.0 - f64::from(i))]
+            })
+            .collect();
+        let (error, correlation) = validation_scores(&slides, &[0]);
+        assert_eq!(error, Some(7.0));
+        assert!(correlation.is_some_and(|r| r.abs() < 1e-12), "{correlation:?}");
+        // Two slides of a project have no correlation; a constant prediction of a varying target has none worth having.
+        let few: Vec<Validated> = (0..3).map(|i| slide("A", f64::from(i), 1.0)).chain([slide("B", 0.0, 0.0)]).collect();
+        assert_eq!(validation_scores(&few, &[0]).1, Some(0.0));
+        assert_eq!(validation_scores(&few[2..], &[0]).1, None);
     }
 }

@@ -22,6 +22,7 @@
 //! epochs = 50
 //! [splits]
 //! folds = 5
+//! repeats = 1                 # passes through the whole cross-validation, each with other folds
 //! ```
 
 use std::path::{Component, Path, PathBuf};

@@ -48,9 +48,11 @@ use crate::{
     device::Device,
     error::{Error, Result},
     eval::{
-        metrics::Unit,
-        stats::{Bootstrap, Interval},
-        tables::{self, Comparison},
+        metrics::Settings,
+        permutation::Permutations,
+        predictions,
+        stats::Bootstrap,
+        tables::{self, Comparison, GeneResult, Method},
     },
     extractor::training,
     io::{atomic, checksum::Digest, sealed},
@@ -155,21 +157,23 @@ pub struct Summary {
     /// The rule that chose patches, and how much of every slide it kept.
     pub selection: Selection,
     pub kept: Vec<KeptShare>,
-    pub genes: Vec<GeneSummary>,
+    /// Mean of the headline over genes and projects.
+    pub mean_pearson: Option<f64>,
+    /// Every gene of every project, patients as observations.
+    pub genes: Vec<GeneResult>,
+    /// The same over all projects together, where there are several: telling them apart counts as prediction there.
+    pub all_projects: Vec<GeneResult>,
     /// Seconds by stage, over all the processes that worked on the run.
     pub seconds: BTreeMap<String, f64>,
 }
 
-/// Held-out prediction of one gene, pooled over the folds, patients as units.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct GeneSummary {
-    pub gene: String,
-    pub pearson: Option<f64>,
-    pub interval: Option<Interval>,
-    pub p_value: Option<f64>,
-    pub false_discovery_rate: Option<f64>,
-    /// Ridge regression on mean features, on the same folds.
-    pub ridge_pearson: Option<f64>,
+/// How a run evaluates its predictions.
+pub fn evaluation_settings(seed: u64) -> Settings {
+    Settings {
+        bootstrap: Bootstrap { seed, ..Bootstrap::default() },
+        permutations: Permutations { seed, ..Permutations::default() },
+        ..Settings::default()
+    }
 }
 
 /// Loads the cohort of a run and writes into its directory how far matching came, also where it ended with an error.
@@ -236,19 +240,15 @@ pub fn execute(run: &Run, until: Stage, device_name: &str, progress: &dyn Progre
     let cv = run.timed(Stage::Training, || {
         crossval::cross_validate(&run.config.train, &set, &splits, &run.path("model"), device_name, progress)
     })?;
-    tables::write_predictions(&run.path(tables::PREDICTIONS_FILE), &set.genes, &cv.predictions)?;
-    tables::write_predictions(&run.path(tables::BASELINE_FILE), &set.genes, &cv.baseline)?;
+    predictions::write(&run.path(tables::PREDICTIONS_FILE), &set.genes, &cv.predictions)?;
+    predictions::write(&run.path(tables::BASELINE_FILE), &set.genes, &cv.baseline)?;
     if until == Stage::Training {
         return Ok(None);
     }
 
-    let comparison = tables::compare(
-        &set.genes,
-        &cv.predictions,
-        Some(&cv.baseline),
-        Unit::Patient,
-        Bootstrap { seed: run.config.seed, ..Bootstrap::default() },
-    )?;
+    let method = |name, predictions| Method { name, genes: &set.genes, predictions };
+    let methods = [method(tables::OWN_METHOD, &cv.predictions[..]), method(tables::BASELINE, &cv.baseline[..])];
+    let comparison = Comparison::new(&methods, evaluation_settings(run.config.seed))?;
     tables::write(&run.config.out, &comparison)?;
     let report = run.timed(Stage::Report, || {
         let view = reporting::View {
@@ -310,15 +310,6 @@ fn summarise(
     let mut patients: Vec<&str> = selected.iter().map(|slide| slide.entry.patient.as_str()).collect();
     patients.sort_unstable();
     patients.dedup();
-    let ridge = |i: usize| comparison.baseline.as_ref()?.pooled.genes.get(i)?.pearson;
-    let genes = comparison.network.pooled.genes.iter().enumerate().map(|(i, score)| GeneSummary {
-        gene: score.gene.clone(),
-        pearson: score.pearson,
-        interval: score.pearson_interval,
-        p_value: score.p_one_sided,
-        false_discovery_rate: score.false_discovery_rate,
-        ridge_pearson: ridge(i),
-    });
     Summary {
         slides: selected.len(),
         patients: patients.len(),
@@ -329,7 +320,9 @@ fn summarise(
         left_out,
         selection,
         kept: selected.iter().map(Selected::share).collect(),
-        genes: genes.collect(),
+        mean_pearson: comparison.first().mean_pearson(),
+        genes: comparison.results(),
+        all_projects: comparison.results_over_projects(),
         seconds: run.timings(),
     }
 }

@@ -13,7 +13,10 @@ use crate::{
     cohort::targets::Transform,
     device::Device,
     error::Result,
-    eval::{metrics::GeneScore, tables::Comparison},
+    eval::{
+        metrics::{ALL_PROJECTS, GroupScores, Part, Prediction},
+        tables::{self, Comparison, GeneResult},
+    },
     extractor::{patches::PatchSource, training},
     image::RgbImage,
     io::atomic,
@@ -45,7 +48,6 @@ pub struct View<'a> {
 
 /// The report as one HTML file.
 pub fn report(view: &View, device: &Device, progress: &dyn Progress) -> Result<String> {
-    let config = &view.run.config;
     let shown = shown_slides(view);
     progress.begin("report", shown.len() as u64, "slides");
     let predictor = Predictor::load(&view.run.path("model"), device)?;
@@ -64,18 +66,19 @@ pub fn report(view: &View, device: &Device, progress: &dyn Progress) -> Result<S
     let data = ReportData {
         title: "Gene expression from histology slides".to_string(),
         summary: format!(
-            "{} slides of {} patients, {} genes; every number is of held-out patients in {}-fold cross-validation.",
+            "{} slides of {} patients, {} genes; every number is of held-out patients in {}.",
             view.selected.len(),
             patients.len(),
             view.set.genes.len(),
-            config.splits.folds,
+            cross_validation(view),
         ),
         target: match view.run.cohort.transform {
             Transform::Log10p1 => "log10(1 + x)".to_string(),
             Transform::Log2p1 => "log2(1 + x)".to_string(),
             Transform::None => "expression".to_string(),
         },
-        genes: (0..view.set.genes.len()).map(|gene| gene_report(view, gene)).collect(),
+        genes: view.comparison.results().iter().map(|result| gene_report(view, result)).collect(),
+        over_projects: view.comparison.results_over_projects().iter().map(|result| gene_report(view, result)).collect(),
         curves: curves(view)?,
         slides,
         reconstructions: reconstructions(view, device)?,
@@ -107,6 +110,19 @@ fn kept_patches(slide: &Selected) -> KeptPatches {
     }
 }
 
+/// The cross-validation in words.
+fn cross_validation(view: &View) -> String {
+    let of_repeat = |repeat: usize| {
+        let mut folds: Vec<usize> = view.cv.predictions.iter().filter(|p| p.repeat == repeat).map(|p| p.fold).collect();
+        folds.sort_unstable();
+        folds.dedup();
+        folds.len()
+    };
+    let repeats = view.cv.predictions.iter().map(|p| p.repeat + 1).max().unwrap_or(1);
+    let folds = format!("{}-fold cross-validation", of_repeat(0));
+    if repeats == 1 { folds } else { format!("{folds}, done {repeats} times") }
+}
+
 /// Slides spread evenly over the first gene's measured values: low, middle and high expression are all seen.
 fn shown_slides(view: &View) -> Vec<usize> {
     let mut order: Vec<usize> = (0..view.selected.len()).collect();
@@ -120,8 +136,10 @@ fn panel(view: &View, predictor: &Predictor, index: usize) -> Result<SlidePanel>
     let selected = &view.selected[index];
     let slide = scan::open(&selected.entry)?;
     let bag = &view.set.bags[index];
-    let explanation = predictor.explain(&*bag.features, Some(&bag.project))?;
-    let mut attention = explanation.attention.iter().copied();
+    // A map by networks that trained on the slide would show what they remember of it.
+    let folds = &view.cv.held_out_by[index];
+    let explanation = predictor.explain_held_out(&*bag.features, Some(&bag.project), folds)?;
+    let mut attention = explanation.iter().flat_map(|e| e.attention.iter().copied());
     let side_px = selected.extent_px[0];
     let patches = selected.patches.iter().map(|patch| PatchMark {
         x_px: patch.x,
@@ -138,11 +156,12 @@ fn panel(view: &View, predictor: &Predictor, index: usize) -> Result<SlidePanel>
     let (width, height) = selected.size_px;
     facts.push(("size".to_string(), format!("{width} × {height} px")));
     facts.push(("patches kept".to_string(), format!("{} of {}", selected.kept().count(), selected.patches.len())));
-    let held_out = view.cv.predictions.iter().find(|p| p.slide == bag.slide);
+    // Of a slide that every repeat held out, the mean of what they said.
+    let held_out: Vec<&Prediction> = view.cv.predictions.iter().filter(|p| p.slide == bag.slide).collect();
     for (gene, name) in view.set.genes.iter().enumerate() {
-        if let Some(prediction) = held_out {
-            let (truth, predicted) = (prediction.truth[gene], prediction.predicted[gene]);
-            facts.push((name.clone(), format!("measured {truth:.2}, predicted {predicted:.2}")));
+        if let Some(first) = held_out.first() {
+            let predicted = held_out.iter().map(|p| p.predicted[gene]).sum::<f64>() / held_out.len() as f64;
+            facts.push((name.clone(), format!("measured {:.2}, predicted {predicted:.2}", first.truth[gene])));
         }
     }
     Ok(SlidePanel {
@@ -174,35 +193,49 @@ fn selectors(view: &View, index: usize, device: &Device, progress: &dyn Progress
     Ok(comparison)
 }
 
-fn gene_report(view: &View, gene: usize) -> GeneReport {
-    let pooled: Option<&GeneScore> = view.comparison.network.pooled.genes.get(gene);
-    let ridge = view.comparison.baseline.as_ref().and_then(|b| b.pooled.genes.get(gene)?.pearson);
-    let of_folds = view.comparison.network.folds.iter().filter(|group| group.project.is_none());
+fn gene_report(view: &View, result: &GeneResult) -> GeneReport {
+    let evaluation = view.comparison.first();
+    let gene = evaluation.genes.iter().position(|gene| *gene == result.gene).unwrap_or(0);
+    let several = evaluation.projects.len() > 1;
+    let fold_score = |group: &GroupScores| match group.part {
+        Part::Fold { repeat, fold } if group.project == result.project => {
+            let score = &group.genes[gene];
+            Some(FoldScore { repeat, fold, samples: score.n, pcc: score.pearson, mse: score.mse })
+        }
+        _ => None,
+    };
+    let others = result.others.iter().filter_map(|(name, pearson)| match (name.strip_suffix("_pearson"), pearson) {
+        (Some(tables::BASELINE), Some(r)) => Some(format!("ridge regression on mean features: PCC {r:.2}")),
+        (Some(name), Some(r)) => Some(format!("{name}: PCC {r:.2}")),
+        _ => None,
+    });
+    let of_project = |p: &&Prediction| result.project == ALL_PROJECTS || p.project == result.project;
     GeneReport {
-        name: view.set.genes[gene].clone(),
+        name: result.gene.clone(),
+        project: if several { result.project.clone() } else { String::new() },
         points: (view.cv.predictions.iter())
+            .filter(of_project)
             .filter(|p| p.truth[gene].is_finite())
             .map(|p| Point {
                 slide: p.slide.clone(),
                 patient: p.patient.clone(),
+                repeat: p.repeat,
                 fold: p.fold,
                 truth: p.truth[gene],
                 predicted: p.predicted[gene],
             })
             .collect(),
-        pcc: pooled.and_then(|s| s.pearson),
-        ci: pooled.and_then(|s| s.pearson_interval).map(|i| (i.low, i.high)),
-        spearman: pooled.and_then(|s| s.spearman),
-        mse: pooled.and_then(|s| s.mse),
-        p_value: pooled.and_then(|s| s.p_one_sided),
-        q_fdr: pooled.and_then(|s| s.false_discovery_rate),
-        folds: of_folds
-            .filter_map(|group| {
-                let score = group.genes.get(gene)?;
-                Some(FoldScore { fold: group.fold?, samples: score.n, pcc: score.pearson, mse: score.mse })
-            })
-            .collect(),
-        note: ridge.map_or_else(String::new, |r| format!("ridge regression on mean features: PCC {r:.2}")),
+        patients: result.n,
+        pcc: result.pearson,
+        ci: result.interval.map(|i| (i.low, i.high)),
+        pooled_pcc: result.pooled_pearson,
+        spearman: result.spearman,
+        mse: result.mse,
+        mse_scaled: result.mse_scaled,
+        p_value: result.p_value,
+        q_fdr: result.false_discovery_rate,
+        folds: evaluation.groups.iter().filter_map(fold_score).collect(),
+        note: others.collect::<Vec<_>>().join("; "),
     }
 }
 

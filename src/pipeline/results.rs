@@ -22,12 +22,11 @@ pub const SELECTORS_FILE: &str = "selectors.svg";
 const RESULTS_FILE: &str = "results.json";
 
 /// What is made anew from networks and features, and belongs to nothing else.
-const FILES: [&str; 8] = [
+const FILES: [&str; 7] = [
     tables::PREDICTIONS_FILE,
     tables::BASELINE_FILE,
     tables::EVALUATION_JSON,
-    "evaluation.csv",
-    "evaluation_ridge.csv",
+    tables::EVALUATION_CSV,
     SUMMARY_FILE,
     REPORT_FILE,
     SELECTORS_FILE,

@@ -21,7 +21,7 @@ pub fn scatter(gene: &GeneReport, target: &str) -> String {
     let pad = 0.05 * (high - low);
     let x = Axis::linear(low - pad, high + pad, left, right);
     let y = Axis::linear(low - pad, high + pad, bottom, top);
-    let mut drawing = Drawing::new(width, height, &format!("{}: predicted over measured expression", gene.name));
+    let mut drawing = Drawing::new(width, height, &format!("{}: predicted over measured expression", gene.title()));
     frame(&mut drawing, &x, &y, (left, right, top, bottom), ("measured", "predicted"), target);
     drawing.line((x.at(low), y.at(low)), (x.at(high), y.at(high)), "identity");
     if let Some((slope, intercept)) = least_squares(finite.iter().map(|p| (p.truth, p.predicted))) {
@@ -77,7 +77,7 @@ fn frame(
 /// One row a gene: its correlation with the confidence interval, zero marked.
 pub fn forest(genes: &[GeneReport]) -> String {
     let row = 26.0;
-    let longest = genes.iter().map(|g| g.name.chars().count()).max().unwrap_or(0);
+    let longest = genes.iter().map(|g| g.title().chars().count()).max().unwrap_or(0);
     let (width, left) = (720.0, (24.0 + 8.2 * longest as f64).clamp(70.0, 260.0));
     let (right, top) = (width - 130.0, 10.0);
     let bottom = top + row * genes.len() as f64;
@@ -90,10 +90,15 @@ pub fn forest(genes: &[GeneReport]) -> String {
         drawing.text((x.at(value), bottom + 15.0), "middle", "tick", &label);
     }
     drawing.line((x.at(0.0), top), (x.at(0.0), bottom), "axis");
-    drawing.text((0.5 * (left + right), bottom + 34.0), "middle", "label", "Pearson correlation, held out");
+    drawing.text(
+        (0.5 * (left + right), bottom + 34.0),
+        "middle",
+        "label",
+        "Pearson correlation, held out, mean over folds",
+    );
     for (i, gene) in genes.iter().enumerate() {
         let y = top + row * (i as f64 + 0.5);
-        drawing.text((left - 10.0, y + 4.0), "end", "name", &gene.name);
+        drawing.text((left - 10.0, y + 4.0), "end", "name", &gene.title());
         let ci = gene.ci.filter(|(low, high)| low.is_finite() && high.is_finite());
         let clear = ci.is_some_and(|(low, high)| low > 0.0 || high < 0.0);
         let class = if clear { "clear" } else { "unclear" };
@@ -102,7 +107,7 @@ pub fn forest(genes: &[GeneReport]) -> String {
             drawing.line((span.0, y), (span.1, y), &format!("whisker {class}"));
         }
         if let Some(pcc) = gene.pcc.filter(|v| v.is_finite()) {
-            drawing.point((x.at(pcc), y), 5.5, &format!("dot {class}"), &gene.name);
+            drawing.point((x.at(pcc), y), 5.5, &format!("dot {class}"), &gene.title());
         }
         let interval = ci.map(|(a, b)| format!(" [{}, {}]", html::fixed(Some(a), 2), html::fixed(Some(b), 2)));
         let text = format!("{}{}", html::fixed(gene.pcc, 2), interval.unwrap_or_default());

@@ -25,7 +25,10 @@ pub struct ReportData {
     pub summary: String,
     /// What the numbers of [`GeneReport::points`] are, e.g. `log10(1 + FPKM)`.
     pub target: String,
+    /// Every gene of every project.
     pub genes: Vec<GeneReport>,
+    /// The genes over all projects together, where there are several.
+    pub over_projects: Vec<GeneReport>,
     pub curves: Vec<Curve>,
     pub slides: Vec<SlidePanel>,
     pub reconstructions: Vec<Reconstruction>,
@@ -40,18 +43,25 @@ pub struct ReportData {
     pub settings: Vec<(String, Vec<(String, String)>)>,
 }
 
-/// One gene: every held-out prediction and what they amount to.
+/// One gene in one project: every held-out prediction and what they amount to.
 #[derive(Clone, Debug, Default)]
 pub struct GeneReport {
     pub name: String,
+    /// Empty where there is only one.
+    pub project: String,
     /// Held-out predictions only.
     pub points: Vec<Point>,
-    /// Pearson correlation over all held-out predictions together.
+    pub patients: usize,
+    /// Mean over the folds of the Pearson correlation over the fold's patients.
     pub pcc: Option<f64>,
     /// Its 95 % bootstrap interval.
     pub ci: Option<(f64, f64)>,
+    /// Pearson correlation over the patients of all folds together.
+    pub pooled_pcc: Option<f64>,
     pub spearman: Option<f64>,
     pub mse: Option<f64>,
+    /// On the scale of the training targets.
+    pub mse_scaled: Option<f64>,
     pub p_value: Option<f64>,
     /// The p-value after control of the false discovery rate over all genes.
     pub q_fdr: Option<f64>,
@@ -60,11 +70,20 @@ pub struct GeneReport {
     pub note: String,
 }
 
+impl GeneReport {
+    /// The gene, and where there are several projects, whose.
+    pub fn title(&self) -> String {
+        if self.project.is_empty() { self.name.clone() } else { format!("{} in {}", self.name, self.project) }
+    }
+}
+
 /// A held-out prediction.
 #[derive(Clone, Debug, Default)]
 pub struct Point {
     pub slide: String,
     pub patient: String,
+    /// Which pass through the cross-validation, counted from 0.
+    pub repeat: usize,
     /// Counted from 0; shown from 1.
     pub fold: usize,
     pub truth: f64,
@@ -74,6 +93,8 @@ pub struct Point {
 /// A gene's score on the held-out part of one fold.
 #[derive(Clone, Debug, Default)]
 pub struct FoldScore {
+    /// Which pass through the cross-validation, counted from 0.
+    pub repeat: usize,
     /// Counted from 0; shown from 1.
     pub fold: usize,
     pub samples: usize,

@@ -49,11 +49,18 @@ pub(super) fn head(data: &ReportData) -> String {
     let tested: Vec<&GeneReport> = data.genes.iter().filter(|g| g.q_fdr.is_some()).collect();
     if !tested.is_empty() {
         let found = tested.iter().filter(|g| g.q_fdr.is_some_and(|q| q < SIGNIFICANT)).count();
-        tile(format!("{found}<small> of {}</small>", tested.len()), "genes predicted, FDR below 5 %");
+        tile(
+            format!("{found}<small> of {}</small>", tested.len()),
+            if data.over_projects.is_empty() {
+                "genes predicted, FDR below 5 %"
+            } else {
+                "genes of a project predicted, FDR below 5 %"
+            },
+        );
     }
     let correlations: Vec<f64> = data.genes.iter().filter_map(|g| g.pcc).filter(|v| v.is_finite()).collect();
     if !correlations.is_empty() {
-        tile(fixed(Some(median(correlations)), 2), "median correlation");
+        tile(fixed(Some(median(correlations)), 2), "median correlation, mean over folds");
     }
     let total: f64 = data.timings.iter().map(|t| t.seconds).sum();
     if total > 0.0 {
@@ -89,37 +96,60 @@ fn results(data: &ReportData) -> String {
     if data.genes.is_empty() {
         return String::new();
     }
-    let rows: String = data
-        .genes
+    let over_projects = if data.over_projects.is_empty() {
+        String::new()
+    } else {
+        format!(
+            "<h3>All projects together</h3>\n<p>Here the patients of all projects are in one correlation: telling the \
+             projects apart counts as prediction. The results are those above.</p>\n{}",
+            result_table(&data.over_projects, false)
+        )
+    };
+    let within = if data.over_projects.is_empty() { "" } else { " of its project" };
+    format!(
+        "<p>Every prediction is held out: it was made by networks that were trained and chosen without the patient's \
+         expression. The autoencoders that turn patches into features learn without expression, from the patches of all \
+         slides, these among them. Correlations are means over the folds, each over the fold's patients{within}; pooled: the \
+         folds together. Intervals are 95 % bootstrap intervals of these predictions, patients drawn anew; how another \
+         training would have gone is not in them. p is by permutation of the patients' targets within project and fold. \
+         MSE, scaled: on the scale of the training targets.</p>\n<figure class=\"wide\">{}</figure>\n{}{over_projects}",
+        figures::forest(&data.genes),
+        result_table(&data.genes, data.genes.iter().any(|gene| !gene.project.is_empty()))
+    )
+}
+
+fn result_table(genes: &[GeneReport], with_project: bool) -> String {
+    let rows: String = genes
         .iter()
         .map(|gene| {
             let found = gene.q_fdr.is_some_and(|q| q < SIGNIFICANT);
             let interval = gene.ci.map_or("\u{2013}".into(), |(low, high)| {
                 format!("{} to {}", fixed(Some(low), 2), fixed(Some(high), 2))
             });
+            let project = if with_project { format!("<td>{}</td>", escape(&gene.project)) } else { String::new() };
             format!(
-                "<tr{}><th scope=\"row\">{}</th><td><strong>{}</strong></td><td>{interval}</td><td>{}</td><td>{}</td>\
-                 <td>{}</td><td>{}</td><td>{}</td><td class=\"note\">{}</td></tr>",
+                "<tr{}><th scope=\"row\">{}</th>{project}<td><strong>{}</strong></td><td>{interval}</td><td>{}</td>\
+                 <td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"note\">{}</td></tr>",
                 if found { " class=\"found\"" } else { "" },
                 escape(&gene.name),
                 fixed(gene.pcc, 3),
-                fixed(gene.spearman, 3),
-                fixed(gene.mse, 4),
                 probability(gene.p_value),
                 probability(gene.q_fdr),
-                gene.points.len(),
+                fixed(gene.pooled_pcc, 3),
+                fixed(gene.spearman, 3),
+                fixed(gene.mse, 4),
+                fixed(gene.mse_scaled, 4),
+                gene.patients,
                 escape(&gene.note)
             )
         })
         .collect();
+    let project = if with_project { "<th scope=\"col\">Project</th>" } else { "" };
+    let columns = ["Pearson", "95 % interval", "p", "FDR", "Pooled", "Spearman", "MSE", "MSE, scaled", "n", ""];
+    let columns: String = columns.iter().map(|name| format!("<th scope=\"col\">{name}</th>")).collect();
     format!(
-        "<p>Every prediction is held out: it was made by a model that saw nothing of the patient. Correlations pool the \
-         folds; intervals are 95 % bootstrap intervals.</p>\n<figure class=\"wide\">{}</figure>\n\
-         <div class=\"scroll\"><table><thead><tr><th scope=\"col\">Gene</th><th scope=\"col\">Pearson</th>\
-         <th scope=\"col\">95 % interval</th><th scope=\"col\">Spearman</th><th scope=\"col\">MSE</th>\
-         <th scope=\"col\">p</th><th scope=\"col\">FDR</th><th scope=\"col\">n</th><th scope=\"col\"></th></tr></thead>\
-         <tbody>{rows}</tbody></table></div>",
-        figures::forest(&data.genes)
+        "<div class=\"scroll\"><table><thead><tr><th scope=\"col\">Gene</th>{project}{columns}</tr></thead>\
+         <tbody>{rows}</tbody></table></div>"
     )
 }
 
@@ -134,7 +164,7 @@ fn scatters(data: &ReportData) -> String {
         .map(|gene| {
             format!(
                 "<figure><figcaption><strong>{}</strong> r = {}{}</figcaption>{}</figure>",
-                escape(&gene.name),
+                escape(&gene.title()),
                 fixed(gene.pcc, 2),
                 gene.ci.map_or(String::new(), |(low, high)| {
                     format!(" [{}, {}]", fixed(Some(low), 2), fixed(Some(high), 2))
@@ -151,46 +181,54 @@ fn scatters(data: &ReportData) -> String {
 }
 
 fn folds(genes: &[GeneReport]) -> String {
-    let numbers: BTreeSet<usize> = genes.iter().flat_map(|g| &g.folds).map(|f| f.fold).collect();
+    let numbers: BTreeSet<(usize, usize)> = genes.iter().flat_map(|g| &g.folds).map(|f| (f.repeat, f.fold)).collect();
     if numbers.is_empty() {
         return String::new();
     }
+    let repeated = numbers.iter().any(|(repeat, _)| *repeat > 0);
     let columns: String = numbers
         .iter()
-        .map(|f| {
-            let samples = genes.iter().flat_map(|g| &g.folds).filter(|s| s.fold == *f).map(|s| s.samples).max();
-            format!("<th scope=\"col\">Fold {} <small>n = {}</small></th>", f + 1, samples.unwrap_or(0))
+        .map(|&(repeat, fold)| {
+            let of_fold = genes.iter().flat_map(|g| &g.folds).filter(|s| (s.repeat, s.fold) == (repeat, fold));
+            let samples: BTreeSet<usize> = of_fold.map(|s| s.samples).collect();
+            let count = match (samples.first(), samples.last()) {
+                (Some(least), Some(most)) if least < most => format!("{least} to {most}"),
+                (_, most) => most.unwrap_or(&0).to_string(),
+            };
+            let name = if repeated { format!("{}.{}", repeat + 1, fold + 1) } else { (fold + 1).to_string() };
+            format!("<th scope=\"col\">Fold {name} <small>n = {count}</small></th>")
         })
         .collect();
     let rows: String = genes
         .iter()
         .map(|gene| {
-            let score = |f: &usize| gene.folds.iter().find(|s| s.fold == *f);
             let cells: String = numbers
                 .iter()
-                .map(|f| {
-                    let pcc = score(f).and_then(|s| s.pcc).filter(|v| v.is_finite());
+                .map(|number| {
+                    let score = gene.folds.iter().find(|s| (s.repeat, s.fold) == *number);
+                    let pcc = score.and_then(|s| s.pcc).filter(|v| v.is_finite());
                     let shade = pcc.map_or(0.0, |v| v.clamp(0.0, 1.0) * 42.0);
                     format!(
                         "<td class=\"shaded\" style=\"--share:{shade:.0}%\"><strong>{}</strong> <small>{}</small></td>",
                         fixed(pcc, 2),
-                        fixed(score(f).and_then(|s| s.mse), 3)
+                        fixed(score.and_then(|s| s.mse), 3)
                     )
                 })
                 .collect();
             let values: Vec<f64> = gene.folds.iter().filter_map(|s| s.pcc).filter(|v| v.is_finite()).collect();
             format!(
-                "<tr><th scope=\"row\">{}</th>{cells}<td>{}</td><td><strong>{}</strong></td></tr>",
-                escape(&gene.name),
+                "<tr><th scope=\"row\">{}</th>{cells}<td><strong>{}</strong></td><td>{}</td></tr>",
+                escape(&gene.title()),
                 mean_and_deviation(&values),
-                fixed(gene.pcc, 2)
+                fixed(gene.pooled_pcc, 2)
             )
         })
         .collect();
     format!(
-        "<p>Pearson correlation on the held-out patients of each fold; small: mean squared error.</p>\
+        "<p>Pearson correlation over the held-out patients of each fold; small: mean squared error.{}</p>\
          <div class=\"scroll\"><table><thead><tr><th scope=\"col\">Gene</th>{columns}<th scope=\"col\">Mean of folds</th>\
-         <th scope=\"col\">Pooled</th></tr></thead><tbody>{rows}</tbody></table></div>"
+         <th scope=\"col\">Pooled</th></tr></thead><tbody>{rows}</tbody></table></div>",
+        if repeated { " Fold 2.1 is the first fold of the second repeat." } else { "" }
     )
 }
 
@@ -222,7 +260,11 @@ fn slide(panel: &SlidePanel) -> String {
     if panel.patches.iter().any(|m| m.attention.is_some()) {
         let attention = range(panel.patches.iter().filter_map(|m| m.attention));
         let map = thumbnail.value_map(&panel.patches, attention, |m| m.attention);
-        pictures.push(picture(&map, "Attention", &figures::colour_bar("share of the attention", attention, 3)));
+        pictures.push(picture(
+            &map,
+            "Attention of the networks that held this patient out",
+            &figures::colour_bar("share of the attention", attention, 3),
+        ));
     }
     let facts: String = panel
         .facts

@@ -1,11 +1,10 @@
-//! Expression tables, cohorts, splits, statistics and the feature store.
+//! Expression tables, cohorts, splits and the feature store.
 
 mod features;
 mod genes;
 mod loading;
 mod matching;
 mod splits;
-mod statistics;
 mod tables;
 
 use std::path::{Path, PathBuf};

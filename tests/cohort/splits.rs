@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use isg::cohort::{Scaling, SplitConfig, SplitPatient, Splits, Stratify, TargetScaler, Transform, targets::TableScale};
+use isg::cohort::{
+    Fold, Scaling, SplitConfig, SplitPatient, Splits, Stratify, TargetScaler, Transform, targets::TableScale,
+};
 use proptest::prelude::*;
 
 use super::write;
@@ -244,4 +246,76 @@ fn transforms_know_the_tables_scale() {
     for transform in [Transform::None, Transform::Log10p1, Transform::Log2p1] {
         near(transform.inverse(transform.apply(123.4, TableScale::Linear).unwrap()), 123.4);
     }
+}
+
+#[test]
+fn repeats_are_drawn_anew_and_test_everybody_once() {
+    let patients = patients(30, 5);
+    let config = SplitConfig { folds: 3, repeats: 2, ..SplitConfig::default() };
+    let splits = Splits::draw(&patients, &config).unwrap();
+    assert_eq!(splits.numbers(), [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]);
+    let once = Splits::draw(&patients, &SplitConfig { repeats: 1, ..config.clone() }).unwrap();
+    assert_eq!(splits.folds[..3], once.folds, "the first repeat is what one pass would be");
+    let tested = |folds: &[Fold]| -> Vec<String> {
+        let mut ids: Vec<String> = folds.iter().flat_map(|f| f.test.clone()).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(tested(&splits.folds[..3]), tested(&splits.folds[3..]));
+    assert_eq!(tested(&splits.folds[3..]).len(), 30);
+    assert_ne!(splits.folds[0].test, splits.folds[3].test);
+    assert!(
+        Splits::draw(&patients, &SplitConfig { repeats: 0, ..config }).unwrap_err().to_string().contains("repeats")
+    );
+
+    // Written and read they are the same.
+    let dir = tempfile::tempdir().unwrap();
+    splits.write(dir.path().join("splits.json")).unwrap();
+    let given = SplitConfig { file: Some(dir.path().join("splits.json")), ..SplitConfig::default() };
+    assert_eq!(Splits::new(&patients, &given).unwrap().0, splits);
+}
+
+#[test]
+fn a_given_patient_is_tested_once_in_every_repeat() {
+    let dir = tempfile::tempdir().unwrap();
+    let patients: Vec<SplitPatient> =
+        ["a", "b", "c", "d"].map(|id| SplitPatient { id: id.into(), site: None, project: None }).to_vec();
+    let read = |name: &str, text: &str| {
+        let path = write(dir.path(), name, text);
+        let config = SplitConfig { file: Some(path), valid_fraction: 0.0, ..SplitConfig::default() };
+        Splits::new(&patients, &config).map(|(splits, _)| {
+            let tests = splits.folds.iter().map(|f| f.test.concat()).collect::<Vec<_>>();
+            (splits.numbers(), tests)
+        })
+    };
+    let fold = |train: &str, test: &str, repeat: &str| {
+        let list = |ids: &str| ids.chars().map(|id| format!("\"{id}\"")).collect::<Vec<_>>().join(",");
+        format!("{{\"train\": [{}], \"test\": [{}]{repeat}}}", list(train), list(test))
+    };
+    let json = |folds: &[String]| format!("{{\"folds\": [{}]}}", folds.join(","));
+    // Two whole passes one after the other need no number.
+    let numbers = vec![(0, 0), (0, 1), (1, 0), (1, 1)];
+    let passes = [fold("cd", "ab", ""), fold("ab", "cd", ""), fold("bd", "ac", ""), fold("ac", "bd", "")];
+    let tests: Vec<String> = ["ab", "cd", "ac", "bd"].map(String::from).to_vec();
+    assert_eq!(read("passes.json", &json(&passes)).unwrap(), (numbers.clone(), tests.clone()));
+    let mixed = [
+        fold("bd", "ac", ",\"repeat\": 1"),
+        fold("cd", "ab", ""),
+        fold("ab", "cd", ""),
+        fold("ac", "bd", ",\"repeat\": 1"),
+    ];
+    assert_eq!(read("mixed.json", &json(&mixed)).unwrap(), (numbers.clone(), tests.clone()));
+    let rows = "patient,repeat,fold\na,1,0\nb,1,0\nc,1,1\nd,1,1\na,2,0\nc,2,0\nb,2,1\nd,2,1\n";
+    assert_eq!(read("rows.csv", rows).unwrap(), (numbers, tests));
+    // A patient more than once, and not everybody: nobody can know what is meant.
+    let twice = [fold("cd", "ab", ""), fold("ab", "cd", ""), fold("cd", "a", "")];
+    for text in [json(&twice), json(&[fold("bc", "ad", ",\"repeat\": 1"), fold("c", "bd", ",\"repeat\": 1")])] {
+        let message = read("twice.json", &text).unwrap_err().to_string();
+        assert!(
+            message.contains("is tested in folds 0 and") && message.contains("repeat") && !message.contains('\n'),
+            "{message}"
+        );
+    }
+    let message = read("twice.csv", "patient,fold\na,0\nb,0\nc,1\nd,1\na,1\n").unwrap_err().to_string();
+    assert!(message.contains("patient a is in two folds"), "{message}");
 }

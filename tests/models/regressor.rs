@@ -8,16 +8,20 @@ use std::{
 
 use isg::{
     DType, Device, Error, Result, Shape, Tape, Tensor,
+    cohort::{Fold, Splits},
     eval::{
-        metrics::{self, Prediction, Unit},
+        metrics::{self, Prediction, Settings},
+        permutation::Permutations,
+        predictions,
         stats::Bootstrap,
-        tables,
+        tables::{self, Comparison, Method},
     },
     io::safetensors::SafetensorsFile,
     mil::{
         bags::BagSet,
         config::{Preset, TaskConfig, TrainConfig},
         crossval::{self, CvResult},
+        model::Model,
         predictor::Predictor,
         regressor::{Dims, Mode, Regressor, RegressorConfig, Tokens},
     },
@@ -378,26 +382,45 @@ fn planted_genes_are_found_on_held_out_slides() -> Result<()> {
     // Two values were not measured.
     (set.targets[3][0], set.targets[20][1]) = (f64::NAN, f64::NAN);
     let dir = tempfile::tempdir().expect("a folder");
-    let cv = run(&TrainConfig { max_patches: 12, ..quick(20) }, &set, dir.path(), &Silent)?;
+    let (config, splits) = (TrainConfig { max_patches: 12, ..quick(20) }, simulation::splits(&set, 3, 1));
+    let cv = run(&config, &set, dir.path(), &Silent)?;
     assert_eq!(cv.predictions.len(), 36);
-    let bootstrap = Bootstrap { resamples: 200, ..Bootstrap::default() };
-    let comparison = tables::compare(&set.genes, &cv.predictions, Some(&cv.baseline), Unit::Patient, bootstrap)?;
-    let pearson = |gene: usize| comparison.network.pooled.genes[gene].pearson.expect("a correlation");
-    assert!(pearson(0) > 0.5 && pearson(2) > 0.4, "{} {}", pearson(0), pearson(2));
-    assert_eq!(comparison.network.pooled.genes[0].n, 35, "the missing value does not count");
-    assert!(comparison.baseline.is_some());
+    let settings = Settings {
+        bootstrap: Bootstrap { resamples: 200, ..Bootstrap::default() },
+        permutations: Permutations { draws: 1000, seed: 0 },
+        ..Settings::default()
+    };
+    let method = |name, predictions| Method { name, genes: &set.genes, predictions };
+    let methods = [method("isg", &cv.predictions[..]), method("ridge", &cv.baseline[..])];
+    let comparison = Comparison::new(&methods, settings)?;
+    let results = comparison.results();
+    let pooled = |gene: usize| results[gene].pooled_pearson.expect("a correlation");
+    assert!(pooled(0) > 0.5 && pooled(2) > 0.4, "{} {}", pooled(0), pooled(2));
+    assert!(results[0].p_value.is_some_and(|p| p < 0.05), "{:?}", results[0]);
+    assert_eq!(results[0].n, 35, "the missing value does not count");
+    assert!(results[0].others["ridge_pearson"].is_some());
+    // Scaled errors are on the scale that the fold's own training slides give.
+    let first = &cv.predictions[0];
+    let span = set.fit_targets(config.target_scaling, &set.fold_slides(&splits)[first.fold].train)?.span;
+    assert_eq!(first.target_span, span);
+    assert!(results[0].mse_scaled.is_some());
 
-    tables::write(dir.path(), &comparison)?;
-    assert_eq!(tables::read(dir.path())?, comparison);
     let path = dir.path().join(tables::PREDICTIONS_FILE);
-    tables::write_predictions(&path, &set.genes, &cv.predictions)?;
-    let (genes, read) = tables::read_predictions(&path)?;
-    assert_eq!(genes, set.genes);
-    let again = metrics::evaluate(&genes, &read, Unit::Patient, bootstrap)?;
-    assert_eq!(again.pooled.genes[0].pearson, comparison.network.pooled.genes[0].pearson);
+    predictions::write(&path, &set.genes, &cv.predictions)?;
+    let read = predictions::read(&path)?;
+    assert_eq!((&read.genes, read.without_truth), (&set.genes, 2));
+    let again = metrics::evaluate(&read.genes, &read.predictions, settings)?;
+    assert_eq!(again.groups, comparison.first().groups);
+
+    // Maps of a slide of the run come from the networks that never saw it, and no others.
+    let predictor = Predictor::load(dir.path(), &Device::cpu())?;
+    let held_out = cv.predictions.iter().find(|p| p.slide == set.bags[0].slide).expect("a prediction");
+    assert_eq!(cv.held_out_by[0], [held_out.fold]);
+    let e = predictor.explain_held_out(&*set.bags[0].features, None, &cv.held_out_by[0])?.expect("a network");
+    assert!(e.prediction.iter().zip(&held_out.predicted).all(|(a, b)| (a - b).abs() < 1e-4));
+    assert!(predictor.explain_held_out(&*set.bags[0].features, None, &[])?.is_none());
 
     // A new slide is predicted by the mean of the folds' networks.
-    let predictor = Predictor::load(dir.path(), &Device::cpu())?;
     let features = &*set.bags[0].features;
     let predicted = predictor.predict(features, None)?;
     let e = predictor.explain(features, None)?;
@@ -408,6 +431,33 @@ fn planted_genes_are_found_on_held_out_slides() -> Result<()> {
         assert!((mean - predicted).abs() < 1e-4);
     }
     assert!((e.attention.iter().sum::<f64>() - 1.0).abs() < 1e-6);
+    Ok(())
+}
+
+/// One set of folds done twice: a slide has two predictions, each of its own fold's network and none a sum.
+#[test]
+fn repeats_of_a_cross_validation_are_kept_apart() -> Result<()> {
+    let set = simulation::bags(8, 8, 2, 3);
+    let once = simulation::splits(&set, 2, 1);
+    let again = once.folds.iter().cloned().map(|fold| Fold { repeat: 1, ..fold });
+    let splits = Splits { folds: once.folds.iter().cloned().chain(again).collect() };
+    assert_eq!(splits.numbers(), [(0, 0), (0, 1), (1, 0), (1, 1)]);
+    let dir = tempfile::tempdir().expect("a folder");
+    let cv = crossval::cross_validate(&quick(1), &set, &splits, dir.path(), "cpu", &Silent)?;
+    let slides = set.bags.len();
+    assert_eq!((cv.predictions.len(), cv.baseline.len()), (2 * slides, 2 * slides));
+    for (slide, bag) in set.bags.iter().enumerate() {
+        let of_slide: Vec<&Prediction> = cv.predictions.iter().filter(|p| p.slide == bag.slide).collect();
+        assert_eq!([of_slide[0].repeat, of_slide[1].repeat], [0, 1]);
+        assert_eq!(of_slide[0].fold, of_slide[1].fold);
+        for (p, &fold) in of_slide.iter().zip(&cv.held_out_by[slide]) {
+            let model =
+                Model::load(&dir.path().join(format!("fold-{fold}/member-0/model.safetensors")), &Device::cpu())?;
+            assert_eq!(p.predicted, model.predict(&*bag.features)?);
+        }
+        let ridge: Vec<&Prediction> = cv.baseline.iter().filter(|p| p.slide == bag.slide).collect();
+        assert_eq!(ridge[0].predicted, ridge[1].predicted, "the same folds, the same line");
+    }
     Ok(())
 }
 

@@ -2,11 +2,12 @@
 
 use approx::assert_relative_eq;
 use isg::eval::{
-    metrics::{Prediction, Unit, evaluate, write_scores_csv},
+    multiple::{benjamini_hochberg, benjamini_yekutieli, holm},
+    paired::{bootstrap, delong, sensitivity_at_specificity, steiger},
+    permutation::p_values,
     stats::{
-        Alternative, Bootstrap, benjamini_hochberg, bootstrap_interval, correlation_p_value, fisher_interval,
-        incomplete_beta, mean_squared_error, normal_quantile, pearson, quantile, r_squared, ranks, roc_auc,
-        roc_auc_interval, spearman,
+        Alternative, Bootstrap, bootstrap_interval, correlation_p_value, fisher_interval, incomplete_beta,
+        mean_squared_error, normal_quantile, pearson, quantile, r_squared, ranks, roc_auc, roc_auc_interval, spearman,
     },
 };
 use proptest::prelude::*;
@@ -101,6 +102,33 @@ fn errors_and_false_discovery() {
     }
 }
 
+/// statsmodels 0.14's multipletests.
+#[test]
+fn corrections_for_many_tests() {
+    let p = [0.01, 0.04, 0.03, 0.005, 0.5, 0.2, 0.03].map(Some);
+    let close = |ours: Vec<Option<f64>>, wanted: [f64; 7]| {
+        ours.iter()
+            .zip(wanted)
+            .for_each(|(ours, wanted)| assert_relative_eq!(ours.unwrap(), wanted, max_relative = 1e-12));
+    };
+    close(benjamini_hochberg(&p), BH);
+    close(benjamini_yekutieli(&p), BY);
+    close(holm(&p), HOLM);
+    assert_eq!(benjamini_yekutieli(&[None, Some(0.2), None]), [None, Some(0.2), None], "one test needs no correction");
+    assert_eq!(holm(&[Some(0.9), None, Some(0.8)]), [Some(1.0), None, Some(1.0)]);
+}
+
+const BH: [f64; 7] = [0.035, 0.056, 0.0525, 0.035, 0.5, 0.23333333333333336, 0.0525];
+const BY: [f64; 7] = [0.09075, 0.14519999999999997, 0.136125, 0.09075, 1.0, 0.605, 0.136125];
+const HOLM: [f64; 7] = [0.06, 0.15, 0.15, 0.035, 0.5, 0.4, 0.15];
+
+#[test]
+fn permuted_statistics_as_high_as_the_observed_one_are_hits() {
+    // The observed value itself counts, and so does a tie that rounding broke.
+    assert_eq!(p_values(0.5, &[0.5 - 1e-13, 0.4, -0.6, 0.7]), (3.0 / 5.0, 4.0 / 5.0));
+    assert_eq!(p_values(0.9, &[]), (1.0, 1.0));
+}
+
 #[test]
 fn bootstrap_intervals_cover_and_repeat() {
     let settings = Bootstrap { resamples: 2000, level: 0.95, seed: 5 };
@@ -159,65 +187,140 @@ fn conformance_cases() {
     assert!(seen >= 2, "cases of both statistics");
 }
 
-fn predictions() -> Vec<Prediction> {
-    // 24 patients in 4 folds and 2 projects; every third has two slides. Gene 0 is predicted, gene 1 is constant.
-    let mut out = Vec::new();
-    for i in 0..24usize {
-        for slide in 0..1 + usize::from(i % 3 == 0) {
-            let truth = (i * 7 % 24) as f64;
-            let noise = ((i * 5 + slide * 11) % 13) as f64 - 6.0;
-            out.push(Prediction {
-                slide: format!("p{i:02}-s{slide}"),
-                patient: format!("p{i:02}"),
-                project: ["A", "B"][i % 2].to_string(),
-                fold: i % 4,
-                truth: vec![truth, 1.0],
-                predicted: vec![truth + noise, 0.5 + noise],
-            });
-        }
+/// Two predictors of the same ten patients; numbers by numpy from the formulas' definitions.
+#[test]
+fn two_predictors_are_compared() {
+    const OTHER: [f64; 10] = [2.0, 2.4, 2.2, 4.9, 3.0, 2.9, 5.5, 2.0, 1.9, 3.3];
+    let s = steiger(&X, &Y, &OTHER).unwrap();
+    assert_relative_eq!(s.z, STEIGER[0], max_relative = 1e-12);
+    assert_relative_eq!(s.p, STEIGER[1], max_relative = 1e-10);
+    assert_relative_eq!(s.t, STEIGER[2], max_relative = 1e-12);
+    assert_relative_eq!(s.p_williams, STEIGER[3], max_relative = 1e-10);
+    assert_eq!(steiger(&X, &Y, &Y), None, "one prediction twice");
+    let positive = [false, true, false, true, true, false, true, false, false, true];
+    let d = delong(&Y, &OTHER, &positive, 0.95).unwrap();
+    for (ours, wanted) in
+        [d.auc, d.variance, d.interval.low, d.interval.high, d.other, d.variance_other, d.covariance, d.z, d.p]
+            .iter()
+            .zip(DELONG)
+    {
+        assert_relative_eq!(*ours, wanted, max_relative = 1e-10);
     }
-    out
+    assert_relative_eq!(d.auc, roc_auc(&Y, &positive).unwrap(), max_relative = 1e-14);
+    assert_eq!(delong(&Y, &OTHER, &[true; 10], 0.95), None);
+    let point = sensitivity_at_specificity(&Y, &positive, 0.8).unwrap();
+    assert_eq!((point.threshold, point.specificity, point.sensitivity), (2.9, 0.8, 1.0));
+    assert_eq!(sensitivity_at_specificity(&[1.0, 1.0], &[true, false], 0.5), None);
+    let (delta, deltas, interval) =
+        bootstrap(&X, &Y, &OTHER, &[(0..10).collect(), (0..10).map(|i| i / 2).collect()], 0.95).unwrap();
+    assert_eq!(deltas[0], delta);
+    assert!(interval.low <= interval.high && bootstrap(&X, &Y, &OTHER, &[vec![3; 10]], 0.95).is_none());
 }
 
-#[test]
-fn evaluation_by_gene_fold_and_project() {
-    let genes = ["G".to_string(), "constant".to_string()];
-    let rows = predictions();
-    let e = evaluate(&genes, &rows, Unit::Patient, Bootstrap::default()).unwrap();
-    assert_eq!(e.pooled.genes[0].n, 24);
-    assert_eq!((e.folds.len(), e.projects.len()), (4 + 2 * 4, 2));
-    let gene = &e.pooled.genes[0];
-    // By hand: patients with two slides enter with the mean of their predictions.
-    let (mut truth, mut predicted) = (Vec::new(), Vec::new());
-    for i in 0..24 {
-        let of_patient: Vec<&Prediction> = rows.iter().filter(|p| p.patient == format!("p{i:02}")).collect();
-        truth.push(of_patient[0].truth[0]);
-        predicted.push(of_patient.iter().map(|p| p.predicted[0]).sum::<f64>() / of_patient.len() as f64);
-    }
-    assert_eq!(gene.pearson, pearson(&truth, &predicted));
-    assert!(gene.pearson.unwrap() > 0.7);
-    let interval = gene.pearson_interval.unwrap();
-    assert!(interval.low < gene.pearson.unwrap() && gene.pearson.unwrap() < interval.high);
-    assert!(gene.p_one_sided.unwrap() < 1e-4);
-    assert_eq!(gene.false_discovery_rate, gene.p_one_sided, "one defined test needs no correction");
-    let constant = &e.pooled.genes[1];
-    assert_eq!((constant.pearson, constant.pearson_interval, constant.p_one_sided), (None, None, None));
-    assert!(constant.mse.is_some() && constant.r_squared.is_none());
-    assert_eq!(e.pooled.mean_pearson(), gene.pearson);
-    let by_fold: Vec<f64> = e.folds[..4].iter().map(|f| f.genes[0].pearson.unwrap()).collect();
-    assert_relative_eq!(e.fold_means()[0].unwrap(), by_fold.iter().sum::<f64>() / 4.0);
-    assert_eq!(e.fold_means()[1], None);
-    let by_slide = evaluate(&genes, &rows, Unit::Slide, Bootstrap::default()).unwrap();
-    assert_eq!(by_slide.pooled.genes[0].n, 32);
+const STEIGER: [f64; 4] = [0.09810087354996834, 0.9218521938813364, 0.09900270094376146, 0.9239116337423857];
+const DELONG: [f64; 9] = [
+    0.9199999999999999,
+    0.008799999999999999,
+    0.73613908076454,
+    1.0,
+    0.96,
+    0.003199999999999999,
+    0.0003999999999999994,
+    -0.3779644730092276,
+    0.7054569861112732,
+];
 
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("scores.csv");
-    write_scores_csv(&path, &e).unwrap();
-    let text = std::fs::read_to_string(path).unwrap();
-    assert_eq!(text.lines().count(), 1 + 2 * (1 + 2 + 12));
-    assert!(text.lines().nth(2).unwrap().starts_with("all,all,constant,24,,,,,,,,"));
-    assert!(!text.contains("NaN"));
-    assert!(evaluate(&genes[..1], &rows, Unit::Patient, Bootstrap::default()).is_err());
+/// The reference cases of everything here that they have, to the last digits.
+#[test]
+fn conformance_cases_of_methods() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/conformance/methods");
+    let Ok(entries) = std::fs::read_dir(&folder) else {
+        println!("no ../shared/conformance here: the numbers above stand in for it");
+        return;
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    for path in entries.map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "safetensors")) {
+        let file = isg::io::safetensors::SafetensorsFile::open(&path).unwrap();
+        let get = |name: &str| file.get(name).unwrap().to_f64();
+        let one = |name: &str| get(&format!("out.{name}"))[0];
+        let some = |name: &str| get(name).into_iter().map(Some).collect::<Vec<Option<f64>>>();
+        let close = |ours: f64, name: &str, tolerance: f64| {
+            let wanted = one(name);
+            assert!(
+                (ours - wanted).abs() <= tolerance * wanted.abs().max(1e-10),
+                "{path:?} {name}: {ours} for {wanted}"
+            );
+        };
+        let all_close = |ours: &[Option<f64>], name: &str| {
+            for (ours, wanted) in ours.iter().zip(get(name)) {
+                assert_relative_eq!(ours.unwrap(), wanted, max_relative = 1e-12);
+            }
+        };
+        let rows = |name: &str| -> Vec<Vec<usize>> {
+            let view = file.get(name).unwrap();
+            let n = view.shape[1];
+            view.to_f64().chunks(n).map(|row| row.iter().map(|i| *i as usize).collect()).collect()
+        };
+        let op = file.metadata_value("op").unwrap_or_default().to_string();
+        match op.as_str() {
+            "benjamini_hochberg" => all_close(&benjamini_hochberg(&some("in.p")), "out.q"),
+            "benjamini_yekutieli" => all_close(&benjamini_yekutieli(&some("in.p")), "out.q"),
+            "holm" => all_close(&holm(&some("in.p")), "out.adjusted"),
+            "steiger" => {
+                let s = steiger(&get("in.truth"), &get("in.first"), &get("in.second")).unwrap();
+                for (ours, name) in
+                    [(s.first, "r_first"), (s.second, "r_second"), (s.between, "r_between"), (s.z, "z"), (s.t, "t")]
+                {
+                    close(ours, name, 1e-11);
+                }
+                close(s.p, "p", 1e-9);
+                close(s.p_williams, "p_williams", 1e-9);
+            }
+            "delong" => {
+                let positive: Vec<bool> = get("in.label").iter().map(|l| *l == 1.0).collect();
+                let d = delong(&get("in.score"), &get("in.other"), &positive, 0.95).unwrap();
+                let numbers =
+                    [d.auc, d.variance, d.interval.low, d.interval.high, d.other, d.variance_other, d.covariance, d.z];
+                let names = ["auc", "variance", "low", "high", "auc_other", "variance_other", "covariance", "z"];
+                numbers.into_iter().zip(names).for_each(|(ours, name)| close(ours, name, 1e-11));
+                close(d.p, "p", 1e-9);
+            }
+            "paired_bootstrap" => {
+                let (truth, first, second) = (get("in.truth"), get("in.first"), get("in.second"));
+                let (delta, deltas, interval) =
+                    bootstrap(&truth, &first, &second, &rows("in.resamples"), 0.95).unwrap();
+                for (ours, wanted) in deltas.iter().zip(get("out.deltas")) {
+                    assert!((ours - wanted).abs() < 1e-13);
+                }
+                for (ours, name) in [(delta, "delta"), (interval.low, "low"), (interval.high, "high")] {
+                    close(ours, name, 1e-10);
+                }
+            }
+            "permutation_p" => {
+                let (truth, predicted) = (get("in.truth"), get("in.prediction"));
+                let r = |order: &Vec<usize>| {
+                    pearson(&order.iter().map(|&i| truth[i]).collect::<Vec<f64>>(), &predicted).unwrap()
+                };
+                let null: Vec<f64> = rows("in.permutations").iter().map(r).collect();
+                let (greater, two_sided) = p_values(pearson(&truth, &predicted).unwrap(), &null);
+                close(greater, "p_greater", 1e-12);
+                close(two_sided, "p_two_sided", 1e-12);
+            }
+            "sensitivity_at_specificity" => {
+                let attributes: serde_json::Value =
+                    serde_json::from_str(file.metadata_value("attrs").unwrap()).unwrap();
+                let positive: Vec<bool> = get("in.label").iter().map(|l| *l == 1.0).collect();
+                let wanted = attributes["specificity"].as_f64().unwrap();
+                let point = sensitivity_at_specificity(&get("in.score"), &positive, wanted).unwrap();
+                close(point.sensitivity, "sensitivity", 1e-12);
+                close(point.specificity, "specificity", 1e-12);
+                close(point.threshold, "threshold", 1e-12);
+            }
+            _ => continue,
+        }
+        seen.insert(op);
+    }
+    assert_eq!(seen.len(), 8, "every statistic has a case: {seen:?}");
 }
 
 proptest! {

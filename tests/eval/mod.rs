@@ -1,0 +1,5 @@
+//! Statistics, scores of predictions, and the tables they come from and go to.
+
+mod evaluation;
+mod predictions;
+mod statistics;
