@@ -1,4 +1,4 @@
-//! `cargo tool bench-report`: README's tables of kernels, from the newest rows of `benches/log/*.jsonl`.
+//! `cargo tool bench-report`: the tables of kernels in `docs/measured.md`, from the newest rows of `benches/log/*.jsonl`.
 //!
 //! A row is one timing, ours from `cargo bench --bench kernels` or a peer's from `tools/peers/gpu_ops.py`, or what the
 //! emulator counted of the same workload. Timings of one device, workload and type stand side by side.
@@ -8,12 +8,13 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+const PAGE: &str = "docs/measured.md";
 const BEGIN: &str = "<!-- kernels: begin -->";
 const END: &str = "<!-- kernels: end -->";
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Fail if the README's table is not what the log says, instead of writing it.
+    /// Fail if the table in docs/measured.md is not what the log says, instead of writing it.
     #[arg(long)]
     check: bool,
 }
@@ -76,21 +77,21 @@ struct Pair {
 }
 
 pub fn run(args: &Args) -> Result<bool> {
-    let readme = Path::new("README.md");
-    let text = fs::read_to_string(readme).context("README.md")?;
+    let page = Path::new(PAGE);
+    let text = fs::read_to_string(page).context(PAGE)?;
     let (Some(begin), Some(end)) = (text.find(BEGIN), text.find(END)) else {
-        bail!("README.md has no lines {BEGIN} and {END} for the table to stand between");
+        bail!("{PAGE} has no lines {BEGIN} and {END} for the table to stand between");
     };
     let log = read(Path::new("benches/log"))?;
     let table = render(&log.timed) + &render_counts(&log.counted);
     let renewed = format!("{}{BEGIN}\n{table}{}", &text[..begin], &text[end..]);
     if args.check {
         if renewed != text {
-            println!("README.md's table of kernels is not what benches/log says; run: cargo tool bench-report");
+            println!("the table in {PAGE} is not what benches/log says; run: cargo tool bench-report");
         }
         return Ok(renewed == text);
     }
-    fs::write(readme, renewed).context("README.md")?;
+    fs::write(page, renewed).context(PAGE)?;
     Ok(true)
 }
 

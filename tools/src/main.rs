@@ -30,7 +30,7 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Render README's table of kernels from benches/log.
+    /// Render the table of kernels in docs/measured.md from benches/log.
     BenchReport(bench_report::Args),
     /// Pack programs, tests and benches for a GPU node that has a driver and nothing else.
     Bundle(bundle::Args),
