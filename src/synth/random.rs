@@ -6,7 +6,9 @@
 
 use std::f64::consts::TAU;
 
-use crate::random::Philox;
+use rand::RngExt;
+
+use crate::random::{Philox, Sequence};
 
 const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -19,33 +21,21 @@ pub fn mix(mut z: u64) -> u64 {
 
 /// One stream of random numbers, drawn one after the other.
 #[derive(Clone, Debug)]
-pub struct Stream {
-    generator: Philox,
-    position: u64,
-    /// The second half of the last block, if it is still to be used.
-    spare: Option<u64>,
-}
+pub struct Stream(Sequence);
 
 impl Stream {
     /// The stream named `name`, number `index`, of the run with this `seed`.
     pub fn new(seed: u64, name: &str, index: u64) -> Stream {
-        let generator = Philox::named(seed, &format!("synth {name} {index}"));
-        Stream { generator, position: 0, spare: None }
+        Stream(Philox::named(seed, &format!("synth {name} {index}")).sequence())
     }
 
     pub fn bits(&mut self) -> u64 {
-        if let Some(word) = self.spare.take() {
-            return word;
-        }
-        let [a, b, c, d] = self.generator.block(self.position);
-        self.position += 1;
-        self.spare = Some(u64::from(c) << 32 | u64::from(d));
-        u64::from(a) << 32 | u64::from(b)
+        self.0.random()
     }
 
     /// Uniform in [0, 1).
     pub fn unit(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+        self.0.random()
     }
 
     pub fn uniform(&mut self, low: f64, high: f64) -> f64 {
