@@ -5,21 +5,13 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{
-    RunConfig, Scale,
-    config::SelectConfig,
-    features::HELD_FLOATS,
-    patches::MOST_PATCHES,
-    scales,
-    scan::{self, Outcome, SlideState},
-};
+use super::{RunConfig, Scale, config::SelectConfig, features::HELD_FLOATS, patches::MOST_PATCHES, scales, scan};
 use crate::{
     cohort::{Cohort, SlideEntry, Splits},
     device::Device,
     dtype::DType,
     error::{Error, Result},
     extractor::{self, lpips::Lpips},
-    io::sealed,
     mil::{
         crossval,
         regressor::{Dims, Regressor},
@@ -90,7 +82,7 @@ pub struct PatchPlan {
     pub unreadable: u64,
 }
 
-/// Counts patches from what is on disk of earlier runs, and by the sizes of the slides that were not scored yet.
+/// Counts patches by the sizes of the slides; reads headers alone.
 pub fn patches(config: &RunConfig, cohort: &Cohort) -> Result<PatchPlan> {
     let select = &config.select;
     let threshold = select.threshold()?;
@@ -106,10 +98,6 @@ pub fn patches(config: &RunConfig, cohort: &Cohort) -> Result<PatchPlan> {
 
 fn whole_patches(config: &RunConfig, entry: &SlideEntry) -> Option<u64> {
     let side = config.select.patch_px as u64;
-    let state: Option<SlideState> = sealed::read_json(scan::state_path(&config.out, &entry.id)).ok();
-    if let Some(SlideState { outcome: Outcome::Scored(scored), .. }) = state {
-        return Some(scored.patches.len() as u64);
-    }
     let [width, height] = Plane::at(&openable(entry)?, config.select.mpp).ok()?.size_px();
     Some((width / side) * (height / side))
 }

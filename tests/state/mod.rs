@@ -53,6 +53,7 @@ expression = "expression.tsv"
 patch_px = 64
 local_px = 32
 sigma = -1.0
+least_patches = 1
 [extractor]
 image_px = 8
 d = 6

@@ -1,4 +1,5 @@
 //! What can be refused before work is, and `--dry-run` says what a run would do.
+#![cfg(unix)]
 
 use std::{
     fs,
@@ -51,6 +52,36 @@ fn a_plan_is_printed_and_nothing_is_done() {
     let text = isg(&lab, super::CONFIG, &["--dry-run"]);
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
     assert!(text.contains("128 to score, about 104 expected"), "{text}");
+}
+
+#[test]
+fn a_configuration_is_found_by_whatever_path() {
+    let lab = Lab::new();
+    let folder = lab.path.parent().expect("a folder");
+    std::os::unix::fs::symlink(&lab.path, folder.join("link")).expect("writable");
+    let mut seen = Vec::new();
+    for (number, (from, config)) in [
+        (folder, "cohort/run.toml"),
+        (&lab.path, "run.toml"),
+        (&lab.path, "./../cohort/run.toml"),
+        (folder, "link/run.toml"),
+        (&lab.path.join("slides"), "../run.toml"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let out = folder.join(format!("out{number}"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_isg"));
+        command.args(["features", "--quiet", "--device", "cpu", "--out"]).arg(&out).arg(config).current_dir(from);
+        let output = command.output().expect("the binary runs");
+        assert!(output.status.success(), "{config}: {}", stderr(&output));
+        let text = fs::read_to_string(out.join("config.toml")).expect("a configuration");
+        let settings: Vec<String> =
+            text.lines().filter(|l| !l.starts_with("out = ") && !l.starts_with('#')).map(str::to_string).collect();
+        let features = super::files(&out.join("features"));
+        seen.push((settings, features));
+    }
+    assert!(seen.iter().all(|one| *one == seen[0]), "the same bytes whatever way a path was written");
 }
 
 fn lab_patients(lab: &Lab) -> usize {
