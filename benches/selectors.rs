@@ -6,10 +6,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use isg::{
     Device,
     image::RgbImage,
-    select::{
-        Scorer, Selector,
-        selector::{NAMES, Settings},
-    },
+    select::{Scorer, Selectors},
     slide::Slide,
 };
 
@@ -32,10 +29,9 @@ fn selectors(criterion: &mut Criterion) {
     let image = tissue();
     let mut group = criterion.benchmark_group("tissue");
     group.throughput(Throughput::Bytes(image.pixels.len() as u64)).sample_size(20);
-    for name in NAMES.iter().filter(|name| **name != "dexined") {
-        let selector = Selector::named(name, &Settings::default()).expect("defaults are sound");
-        let scorer = Scorer::new(&selector, &Device::cpu()).expect("no file is needed");
-        group.bench_function(*name, |b| b.iter(|| scorer.measure(black_box(&image), None)));
+    for selector in Selectors::default().all().filter(|selector| selector.is_complete()) {
+        let scorer = Scorer::new(selector, &Device::cpu()).expect("no file is needed");
+        group.bench_function(selector.name(), |b| b.iter(|| scorer.measure(black_box(&image), None)));
     }
     group.finish();
 }

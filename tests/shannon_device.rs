@@ -9,7 +9,7 @@ use isg::{
     image::RgbImage,
     progress::Silent,
     select::kernels::shannon::{batch, encode},
-    select::{Codec, ScoreOptions, Scorer, Selector, jpeg, order0, score::score_slide_with, shannon},
+    select::{Codec, ScoreOptions, Scorer, jpeg, order0, score::score_slide_with, shannon},
     slide::Slide,
 };
 use proptest::prelude::*;
@@ -141,7 +141,7 @@ fn a_slide_has_the_same_scores_on_every_device() {
     let slide = Slide::open(&path).unwrap();
     for codec in [Codec::Lz, Codec::Order0, Codec::Jpeg { quality: 75 }] {
         // More patches than one batch holds.
-        let options = ScoreOptions { patch_px: 25, selector: Selector::Shannon(codec), ..ScoreOptions::default() };
+        let options = ScoreOptions { patch_px: 25, selector: codec.into(), ..ScoreOptions::default() };
         let scores = |device: &Device| {
             let scorer = Scorer::new(&options.selector, device).unwrap();
             score_slide_with(&slide, &options, &scorer, &Silent).unwrap()

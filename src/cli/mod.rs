@@ -13,6 +13,7 @@ pub mod predict;
 pub mod progress;
 pub mod run;
 pub mod score;
+mod selector_flags;
 pub mod shannon;
 pub mod signals;
 pub mod slide;

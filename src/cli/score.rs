@@ -1,10 +1,13 @@
 //! `isg score`: how much texture every patch of slides or images has, and which patches are kept.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde_json::json;
 
-use super::{Context, Outcome, output};
+use super::{Context, Outcome, output, selector_flags::SelectorFlags};
 use crate::{
     device::Device,
     error::{Error, Result},
@@ -12,14 +15,25 @@ use crate::{
     io::atomic,
     report::selection,
     select::{
-        Choice, PatchGrid, PatchScore, Scope, ScoreOptions, Scorer, Selector, Threshold, dexined, jpeg,
-        otsu::OtsuOver,
+        Choice, PatchGrid, PatchScore, SELECTORS, Scope, ScoreOptions, Scorer, Selector, Threshold,
         score::{DEFAULT_PATCH_PX, SlideScores, score_slide_with},
         score_map,
-        selector::{NAMES, Settings},
     },
     slide::{MppTable, Plane, Slide, SlideOptions},
 };
+
+fn after_help() -> String {
+    let selectors: Vec<String> = SELECTORS.iter().map(|spec| format!("{}, {}", spec.name, spec.unit)).collect();
+    format!(
+        "Examples:\n  isg score slide.svs --out scores.csv\n  isg score slide.svs --map scores.png --top 200\n  \
+         isg score tiles/*.png --patch-px 512 --over cohort\n  isg score slide.svs --codec jpeg --bits 1.6e6\n  \
+         isg score slides/*.svs --at-mpp 0.5 --over cohort --out scores.csv\n  \
+         isg score slide.svs --selector otsu --min 0.5\n  isg score tile.png --selector canny --response edges.png\n  \
+         isg score slide.svs --figure selectors.svg\n\n\
+         Selectors, and what their scores are: {}.",
+        selectors.join("; ")
+    )
+}
 
 #[derive(clap::Args)]
 #[command(
@@ -29,14 +43,7 @@ use crate::{
         Patches are whole squares from the top left corner, without overlap; an image smaller than a patch is one patch, \
         scored at its real size. Prints CSV: slide,x,y,patch_px,bits,bits_per_px,kept; for selectors other than shannon \
         slide,x,y,patch_px,score,kept. A file that cannot be read is reported and the others are scored; the exit status is then 3.",
-    after_help = "Examples:\n  isg score slide.svs --out scores.csv\n  isg score slide.svs --map scores.png --top 200\n  \
-        isg score tiles/*.png --patch-px 512 --over cohort\n  isg score slide.svs --codec jpeg --bits 1.6e6\n  \
-        isg score slides/*.svs --at-mpp 0.5 --over cohort --out scores.csv\n  \
-        isg score slide.svs --selector otsu --min 0.5\n  isg score tile.png --selector canny --response edges.png\n  \
-        isg score slide.svs --figure selectors.svg\n\n\
-        Selectors, and what their scores are: shannon, bits per pixel; otsu, share of tissue; gradient, grey levels per \
-        pixel; canny, share of edge pixels; dog and log, energy of the difference and the Laplacian of Gaussian in squared grey \
-        levels; dexined, mean edge probability of that network."
+    after_help = after_help()
 )]
 #[command(group(clap::ArgGroup::new("threshold").args(["sigma", "bits", "bpp", "min", "top"])))]
 pub struct Args {
@@ -46,17 +53,11 @@ pub struct Args {
     /// Side of a patch in pixels of the level, or of --at-mpp.
     #[arg(long, value_name = "PX", default_value_t = DEFAULT_PATCH_PX)]
     patch_px: usize,
-    /// What patches are scored by: shannon, otsu, gradient, canny, dog, log or dexined.
-    #[arg(long, value_name = "NAME", default_value = "shannon")]
+    /// What patches are scored by; the selectors are listed below.
+    #[arg(long, value_name = "NAME", default_value = SELECTORS[0].name)]
     selector: String,
-    /// What bits are counted with: lz, order0 or jpeg.
-    #[arg(long, value_name = "CODEC", default_value = "lz")]
-    codec: String,
-    /// Quality of `--codec jpeg`, 1 to 100.
-    #[arg(long, value_name = "Q", default_value_t = jpeg::DEFAULT_QUALITY)]
-    quality: u8,
     #[command(flatten)]
-    parameters: Parameters,
+    selectors: SelectorFlags,
     /// Keep patches of at least the mean plus K standard deviations of the score [default: 1, over a cohort 0; for otsu --min 0.5].
     #[arg(long, value_name = "K", allow_negative_numbers = true)]
     sigma: Option<f64>,
@@ -101,40 +102,12 @@ pub struct Args {
     /// Write what the selector sees in the first patch (upper left) of one file: PNG, 255 where it finds most, or the numbers as NumPy's .npy.
     #[arg(long, value_name = "FILE.png|FILE.npy")]
     response: Option<PathBuf>,
-    /// Draw one slide's patches under every selector, and what each keeps, into one picture; dexined only with --weights.
+    /// Draw one slide's patches under every selector that can be used, and what each keeps, into one picture.
     #[arg(long, value_name = "FILE.svg")]
     figure: Option<PathBuf>,
     /// Print JSON instead of CSV.
     #[arg(long)]
     json: bool,
-}
-
-/// Parameters of the selectors.
-#[derive(clap::Args)]
-struct Parameters {
-    /// What otsu takes its threshold from.
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t = OtsuOver::Slide)]
-    otsu_over: OtsuOver,
-    /// canny: edges touch a pixel stronger than the higher of the two thresholds and are stronger than the lower one.
-    #[arg(long, value_name = "T", default_value_t = 100.0)]
-    canny_low: f64,
-    #[arg(long, value_name = "T", default_value_t = 200.0)]
-    canny_high: f64,
-    /// canny: side of the Sobel kernels, 3, 5 or 7.
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    canny_aperture: usize,
-    /// canny: strength is the gradient's length instead of |dx| + |dy|.
-    #[arg(long)]
-    canny_l2: bool,
-    /// dog, log: standard deviation of the (narrower) Gaussian [default: 1 for dog, 2 for log].
-    #[arg(long, value_name = "PX")]
-    blur: Option<f64>,
-    /// dexined: the network's weights, .pth or .safetensors.
-    #[arg(long, value_name = "FILE")]
-    weights: Option<PathBuf>,
-    /// dexined: patches are made no larger than this before the network sees them.
-    #[arg(long, value_name = "PX", default_value_t = dexined::DEFAULT_LONGEST_PX)]
-    network_px: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -153,46 +126,19 @@ impl Group {
 }
 
 impl Args {
-    fn settings(&self) -> Settings {
-        let given = &self.parameters;
-        let mut settings = Settings { codec: self.codec.clone(), jpeg_quality: self.quality, ..Settings::default() };
-        settings.otsu.over = given.otsu_over;
-        settings.canny.low = given.canny_low;
-        settings.canny.high = given.canny_high;
-        settings.canny.aperture = given.canny_aperture;
-        settings.canny.l2 = given.canny_l2;
-        settings.dog.sigma_px = given.blur.unwrap_or(settings.dog.sigma_px);
-        settings.log.sigma_px = given.blur.unwrap_or(settings.log.sigma_px);
-        settings.dexined.weights = given.weights.clone().unwrap_or_default();
-        settings.dexined.longest_px = given.network_px;
-        settings
-    }
-
-    fn selector(&self) -> Result<Selector> {
-        Selector::named(&self.selector, &self.settings()).map_err(|error| match error {
-            Error::Usage(message) if self.selector == "dexined" && self.parameters.weights.is_none() => {
-                Error::Usage(format!("{message} with --weights"))
-            }
-            other => other,
-        })
-    }
-
-    /// Every selector with its threshold, for the figure: the chosen one's is the one asked for.
+    /// Every selector that can be used, with its threshold, for the figure: the chosen one's is the one asked for.
     fn all_selectors(&self, options: &ScoreOptions, device: &Device) -> Result<Vec<(Scorer, Threshold)>> {
-        let settings = self.settings();
-        let usable = NAMES.iter().filter(|name| **name != "dexined" || self.parameters.weights.is_some());
-        let ready = |name: &&str| {
-            let selector = Selector::named(name, &settings)?;
+        let ready = |selector: &Arc<dyn Selector>| {
             let own = selector.name() == options.selector.name();
             let threshold = if own { options.threshold } else { selector.default_threshold() };
-            Ok((Scorer::new(&selector, device)?, threshold))
+            Ok((Scorer::new(selector, device)?, threshold))
         };
-        usable.map(ready).collect()
+        self.selectors.0.all().filter(|selector| selector.is_complete()).map(ready).collect()
     }
 
     fn options(&self) -> Result<ScoreOptions> {
-        let selector = self.selector()?;
-        if self.bpp.is_some() && selector.name() != "shannon" {
+        let selector = self.selectors.0.named(&self.selector)?;
+        if self.bpp.is_some() && !selector.counts_bits() {
             return Err(Error::Usage(format!("{} counts no bits; give --min instead of --bpp", selector.name())));
         }
         let threshold = match (self.sigma, self.bits, self.bpp.or(self.min), self.top) {
@@ -226,8 +172,9 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
     if (args.response.is_some() || args.figure.is_some()) && args.files.len() > 1 {
         return Err(Error::Usage("--response and --figure are of one file; give one, or leave them out".to_string()));
     }
+    let weights: Vec<PathBuf> = args.selectors.0.all().flat_map(|selector| selector.files()).collect();
     let written = [&args.out, &args.map, &args.response, &args.figure].into_iter().flatten().map(PathBuf::as_path);
-    let read = args.files.iter().chain(&args.parameters.weights).map(PathBuf::as_path);
+    let read = args.files.iter().chain(&weights).chain(&args.mpp_table).map(PathBuf::as_path);
     output::refuse_overwriting(written, read)?;
     let device = context.device()?;
     let scorer = Scorer::new(&options.selector, &device)?;
@@ -317,8 +264,7 @@ fn mark_cohort(slides: &mut [SlideScores], threshold: Threshold) {
 fn csv(rows: &[(String, &SlideScores)], options: &ScoreOptions) -> Result<Vec<u8>> {
     let broken = |e: csv::Error| Error::Usage(format!("the scores cannot be written as CSV: {e}"));
     let mut table = csv::Writer::from_writer(Vec::new());
-    let counts_bits = matches!(options.selector, Selector::Shannon(_));
-    let score: &[&str] = if counts_bits { &["bits", "bits_per_px"] } else { &["score"] };
+    let score: &[&str] = if options.selector.counts_bits() { &["bits", "bits_per_px"] } else { &["score"] };
     let header = ["slide", "x", "y", "patch_px"].iter().chain(score).chain(&["kept"]);
     table.write_record(header).map_err(broken)?;
     for (name, scores) in rows {
@@ -363,8 +309,8 @@ fn json_of(rows: &[(String, &SlideScores)], options: &ScoreOptions) -> serde_jso
         "at_mpp": options.mpp,
         "slides": slides,
     });
-    if let Selector::Shannon(codec) = options.selector {
-        all["codec"] = codec.name().into();
+    for key in options.selector.spec().short_keys {
+        all[*key] = options.selector.parameters().get(*key).cloned().into();
     }
     all
 }

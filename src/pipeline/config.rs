@@ -25,7 +25,10 @@
 //! repeats = 1                 # passes through the whole cross-validation, each with other folds
 //! ```
 
-use std::path::{Component, Path, PathBuf};
+use std::{
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -35,14 +38,7 @@ use crate::{
     extractor::config::ExtractorConfig,
     io::{sealed, text},
     mil::config::TrainConfig,
-    select::{
-        self, Choice, Scope, Selector, Threshold,
-        canny::Canny,
-        dexined::DexinedOptions,
-        gaussian::{Dog, Log},
-        otsu::Otsu,
-        selector::Settings,
-    },
+    select::{Choice, SELECTORS, Scope, Selector, Selectors, Threshold},
     slide::scale,
 };
 
@@ -82,14 +78,10 @@ impl Preset {
 
 /// Which patches are kept (paper 3.1), and the two patch sizes.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct SelectConfig {
-    /// `shannon`, `otsu`, `gradient`, `canny`, `dog`, `log` or `dexined`.
+    /// One of [`crate::select::SELECTORS`].
     pub selector: String,
-    /// For `shannon`: `lz`, `order0` or `jpeg`.
-    pub codec: String,
-    /// For `jpeg`.
-    pub jpeg_quality: u8,
     /// µm per pixel at which patches are cut ([`crate::slide::Plane`]); `None`: level-0 pixels, as in the paper.
     pub mpp: Option<f64>,
     /// Coarse patch side `p` in pixels of `mpp`.
@@ -110,20 +102,15 @@ pub struct SelectConfig {
     pub least_patches: usize,
     /// Of a slide of which more pass, so many are drawn at random by `seed`. 0 sets no limit.
     pub most_patches: usize,
-    /// Parameters of the selectors that have some.
-    pub otsu: Otsu,
-    pub canny: Canny,
-    pub dog: Dog,
-    pub log: Log,
-    pub dexined: DexinedOptions,
+    /// Parameters of the selectors, `[select.NAME]` each. Keys that are no selector's are refused here.
+    #[serde(flatten)]
+    pub selectors: Selectors,
 }
 
 impl Default for SelectConfig {
     fn default() -> SelectConfig {
         SelectConfig {
-            selector: "shannon".into(),
-            codec: "lz".into(),
-            jpeg_quality: select::jpeg::DEFAULT_QUALITY,
+            selector: SELECTORS[0].name.into(),
             mpp: None,
             patch_px: 1024,
             local_px: 128,
@@ -135,11 +122,7 @@ impl Default for SelectConfig {
             top: None,
             least_patches: 16,
             most_patches: 1000,
-            otsu: Otsu::default(),
-            canny: Canny::default(),
-            dog: Dog::default(),
-            log: Log::default(),
-            dexined: DexinedOptions::default(),
+            selectors: Selectors::default(),
         }
     }
 }
@@ -154,7 +137,7 @@ impl SelectConfig {
             self.top.map(Threshold::Top),
         ];
         let selector = self.selector()?;
-        if self.bits_per_px.is_some() && selector.name() != "shannon" {
+        if self.bits_per_px.is_some() && !selector.counts_bits() {
             return Err(Error::Usage(format!("select: {} counts no bits; give min instead", selector.name())));
         }
         match given.iter().flatten().copied().collect::<Vec<_>>()[..] {
@@ -173,21 +156,8 @@ impl SelectConfig {
         Ok(Choice { threshold: self.threshold()?, scope: self.scope, least_patches, most_patches, seed })
     }
 
-    pub fn selector(&self) -> Result<Selector> {
-        Selector::named(&self.selector, &self.settings())
-    }
-
-    /// Parameters of every selector.
-    pub fn settings(&self) -> Settings {
-        Settings {
-            codec: self.codec.clone(),
-            jpeg_quality: self.jpeg_quality,
-            otsu: self.otsu,
-            canny: self.canny,
-            dog: self.dog,
-            log: self.log,
-            dexined: self.dexined.clone(),
-        }
+    pub fn selector(&self) -> Result<Arc<dyn Selector>> {
+        self.selectors.named(&self.selector)
     }
 
     /// Fine patches along a side of a coarse one: the paper's p/q.
@@ -285,9 +255,7 @@ impl RunConfig {
                 lpips.weights = settled(base, Path::new(&lpips.weights)).to_string_lossy().into_owned();
             }
         }
-        if !self.select.dexined.weights.as_os_str().is_empty() {
-            self.select.dexined.weights = settled(base, &self.select.dexined.weights);
-        }
+        self.select.selectors.resolve(&|path| settled(base, path));
     }
 
     /// The same with an absolute run directory: it means the same wherever it is kept.

@@ -27,7 +27,7 @@ use crate::{
         self, CohortSummary, Curve, Excluded, FoldScore, GeneReport, KeptPatches, PatchCounts, PatchMark, Point,
         Reconstruction, ReportData, SelectorComparison, Series, SlidePanel, Thumbnail, Timing, selection,
     },
-    select::{Scorer, Selector, selector},
+    select::Scorer,
 };
 
 /// Slides drawn with their maps; a report of a large cohort stays readable.
@@ -173,19 +173,14 @@ fn panel(view: &View, predictor: &Predictor, index: usize) -> Result<SlidePanel>
     })
 }
 
-/// The paper's figure 2 on one slide: every selector, DexiNed where its weights are named. Also written as `selectors.svg`.
+/// The paper's figure 2 on one slide: every selector that can be used as configured. Also written as `selectors.svg`.
 fn selectors(view: &View, index: usize, device: &Device, progress: &dyn Progress) -> Result<SelectorComparison> {
     let config = &view.run.config;
-    let settings = config.select.settings();
     let mut compared = Vec::new();
-    for name in selector::NAMES {
-        if name == "dexined" && settings.dexined.weights.as_os_str().is_empty() {
-            continue;
-        }
-        let selector = Selector::named(name, &settings)?;
-        let own = name == config.select.selector;
+    for selector in config.select.selectors.all().filter(|selector| selector.is_complete()) {
+        let own = selector.name() == config.select.selector;
         let threshold = if own { view.selection.choice.threshold() } else { selector.default_threshold() };
-        compared.push((Scorer::new(&selector, device)?, threshold));
+        compared.push((Scorer::new(selector, device)?, threshold));
     }
     let plane = scan::plane(&view.selected[index].entry, &config.select)?;
     let comparison = selection::compare(&plane, config.select.patch_px, &compared, progress)?;

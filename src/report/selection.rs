@@ -17,8 +17,8 @@ use crate::{
     progress::Progress,
     select::{
         PatchGrid, Scorer, Threshold,
+        response::Response,
         score::{SlideScores, score_plane_by_each},
-        selector::Response,
     },
     slide::Plane,
 };

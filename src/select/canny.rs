@@ -11,10 +11,15 @@ use serde::{Deserialize, Serialize};
 use super::{
     gradient::{Aperture, Sobel},
     grey::GreyImage,
+    kernels::shannon::batch,
+    response::Response,
+    selector::{self, Flag, Parameters, Score, Selector, SelectorSpec, Work},
 };
 use crate::{
     cpu::vector::vectorised,
+    device::Device,
     error::{Error, Result},
+    image::RgbImage,
 };
 
 /// Parameters as OpenCV's.
@@ -38,7 +43,7 @@ impl Default for Canny {
 impl Canny {
     /// # Errors
     /// A threshold that is no number or negative, an aperture that OpenCV does not have.
-    pub fn check(&self) -> Result<()> {
+    pub fn check_parameters(&self) -> Result<()> {
         if !(self.low >= 0.0 && self.high >= 0.0 && self.low.is_finite() && self.high.is_finite()) {
             let message = format!("canny: thresholds of {} and {}; give two numbers from 0", self.low, self.high);
             return Err(Error::Usage(message));
@@ -79,7 +84,7 @@ const CANDIDATE: u8 = 0;
 const NONE: u8 = 1;
 const EDGE: u8 = 2;
 
-/// 255 on edges, else 0. An aperture that [`Canny::check`] refuses counts as 3.
+/// 255 on edges, else 0. An aperture that [`Canny::check_parameters`] refuses counts as 3.
 pub fn edges(grey: &GreyImage, canny: &Canny) -> GreyImage {
     let (width, height) = (grey.width_px, grey.height_px);
     let [low, high] = canny.levels();
@@ -184,6 +189,84 @@ fn thin(
             let edges = states.iter().enumerate().filter(|(_, state)| **state == EDGE);
             strong.extend(edges.map(|(i, _)| first + 64 * block + i));
         }
+    }
+}
+
+pub static SPEC: SelectorSpec = SelectorSpec {
+    name: "canny",
+    title: "Canny",
+    unit: "share of edge pixels",
+    counts_bits: false,
+    flags: &[
+        Flag {
+            long: "canny-low",
+            key: "low",
+            value_name: Some("T"),
+            help: "canny: edges touch a pixel stronger than the higher of the two thresholds and are stronger than the lower one \
+                   [default: 100 and 200]",
+        },
+        Flag { long: "canny-high", key: "high", value_name: Some("T"), help: "canny: the other threshold" },
+        Flag {
+            long: "canny-aperture",
+            key: "aperture",
+            value_name: Some("N"),
+            help: "canny: side of the Sobel kernels, 3, 5 or 7 [default: 3]",
+        },
+        Flag {
+            long: "canny-l2",
+            key: "l2",
+            value_name: None,
+            help: "canny: strength is the gradient's length instead of |dx| + |dy|",
+        },
+    ],
+    short_keys: &[],
+    with: |parameters| selector::with::<Canny>("canny", parameters),
+};
+
+impl Selector for Canny {
+    fn spec(&self) -> &'static SelectorSpec {
+        &SPEC
+    }
+
+    fn key(&self) -> String {
+        let Canny { low, high, aperture, l2 } = self;
+        format!("canny {low} {high} {aperture} {}", if *l2 { "L2" } else { "L1" })
+    }
+
+    fn parameters(&self) -> Parameters {
+        selector::parameters(self)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.check_parameters()
+    }
+
+    fn scorer(&self, device: &Device) -> Result<Box<dyn Score>> {
+        Ok(Box::new(CannyScore { canny: *self, device: selector::accelerator(device) }))
+    }
+}
+
+struct CannyScore {
+    canny: Canny,
+    device: Option<Device>,
+}
+
+impl Score for CannyScore {
+    fn work(&self, _: Option<u8>) -> Work<'_> {
+        let canny = &self.canny;
+        match &self.device {
+            None => Work::Each(Box::new(|image| score(&GreyImage::of(image), canny))),
+            Some(device) => Work::Queued(Box::new(|images| {
+                let pixels = selector::pixels_each(images);
+                let [_, counts] = batch(images, device)?.canny_edges(canny)?;
+                Ok(Box::new(move || Ok(counts.to_scores()?.into_iter().map(|count| count as f64 / pixels).collect())))
+            })),
+        }
+    }
+
+    fn response(&self, image: &RgbImage, _: Option<u8>) -> Result<Response> {
+        let edges = edges(&GreyImage::of(image), &self.canny);
+        Ok(Response::of(image, edges.values.iter().map(|&v| f32::from(v) / 255.0).collect()))
     }
 }
 

@@ -8,15 +8,22 @@
 //! Weights are those of the authors' PyTorch model (`DexiNed` of the release trained on BIPED; names as `block_1.conv1.weight`), as `.pth` or
 //! safetensors.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
+use super::{
+    response::Response,
+    selector::{self, Flag, Parameters, Score, Selector, SelectorSpec, Work},
+};
 use crate::{
     device::Device,
     error::{Error, Result},
     image::RgbImage,
-    io::weights::Weights,
+    io::{checksum::Digest, weights::Weights},
     nn::norm::BATCH_EPS,
     ops::{avg_pool2d::Pool2d, conv2d::Conv2d},
     tensor::Tensor,
@@ -47,11 +54,11 @@ impl Default for DexinedOptions {
 impl DexinedOptions {
     /// # Errors
     /// No weight file named, or a size that cannot be.
-    pub fn check(&self) -> Result<()> {
+    pub fn check_parameters(&self) -> Result<()> {
         if self.weights.as_os_str().is_empty() {
             return Err(Error::Usage(
                 "dexined needs the network's weights: download the authors' checkpoint 10_model.pth (DexiNed on BIPED, linked \
-                 from their GitHub page xavysp/DexiNed) and name it"
+                 from their GitHub page xavysp/DexiNed) and name it with --weights, or in a run as select.dexined.weights"
                     .to_string(),
             ));
         }
@@ -200,7 +207,7 @@ impl Dexined {
     /// # Errors
     /// Weights that are not there, cannot be read, or are another network's.
     pub fn load(options: &DexinedOptions, device: &Device) -> Result<Dexined> {
-        options.check()?;
+        options.check_parameters()?;
         if !options.weights.is_file() {
             return Err(Error::input(
                 &options.weights,
@@ -316,4 +323,78 @@ fn dense(pairs: &[[Layer; 2]], x: &Tensor, skip: &Tensor) -> Result<Tensor> {
         x = second.forward(&first.forward(&x.relu()?)?.relu()?)?.add(skip)?.scale(0.5)?;
     }
     Ok(x)
+}
+
+pub static SPEC: SelectorSpec = SelectorSpec {
+    name: "dexined",
+    title: "DexiNed",
+    unit: "mean edge probability",
+    counts_bits: false,
+    flags: &[
+        Flag {
+            long: "weights",
+            key: "weights",
+            value_name: Some("FILE"),
+            help: "dexined: the network's weights, .pth or .safetensors",
+        },
+        Flag {
+            long: "network-px",
+            key: "longest_px",
+            value_name: Some("PX"),
+            help: "dexined: patches are made no larger than this before the network sees them [default: 256]",
+        },
+    ],
+    short_keys: &[],
+    with: |parameters| selector::with::<DexinedOptions>("dexined", parameters),
+};
+
+impl Selector for DexinedOptions {
+    fn spec(&self) -> &'static SelectorSpec {
+        &SPEC
+    }
+
+    fn key(&self) -> String {
+        format!("dexined {} {} px", self.weights.display(), self.longest_px)
+    }
+
+    fn parameters(&self) -> Parameters {
+        selector::parameters(self)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.check_parameters()
+    }
+
+    fn is_complete(&self) -> bool {
+        !self.weights.as_os_str().is_empty()
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        if self.is_complete() { vec![self.weights.clone()] } else { Vec::new() }
+    }
+
+    fn digest(&self) -> Result<Digest> {
+        Ok(Digest::of("dexined", &(Digest::of_file(&self.weights)?, self.longest_px)))
+    }
+
+    fn resolved(&self, settle: &dyn Fn(&Path) -> PathBuf) -> Option<Arc<dyn Selector>> {
+        let weights = settle(&self.weights);
+        self.is_complete().then(|| Arc::new(DexinedOptions { weights, ..self.clone() }) as Arc<dyn Selector>)
+    }
+
+    fn scorer(&self, device: &Device) -> Result<Box<dyn Score>> {
+        Ok(Box::new(Dexined::load(self, device)?))
+    }
+}
+
+impl Score for Dexined {
+    fn work(&self, _: Option<u8>) -> Work<'_> {
+        Work::InTurn(Box::new(|image| self.score(image)))
+    }
+
+    /// Of the size that the network saw.
+    fn response(&self, image: &RgbImage, _: Option<u8>) -> Result<Response> {
+        let (width_px, height_px, values) = self.probabilities(image)?;
+        Ok(Response { width_px, height_px, values })
+    }
 }

@@ -10,12 +10,17 @@
 //! where it is smaller than the kernel. Kernels are made in f64 and applied in f32, columns first. The score is the energy: the mean square, in
 //! squared grey levels.
 
-use serde::{Deserialize, Serialize};
-
-use super::grey::GreyImage;
+use super::{
+    grey::GreyImage,
+    kernels::{shannon::batch, texture::MAX_RADIUS},
+    response::Response,
+    selector::{self, Score, Work},
+};
 use crate::{
     cpu::vector::vectorised,
+    device::Device,
     error::{Error, Result},
+    image::RgbImage,
 };
 
 /// Standard deviations from the centre at which kernels end, as scipy's default.
@@ -24,50 +29,6 @@ pub const TRUNCATE: f64 = 4.0;
 pub const DOG_RATIO: f64 = 1.6;
 /// Beyond this the kernel is wider than most patches.
 const MAX_SIGMA_PX: f64 = 100.0;
-
-/// Difference of Gaussians.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Dog {
-    /// Standard deviation of the narrower Gaussian.
-    pub sigma_px: f64,
-}
-
-impl Default for Dog {
-    fn default() -> Dog {
-        Dog { sigma_px: 1.0 }
-    }
-}
-
-/// Laplacian of Gaussian.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Log {
-    pub sigma_px: f64,
-}
-
-impl Default for Log {
-    fn default() -> Log {
-        Log { sigma_px: 2.0 }
-    }
-}
-
-impl Dog {
-    pub fn filter(&self) -> Result<BandPass> {
-        check("dog", self.sigma_px)?;
-        let (narrow, wide) = (gaussian(self.sigma_px), gaussian(self.sigma_px * DOG_RATIO));
-        let minus = wide.iter().map(|v| -v).collect();
-        Ok(BandPass::new([narrow.clone(), wide], [narrow, minus]))
-    }
-}
-
-impl Log {
-    pub fn filter(&self) -> Result<BandPass> {
-        check("log", self.sigma_px)?;
-        let (smooth, bend) = (gaussian(self.sigma_px), second_derivative(self.sigma_px));
-        Ok(BandPass::new([smooth.clone(), bend.clone()], [bend, smooth]))
-    }
-}
 
 fn check(name: &str, sigma_px: f64) -> Result<()> {
     if sigma_px > 0.0 && sigma_px <= MAX_SIGMA_PX {
@@ -103,6 +64,27 @@ pub struct BandPass {
 const LANES: usize = 32;
 
 impl BandPass {
+    /// The difference of two Gaussians, the narrower of standard deviation `sigma_px`; `name` is for messages.
+    ///
+    /// # Errors
+    /// A standard deviation that cannot be.
+    pub fn difference(name: &str, sigma_px: f64) -> Result<BandPass> {
+        check(name, sigma_px)?;
+        let (narrow, wide) = (gaussian(sigma_px), gaussian(sigma_px * DOG_RATIO));
+        let minus = wide.iter().map(|v| -v).collect();
+        Ok(BandPass::new([narrow.clone(), wide], [narrow, minus]))
+    }
+
+    /// The Laplacian of a Gaussian.
+    ///
+    /// # Errors
+    /// A standard deviation that cannot be.
+    pub fn laplacian(name: &str, sigma_px: f64) -> Result<BandPass> {
+        check(name, sigma_px)?;
+        let (smooth, bend) = (gaussian(sigma_px), second_derivative(sigma_px));
+        Ok(BandPass::new([smooth.clone(), bend.clone()], [bend, smooth]))
+    }
+
     fn new(down: [Vec<f64>; 2], along: [Vec<f64>; 2]) -> BandPass {
         let interleaved = |[a, b]: [Vec<f64>; 2]| -> Vec<[f32; 2]> {
             let tap = |v: &[f64], k: usize| v.get(k).copied().unwrap_or(0.0) as f32;
@@ -244,9 +226,41 @@ pub fn mirrored(at: isize, extent: usize) -> usize {
     if within < extent { within } else { 2 * extent - 1 - within }
 }
 
+/// Energies of a filter's images. Filters of a radius beyond [`MAX_RADIUS`] have no kernel: those are the CPU's everywhere.
+pub(super) struct BandPassScore {
+    filter: BandPass,
+    device: Option<Device>,
+}
+
+impl BandPassScore {
+    pub(super) fn new(filter: BandPass, device: &Device) -> BandPassScore {
+        let device = selector::accelerator(device).filter(|_| filter.radius() <= MAX_RADIUS);
+        BandPassScore { filter, device }
+    }
+}
+
+impl Score for BandPassScore {
+    fn work(&self, _: Option<u8>) -> Work<'_> {
+        let filter = &self.filter;
+        match &self.device {
+            None => Work::Each(Box::new(|image| filter.energy(&GreyImage::of(image)))),
+            Some(device) => Work::Queued(Box::new(|images| {
+                let energies = batch(images, device)?.band_energy(filter)?;
+                Ok(Box::new(move || energies.to_vec::<f64>()))
+            })),
+        }
+    }
+
+    fn response(&self, image: &RgbImage, _: Option<u8>) -> Result<Response> {
+        let values = self.filter.response(&GreyImage::of(image));
+        Ok(Response::of(image, values.into_iter().map(f32::abs).collect()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::select::{dog::Dog, log::Log};
 
     #[test]
     fn mirrors_repeat_the_outer_pixels() {

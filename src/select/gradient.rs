@@ -4,8 +4,15 @@
 //! pixel has gradient 1. The score is its mean over the patch, summed in steps of 1/2048 grey level so that the sum is an integer and
 //! the same in every order. scikit-image's `sobel` of the same image in [0, 1] is this divided by 255/√2.
 
-use super::grey::GreyImage;
-use crate::cpu::vector::vectorised;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    grey::GreyImage,
+    kernels::shannon::batch,
+    response::Response,
+    selector::{self, Parameters, Score, Selector, SelectorSpec, Work},
+};
+use crate::{cpu::vector::vectorised, device::Device, error::Result, image::RgbImage};
 
 /// Steps of the summed root: 1/256 of `sqrt(dx² + dy²)`.
 pub const STEPS: f32 = 256.0;
@@ -158,6 +165,61 @@ impl<'a> Sobel<'a> {
                 }
             },
         );
+    }
+}
+
+pub static SPEC: SelectorSpec = SelectorSpec {
+    name: "gradient",
+    title: "Gradient",
+    unit: "grey levels per pixel",
+    counts_bits: false,
+    flags: &[],
+    short_keys: &[],
+    with: |parameters| selector::with::<Gradient>("gradient", parameters),
+};
+
+/// Mean image gradient; it has no parameters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gradient {}
+
+impl Selector for Gradient {
+    fn spec(&self) -> &'static SelectorSpec {
+        &SPEC
+    }
+
+    fn key(&self) -> String {
+        "gradient".to_string()
+    }
+
+    fn parameters(&self) -> Parameters {
+        Parameters::new()
+    }
+
+    fn scorer(&self, device: &Device) -> Result<Box<dyn Score>> {
+        Ok(Box::new(GradientScore { device: selector::accelerator(device) }))
+    }
+}
+
+struct GradientScore {
+    device: Option<Device>,
+}
+
+impl Score for GradientScore {
+    fn work(&self, _: Option<u8>) -> Work<'_> {
+        match &self.device {
+            None => Work::Each(Box::new(|image| score(&GreyImage::of(image)))),
+            Some(device) => Work::Queued(Box::new(|images| {
+                let pixels = selector::pixels_each(images);
+                let steps = batch(images, device)?.gradient_steps()?;
+                let level = move |steps: u64| steps as f64 * STEP_LEVELS / pixels;
+                Ok(Box::new(move || Ok(steps.to_scores()?.into_iter().map(level).collect())))
+            })),
+        }
+    }
+
+    fn response(&self, image: &RgbImage, _: Option<u8>) -> Result<Response> {
+        Ok(Response::of(image, response(&GreyImage::of(image))))
     }
 }
 

@@ -10,8 +10,8 @@
 //! | [`otsu`] | share of tissue | scikit-image `threshold_otsu` | 105 thresholds and masks equal |
 //! | [`gradient`] | mean Sobel gradient | scikit-image `sobel` | mean within 2e-5 grey levels a pixel |
 //! | [`canny`] | share of edge pixels | OpenCV `Canny` | 259 maps equal: L1 and L2, apertures 3, 5, 7 |
-//! | [`dog`](gaussian) | energy of the difference of Gaussians | scipy `gaussian_filter` | every pixel within 8e-5 grey levels, energy within 5e-5 |
-//! | [`log`](gaussian) | energy of the Laplacian of Gaussian | scipy `gaussian_laplace` | every pixel within 2e-5 grey levels, energy within 5e-5 |
+//! | [`dog`] | energy of the difference of Gaussians | scipy `gaussian_filter` | every pixel within 8e-5 grey levels, energy within 5e-5 |
+//! | [`log`] | energy of the Laplacian of Gaussian | scipy `gaussian_laplace` | every pixel within 2e-5 grey levels, energy within 5e-5 |
 //! | [`dexined`] | mean edge probability | the authors' PyTorch model | every probability within 4e-6 of PyTorch's f64 |
 //!
 //! Agreement is from `tools/peers/selector_peers.py` on 105 real tiles of 256 px and odd sizes (OpenCV 5.0, scikit-image 0.26, scipy
@@ -19,77 +19,43 @@
 //! peer's in the same minute: otsu 2660 (scikit-image 1170), gradient 950 (OpenCV 1290), canny 310 (OpenCV 270), dog 945
 //! (scipy 57), log 750 (scipy 39); `cargo bench --bench selectors`.
 
-pub mod canny;
 pub mod choice;
-pub mod dexined;
 pub mod gaussian;
 pub mod glass;
-pub mod gradient;
 pub mod grey;
 pub mod grid;
 pub mod jpeg;
 pub mod kernels;
 pub mod order0;
-pub mod otsu;
 pub mod prefilter;
+pub mod response;
 pub mod score;
 pub mod score_map;
 pub mod selector;
-pub mod shannon;
 pub mod threshold;
+
+macro_rules! selectors {
+    ($($stem:ident),* $(,)?) => {
+        $(pub mod $stem;)*
+        /// The list of selectors, the default first.
+        pub static SELECTORS: &[&SelectorSpec] = &[$(&$stem::SPEC),*];
+    };
+}
+
+// Adding a selector is its file and its word here.
+selectors! {
+    shannon,
+    otsu,
+    gradient,
+    canny,
+    dog,
+    log,
+    dexined,
+}
 
 pub use choice::{Choice, FittedChoice, Scope};
 pub use grid::PatchGrid;
 pub use score::{PatchScore, ScoreOptions, SlideScores, score_slide};
-pub use selector::{Scorer, Selector};
+pub use selector::{Score, Scorer, Selector, SelectorSpec, Selectors};
+pub use shannon::Codec;
 pub use threshold::Threshold;
-
-use crate::{
-    error::{Error, Result},
-    image::RgbImage,
-};
-
-/// What the bits of a patch are counted with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Codec {
-    /// The project's lossless stream ([`shannon`]): a proven upper bound of the patch's description length.
-    #[default]
-    Lz,
-    /// Entropy of predicted residuals ([`order0`]).
-    Order0,
-    /// Size of a baseline JPEG, 4:2:0 ([`jpeg`]).
-    Jpeg { quality: u8 },
-}
-
-impl Codec {
-    /// By name; `quality` (1 to 100) is for `jpeg` alone.
-    ///
-    /// # Errors
-    /// Another name, or a quality that JPEG does not have.
-    pub fn named(name: &str, quality: u8) -> Result<Codec> {
-        match name {
-            "lz" => Ok(Codec::Lz),
-            "order0" => Ok(Codec::Order0),
-            "jpeg" if (1..=100).contains(&quality) => Ok(Codec::Jpeg { quality }),
-            "jpeg" => Err(Error::Usage(format!("JPEG has no quality {quality}; give 1 to 100"))),
-            _ => Err(Error::Usage(format!("there is no codec `{name}`; choose lz, order0 or jpeg"))),
-        }
-    }
-
-    /// Bits of an image. Single-threaded: patches, not parts of them, are spread over cores.
-    pub fn bits(self, image: &RgbImage) -> u64 {
-        match self {
-            Codec::Lz => shannon::bits(image),
-            Codec::Order0 => order0::bits(image),
-            Codec::Jpeg { quality } => jpeg::bits(image, quality),
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Codec::Lz => "lz",
-            Codec::Order0 => "order0",
-            Codec::Jpeg { .. } => "jpeg",
-        }
-    }
-}

@@ -10,7 +10,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::grey::GreyImage;
+use super::{
+    Threshold,
+    grey::GreyImage,
+    kernels::shannon::batch,
+    response::Response,
+    selector::{self, Flag, Parameters, Score, Selector, SelectorSpec, Work},
+};
+use crate::{device::Device, error::Result, image::RgbImage, slide::Slide};
 
 /// Longer side of the thumbnail that a slide's threshold is taken from; a smaller slide is taken whole.
 pub const THUMBNAIL_PX: usize = 2048;
@@ -19,7 +26,7 @@ pub const THUMBNAIL_PX: usize = 2048;
 pub const DEFAULT_LEAST_TISSUE: f64 = 0.5;
 
 /// What the threshold is taken from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OtsuOver {
     /// The whole slide's thumbnail.
@@ -76,6 +83,100 @@ pub fn tissue_fraction(grey: &GreyImage, threshold: u8) -> f64 {
     let dark: u64 =
         grey.values.chunks(4096).map(|part| part.iter().map(|&v| u64::from(v <= threshold)).sum::<u64>()).sum();
     dark as f64 / grey.values.len().max(1) as f64
+}
+
+pub static SPEC: SelectorSpec = SelectorSpec {
+    name: "otsu",
+    title: "Otsu",
+    unit: "share of tissue",
+    counts_bits: false,
+    flags: &[Flag {
+        long: "otsu-over",
+        key: "over",
+        value_name: Some("slide|patch"),
+        help: "What otsu takes its threshold from [default: slide]",
+    }],
+    short_keys: &[],
+    with: |parameters| selector::with::<Otsu>("otsu", parameters),
+};
+
+impl Selector for Otsu {
+    fn spec(&self) -> &'static SelectorSpec {
+        &SPEC
+    }
+
+    fn key(&self) -> String {
+        match self.over {
+            OtsuOver::Slide => "otsu slide".to_string(),
+            OtsuOver::Patch => "otsu patch".to_string(),
+        }
+    }
+
+    fn parameters(&self) -> Parameters {
+        selector::parameters(self)
+    }
+
+    /// A share of tissue has a scale of its own: at least half.
+    fn default_threshold(&self) -> Threshold {
+        Threshold::Min(DEFAULT_LEAST_TISSUE)
+    }
+
+    fn scorer(&self, device: &Device) -> Result<Box<dyn Score>> {
+        Ok(Box::new(OtsuScore { over: self.over, device: selector::accelerator(device) }))
+    }
+}
+
+struct OtsuScore {
+    over: OtsuOver,
+    device: Option<Device>,
+}
+
+impl Score for OtsuScore {
+    fn slide_threshold(&self, slide: &Slide) -> Result<Option<u8>> {
+        match self.over {
+            OtsuOver::Slide => Ok(Some(threshold(&overview(slide)?))),
+            OtsuOver::Patch => Ok(None),
+        }
+    }
+
+    fn work(&self, tissue: Option<u8>) -> Work<'_> {
+        match &self.device {
+            None => Work::Each(Box::new(move |image| {
+                let grey = GreyImage::of(image);
+                tissue_fraction(&grey, tissue.unwrap_or_else(|| threshold(&grey)))
+            })),
+            Some(device) => Work::Queued(Box::new(move |images| {
+                let pixels = selector::pixels_each(images);
+                let histograms = batch(images, device)?.grey_histogram()?;
+                let fraction = move |counts: &[i32; 256]| {
+                    let counts = counts.map(|count| u64::from(count.cast_unsigned()));
+                    let threshold = tissue.unwrap_or_else(|| threshold_of(&counts));
+                    counts[..=usize::from(threshold)].iter().sum::<u64>() as f64 / pixels
+                };
+                Ok(Box::new(move || {
+                    let counts = histograms.to_vec::<i32>()?;
+                    Ok(counts.as_chunks().0.iter().map(fraction).collect())
+                }))
+            })),
+        }
+    }
+
+    fn response(&self, image: &RgbImage, tissue: Option<u8>) -> Result<Response> {
+        let grey = GreyImage::of(image);
+        let threshold = tissue.unwrap_or_else(|| threshold(&grey));
+        Ok(Response::of(image, grey.values.iter().map(|&v| f32::from(u8::from(v <= threshold))).collect()))
+    }
+}
+
+/// The slide in grey, whole where it is small enough.
+fn overview(slide: &Slide) -> Result<GreyImage> {
+    let (width, height) = slide.levels().first().map_or((0, 0), |level| (level.width_px, level.height_px));
+    let image = if width.max(height) <= THUMBNAIL_PX as u64 {
+        slide.read_region(0, 0, 0, width as usize, height as usize)?
+    } else {
+        slide.thumbnail(THUMBNAIL_PX)?
+    };
+    Ok(GreyImage::of(&image))
 }
 
 #[cfg(test)]

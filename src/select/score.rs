@@ -6,6 +6,8 @@
 //! image is one patch. Every patch is read once: its score, and how much of it is glass and tissue ([`glass`]), come from
 //! the same pixels.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::{
@@ -13,7 +15,7 @@ use super::{
     glass::{self, Cells},
     grid::PatchGrid,
     prefilter,
-    selector::{Pending, Scorer, Selector, Work},
+    selector::{self, Pending, Scorer, Selector, Work},
     threshold::{Threshold, least_score},
 };
 use crate::{
@@ -52,10 +54,10 @@ impl PatchScore {
 }
 
 /// How a slide is scored.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 pub struct ScoreOptions {
     pub patch_px: usize,
-    pub selector: Selector,
+    pub selector: Arc<dyn Selector>,
     /// µm per pixel at which patches are cut; without it, the pixels of `level`.
     pub mpp: Option<f64>,
     pub level: usize,
@@ -68,7 +70,7 @@ impl Default for ScoreOptions {
     fn default() -> ScoreOptions {
         ScoreOptions {
             patch_px: DEFAULT_PATCH_PX,
-            selector: Selector::default(),
+            selector: selector::default_selector(),
             mpp: None,
             level: 0,
             threshold: Threshold::default(),
@@ -94,10 +96,10 @@ impl ScoreOptions {
         if self.prefilter.is_some_and(|share| !(share > 0.0 && share <= 1.0)) {
             return Err(Error::Usage("the pre-filter's share must be above 0 and at most 1".to_string()));
         }
-        if self.prefilter.is_some() && !matches!(self.selector, Selector::Shannon(_)) {
+        if self.prefilter.is_some() && !self.selector.counts_bits() {
             let name = self.selector.name();
             return Err(Error::Usage(format!(
-                "the pre-filter goes by compressed bytes, which say nothing of {name}; leave it out, or select by shannon"
+                "the pre-filter goes by compressed bytes, which say nothing of {name}; leave it out, or select by bits"
             )));
         }
         self.selector.check()?;
@@ -302,7 +304,7 @@ fn finish(pending: Vec<(usize, Pending)>, values: &mut [Vec<f64>]) -> Result<()>
 
 /// Scores one image as one patch, whatever its size.
 pub fn score_image(image: &RgbImage, codec: Codec) -> PatchScore {
-    let selector = Selector::Shannon(codec);
+    let selector: Arc<dyn Selector> = codec.into();
     let score = selector.patch_score([0, 0], codec.bits(image) as f64, image.width_px * image.height_px);
     PatchScore { kept: true, ..score }
 }

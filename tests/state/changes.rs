@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use isg::{
     pipeline::{RunConfig, Stage},
     progress::Silent,
+    select::Selectors,
 };
 
 use super::{KilledAfter, Lab, artefacts, differing, reseeded, run};
@@ -17,12 +18,16 @@ fn both(config: &mut RunConfig, change: impl Fn(&mut isg::extractor::config::Ext
     change(&mut config.extractor.local);
 }
 
+fn order0() -> Selectors {
+    toml::from_str("codec = \"order0\"").expect("a selector's parameters")
+}
+
 const NO: fn(&mut RunConfig) = |_| {};
 const NOTHING: fn(&Lab) = |_| {};
 
 const CHANGES: &[Change] = &[
     ("selector", |c| c.select.selector = "gradient".into(), NOTHING),
-    ("codec", |c| c.select.codec = "order0".into(), NOTHING),
+    ("codec", |c| c.select.selectors = order0(), NOTHING),
     ("threshold", |c| c.select.sigma = Some(0.2), NOTHING),
     ("top", |c| (c.select.sigma, c.select.top) = (None, Some(5)), NOTHING),
     ("most patches", |c| c.select.most_patches = 6, NOTHING),

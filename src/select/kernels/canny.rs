@@ -23,7 +23,7 @@ impl Tensor {
     /// Edges of a batch `u8 [n, h, w, 3]`, `u8 [n, h, w]` of 255 and 0, and how many pixels of each image are edges, as scores
     /// `i32 [n, 2]`.
     pub fn canny_edges(&self, canny: &Canny) -> Result<[Tensor; 2]> {
-        canny.check()?;
+        canny.check_parameters()?;
         apply_n(Edges { canny: *canny }, &[self])
     }
 }

@@ -14,11 +14,7 @@ use crate::{
     image::RgbImage,
     kernel_params,
     op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn},
-    select::{
-        gaussian::{BandPass, Dog, Log},
-        gradient,
-        grey::GreyImage,
-    },
+    select::{dog::Dog, gaussian::BandPass, gradient, grey::GreyImage, log::Log},
     shape::Spec,
     tape::Keep,
     tensor::Tensor,

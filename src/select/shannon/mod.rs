@@ -126,7 +126,9 @@ pub(crate) mod log2;
 mod lz;
 mod matches;
 pub(crate) mod predict;
+mod selector;
 mod simd;
 
 pub use lz::{Corrupt, HEADER_BYTES, MAGIC, MAX_PIXEL_BYTES, VERSION, bits, decode, encode, read};
 pub(crate) use lz::{assemble, check_size, payloads};
+pub use selector::{Codec, SPEC, Shannon};
