@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use crate::{
     counters::Counters,
+    launch::LaunchShape,
     memory::Global,
     module::Module,
     options::Options,
     race::GlobalRaces,
-    report::{Fault, MemoryError},
+    report::{Fault, MemoryError, Report},
 };
 
 /// One emulated GPU.
@@ -19,13 +20,23 @@ pub struct Gpu {
     pub(crate) globals: HashMap<u64, Vec<u64>>,
     pub(crate) launches: u64,
     pub(crate) race: GlobalRaces,
+    pub(crate) notes: Vec<Report>,
+    pub(crate) printed: String,
 }
 
 impl Gpu {
     /// A GPU with empty memory.
     pub fn new(options: Options) -> Self {
         let memory = Global::new(options.memory_bytes, options.checks.init, options.poison);
-        Self { options, memory, globals: HashMap::new(), launches: 0, race: GlobalRaces::default() }
+        Self {
+            options,
+            memory,
+            globals: HashMap::new(),
+            launches: 0,
+            race: GlobalRaces::default(),
+            notes: Vec::new(),
+            printed: String::new(),
+        }
     }
 
     /// Another GPU with the same memory at the same addresses, initialised as far as this one's is, and other settings. What
@@ -34,7 +45,15 @@ impl Gpu {
     /// Whether initialisation is tracked, and how much memory there is, stay as they are.
     pub fn fork(&self, options: Options) -> Self {
         let (memory, globals) = (self.memory.clone(), self.globals.clone());
-        Self { options, memory, globals, launches: self.launches, race: GlobalRaces::default() }
+        Self {
+            options,
+            memory,
+            globals,
+            launches: self.launches,
+            race: GlobalRaces::default(),
+            notes: Vec::new(),
+            printed: String::new(),
+        }
     }
 
     /// The settings it was made with.
@@ -67,6 +86,11 @@ impl Gpu {
     pub fn free(&mut self, address: u64) -> Result<(), MemoryError> {
         self.race.free(address);
         self.memory.free(address)
+    }
+
+    /// What launches so far found that is no error, once for each instruction; see [`crate::Level`].
+    pub fn notes(&self) -> &[Report] {
+        &self.notes
     }
 
     /// Host to device.
@@ -120,7 +144,24 @@ impl Gpu {
         dynamic_shared_bytes: u32,
         params: &[u8],
     ) -> Result<Counters, Fault> {
-        crate::launch::launch(self, module, entry, grid, block, dynamic_shared_bytes, params)
+        let shape = LaunchShape { dynamic_shared_bytes, ..LaunchShape::new(grid, block) };
+        self.launch_as(module, entry, &shape, params)
+    }
+
+    /// As [`Gpu::launch`], with everything a launch can say: clusters, and blocks that wait for each other.
+    pub fn launch_as(
+        &mut self,
+        module: &Module,
+        entry: &str,
+        shape: &LaunchShape,
+        params: &[u8],
+    ) -> Result<Counters, Fault> {
+        crate::launch::launch(self, module, entry, shape, params)
+    }
+
+    /// What kernels have printed since the last call, thread by thread in the order in which they ran.
+    pub fn take_printed(&mut self) -> String {
+        std::mem::take(&mut self.printed)
     }
 
     pub(crate) fn load_globals(&mut self, module: &Module) -> Result<Vec<u64>, MemoryError> {

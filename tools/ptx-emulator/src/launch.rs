@@ -7,12 +7,14 @@ use std::{
 };
 
 use crate::{
-    Counters, Fault, FaultKind, Gpu, Module, asynchronous,
+    Counters, Fault, FaultKind, Gpu, MemoryError, Module, asynchronous,
+    decode::{RESERVED_SHARED_BYTES, SHARED_GUARD_BYTES},
     machine::{Block, FULL, Group, LANES, Launch, Preset, Shared, Special, Step, Wait, Warp},
     module::Entry,
     race::BlockRaces,
     rng::Rng,
     scheduler::{Schedule, Tally, Turn},
+    undefined::Undefined,
 };
 
 /// Slack behind shared memory, so that wide reads of its last bytes stay inside the buffer.
@@ -20,21 +22,43 @@ const SLACK_BYTES: usize = 16;
 /// Dynamic shared memory starts at a multiple of this, as on the device without static shared memory before it.
 const DYNAMIC_ALIGN: u32 = 1024;
 
+/// Everything a launch says beside the kernel and its parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaunchShape {
+    /// Blocks, or with clusters still blocks, per axis.
+    pub grid: [u32; 3],
+    /// Threads of a block per axis.
+    pub block: [u32; 3],
+    /// Shared memory beside what the code declares.
+    pub dynamic_shared_bytes: u32,
+    /// Blocks of a cluster per axis, where the code does not fix them.
+    pub cluster: Option<[u32; 3]>,
+    /// All blocks must be able to wait for each other: refused where a device could not hold them at once.
+    pub cooperative: bool,
+}
+
+impl LaunchShape {
+    /// Blocks and threads, nothing else.
+    pub fn new(grid: [u32; 3], block: [u32; 3]) -> Self {
+        Self { grid, block, dynamic_shared_bytes: 0, cluster: None, cooperative: false }
+    }
+}
+
 pub(crate) fn launch(
     gpu: &mut Gpu,
     module: &Module,
     entry: &str,
-    grid: [u32; 3],
-    block: [u32; 3],
-    dynamic_shared: u32,
+    shape: &LaunchShape,
     params: &[u8],
 ) -> Result<Counters, Fault> {
+    let &LaunchShape { grid, block, dynamic_shared_bytes: dynamic_shared, cluster, cooperative } = shape;
     let refuse = |message: String| Fault::new(FaultKind::Launch, message).edit(|r| r.kernel = entry.to_owned());
     let Some(found) = module.entry(entry) else { return Err(refuse(format!("the module has no entry {entry}"))) };
-    check(gpu, found, grid, block, dynamic_shared, params).map_err(refuse)?;
+    check(gpu, found, shape, params).map_err(refuse)?;
     let globals = gpu.load_globals(module).map_err(|e| refuse(e.to_string()))?;
+    let workspace = if cooperative { workspace(gpu).map_err(|e| refuse(e.to_string()))? } else { 0 };
     gpu.launches += 1;
-    gpu.race.begin_launch();
+    gpu.race.begin_launch(found.code.strong_stores);
     let launch = Launch {
         memory: &gpu.memory,
         entry: found,
@@ -45,21 +69,37 @@ pub(crate) fn launch(
         params,
         globals: &globals,
         dynamic_shared,
+        cluster: found.cluster.or(cluster).unwrap_or([1; 3]).map(|c| c.max(1)),
+        workspace,
+        weak: gpu.options.weak_memory.then(Mutex::default),
+        printed: Mutex::default(),
         race: &gpu.race,
+        notes: Mutex::default(),
         stop: AtomicBool::new(false),
         spent: AtomicU64::new(0),
     };
-    run(&launch)
+    let result = run(&launch);
+    gpu.printed.push_str(&launch.printed.into_inner().unwrap_or_else(PoisonError::into_inner));
+    let mut notes = launch.notes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    notes.sort_by_key(|note| note.ptx_line);
+    notes.retain(|new| !gpu.notes.iter().any(|old| (&old.kernel, old.ptx_line) == (&new.kernel, new.ptx_line)));
+    gpu.notes.extend(notes);
+    if workspace != 0 {
+        // Alive until here: nobody else knows of it.
+        let _ = gpu.free(workspace);
+    }
+    result
 }
 
-fn check(
-    gpu: &Gpu,
-    entry: &Entry,
-    grid: [u32; 3],
-    block: [u32; 3],
-    dynamic_shared: u32,
-    params: &[u8],
-) -> Result<(), String> {
+/// What `grid.sync()` of cooperative groups finds in the registers of the environment: its own size, and a barrier.
+fn workspace(gpu: &mut Gpu) -> Result<u64, MemoryError> {
+    let address = gpu.alloc_named(8, "workspace of the cooperative grid")?;
+    gpu.write(address, &[8, 0, 0, 0, 0, 0, 0, 0])?;
+    Ok(address)
+}
+
+fn check(gpu: &Gpu, entry: &Entry, shape: &LaunchShape, params: &[u8]) -> Result<(), String> {
+    let &LaunchShape { grid, block, dynamic_shared_bytes: dynamic_shared, .. } = shape;
     let threads = block.iter().try_fold(1u32, |n, b| n.checked_mul(*b)).unwrap_or(u32::MAX);
     if threads == 0 || threads > 1024 || block[2] > 64 {
         return Err(format!("a block of {}x{}x{} threads; 1 to 1024 are possible", block[0], block[1], block[2]));
@@ -77,12 +117,18 @@ fn check(
     {
         return Err(format!("a block of {block:?} threads; .reqntid asks for {required:?}"));
     }
-    if let Some(cluster) = entry.cluster
+    if let (Some(fixed), Some(asked)) = (entry.cluster, shape.cluster)
+        && fixed != asked
+    {
+        return Err(format!("clusters of {asked:?} blocks; .reqnctapercluster asks for {fixed:?}"));
+    }
+    let cluster = entry.cluster.or(shape.cluster);
+    if let Some(cluster) = cluster
         && cluster.iter().map(|n| u128::from(*n)).product::<u128>() > 16
     {
         return Err(format!("clusters of {cluster:?} blocks; 16 are the most"));
     }
-    if let Some(cluster) = entry.cluster
+    if let Some(cluster) = cluster
         && let Some(axis) = (0..3).find(|&n| !grid[n].is_multiple_of(cluster[n].max(1)))
     {
         return Err(format!("a grid of {grid:?} blocks is no multiple of clusters of {cluster:?} on axis {axis}"));
@@ -94,17 +140,66 @@ fn check(
     if shared > gpu.options.max_shared_bytes {
         return Err(format!("{shared} bytes of shared memory; the device has {}", gpu.options.max_shared_bytes));
     }
+    if shape.cooperative {
+        let per_multiprocessor = (2048 / threads.next_multiple_of(32)).min(32).min(228 * 1024 / (shared + 1024));
+        let most = u64::from(per_multiprocessor) * u64::from(MULTIPROCESSORS);
+        let blocks: u64 = grid.iter().map(|n| u64::from(*n)).product();
+        if blocks > most {
+            return Err(format!("a cooperative grid of {blocks} blocks; {most} of them fit on the device at once"));
+        }
+    }
     Ok(())
 }
 
-/// Where dynamic shared memory starts.
+/// What `%nsmid` says.
+const MULTIPROCESSORS: u32 = 132;
+
+/// Where dynamic shared memory starts, on a device.
 fn dynamic_start(entry: &Entry, dynamic_shared: u32) -> u32 {
     let align = if dynamic_shared >= DYNAMIC_ALIGN { DYNAMIC_ALIGN } else { 16 };
     if entry.dynamic_shared { entry.shared_bytes.next_multiple_of(align) } else { entry.shared_bytes }
 }
 
+/// Shared memory of a block on a device.
 fn shared_bytes(entry: &Entry, dynamic_shared: u32) -> u32 {
     dynamic_start(entry, dynamic_shared).saturating_add(dynamic_shared)
+}
+
+/// Shared memory as it lies here, with guards between variables.
+#[derive(Clone, Copy)]
+struct SharedLayout {
+    dynamic: u32,
+    reserved: u32,
+    limit: u32,
+}
+
+impl SharedLayout {
+    fn new(entry: &Entry, dynamic_shared: u32) -> Self {
+        let code = &entry.code;
+        let mut guards = if code.shared.is_empty() { 0 } else { code.guard_bytes };
+        // Behind the last variable a guard needs something to keep it from.
+        if dynamic_shared == 0 && !code.reserved_shared {
+            guards = guards.saturating_sub(SHARED_GUARD_BYTES);
+        }
+        let dynamic = dynamic_start(entry, dynamic_shared).saturating_add(guards);
+        let end = dynamic.saturating_add(dynamic_shared);
+        if !code.reserved_shared {
+            return Self { dynamic, reserved: end, limit: end };
+        }
+        let reserved = end.saturating_add(SHARED_GUARD_BYTES).next_multiple_of(SHARED_GUARD_BYTES);
+        Self { dynamic, reserved, limit: reserved + RESERVED_SHARED_BYTES }
+    }
+
+    /// Ranges that belong to nothing.
+    fn guards(self, entry: &Entry, dynamic_shared: u32) -> Vec<(u32, u32)> {
+        let mut taken: Vec<(u32, u32)> = entry.code.shared.iter().map(|(_, at, bytes)| (*at, at + bytes)).collect();
+        taken.push((self.dynamic, self.dynamic + dynamic_shared));
+        taken.push((self.reserved, self.limit));
+        taken.retain(|(start, end)| start < end);
+        taken.sort_unstable();
+        let gaps = taken.windows(2).map(|pair| (pair[0].1, pair[1].0));
+        gaps.filter(|(start, end)| end.saturating_sub(*start) >= SHARED_GUARD_BYTES).collect()
+    }
 }
 
 /// Blocks of one cluster, or a single block, with all they need.
@@ -127,7 +222,7 @@ struct Plan {
 
 impl Plan {
     fn new(launch: &Launch<'_>) -> Self {
-        let cluster = launch.entry.cluster.unwrap_or([1; 3]).map(|c| c.max(1));
+        let cluster = launch.cluster;
         let clusters: [u32; 3] = std::array::from_fn(|n| launch.grid[n] / cluster[n]);
         let count = clusters.iter().map(|c| u64::from(*c)).product::<u64>();
         let mut order: Vec<u32> = (0..count.min(u32::MAX.into()) as u32).collect();
@@ -226,7 +321,8 @@ impl<'a> Unit<'a> {
     fn new(launch: &'a Launch<'a>, plan: &Plan) -> Self {
         let threads = launch.block.iter().product::<u32>();
         let warps = threads.div_ceil(LANES as u32);
-        let limit = shared_bytes(launch.entry, launch.dynamic_shared);
+        let layout = SharedLayout::new(launch.entry, launch.dynamic_shared);
+        let limit = layout.limit;
         let code = &launch.entry.code;
         let checks = launch.options.checks;
         let block = || Block {
@@ -239,6 +335,7 @@ impl<'a> Unit<'a> {
                 bytes: vec![0; limit as usize + SLACK_BYTES],
                 written: if checks.init { vec![0; limit as usize + SLACK_BYTES] } else { Vec::new() },
                 limit,
+                guards: layout.guards(launch.entry, launch.dynamic_shared),
             },
             counters: Counters::default(),
             race: BlockRaces::new(launch, 0, limit, code.narrowest_shared, warps),
@@ -257,6 +354,7 @@ impl<'a> Unit<'a> {
             groups: Vec::new(),
             local: vec![0; local + SLACK_BYTES],
             local_written: if checks.init { vec![0; local + SLACK_BYTES] } else { Vec::new() },
+            undefined: Undefined::default(),
             asynchronous: asynchronous::WarpState::default(),
         };
         let size = plan.size();
@@ -343,6 +441,7 @@ fn start(warp: &mut Warp, block: &Block<'_>, plan: &Plan, unit: u32, rank: u32, 
     warp.local.fill(if launch.options.poison { 0xff } else { 0 });
     warp.local_written.fill(0);
     warp.asynchronous = asynchronous::WarpState::default();
+    warp.undefined.clear();
     for (_, slot, preset) in &launch.entry.code.presets {
         let slot = *slot as usize;
         match *preset {
@@ -388,11 +487,15 @@ fn special_value(s: Special, block: &Block<'_>, warp: u32, lane: u32, plan: &Pla
             }
         }
         Special::GridId => launch.number as u32,
-        Special::SmId => (block.linear % 132) as u32,
-        Special::NumSm => 132,
+        Special::SmId => (block.linear % u64::from(MULTIPROCESSORS)) as u32,
+        Special::NumSm => MULTIPROCESSORS,
         Special::WarpSize => LANES as u32,
-        Special::DynamicShared => dynamic_start(launch.entry, launch.dynamic_shared),
-        Special::TotalShared => block.shared.limit,
+        Special::DynamicShared => SharedLayout::new(launch.entry, launch.dynamic_shared).dynamic,
+        Special::TotalShared => shared_bytes(launch.entry, launch.dynamic_shared),
+        Special::Reserved(offset) => SharedLayout::new(launch.entry, launch.dynamic_shared).reserved + offset,
+        Special::Environment(1) => (launch.workspace >> 32) as u32,
+        Special::Environment(2) => launch.workspace as u32,
+        Special::Environment(_) => 0,
         Special::ClusterCtaId(axis) => block.index[axis as usize] % plan.cluster[axis as usize],
         Special::ClusterCtas(axis) => plan.cluster[axis as usize],
         Special::ClusterId(axis) => cluster[axis as usize],

@@ -5,7 +5,8 @@
 //!
 //! Inside: `lexer`, `parse` and `ast` read the text; `decode` turns names into register slots and opcodes into functions;
 //! `ops` holds the functions, one warp instruction each, compiled twice where AVX2 helps; `scheduler` runs a block's warps,
-//! `launch` the blocks; `memory` is the global memory; `race` the order between accesses; `asynchronous` and `tensor_core`
+//! `launch` the blocks; `memory` is the global memory; `race` the order between accesses; `undefined` what became of values that
+//! nobody defined; `asynchronous` and `tensor_core`
 //! what modern GPUs do beside their threads.
 
 #![allow(clippy::needless_range_loop, reason = "a lane is an index into several registers at once")]
@@ -29,9 +30,12 @@ mod report;
 mod rng;
 mod scheduler;
 mod tensor_core;
+mod undefined;
+mod weak;
 
 pub use counters::Counters;
 pub use gpu::Gpu;
+pub use launch::LaunchShape;
 pub use module::{Entry, Module, Param, ParamRead};
 pub use options::{Checks, Options};
-pub use report::{Fault, FaultKind, LoadError, MemoryError, Report};
+pub use report::{Fault, FaultKind, Level, LoadError, MemoryError, Report};

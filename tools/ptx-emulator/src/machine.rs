@@ -3,11 +3,23 @@
 //! A register is 32 lanes side by side. Values of up to 32 bits live zero-extended in the 32-bit file whatever their type,
 //! 64-bit values in the 64-bit file, predicates as one mask. Constants and special registers are registers nobody writes.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, AtomicU64},
+};
 
 use crate::{
-    asynchronous, counters::Counters, memory::Global, module::Entry, options::Options, race, report::Fault,
-    report::FaultKind, rng::Rng,
+    asynchronous,
+    counters::Counters,
+    decode::flow::Flow,
+    memory::Global,
+    module::Entry,
+    options::Options,
+    race,
+    report::{Fault, FaultKind, Report},
+    rng::Rng,
+    undefined::Undefined,
+    weak,
 };
 
 /// Lanes of a warp.
@@ -142,6 +154,10 @@ pub(crate) enum Special {
     Clusters(u8),
     ClusterRank,
     ClusterSize,
+    /// `%envreg`: what the driver tells the kernel.
+    Environment(u8),
+    /// Start of the shared memory that the system reserves, plus that offset.
+    Reserved(u32),
 }
 
 /// The decoded code of one entry, device functions inlined.
@@ -160,16 +176,24 @@ pub(crate) struct Code {
     pub files: Vec<String>,
     /// Text of each instruction as written.
     pub text: Vec<String>,
-    /// Static shared variables: name, start, size.
+    /// Static shared variables: name, start, size. Guards lie between them.
     pub shared: Vec<(String, u32, u32)>,
+    /// What the guards add before dynamic shared memory.
+    pub guard_bytes: u32,
+    /// Uses the shared memory that the system reserves in each block.
+    pub reserved_shared: bool,
     /// Uses an instruction through which blocks can communicate.
     pub communicates: bool,
+    /// Stores strongly to global memory other than by atomics.
+    pub strong_stores: bool,
     /// Targets of `brx.idx` exist, or backward branches: anything that can loop.
     pub loops: bool,
     /// The least width of its accesses to shared memory, a power of two.
     pub narrowest_shared: u32,
-    /// In code with `wgmma`, for each instruction the 32-bit registers it names, destinations first, and how many those are.
-    pub registers: Vec<(Box<[u32]>, u32)>,
+    /// For each instruction the registers it names.
+    pub flows: Vec<Flow>,
+    /// Multiplies by `wgmma`, whose registers are watched.
+    pub products: bool,
 }
 
 /// Lanes of a warp that stand at the same instruction.
@@ -208,6 +232,8 @@ pub struct Warp {
     pub local: Vec<u8>,
     /// One byte per byte of local memory: written. Empty without the check.
     pub local_written: Vec<u8>,
+    /// Registers that hold what nobody defined.
+    pub undefined: Undefined,
     /// Copies under way.
     pub asynchronous: asynchronous::WarpState,
 }
@@ -219,6 +245,16 @@ pub struct Shared {
     pub written: Vec<u8>,
     /// Bytes that may be addressed (the buffer is a little longer).
     pub limit: u32,
+    /// Ranges between variables, where no access may fall.
+    pub guards: Vec<(u32, u32)>,
+}
+
+impl Shared {
+    /// Whether an access to these bytes touches a guard.
+    #[inline(always)]
+    pub fn guarded(&self, from: u32, to: u32) -> bool {
+        self.guards.iter().any(|(start, end)| from < *end && to > *start)
+    }
 }
 
 /// What all blocks of a launch share.
@@ -234,8 +270,16 @@ pub struct Launch<'a> {
     /// Addresses of module-level variables.
     pub(crate) globals: &'a [u64],
     pub dynamic_shared: u32,
+    /// Blocks in a cluster.
+    pub(crate) cluster: [u32; 3],
+    /// Address of what the blocks of a cooperative grid synchronise by; 0 for other launches.
+    pub(crate) workspace: u64,
+    pub(crate) weak: weak::State,
+    /// What kernels printed.
+    pub(crate) printed: Mutex<String>,
     /// Races between blocks.
     pub race: &'a race::GlobalRaces,
+    pub(crate) notes: Mutex<Vec<Report>>,
     pub(crate) stop: AtomicBool,
     pub(crate) spent: AtomicU64,
 }
@@ -362,8 +406,10 @@ impl Block<'_> {
     #[cold]
     pub fn shared_name(&self, offset: u32) -> Option<String> {
         let variables = &self.launch.entry.code.shared;
-        let found = variables.iter().find(|(_, start, bytes)| (*start..start + bytes).contains(&offset));
-        Some(match found {
+        let before = variables.iter().filter(|(_, start, _)| *start <= offset).max_by_key(|(_, start, _)| *start);
+        let near =
+            |(_, start, bytes): &&(String, u32, u32)| offset < start + bytes || self.shared.guarded(offset, offset + 1);
+        Some(match before.filter(near) {
             Some((name, start, bytes)) => format!("shared {name} ({bytes} bytes), offset {}", offset - start),
             None => format!("shared memory, offset {offset} of {}", self.shared.limit),
         })

@@ -30,6 +30,9 @@ pub struct Options {
     /// Move the results of `.approx` instructions by a seeded amount inside their documented error, and cut the f32 sums of
     /// matrix instructions towards zero, as tensor cores do.
     pub perturb_approx: bool,
+    /// Let relaxed and volatile loads give older values where the memory model lets them, drawn from the seed; otherwise they
+    /// are sequentially consistent. For programs that communicate by more than locks and barriers.
+    pub weak_memory: bool,
     /// Worker threads for kernels whose blocks cannot communicate; 1 runs everything on the caller's thread.
     pub threads: usize,
     /// Warp instructions after which a launch is called endless.
@@ -47,6 +50,7 @@ impl Default for Options {
             checks: Checks::ALL,
             poison: true,
             perturb_approx: false,
+            weak_memory: false,
             threads: 1,
             max_warp_instructions: 20_000_000_000,
             memory_bytes: 8 << 30,

@@ -64,6 +64,9 @@ pub enum FaultKind {
     Uninitialised,
     /// Two accesses without an order between them, one of them a write.
     Race,
+    /// The plain first read of a compare-and-swap loop beside the atomics of others: a race to the letter, and how NVIDIA's
+    /// own headers do it. A note.
+    Guess,
     /// A barrier or aligned instruction reached by part of a warp, or a bad `.sync` mask.
     Divergence,
     /// Threads wait for each other for ever.
@@ -78,7 +81,21 @@ pub enum FaultKind {
     Operand,
 }
 
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Not what the memory model promises, but accepted everywhere: the launch goes on. See [`crate::Gpu::notes`].
+    Note,
+    /// It ends the launch.
+    Error,
+}
+
 impl FaultKind {
+    /// How bad it is.
+    pub fn level(self) -> Level {
+        if self == Self::Guess { Level::Note } else { Level::Error }
+    }
+
     /// A few words for the report.
     pub fn words(self) -> &'static str {
         match self {
@@ -89,6 +106,7 @@ impl FaultKind {
             Self::ReadOnly => "write to read-only memory",
             Self::Uninitialised => "uninitialised read",
             Self::Race => "race",
+            Self::Guess => "plain guess of a compare-and-swap loop",
             Self::Divergence => "divergent synchronisation",
             Self::Deadlock => "deadlock",
             Self::Endless => "endless launch",
@@ -156,6 +174,11 @@ impl Fault {
         &self.0
     }
 
+    /// The same as a report alone.
+    pub(crate) fn into_report(self) -> Report {
+        *self.0
+    }
+
     /// What kind of finding.
     pub fn kind(&self) -> FaultKind {
         self.0.kind
@@ -164,7 +187,13 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let r = &*self.0;
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let r = self;
         write!(f, "{} in {}", r.kind.words(), if r.kernel.is_empty() { "a kernel" } else { &r.kernel })?;
         if let Some(source) = &r.source {
             write!(f, " at {source}")?;

@@ -13,6 +13,7 @@ use crate::{
     ops::{control, lanes::predicate},
     race,
     report::{Fault, FaultKind},
+    undefined, weak,
 };
 
 /// A barrier that threads stand at.
@@ -160,6 +161,10 @@ impl Schedule {
             loop {
                 let ins = &code.ins[pc as usize];
                 let lanes = mask & (warp.predicates[ins.guard as usize] ^ ins.guard_flip);
+                if warp.undefined.any() {
+                    block.pc = pc;
+                    undefined::check_guard(warp, block, ins, mask)?;
+                }
                 let meets = match (ins.control, ins.gather) {
                     (Control::Plain, Gather::No) => false,
                     (Control::Branch, _) if single && (lanes == mask || lanes == 0) => false,
@@ -171,7 +176,7 @@ impl Schedule {
                         if !alike || mask & !named != 0 || named & warp.live & !mask != 0 {
                             break;
                         }
-                        true
+                        ins.class == Class::Synchronisation
                     }
                     _ => break,
                 };
@@ -187,12 +192,11 @@ impl Schedule {
                     }
                     continue;
                 }
-                if !code.registers.is_empty() {
+                if code.products {
                     asynchronous::warpgroup::check_registers(warp, block, code, pc)?;
                 }
                 if lanes != 0 {
-                    // SAFETY: decoding chose the function by what this processor has.
-                    unsafe { (ins.run)(warp, block, ins, lanes) }?;
+                    execute(warp, block, code, ins, lanes)?;
                 }
                 if meets {
                     block.race.warp_sync(warp.index);
@@ -234,6 +238,9 @@ impl Schedule {
         let lanes = mask & (warp.predicates[ins.guard as usize] ^ ins.guard_flip);
         block.pc = pc;
         let Some(place) = warp.groups.iter().position(|g| g.mask == mask) else { return Ok(()) };
+        if warp.undefined.any() && matches!(ins.control, Control::Indexed | Control::Barrier) {
+            undefined::check_operands(warp, block, code, lanes)?;
+        }
         let mut count = |lanes: u32, block: &mut Block<'_>| {
             block.clock += 1;
             tally.0[pc as usize].0 += 1;
@@ -245,7 +252,7 @@ impl Schedule {
                 if waits {
                     return Ok(());
                 }
-                if !code.registers.is_empty() {
+                if code.products {
                     asynchronous::warpgroup::check_registers(&mut self.warps[w], block, code, pc)?;
                 }
                 self.collective(block, w, ins, place, lanes, &mut count)
@@ -253,8 +260,7 @@ impl Schedule {
             Control::Waiting => {
                 count(lanes, block);
                 if lanes != 0 {
-                    // SAFETY: decoding chose the function by what this processor has.
-                    unsafe { (ins.run)(warp, block, ins, lanes) }?;
+                    execute(warp, block, code, ins, lanes)?;
                 }
                 let group = &mut warp.groups[place];
                 if std::mem::take(&mut warp.asynchronous.blocked) {
@@ -360,8 +366,7 @@ impl Schedule {
         let Gather::Members(slot) = ins.gather else {
             count(lanes, block);
             if lanes != 0 {
-                // SAFETY: decoding chose the function by what this processor has.
-                unsafe { (ins.run)(warp, block, ins, lanes) }?;
+                execute(warp, block, &block.launch.entry.code, ins, lanes)?;
             }
             warp.groups[place].pc = pc + 1;
             return Ok(());
@@ -388,9 +393,11 @@ impl Schedule {
                 continue;
             }
             count(same, block);
-            // SAFETY: decoding chose the function by what this processor has.
-            unsafe { (ins.run)(warp, block, ins, same) }?;
-            block.race.warp_sync(warp.index);
+            execute(warp, block, &block.launch.entry.code, ins, same)?;
+            // Shuffles and votes promise nothing about memory.
+            if ins.class == Class::Synchronisation {
+                block.race.warp_sync(warp.index);
+            }
         }
         let done = mask & !parked;
         let waiting = Group { pc, mask: parked, wait: Wait::Lanes(awaited) };
@@ -483,6 +490,7 @@ impl Schedule {
                 return true;
             }
             block.counters.barriers += 1;
+            weak::meet(block.launch, &[block.linear]);
             if standing.wanted == 0 {
                 block.race.barrier_all();
             }
@@ -543,6 +551,16 @@ impl Schedule {
         let thread = first.map(|(w, g)| block.thread(w.index, g.mask.trailing_zeros()));
         block.place_at(Fault::new(FaultKind::Deadlock, message), pc, thread)
     }
+}
+
+/// Executes the instruction at the block's place for those lanes.
+#[inline(always)]
+fn execute(warp: &mut Warp, block: &mut Block<'_>, code: &Code, ins: &Ins, lanes: u32) -> Step {
+    if warp.undefined.any() {
+        return undefined::step(warp, block, code, lanes);
+    }
+    // SAFETY: decoding chose the function by what this processor has.
+    unsafe { (ins.run)(warp, block, ins, lanes) }
 }
 
 fn runnable(group: &Group, events: u64) -> bool {

@@ -19,7 +19,6 @@ const EQUIVALENT: &[(&str, &str, usize, &str)] = &[
     ("transpose", "or.pred", 3, "as above"),
     ("sum_tree", "@%p5 bra", 1, "every thread stores the same sum"),
     ("sum_syncwarp", "@%p6 bra", 1, "every thread stores the same sum"),
-    ("sum_syncwarp", "bar.warp.sync", 5, "lanes in step read all they need in the instruction before they write"),
     ("sum_syncwarp", "bar.warp.sync", 1, "nobody reads after the last write"),
     ("sum_shuffle", "@%p10 bra", 1, "the other warps add up zeros and store nothing"),
     ("sum_last_block", "@%p6 bra", 1, "every thread stores the same sum"),

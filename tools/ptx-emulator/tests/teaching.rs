@@ -27,3 +27,15 @@ fn correct_kernels_run_clean() {
         }
     }
 }
+
+#[test]
+fn kernels_believed_to_be_correct_are_reported() {
+    for run in teaching::runs::WRONG {
+        for (compiler, text) in [("nvcc", run.texts.nvcc), ("clang", run.texts.clang)] {
+            for seed in 0..3 {
+                let fault = (run.check)(text, seed).expect_err(run.name);
+                assert_eq!(fault.kind(), ptx_emulator::FaultKind::Race, "{} by {compiler}: {fault}", run.name);
+            }
+        }
+    }
+}

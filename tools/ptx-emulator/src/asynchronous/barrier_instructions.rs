@@ -8,6 +8,7 @@ use crate::{
     memory::{SHARED_WINDOW, WINDOW_SHIFT},
     race::{self, Strength},
     report::{Fault, FaultKind},
+    weak,
 };
 
 /// Which operation it is; in `Ins::immediate`, with the low bits free for flags.
@@ -135,7 +136,7 @@ pub(super) fn find(block: &Block<'_>, warp: &Warp, lane: usize, address: u32) ->
         return Err(block.fault(warp, lane as u32, FaultKind::Operand, message));
     };
     if block.shared.bytes[range] != barrier.word().to_le_bytes() {
-        let message = format!("the mbarrier at shared address {address:#x} was overwritten by an ordinary store");
+        let message = format!("the mbarrier at shared address {address:#x} was overwritten by something else");
         return Err(block.fault(warp, lane as u32, FaultKind::Operand, message));
     }
     Ok(*barrier)
@@ -282,6 +283,7 @@ unsafe fn wait(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> 
             break;
         }
     }
+    weak::meet(block.launch, &[block.linear]);
     warp.set_predicate(ins.slots[0], !0, mask);
     Ok(())
 }

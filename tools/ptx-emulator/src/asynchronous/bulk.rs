@@ -469,8 +469,8 @@ pub(super) fn readable(warp: &Warp, block: &Block<'_>, lane: usize, shared: u32,
     if block.race.on
         && let Some(at) = block.race.shadow.unfenced(&block.race.clocks, warp.index as usize, shared, bytes)
     {
-        let message =
-            "shared memory written by ordinary stores is read asynchronously without fence.proxy.async between";
+        let message = "shared memory written by stores or cp.async of threads is read by the asynchronous proxy without a \
+            fence.proxy.async between";
         let fault = block.fault(warp, lane as u32, FaultKind::AsyncHazard, message);
         return Err(fault.edit(|r| (r.address, r.allocation) = (Some(at.into()), block.shared_name(at))));
     }

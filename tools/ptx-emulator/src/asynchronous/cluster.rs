@@ -11,6 +11,7 @@ use crate::{
     memory::{SHARED_WINDOW, WINDOW_SHIFT},
     race::{self, BlockClocks},
     report::{Fault, FaultKind},
+    weak,
 };
 
 /// The other blocks of a block's cluster.
@@ -272,6 +273,8 @@ pub(super) fn turn(block: &mut Block<'_>) {
         let mut clocks: Vec<&mut BlockClocks> = blocks.iter_mut().map(|b| &mut b.race.clocks).collect();
         BlockClocks::cluster_barrier(&mut clocks);
     }
+    let all: Vec<u64> = blocks.iter().map(|b| b.linear).collect();
+    weak::meet(block.launch, &all);
 }
 
 unsafe fn wait(warp: &mut Warp, block: &mut Block<'_>, _: &Ins, _: u32) -> Step {

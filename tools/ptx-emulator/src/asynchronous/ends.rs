@@ -3,6 +3,7 @@
 use crate::{
     machine::{Block, Warp},
     memory::Global,
+    ops::shared_access,
     report::{Fault, FaultKind},
 };
 
@@ -101,6 +102,10 @@ pub(crate) fn shared(
     bytes: u32,
     align: u32,
 ) -> Result<std::ops::Range<usize>, Fault> {
+    if block.shared.guarded(address, address.saturating_add(bytes)) {
+        let fault = shared_access::beyond_variable(block, warp, lane, address, bytes, "copy or matrix access");
+        return Err(fault);
+    }
     let wrong = if !address.is_multiple_of(align) {
         Some((FaultKind::Misaligned, format!("shared address {address:#x} is no multiple of {align}")))
     } else if u64::from(address) + u64::from(bytes) > u64::from(block.shared.limit) {

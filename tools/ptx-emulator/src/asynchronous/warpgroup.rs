@@ -7,8 +7,8 @@ use std::collections::{HashMap, VecDeque};
 
 use super::{bulk, ends};
 use crate::{
-    ast::{Base, Instruction, Operand},
-    decode::{Decoded, Decoder, Reg, Symbol},
+    ast::{Instruction, Operand},
+    decode::{Decoded, Decoder, flow},
     machine::{Block, Class, Code, FULL, Gather, Ins, Step, Warp},
     race,
     report::{Fault, FaultKind},
@@ -150,52 +150,22 @@ fn form(ins: &Ins) -> WarpgroupForm {
     WarpgroupForm { element: element(ELEMENT_SHIFT), right: element(RIGHT_SHIFT), n, half_accumulator }
 }
 
-/// The 32-bit register slots an instruction names, destinations first, and how many those are.
-pub(crate) fn registers<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> (Box<[u32]>, u32) {
-    fn visit<'t>(d: &mut Decoder<'_, 't>, operand: &Operand<'t>, slots: &mut Vec<u32>) {
-        match operand {
-            Operand::Name(name) | Operand::Not(name) | Operand::Offset(name, _) => {
-                if let Some(Symbol::Register(Reg::R32(slot, _))) = d.find(name) {
-                    slots.push(slot);
-                }
-            }
-            Operand::Pair(first, _) => visit(d, &Operand::Name(first), slots),
-            Operand::Vector(all) => all.iter().for_each(|operand| visit(d, operand, slots)),
-            Operand::Address { base, more, .. } => {
-                if let Base::Name(name) = base {
-                    visit(d, &Operand::Name(name), slots);
-                }
-                more.iter().for_each(|operand| visit(d, operand, slots));
-            }
-            _ => {}
-        }
-    }
-    let mut slots = Vec::new();
-    let mut destinations = 0;
-    for (index, operand) in i.operands.iter().enumerate() {
-        visit(d, operand, &mut slots);
-        if index == 0 && !matches!(operand, Operand::Address { .. }) {
-            destinations = slots.len() as u32;
-        }
-    }
-    (slots.into(), destinations)
-}
-
 /// Before every instruction of a kernel that uses `wgmma`: nobody touches registers that a product holds.
 pub(crate) fn check_registers(warp: &mut Warp, block: &Block<'_>, code: &Code, pc: u32) -> Step {
-    let Some((slots, destinations)) = code.registers.get(pc as usize) else { return Ok(()) };
+    let Some(flow) = code.flows.get(pc as usize) else { return Ok(()) };
     let products = &mut warp.asynchronous.products;
     let asynchronous = code.ins[pc as usize].run as usize == multiply as crate::machine::OpFn as usize;
     let mut wrong = None;
-    for (n, slot) in slots.iter().enumerate() {
-        let written = n < *destinations as usize;
-        if products.held.contains(*slot) && !(asynchronous && written) {
+    for (n, register) in flow.registers().iter().enumerate() {
+        let written = n < flow.destinations().len();
+        let Some(slot) = flow::slot32(*register) else { continue };
+        if products.held.contains(slot) && !(asynchronous && written) {
             wrong = Some("an accumulator of wgmma is used before the wgmma.wait_group that completes it");
-        } else if written && products.lent.contains(*slot) {
+        } else if written && products.lent.contains(slot) {
             wrong = Some("a register is changed while a wgmma that reads it is under way");
         }
         if written && !asynchronous {
-            products.fresh.insert(*slot);
+            products.fresh.insert(slot);
         }
     }
     match wrong {
@@ -230,6 +200,8 @@ unsafe fn wait(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, _: u32) -> Ste
             }
         }
     }
+    // All lanes have waited.
+    block.race.warp_sync(warp.index);
     products.held.0.fill(0);
     products.lent.0.fill(0);
     let Products { groups, open, held, lent, .. } = products;

@@ -61,6 +61,28 @@ impl<'t> Decoder<'_, 't> {
         self.push(ins, i.text.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 
+    /// `vprintf(format, arguments)`.
+    fn print(&mut self, i: &Instruction<'t>, returned: &[Operand<'t>], arguments: &[Operand<'t>]) -> Decoded<()> {
+        let mut slots = [0; 3];
+        for (slot, operand) in slots.iter_mut().zip(returned.iter().chain(arguments)) {
+            let Operand::Name(name) = operand else { return Err(self.refuse(i, "arguments must be .param variables")) };
+            let Some(Symbol::Local(offset)) = self.find(name) else {
+                return Err(self.refuse(i, format!("argument {name} must be a .param variable")));
+            };
+            *slot = offset;
+        }
+        if returned.len() != 1 || arguments.len() != 2 {
+            return Err(self.refuse(i, "vprintf takes a format and its arguments, and returns a number"));
+        }
+        let mut ins = self.with(ops::print::print, Class::Control, &slots);
+        if let Some((name, negate)) = i.guard {
+            ins.guard = self.predicate_name(i, name)?;
+            ins.guard_flip = if negate { !0 } else { 0 };
+        }
+        (ins.line, ins.source) = (i.line, i.source);
+        self.push(ins, i.text.split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+
     /// `call (returned), name, (arguments);` — the callee's parameters are the caller's variables.
     fn call(&mut self, i: &Instruction<'t>) -> Decoded<()> {
         let empty = Vec::new();
@@ -92,8 +114,7 @@ impl<'t> Decoder<'_, 't> {
                 (ins.line, ins.source) = (i.line, i.source);
                 return self.push(ins, i.text.split_whitespace().collect::<Vec<_>>().join(" "));
             }
-            // The text printed has no reader here; the call costs its time and returns.
-            "vprintf" => return Ok(()),
+            "vprintf" => return self.print(i, returned, arguments),
             _ => {}
         }
         let text = self.text;

@@ -1,12 +1,15 @@
 //! The parsed text to code: names to register slots, labels to indices, device functions inlined, opcodes to functions.
 
+pub(crate) mod flow;
 mod function;
+mod guesses;
 mod names;
 mod operands;
 
 use std::collections::HashMap;
 
-pub(crate) use names::{Reg, Symbol};
+use flow::Flow;
+pub(crate) use names::{RESERVED_SHARED_BYTES, Reg, Symbol};
 pub(crate) use operands::{NEGATED, Place, Start};
 
 use crate::{
@@ -19,6 +22,9 @@ use crate::{
 };
 
 pub(crate) type Decoded<T> = Result<T, LoadError>;
+
+/// So much lies between variables of shared memory that no access may touch: a multiple of all banks and swizzles.
+pub(crate) const SHARED_GUARD_BYTES: u32 = 1024;
 
 /// Inlining stops here; recursion is refused before.
 const MOST_INSTRUCTIONS: usize = 1 << 20;
@@ -36,6 +42,8 @@ pub(crate) struct Decoder<'a, 't> {
     global_numbers: &'a HashMap<&'t str, u32>,
     pub(crate) reads: Vec<ParamRead>,
     pub(crate) param_address_taken: bool,
+    /// Loads that may only guess what a compare-and-swap will find.
+    pub(crate) guesses: guesses::Guesses,
     /// Device functions being inlined.
     active: Vec<&'t str>,
 }
@@ -130,9 +138,8 @@ fn entry<'t>(text: &Text<'t>, function: &Function<'t>, global_numbers: &HashMap<
     decoder.reads.sort_unstable();
     decoder.reads.dedup();
     let mut code = decoder.code;
-    if !code.text.iter().any(|text| text.contains("wgmma.mma_async")) {
-        code.registers.clear();
-    }
+    decoder.guesses.mark(&mut code);
+    code.products = code.text.iter().any(|text| text.contains("wgmma.mma_async"));
     code.files = text.files.clone();
     code.presets = decoder.presets.iter().map(|(preset, (wide, slot))| (*wide, *slot, *preset)).collect();
     code.presets.sort_by_key(|(wide, slot, _)| (*wide, *slot));
@@ -166,6 +173,7 @@ impl<'a, 't> Decoder<'a, 't> {
             global_numbers,
             reads: Vec::new(),
             param_address_taken: false,
+            guesses: guesses::Guesses::default(),
             active: Vec::new(),
         }
     }
@@ -277,6 +285,9 @@ impl<'a, 't> Decoder<'a, 't> {
             return Err(error(line, "more than a mebibyte of shared memory"));
         }
         self.shared_bytes = end as u32;
+        // Each variable moves up by the guards before it, which changes neither its alignment nor its banks.
+        let start = start + self.code.guard_bytes.next_multiple_of(align);
+        self.code.guard_bytes = start + bytes as u32 - self.shared_bytes + SHARED_GUARD_BYTES;
         self.code.shared.push((name.to_owned(), start, bytes as u32));
         Ok(start)
     }
@@ -302,12 +313,12 @@ impl<'a, 't> Decoder<'a, 't> {
         ins.line = i.line;
         ins.source = i.source;
         debug_assert_eq!(before, self.code.ins.len());
-        // Only code for Hopper alone can hold `wgmma`, whose accumulators are watched.
-        if self.text.target.starts_with("sm_90a") {
-            let named = crate::asynchronous::warpgroup::registers(self, i);
-            self.code.registers.resize_with(before, Default::default);
-            self.code.registers.push(named);
+        if matches!(i.parts[0], "mov" | "cvta") {
+            self.guesses.copy(&ins);
         }
+        let flow = Flow::of(self, i);
+        self.code.flows.resize_with(before, Flow::nothing);
+        self.code.flows.push(flow);
         self.push(ins, i.text.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 }

@@ -201,6 +201,9 @@ impl<'t> Decoder<'_, 't> {
     }
 }
 
+/// Shared memory that the system reserves in a block whose code asks for it.
+pub(crate) const RESERVED_SHARED_BYTES: u32 = 1024;
+
 /// Special registers by name.
 pub(crate) fn special(name: &str) -> Option<Special> {
     use std::cmp::Ordering::{Equal, Greater, Less};
@@ -235,6 +238,12 @@ pub(crate) fn special(name: &str) -> Option<Special> {
         "%nclusterid" => Special::Clusters(axis),
         "%cluster_ctarank" => Special::ClusterRank,
         "%cluster_nctarank" => Special::ClusterSize,
+        "%reserved_smem_offset_begin" | "%reserved_smem_offset_0" => Special::Reserved(0),
+        "%reserved_smem_offset_1" => Special::Reserved(RESERVED_SHARED_BYTES / 2),
+        "%reserved_smem_offset_end" => Special::Reserved(RESERVED_SHARED_BYTES),
+        _ if base.starts_with("%envreg") => {
+            Special::Environment(base["%envreg".len()..].parse().ok().filter(|n| *n < 32)?)
+        }
         _ => return None,
     })
 }

@@ -3,7 +3,7 @@
 use crate::{
     ast::{Base, Instruction, Operand},
     decode::{Decoded, Decoder, Reg, Symbol, names},
-    machine::{Preset, SINK},
+    machine::{Preset, SINK, Special},
 };
 
 /// Negation of a predicate slot, where an operation allows `!p`; read with [`predicate`].
@@ -95,6 +95,7 @@ impl<'t> Decoder<'_, 't> {
             Operand::Name(name) | Operand::Offset(name, _) => {
                 let addend = if let Operand::Offset(_, addend) = operand { *addend } else { 0 };
                 if let Some(special) = names::special(name) {
+                    self.code.reserved_shared |= matches!(special, Special::Reserved(_));
                     return Ok(self.preset(Preset::Special(special)));
                 }
                 match *name {

@@ -6,6 +6,7 @@ use crate::{
     memory::{Allocation, Buffer, Global},
     race::{self, Strength},
     report::{Fault, FaultKind},
+    undefined::Holes,
 };
 
 /// The bytes of all lanes, lane after lane at the access's width.
@@ -34,6 +35,7 @@ impl Deed {
 pub(crate) struct Order {
     pub strength: Strength,
     pub release: bool,
+    pub acquire: bool,
     /// Count it as global traffic (`ld.const` is not).
     pub counted: bool,
 }
@@ -180,7 +182,7 @@ pub(crate) fn global_load<const WIDTH: usize>(
     addresses: &R64,
     order: Order,
     into: &mut Payload,
-) -> Step {
+) -> Result<Option<Box<Holes>>, Fault> {
     let addresses = &settled(addresses, mask);
     let allocation = one_allocation::<WIDTH>(block, warp, mask, addresses, Deed::Load)?;
     race::global_load(block, warp.index, mask, addresses, WIDTH as u32, order.strength, allocation)?;
@@ -198,9 +200,7 @@ pub(crate) fn global_load<const WIDTH: usize>(
             if let Some(written) = &a.written {
                 let known = &written.slice()[start..start + LANES * WIDTH];
                 if known.iter().fold(1, |all, w| all & w) == 0 {
-                    let hole = known.iter().position(|w| *w == 0).unwrap_or(0);
-                    let address = addresses[0] + hole as u64;
-                    return Err(unwritten(block, warp, hole / WIDTH, address, Some(a.name.clone()), "global"));
+                    return Ok(Some(load_apart::<WIDTH>(block, mask, addresses, into)));
                 }
             }
             // SAFETY: `one_allocation` checked that every lane's bytes lie in the allocation, which lives through the launch.
@@ -222,9 +222,9 @@ pub(crate) fn global_load<const WIDTH: usize>(
                 }
             }
         }
-        _ => load_apart::<WIDTH>(block, warp, mask, addresses, into)?,
+        _ => return Ok(Some(load_apart::<WIDTH>(block, mask, addresses, into)).filter(|holes| holes.any())),
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Whether every lane's bytes, known to lie in the allocation, were written.
@@ -253,30 +253,24 @@ pub(crate) const fn ones<const WIDTH: usize>() -> u128 {
     (u128::MAX / 255) >> (8 * (16 - WIDTH))
 }
 
-/// Loads lane by lane, where lanes fall into several allocations or into bytes that nobody wrote.
+/// Loads lane by lane, where lanes fall into several allocations or into bytes that nobody wrote; says which those are.
 #[cold]
 #[inline(never)]
-fn load_apart<const WIDTH: usize>(
-    block: &Block<'_>,
-    warp: &Warp,
-    mask: u32,
-    addresses: &R64,
-    into: &mut Payload,
-) -> Step {
-    for lane in (0..LANES).filter(|lane| mask >> lane & 1 != 0) {
+fn load_apart<const WIDTH: usize>(block: &Block<'_>, mask: u32, addresses: &R64, into: &mut Payload) -> Box<Holes> {
+    let mut holes = Box::new(Holes::new("global"));
+    for lane in race::lanes(mask) {
         let Some(a) = block.launch.memory.find(addresses[lane]) else { continue };
         let start = Global::offset(addresses[lane]) as usize;
-        if let Some(written) = &a.written
-            && written.slice()[start..start + WIDTH].contains(&0)
-        {
-            return Err(unwritten(block, warp, lane, addresses[lane], Some(a.name.clone()), "global"));
+        if let Some(written) = &a.written {
+            let known = &written.slice()[start..start + WIDTH];
+            holes.add(lane * WIDTH, known, addresses[lane], || Some(a.name.clone()));
         }
         // SAFETY: `one_allocation` checked that every lane's bytes lie in an allocation, which lives through the launch.
         unsafe {
             std::ptr::copy_nonoverlapping(a.data.pointer().add(start), into.as_mut_ptr().add(lane * WIDTH), WIDTH);
         }
     }
-    Ok(())
+    holes
 }
 
 pub(super) fn padded<const WIDTH: usize>(from: &Payload, lane: usize) -> [u8; 16] {
@@ -422,18 +416,30 @@ pub(crate) fn local_load<const WIDTH: usize>(
     mask: u32,
     addresses: &R64,
     into: &mut Payload,
-) -> Step {
+) -> Result<Option<Box<Holes>>, Fault> {
     block.counters.local_accesses += u64::from(mask.count_ones());
+    let mut holes: Option<Box<Holes>> = None;
     for lane in (0..LANES).filter(|lane| mask >> lane & 1 != 0) {
         let range = local_range(block, warp, lane, addresses[lane], WIDTH, Deed::Load)?;
-        if warp.local_written.get(range.clone()).is_some_and(|w| w.contains(&0)) {
-            return Err(unwritten(block, warp, lane, addresses[lane], None, "local"));
+        if let Some(known) = warp.local_written.get(range.clone())
+            && known.contains(&0)
+        {
+            let all = holes.get_or_insert_with(|| Box::new(Holes::new("local")));
+            all.add(lane * WIDTH, known, addresses[lane], || None);
         }
         if let Some(bytes) = warp.local.get(range) {
             into[lane * WIDTH..(lane + 1) * WIDTH].copy_from_slice(bytes);
         }
     }
-    Ok(())
+    Ok(holes)
+}
+
+/// What a store has just put into a lane's local memory is undefined where `holes` is not zero.
+pub(super) fn local_unwrite(block: &Block<'_>, warp: &mut Warp, lane: usize, address: u64, holes: &[u8]) {
+    let Ok(range) = local_range(block, warp, lane, address, holes.len(), Deed::Store) else { return };
+    if let Some(written) = warp.local_written.get_mut(range) {
+        written.iter_mut().zip(holes).for_each(|(written, hole)| *written &= u8::from(*hole == 0));
+    }
 }
 
 /// Stores to the lanes' local memory.
@@ -464,7 +470,7 @@ pub(crate) fn param_load<const WIDTH: usize>(
     mask: u32,
     addresses: &R64,
     into: &mut Payload,
-) -> Step {
+) -> Result<Option<Box<Holes>>, Fault> {
     let params = block.launch.params;
     for lane in (0..LANES).filter(|lane| mask >> lane & 1 != 0) {
         let start = addresses[lane];
@@ -475,5 +481,5 @@ pub(crate) fn param_load<const WIDTH: usize>(
         };
         into[lane * WIDTH..(lane + 1) * WIDTH].copy_from_slice(bytes);
     }
-    Ok(())
+    Ok(None)
 }

@@ -14,6 +14,7 @@ use crate::{
     machine::{Block, Class, Ins, LANES, R32, R64, SINK, Step, Warp},
     memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW},
     report::FaultKind,
+    weak,
 };
 
 /// What is done to the place.
@@ -194,6 +195,10 @@ fn global<const WIDTH: usize>(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins,
         unsafe { std::ptr::copy_nonoverlapping(cell, bytes.as_mut_ptr(), WIDTH) }
         let old = u64::from_le_bytes(bytes);
         let new = changed(deed, kind, old, b, c).to_le_bytes();
+        if block.launch.weak.is_some() {
+            let order = memory::order(ins);
+            weak::store(block, warp.index, (false, at[lane]), order, true, &bytes[..WIDTH], &new[..WIDTH]);
+        }
         // SAFETY: as above; the shadow is as long as the data.
         unsafe {
             std::ptr::copy_nonoverlapping(new.as_ptr(), cell, WIDTH);
@@ -218,13 +223,21 @@ fn shared<const WIDTH: usize>(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins,
         let mut bytes = [0; 8];
         let there =
             shared_access::remote::<WIDTH>(block, warp, lane, at[lane], memory::order(ins), access::Deed::Atomic)?;
+        let remote = there.is_some();
+        bytes[..WIDTH].copy_from_slice(match &there {
+            Some((peer, _)) => &peer.shared.bytes[start..start + WIDTH],
+            None => &block.shared.bytes[start..start + WIDTH],
+        });
+        let old = u64::from_le_bytes(bytes);
+        let new = changed(deed, kind, old, b, c).to_le_bytes();
+        if !remote && block.launch.weak.is_some() {
+            let order = memory::order(ins);
+            weak::store(block, warp.index, (true, start as u64), order, true, &bytes[..WIDTH], &new[..WIDTH]);
+        }
         let cells = match there {
             Some((peer, _)) => &mut peer.shared,
             None => &mut block.shared,
         };
-        bytes[..WIDTH].copy_from_slice(&cells.bytes[start..start + WIDTH]);
-        let old = u64::from_le_bytes(bytes);
-        let new = changed(deed, kind, old, b, c).to_le_bytes();
         cells.bytes[start..start + WIDTH].copy_from_slice(&new[..WIDTH]);
         if let Some(written) = cells.written.get_mut(start..start + WIDTH) {
             written.fill(1);
@@ -322,5 +335,8 @@ pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decode
     let order = memory::order_bits(i, true);
     ins.slots[memory::ORDER] = order;
     memory::note(d, space, bytes, 2);
+    if *deed == Deed::Compare {
+        d.guesses.swap(&ins, bytes);
+    }
     Ok(Some(ins))
 }

@@ -4,8 +4,10 @@
 use super::lanes::predicate;
 use crate::{
     ast::{Instruction, Operand},
-    decode::{Decoded, Decoder},
+    decode::{Decoded, Decoder, flow},
     machine::{Block, Class, Gather, Ins, LANES, Step, Warp},
+    report::FaultKind,
+    undefined,
 };
 
 pub(crate) unsafe fn warp_barrier(_: &mut Warp, _: &mut Block<'_>, _: &Ins, _: u32) -> Step {
@@ -18,8 +20,10 @@ const BUTTERFLY: i64 = 2;
 const INDEX: i64 = 3;
 
 /// slots: d, a, lane operand, clamp, p
-unsafe fn shuffle(warp: &mut Warp, _: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
+unsafe fn shuffle(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
     let a = *warp.get32(ins.slots[1]);
+    let (absent, unknown) = (!mask, warp.undefined.lanes32(ins.slots[1]));
+    let (mut from_absent, mut from_unknown) = (0u32, 0u32);
     let (b, c) = (warp.get32(ins.slots[2]), warp.get32(ins.slots[3]));
     let mut out = [0u32; LANES];
     let mut valid = 0u32;
@@ -37,12 +41,23 @@ unsafe fn shuffle(warp: &mut Warp, _: &mut Block<'_>, ins: &Ins, mask: u32) -> S
             _ => (least | by & !segment, (least | by & !segment) <= most),
         };
         let from = if inside { from & 31 } else { lane };
-        // A lane outside the call has no value to give; hardware leaves it undefined, here it is what the register holds.
+        // A lane outside the call has no value to give.
+        from_absent |= (absent >> from & 1) << lane;
+        from_unknown |= (unknown >> from & 1) << lane;
         out[at] = a[from as usize];
         valid |= u32::from(inside) << lane;
     }
     warp.set_predicate(ins.slots[4], valid, mask);
     warp.set32(ins.slots[0], out, mask);
+    if warp.undefined.any() {
+        from_unknown |= warp.undefined.lanes32(ins.slots[2]) | warp.undefined.lanes32(ins.slots[3]);
+        warp.undefined.derive32(ins.slots[0], mask, from_unknown, &ins.slots[1..4]);
+    }
+    if from_absent & mask != 0 && block.launch.options.checks.sync {
+        let words = "a value shuffled from a lane that has exited or takes no part";
+        let register = (flow::r32(ins.slots[0]), from_absent & mask);
+        undefined::begin(warp, block, &[register], FaultKind::Divergence, words, None);
+    }
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use crate::{
     decode::{Decoded, Decoder},
     machine::{Block, Class, Control, Gather, Ins, Step, Warp},
     report::FaultKind,
+    weak,
 };
 
 /// Nothing: branches and exits are the scheduler's business.
@@ -22,8 +23,9 @@ unsafe fn trap(warp: &mut Warp, block: &mut Block<'_>, _: &Ins, mask: u32) -> St
 }
 
 /// A fence: gives the race detector its order.
-unsafe fn fence(warp: &mut Warp, block: &mut Block<'_>, _: &Ins, _: u32) -> Step {
-    block.race.fence(warp.index);
+unsafe fn fence(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, _: u32) -> Step {
+    block.race.fence(warp.index, ins.immediate != 0);
+    weak::fence(block, warp.index, ins.immediate != 0);
     Ok(())
 }
 
@@ -70,7 +72,9 @@ pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decode
         "prefetch" | "prefetchu" => d.blank(nothing, Class::Control),
         "membar" | "fence" if !i.has("proxy") && !i.has("mbarrier_init") => {
             d.code.communicates |= !i.has("cta");
-            d.blank(fence, Class::Synchronisation)
+            let mut ins = d.blank(fence, Class::Synchronisation);
+            ins.immediate = i64::from(parts[0] == "membar" || i.has("sc"));
+            ins
         }
         "bar" | "barrier" if !i.has("cluster") => barrier(d, i)?,
         _ => return Ok(None),

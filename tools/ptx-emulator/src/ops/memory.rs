@@ -1,14 +1,15 @@
-//! `ld` and `st` of every space and width, and what turns addresses into each other: `cvta`, `isspacep`.
+//! `ld` and `st` of every space and width as decoded, their addresses, and what turns addresses into each other: `cvta`,
+//! `isspacep`.
 
 use super::{
-    access::{self, Order, Payload},
-    lanes::{Operation, compare, pick, unary},
-    shared_access,
+    access::Order,
+    lanes::{compare, pick, unary},
+    transfers::{Load, Store},
 };
 use crate::{
     ast::{Instruction, Operand},
     decode::{Decoded, Decoder, Place, Reg, Start, Symbol},
-    machine::{Block, Class, Ins, LANES, R32, R64, SINK, Step, Warp},
+    machine::{Class, Ins, LANES, R32, R64, SINK, Warp},
     memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_SHIFT},
     module::ParamRead,
     race::Strength,
@@ -21,22 +22,31 @@ pub(crate) const PARAM: u8 = 3;
 pub(crate) const GENERIC: u8 = 4;
 
 // Slots of loads and stores: 0 the address, 1..=8 the elements, then what is known at load.
-const ELEMENT: usize = 10;
-const COUNT: usize = 11;
-const SIGNED: usize = 12;
-const REGISTER: usize = 13;
+pub(super) const ELEMENT: usize = 10;
+pub(super) const COUNT: usize = 11;
+pub(super) const SIGNED: usize = 12;
+pub(super) const REGISTER: usize = 13;
 pub(crate) const START: usize = 14;
 pub(crate) const ORDER: usize = 15;
 
 pub(crate) fn order(ins: &Ins) -> Order {
     let bits = ins.slots[ORDER];
     let strength = match bits & 3 {
+        0 if bits & READ_ONLY != 0 => Strength::ReadOnly,
         0 => Strength::Plain,
         1 => Strength::Volatile,
-        _ => Strength::Strong,
+        2 => Strength::Strong,
+        _ => Strength::Guess,
     };
-    Order { strength, release: bits & 4 != 0, counted: bits & 8 == 0 }
+    Order { strength, release: bits & RELEASE != 0, acquire: bits & ACQUIRE != 0, counted: bits & CONSTANT == 0 }
 }
+
+/// What the slot of an access's order holds: its strength in the low two bits, and these.
+pub(crate) const GUESS: u32 = 3;
+const RELEASE: u32 = 4;
+const CONSTANT: u32 = 8;
+const READ_ONLY: u32 = 16;
+const ACQUIRE: u32 = 32;
 
 /// Puts an address operand into an instruction.
 pub(crate) fn set_place(ins: &mut Ins, place: Place) {
@@ -73,7 +83,7 @@ pub(crate) fn addresses(warp: &Warp, ins: &Ins) -> R64 {
 
 /// The addresses of an instruction in a 32-bit space; what lies past 2^32 fails the bounds check.
 #[inline(always)]
-fn narrow(addresses: &R64) -> R32 {
+pub(super) fn narrow(addresses: &R64) -> R32 {
     let mut out = [0; LANES];
     for lane in 0..LANES {
         out[lane] = addresses[lane].min(u64::from(u32::MAX)) as u32;
@@ -100,183 +110,6 @@ pub(crate) fn same_window(addresses: &R64, mask: u32) -> (u64, u32) {
         same |= u32::from(addresses[lane] >> WINDOW_SHIFT == window) << lane;
     }
     (window << WINDOW_SHIFT, same & mask)
-}
-
-struct Load<const SPACE: u8, const WIDTH: usize>;
-
-impl<const SPACE: u8, const WIDTH: usize> Operation for Load<SPACE, WIDTH> {
-    #[inline(always)]
-    fn run(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
-        let mut data: Payload = [0; 16 * LANES];
-        let at = addresses(warp, ins);
-        match SPACE {
-            GLOBAL => access::global_load::<WIDTH>(block, warp, mask, &at, order(ins), &mut data)?,
-            SHARED => shared_access::shared_load::<WIDTH>(block, warp, mask, &narrow(&at), order(ins), &mut data)?,
-            LOCAL => access::local_load::<WIDTH>(block, warp, mask, &at.map(|a| a & !LOCAL_WINDOW), &mut data)?,
-            PARAM => access::param_load::<WIDTH>(block, warp, mask, &at.map(|a| a & !PARAM_WINDOW), &mut data)?,
-            _ => generic_load::<WIDTH>(warp, block, ins, mask, &at, &mut data)?,
-        }
-        spread::<WIDTH>(warp, ins, mask, &data);
-        Ok(())
-    }
-}
-
-fn generic_load<const WIDTH: usize>(
-    warp: &Warp,
-    block: &mut Block<'_>,
-    ins: &Ins,
-    mask: u32,
-    at: &R64,
-    data: &mut Payload,
-) -> Step {
-    let mut left = mask;
-    while left != 0 {
-        let (window, same) = same_window(at, left);
-        left &= !same;
-        let whole = same == mask;
-        let mut part = [0; 16 * LANES];
-        let into = if whole { &mut *data } else { &mut part };
-        match window {
-            SHARED_WINDOW => {
-                shared_access::shared_load::<WIDTH>(block, warp, same, &shared_of_generic(at), order(ins), into)?
-            }
-            LOCAL_WINDOW => access::local_load::<WIDTH>(block, warp, same, &at.map(|a| a & !LOCAL_WINDOW), into)?,
-            PARAM_WINDOW => access::param_load::<WIDTH>(block, warp, same, &at.map(|a| a & !PARAM_WINDOW), into)?,
-            _ => access::global_load::<WIDTH>(block, warp, same, at, order(ins), into)?,
-        }
-        if !whole {
-            for lane in (0..LANES).filter(|lane| same >> lane & 1 != 0) {
-                data[lane * WIDTH..(lane + 1) * WIDTH].copy_from_slice(&part[lane * WIDTH..(lane + 1) * WIDTH]);
-            }
-        }
-    }
-    Ok(())
-}
-
-#[inline(always)]
-fn word<const BYTES: usize>(data: &Payload, at: usize) -> u64 {
-    let mut value = [0; 8];
-    value[..BYTES].copy_from_slice(&data[at..at + BYTES]);
-    u64::from_le_bytes(value)
-}
-
-/// From the payload to the registers.
-#[inline(always)]
-fn spread<const WIDTH: usize>(warp: &mut Warp, ins: &Ins, mask: u32, data: &Payload) {
-    match ins.slots[ELEMENT] {
-        4 if ins.slots[REGISTER] == 32 => spread32::<WIDTH, 4>(warp, ins, mask, data),
-        8 => spread64::<WIDTH, 8>(warp, ins, mask, data),
-        2 if ins.slots[REGISTER] <= 32 => spread32::<WIDTH, 2>(warp, ins, mask, data),
-        1 if ins.slots[REGISTER] <= 32 => spread32::<WIDTH, 1>(warp, ins, mask, data),
-        4 => spread64::<WIDTH, 4>(warp, ins, mask, data),
-        2 => spread64::<WIDTH, 2>(warp, ins, mask, data),
-        _ => spread64::<WIDTH, 1>(warp, ins, mask, data),
-    }
-}
-
-#[inline(always)]
-fn spread32<const WIDTH: usize, const BYTES: usize>(warp: &mut Warp, ins: &Ins, mask: u32, data: &Payload) {
-    if BYTES > WIDTH {
-        return;
-    }
-    for k in 0..WIDTH / BYTES {
-        let mut out = [0u32; LANES];
-        for lane in 0..LANES {
-            out[lane] = word::<BYTES>(data, lane * WIDTH + k * BYTES) as u32;
-        }
-        if BYTES < 4 && ins.slots[SIGNED] != 0 {
-            let cut = if ins.slots[REGISTER] == 16 { 0xffff } else { u32::MAX };
-            let shift = 32 - 8 * BYTES as u32;
-            out = out.map(|v| ((v << shift) as i32 >> shift) as u32 & cut);
-        }
-        warp.set32(ins.slots[1 + k], out, mask);
-    }
-}
-
-#[inline(always)]
-fn spread64<const WIDTH: usize, const BYTES: usize>(warp: &mut Warp, ins: &Ins, mask: u32, data: &Payload) {
-    if BYTES > WIDTH {
-        return;
-    }
-    for k in 0..WIDTH / BYTES {
-        let mut out = [0u64; LANES];
-        for lane in 0..LANES {
-            out[lane] = word::<BYTES>(data, lane * WIDTH + k * BYTES);
-        }
-        if BYTES < 8 && ins.slots[SIGNED] != 0 {
-            let shift = 64 - 8 * BYTES as u32;
-            out = out.map(|v| ((v << shift) as i64 >> shift) as u64);
-        }
-        warp.set64(ins.slots[1 + k], out, mask);
-    }
-}
-
-struct Store<const SPACE: u8, const WIDTH: usize>;
-
-impl<const SPACE: u8, const WIDTH: usize> Operation for Store<SPACE, WIDTH> {
-    #[inline(always)]
-    fn run(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
-        let at = addresses(warp, ins);
-        let mut data: Payload = [0; 16 * LANES];
-        gather::<WIDTH>(warp, ins, &mut data);
-        match SPACE {
-            GLOBAL => access::global_store::<WIDTH>(block, warp, mask, &at, order(ins), &data),
-            SHARED => shared_access::shared_store::<WIDTH>(block, warp, mask, &narrow(&at), order(ins), &data),
-            LOCAL => access::local_store::<WIDTH>(block, warp, mask, &at.map(|a| a & !LOCAL_WINDOW), &data),
-            _ => {
-                let mut left = mask;
-                while left != 0 {
-                    let (window, same) = same_window(&at, left);
-                    left &= !same;
-                    match window {
-                        SHARED_WINDOW => {
-                            shared_access::shared_store::<WIDTH>(
-                                block,
-                                warp,
-                                same,
-                                &shared_of_generic(&at),
-                                order(ins),
-                                &data,
-                            )?;
-                        }
-                        LOCAL_WINDOW => {
-                            access::local_store::<WIDTH>(block, warp, same, &at.map(|a| a & !LOCAL_WINDOW), &data)?;
-                        }
-                        _ => access::global_store::<WIDTH>(block, warp, same, &at, order(ins), &data)?,
-                    }
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-/// From the registers to the payload.
-#[inline(always)]
-fn gather<const WIDTH: usize>(warp: &Warp, ins: &Ins, data: &mut Payload) {
-    let bytes = ins.slots[ELEMENT] as usize;
-    if WIDTH == 4 && bytes == 4 && ins.slots[REGISTER] == 32 {
-        let from = warp.get32(ins.slots[1]);
-        for lane in 0..LANES {
-            data[lane * 4..lane * 4 + 4].copy_from_slice(&from[lane].to_le_bytes());
-        }
-        return;
-    }
-    for (k, slot) in ins.slots[1..=ins.slots[COUNT] as usize].iter().enumerate() {
-        for lane in 0..LANES {
-            let value = match ins.slots[REGISTER] {
-                64 => warp.get64(*slot)[lane],
-                _ => u64::from(warp.get32(*slot)[lane]),
-            };
-            let at = lane * WIDTH + k * bytes;
-            match bytes {
-                4 => data[at..at + 4].copy_from_slice(&(value as u32).to_le_bytes()),
-                8 => data[at..at + 8].copy_from_slice(&value.to_le_bytes()),
-                2 => data[at..at + 2].copy_from_slice(&(value as u16).to_le_bytes()),
-                _ => data[at] = value as u8,
-            }
-        }
-    }
 }
 
 macro_rules! by_width {
@@ -332,7 +165,9 @@ pub(crate) fn space(i: &Instruction<'_>) -> (u8, bool) {
 pub(crate) fn order_bits(i: &Instruction<'_>, atomic: bool) -> u32 {
     let strong = atomic || ["relaxed", "acquire", "release", "acq_rel", "mmio"].iter().any(|m| i.has(m));
     let strength = if strong { 2 } else { u32::from(i.has("volatile")) };
-    strength | if i.has("release") || i.has("acq_rel") { 4 } else { 0 }
+    let release = if i.has("release") || i.has("acq_rel") { RELEASE } else { 0 };
+    let acquire = if i.has("acquire") || i.has("acq_rel") { ACQUIRE } else { 0 };
+    strength | release | acquire
 }
 
 /// Notes what an access to a space means for the whole kernel.
@@ -457,7 +292,12 @@ fn transfer<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>, load: bool) -> Dec
     ins.slots[SIGNED] = u32::from(kind.starts_with('s'));
     ins.slots[REGISTER] = register;
     let order = order_bits(i, false);
-    ins.slots[ORDER] = order | if constant { 8 } else { 0 };
+    let read_only = load && (i.has("nc") || i.parts[0] == "ldu");
+    ins.slots[ORDER] = order | if constant { CONSTANT } else { 0 } | if read_only { READ_ONLY } else { 0 };
+    d.code.strong_stores |= !load && matches!(space, GLOBAL | GENERIC) && order & 3 != 0;
+    if load && count == 1 && ins.slots[ORDER] & (3 | READ_ONLY) == 0 {
+        d.guesses.load(d.here(), &ins, bytes);
+    }
     note(d, space, bytes, order);
     Ok(Some(ins))
 }

@@ -14,8 +14,10 @@ pub(crate) mod integer;
 pub(crate) mod lanes;
 pub(crate) mod memory;
 pub(crate) mod moves;
+pub(crate) mod print;
 pub(crate) mod shared_access;
 pub(crate) mod special;
+mod transfers;
 mod vector_atomic;
 
 use crate::{

@@ -6,6 +6,7 @@ use crate::{
     machine::{Block, FULL, LANES, R32, Step, Warp},
     race,
     report::{Fault, FaultKind},
+    undefined::Holes,
 };
 
 /// Passes over the banks of the lanes `from..to`: the most distinct units in one bank, where a unit is as wide as the
@@ -110,16 +111,49 @@ pub(crate) fn shared_check<const WIDTH: usize>(
     addresses: &R32,
     deed: Deed,
 ) -> Result<bool, Fault> {
-    let (mut low, mut most, mut apart) = (0u32, 0u32, 0u32);
+    let (mut low, mut least, mut most, mut apart) = (0u32, u32::MAX, 0u32, 0u32);
     for lane in 0..LANES {
         low |= addresses[lane];
+        least = least.min(addresses[lane]);
         most = most.max(addresses[lane]);
         apart |= addresses[lane] ^ addresses[0].wrapping_add((lane * WIDTH) as u32);
     }
     if low & (WIDTH as u32 - 1) != 0 || u64::from(most) + WIDTH as u64 > u64::from(block.shared.limit) {
         return Err(shared_fault(block, warp, mask, addresses, WIDTH as u32, deed));
     }
+    if !block.shared.guards.is_empty() && block.shared.guarded(least, most + WIDTH as u32) {
+        check_guards(block, warp, mask, addresses, WIDTH as u32, deed)?;
+    }
     Ok(mask == FULL && apart == 0)
+}
+
+/// The lanes' addresses lie on both sides of a guard between variables, or in one.
+#[cold]
+#[inline(never)]
+fn check_guards(block: &Block<'_>, warp: &Warp, mask: u32, addresses: &R32, width: u32, deed: Deed) -> Step {
+    let wrong = |lane: &usize| block.shared.guarded(addresses[*lane], addresses[*lane] + width);
+    match race::lanes(mask).find(wrong) {
+        Some(lane) => Err(beyond_variable(block, warp, lane, addresses[lane], width, deed.words())),
+        None => Ok(()),
+    }
+}
+
+/// The fault of an access between two variables of shared memory.
+#[cold]
+#[inline(never)]
+pub(crate) fn beyond_variable(
+    block: &Block<'_>,
+    warp: &Warp,
+    lane: usize,
+    address: u32,
+    width: u32,
+    what: &str,
+) -> Fault {
+    let message = format!("a {what} of {width} bytes past the end of a variable in shared memory");
+    block.fault(warp, lane as u32, FaultKind::OutOfBounds, message).edit(|r| {
+        r.address = Some(address.into());
+        r.allocation = block.shared_name(address);
+    })
 }
 
 /// Inactive lanes take the first active lane's address.
@@ -179,13 +213,13 @@ pub(crate) fn shared_load<const WIDTH: usize>(
     addresses: &R32,
     order: Order,
     into: &mut Payload,
-) -> Step {
+) -> Result<Option<Box<Holes>>, Fault> {
     let mut addresses = settled32(addresses, mask);
     let mut own = mask;
     if addresses.iter().fold(0, |all, a| all | a) >> 24 != 0 {
         own &= !remote_load::<WIDTH>(block, warp, mask, &mut addresses, order, into)?;
         if own == 0 {
-            return Ok(());
+            return Ok(None);
         }
         addresses = settled32(&addresses, own);
     }
@@ -197,11 +231,11 @@ pub(crate) fn shared_load<const WIDTH: usize>(
     if row {
         let start = addresses[0] as usize;
         let range = start..start + LANES * WIDTH;
-        if check && block.shared.written[range.clone()].iter().fold(1, |all, w| all & w) == 0 {
-            return Err(unwritten_shared::<WIDTH>(block, warp, own, &addresses));
+        into[..LANES * WIDTH].copy_from_slice(&block.shared.bytes[range.clone()]);
+        if check && block.shared.written[range].iter().fold(1, |all, w| all & w) == 0 {
+            return Ok(Some(unwritten_shared::<WIDTH>(block, own, &addresses)));
         }
-        into[..LANES * WIDTH].copy_from_slice(&block.shared.bytes[range]);
-        return Ok(());
+        return Ok(None);
     }
     // Inactive lanes are settled on an active one's address, so that they need no branch; but what they load of it belongs
     // to nobody, and must not overwrite what came from elsewhere.
@@ -216,30 +250,37 @@ pub(crate) fn shared_load<const WIDTH: usize>(
         }
     }
     if known & ones::<WIDTH>() != ones::<WIDTH>() {
-        return Err(unwritten_shared::<WIDTH>(block, warp, own, &addresses));
+        return Ok(Some(unwritten_shared::<WIDTH>(block, own, &addresses)));
     }
-    Ok(())
+    Ok(None)
 }
 
-/// The report for the first lane that loads a byte nobody wrote.
+/// Which of the lanes' bytes nobody wrote.
 #[cold]
 #[inline(never)]
-fn unwritten_shared<const WIDTH: usize>(block: &Block<'_>, warp: &Warp, mask: u32, addresses: &R32) -> Fault {
-    let hole = |lane: usize| {
+fn unwritten_shared<const WIDTH: usize>(block: &Block<'_>, mask: u32, addresses: &R32) -> Box<Holes> {
+    let mut holes = Box::new(Holes::new("shared"));
+    for lane in race::lanes(mask) {
         let start = addresses[lane] as usize;
-        block.shared.written.get(start..start + WIDTH)?.iter().position(|w| *w == 0)
-    };
-    let lane = find(mask, |lane| hole(lane).is_some());
-    let mut at = addresses[lane];
-    // In a row the byte itself is named.
-    if mask == FULL && lanes_in_a_row::<WIDTH>(addresses) {
-        at += hole(lane).unwrap_or(0) as u32;
+        let name = |first: usize| block.shared_name((start + first) as u32);
+        if let Some(known) = block.shared.written.get(start..start + WIDTH) {
+            let first = known.iter().position(|w| *w == 0).unwrap_or(0);
+            holes.add(lane * WIDTH, known, start as u64, || name(first));
+        }
     }
-    unwritten(block, warp, lane, at.into(), block.shared_name(at), "shared")
+    holes
 }
 
-fn lanes_in_a_row<const WIDTH: usize>(addresses: &R32) -> bool {
-    (0..LANES).all(|lane| addresses[lane] == addresses[0].wrapping_add((lane * WIDTH) as u32))
+/// What a store has just put there is undefined where `holes` is not zero.
+pub(super) fn unwrite(block: &mut Block<'_>, address: u32, holes: &[u8]) {
+    let start = (address & 0xff_ffff) as usize;
+    let written = &mut block.shared.written;
+    // Other blocks of a cluster take what they are given.
+    if address >> 24 == 0
+        && let Some(written) = written.get_mut(start..start + holes.len())
+    {
+        written.iter_mut().zip(holes).for_each(|(written, hole)| *written &= u8::from(*hole == 0));
+    }
 }
 
 /// Loads from other blocks of the cluster, for the lanes whose addresses name one; says which. Own ranks are cut off.

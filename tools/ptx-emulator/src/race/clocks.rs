@@ -3,6 +3,9 @@
 //! A clock counts a warp's releases. An access is stamped with the warp's own clock; it comes before whatever a warp does that
 //! knows of a later-or-equal clock of that warp. Block-wide barriers join everything, so that one number, the floor, tells all
 //! accesses before the last of them from the rest: the fast path of every check.
+//!
+//! Lanes of one warp share its clock. What they know of each other is a number of its own: accesses with smaller clocks were
+//! done before the warp's lanes last met at a barrier. What addresses hand on is in `publish`.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -21,24 +24,44 @@ pub const LAST_CLOCK: u32 = (1 << 19) - 3;
 pub type Clock = [u32; ACTORS];
 
 /// What is known of other blocks: the clocks of their warps.
-type Foreign = Arc<HashMap<u32, Arc<Clock>>>;
+pub(super) type Foreign = Arc<HashMap<u32, Arc<Clock>>>;
 
+/// What a fence covered.
 #[derive(Clone)]
-struct Published {
-    clock: Arc<Clock>,
+pub(super) struct Covered {
+    pub clock: Arc<Clock>,
+    pub foreign: Option<Foreign>,
+}
+
+impl Covered {
+    /// Both.
+    fn join(into: &mut Option<Self>, from: &Option<Self>) {
+        match (into, from) {
+            (_, None) => {}
+            (Some(into), Some(from)) => {
+                if !Arc::ptr_eq(&into.clock, &from.clock) && covers_less(&into.clock, &from.clock) {
+                    join(Arc::make_mut(&mut into.clock), &from.clock);
+                }
+                join_foreign(&mut into.foreign, &from.foreign);
+            }
+            (into, from) => into.clone_from(from),
+        }
+    }
+}
+
+/// What arriving warps bring to a barrier, for those who wait.
+struct Brought {
+    clock: Clock,
+    proxied: Clock,
     foreign: Option<Foreign>,
+    sequenced: Option<Covered>,
+    glimpsed: Option<Foreign>,
 }
 
-/// Things an address of global memory hands on from its writers to its readers.
-#[derive(Default)]
-pub struct GlobalOrder {
-    published: HashMap<u64, Foreign>,
-}
-
-impl GlobalOrder {
-    /// Forgets everything: a new launch.
-    pub fn clear(&mut self) {
-        self.published.clear();
+impl Default for Brought {
+    fn default() -> Self {
+        let (clock, proxied) = ([0; ACTORS], [0; ACTORS]);
+        Self { clock, proxied, foreign: None, sequenced: None, glimpsed: None }
     }
 }
 
@@ -47,7 +70,9 @@ pub struct BlockClocks {
     /// Linear index of the block in its grid.
     pub block: u32,
     warps: usize,
-    clocks: Vec<Clock>,
+    pub(super) clocks: Vec<Clock>,
+    /// For each warp: accesses of its lanes with smaller clocks come before what other lanes of it do now.
+    met: Vec<u32>,
     /// Accesses stamped with smaller clocks come before everything now.
     pub(super) floor: u32,
     /// The floor of the last barrier of the whole cluster.
@@ -55,25 +80,29 @@ pub struct BlockClocks {
     /// What each warp knows to be visible to the asynchronous proxy.
     proxied: Vec<Clock>,
     /// What each warp's last fence covered, until a strong write publishes it.
-    fenced: Vec<Option<Published>>,
-    foreign: Vec<Option<Foreign>>,
-    /// For each warp and each warp of another block whose unfenced strong stores it has seen: the newest clock and where.
-    seen: Vec<HashMap<(u32, usize), (u32, u64)>>,
+    pub(super) fenced: Vec<Option<Covered>>,
+    /// What sequentially consistent fences covered that each warp knows of: its own, and through barriers those of others.
+    sequenced: Vec<Option<Covered>>,
+    pub(super) foreign: Vec<Option<Foreign>>,
+    /// What each warp would know if fences had stood where it read strongly.
+    pub(super) glimpsed: Vec<Option<Foreign>>,
     /// Shared addresses that strong writes made hand on clocks.
-    published: HashMap<u32, Box<Clock>>,
+    pub(super) published: HashMap<u32, Box<Clock>>,
     /// Barriers being arrived at.
-    arriving: HashMap<u64, Box<(Clock, Clock, Option<Foreign>)>>,
+    arriving: HashMap<u64, Box<Brought>>,
+    /// What is worth a note but no fault, since it was last looked at.
+    pub(super) remarks: Vec<super::Conflict>,
     /// Warps that accessed memory since their clock last moved.
     pub(super) touched: u64,
 }
 
-fn join(into: &mut Clock, from: &Clock) {
+pub(super) fn join(into: &mut Clock, from: &Clock) {
     for (a, b) in into.iter_mut().zip(from) {
         *a = (*a).max(*b);
     }
 }
 
-fn join_foreign(into: &mut Option<Foreign>, from: &Option<Foreign>) {
+pub(super) fn join_foreign(into: &mut Option<Foreign>, from: &Option<Foreign>) {
     let Some(from) = from else { return };
     match into {
         None => *into = Some(from.clone()),
@@ -110,13 +139,16 @@ impl BlockClocks {
             warps,
             proxied: vec![[0; ACTORS]; warps],
             fenced: vec![None; warps],
+            sequenced: vec![None; warps],
             foreign: vec![None; warps],
-            seen: vec![HashMap::new(); warps],
+            glimpsed: vec![None; warps],
+            met: vec![1; warps],
             clocks,
             floor: 1,
             cluster_floor: 1,
             published: HashMap::new(),
             arriving: HashMap::new(),
+            remarks: Vec::new(),
             touched: 0,
         }
     }
@@ -149,15 +181,22 @@ impl BlockClocks {
         known.is_some_and(|c| clock <= c[actor])
     }
 
-    /// `warp` saw a strong store that no fence orders. True if it had seen a later one of the same writer elsewhere before:
-    /// nothing but luck makes the earlier store visible then.
-    pub fn sees(&mut self, warp: usize, block: u32, actor: usize, clock: u32, address: u64) -> bool {
-        let newest = self.seen[warp].entry((block, actor)).or_insert((clock, address));
-        if newest.1 != address && clock < newest.0 {
-            return true;
-        }
-        *newest = (clock.max(newest.0), address);
-        false
+    /// Whether what a lane of `warp` did at `clock` comes before what other lanes of it do now.
+    #[inline(always)]
+    pub fn met(&self, warp: usize, clock: u32) -> bool {
+        clock < self.met[warp]
+    }
+
+    /// The least clock of accesses that lanes of `warp` do not know of each other.
+    #[inline(always)]
+    pub fn meeting(&self, warp: usize) -> u32 {
+        self.met[warp]
+    }
+
+    /// Whether `warp` has read strongly what was written after that access, with no fence to order the two.
+    pub fn glimpsed(&self, warp: usize, block: u32, actor: usize, clock: u32) -> bool {
+        let known = self.glimpsed[warp].as_ref().and_then(|f| f.get(&block));
+        known.is_some_and(|c| clock <= c[actor])
     }
 
     /// Whether `warp` has learned anything of other blocks.
@@ -174,18 +213,23 @@ impl BlockClocks {
     pub fn barrier_all(&mut self) {
         let mut highest = [0; ACTORS];
         let mut proxied = [0; ACTORS];
-        let mut foreign = None;
+        let (mut foreign, mut sequenced, mut glimpsed) = (None, None, None);
         for w in 0..self.warps {
             join(&mut highest, &self.clocks[w]);
             join(&mut proxied, &self.proxied[w]);
             join_foreign(&mut foreign, &self.foreign[w]);
+            join_foreign(&mut glimpsed, &self.glimpsed[w]);
+            Covered::join(&mut sequenced, &self.sequenced[w]);
         }
         self.floor = highest.iter().max().map_or(1, |c| c + 1);
         for w in 0..self.warps {
             self.clocks[w] = highest;
             self.clocks[w][w] = self.floor;
+            self.met[w] = self.floor;
             self.proxied[w] = proxied;
             self.foreign[w].clone_from(&foreign);
+            self.glimpsed[w].clone_from(&glimpsed);
+            self.sequenced[w].clone_from(&sequenced);
         }
         self.touched = 0;
     }
@@ -218,36 +262,40 @@ impl BlockClocks {
 
     /// Lanes of `warp` arrived at a barrier of part of the block, without waiting yet. `barrier` is any number of its own.
     pub fn arrive(&mut self, barrier: u64, warp: usize) {
-        let slot = self.arriving.entry(barrier).or_insert_with(|| Box::new(([0; ACTORS], [0; ACTORS], None)));
-        join(&mut slot.0, &self.clocks[warp]);
-        join(&mut slot.1, &self.proxied[warp]);
-        join_foreign(&mut slot.2, &self.foreign[warp]);
+        let slot = self.arriving.entry(barrier).or_default();
+        join(&mut slot.clock, &self.clocks[warp]);
+        join(&mut slot.proxied, &self.proxied[warp]);
+        join_foreign(&mut slot.foreign, &self.foreign[warp]);
+        join_foreign(&mut slot.glimpsed, &self.glimpsed[warp]);
+        Covered::join(&mut slot.sequenced, &self.sequenced[warp]);
         self.bump(warp);
     }
 
     /// The same, by a warp of another block of the cluster, whose clocks are `from`.
     pub fn arrive_foreign(&mut self, barrier: u64, from: &mut Self, warp: usize) {
-        let slot = self.arriving.entry(barrier).or_insert_with(|| Box::new(([0; ACTORS], [0; ACTORS], None)));
+        let slot = self.arriving.entry(barrier).or_default();
         let theirs = Arc::new(HashMap::from([(from.block, Arc::new(from.clocks[warp]))]));
-        join_foreign(&mut slot.2, &Some(theirs));
-        join_foreign(&mut slot.2, &from.foreign[warp]);
+        join_foreign(&mut slot.foreign, &Some(theirs));
+        join_foreign(&mut slot.foreign, &from.foreign[warp]);
         from.bump(warp);
     }
 
     /// The same, by an asynchronous engine that did its work at `clock`.
     pub fn arrive_engine(&mut self, barrier: u64, engine: usize, clock: u32) {
-        let slot = self.arriving.entry(barrier).or_insert_with(|| Box::new(([0; ACTORS], [0; ACTORS], None)));
-        slot.0[engine] = slot.0[engine].max(clock);
-        slot.1[engine] = slot.1[engine].max(clock);
+        let slot = self.arriving.entry(barrier).or_default();
+        slot.clock[engine] = slot.clock[engine].max(clock);
+        slot.proxied[engine] = slot.proxied[engine].max(clock);
     }
 
     /// `warp` waited for that barrier and saw all that had arrived.
     pub fn wait(&mut self, barrier: u64, warp: usize) {
         if let Some(slot) = self.arriving.get(&barrier) {
-            join(&mut self.clocks[warp], &slot.0);
-            join(&mut self.proxied[warp], &slot.1);
-            let foreign = slot.2.clone();
-            join_foreign(&mut self.foreign[warp], &foreign);
+            join(&mut self.clocks[warp], &slot.clock);
+            join(&mut self.proxied[warp], &slot.proxied);
+            join_foreign(&mut self.foreign[warp], &slot.foreign);
+            join_foreign(&mut self.glimpsed[warp], &slot.glimpsed);
+            Covered::join(&mut self.sequenced[warp], &slot.sequenced);
+            self.met[warp] = self.met[warp].max(slot.clock[warp] + 1);
         }
     }
 
@@ -261,19 +309,41 @@ impl BlockClocks {
         (0..self.warps).map(|w| self.now(w)).max().map_or(1, |c| c)
     }
 
-    /// `.sync` collectives and `bar.warp.sync`: what lanes did before comes before what other lanes do after.
+    /// `bar.warp.sync`: what lanes did before comes before what other lanes do after.
     #[inline]
     pub fn warp_sync(&mut self, warp: usize) {
         if self.touched >> warp & 1 == 1 {
             self.bump(warp);
         }
+        self.met[warp] = self.now(warp);
     }
 
-    /// `membar`, `fence`: whatever comes before can be published by a strong write from now on.
-    pub fn fence(&mut self, warp: usize) {
+    /// `membar`, `fence`: whatever comes before can be published by a strong write from now on. Fences that are sequentially
+    /// consistent stand in one order, so that what a barrier puts between one and a strong write is published too.
+    pub fn fence(&mut self, warp: usize, sequential: bool) {
         let clock = Arc::new(self.clocks[warp]);
-        self.fenced[warp] = Some(Published { clock, foreign: self.foreign[warp].clone() });
+        let covered = Some(Covered { clock, foreign: self.foreign[warp].clone() });
+        if sequential {
+            Covered::join(&mut self.sequenced[warp], &covered);
+        }
+        self.fenced[warp] = covered;
         self.bump(warp);
+    }
+
+    /// What a strong write of `warp` hands on.
+    pub(super) fn covered(&mut self, warp: usize, release: bool) -> Option<Covered> {
+        if release {
+            self.fence(warp, false);
+        }
+        let mut covered = self.fenced[warp].clone();
+        Covered::join(&mut covered, &self.sequenced[warp]);
+        covered
+    }
+
+    /// `warp` learns of that clock of its own block.
+    pub(super) fn learn(&mut self, warp: usize, clock: &Clock) {
+        join(&mut self.clocks[warp], clock);
+        self.met[warp] = self.met[warp].max(clock[warp] + 1);
     }
 
     /// `fence.proxy.async`: what the warp knows of is visible to the asynchronous proxy from now on.
@@ -284,53 +354,6 @@ impl BlockClocks {
         let floor = self.floor - 1;
         self.proxied[warp].iter_mut().for_each(|c| *c = (*c).max(floor));
         self.bump(warp);
-    }
-
-    /// A strong write or atomic by `warp` to a shared address hands on what was fenced before it. Says whether it did.
-    pub fn publish_shared(&mut self, warp: usize, address: u32, release: bool) -> bool {
-        if release {
-            self.fence(warp);
-        }
-        let Some(fenced) = &self.fenced[warp] else { return false };
-        join(self.published.entry(address).or_insert_with(|| Box::new([0; ACTORS])), &fenced.clock);
-        true
-    }
-
-    /// A strong read or atomic by `warp` of a shared address learns what was handed on there.
-    #[inline]
-    pub fn learn_shared(&mut self, warp: usize, address: u32) {
-        if !self.published.is_empty()
-            && let Some(clock) = self.published.get(&address)
-        {
-            join(&mut self.clocks[warp], clock);
-        }
-    }
-
-    /// The same for global memory.
-    pub fn publish_global(&mut self, order: &mut GlobalOrder, warp: usize, address: u64, release: bool) -> bool {
-        if release {
-            self.fence(warp);
-        }
-        let Some(fenced) = &self.fenced[warp] else { return false };
-        let own = Some(Arc::new(HashMap::from([(self.block, fenced.clock.clone())])));
-        let mut all = order.published.remove(&address);
-        join_foreign(&mut all, &own);
-        join_foreign(&mut all, &fenced.foreign);
-        order.published.extend(all.map(|all| (address, all)));
-        true
-    }
-
-    /// The same for global memory.
-    #[inline]
-    pub fn learn_global(&mut self, order: &GlobalOrder, warp: usize, address: u64) {
-        if !order.published.is_empty()
-            && let Some(known) = order.published.get(&address)
-        {
-            if let Some(own) = known.get(&self.block) {
-                join(&mut self.clocks[warp], own);
-            }
-            join_foreign(&mut self.foreign[warp], &Some(known.clone()));
-        }
     }
 
     /// Starts counting anew, after shadows were cleared.

@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 
 use super::{
-    Conflict, Party, Strength,
+    Case, Conflict, Party, Strength,
     clocks::{BlockClocks, PEERS},
-    shared::{CLOCK_SHIFT, IN_FLIGHT, LAST_SHIFT, PLAIN_READ, SEVERAL, STRONG, SharedShadow, VOLATILE, writer},
+    shared::{CLOCK_SHIFT, IN_FLIGHT, LAST_SHIFT, PLAIN_READ, SEVERAL, STRONG, SharedShadow, writer},
 };
 
 /// The clock of what other blocks did: after every clock of the owner's, before what is under way.
@@ -115,7 +115,8 @@ impl SharedShadow {
         from.touched |= 1 << warp;
         for granule in self.range(address.into(), bytes.into()) {
             let conflict = |wrote: bool, party: Party, in_flight: bool| {
-                Err(Conflict { party, ..self.conflict(lane, granule, wrote, Party::Engine, in_flight) })
+                let case = if in_flight { Case::InFlight } else { Case::Unordered };
+                Err(self.conflict(lane, granule, wrote, party, case))
             };
             let stamp = self.writes[granule];
             let (actor, _, clock) = writer(stamp);
@@ -161,7 +162,7 @@ impl SharedShadow {
                 Deed::Barrier => continue,
                 Deed::Copy => self.writes[granule] = IN_FLIGHT << CLOCK_SHIFT | who,
                 Deed::Write => {
-                    let strong = if strong { STRONG | VOLATILE } else { 0 };
+                    let strong = if strong { STRONG } else { 0 };
                     self.writes[granule] = REMOTE << CLOCK_SHIFT | strong | who;
                     self.remote.writes.insert(granule, now);
                     self.remote.reads.remove(&granule);

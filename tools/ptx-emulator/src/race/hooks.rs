@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Conflict, Strength, Values,
+    Case, Conflict, Strength, Values,
     clocks::{BlockClocks, LAST_CLOCK},
     global::{GlobalShadow, Place},
     shared::SharedShadow,
@@ -71,7 +71,7 @@ impl BlockRaces {
         }
     }
 
-    /// `bar.warp.sync` or a `.sync` collective.
+    /// `bar.warp.sync`.
     #[inline]
     pub fn warp_sync(&mut self, warp: u32) {
         if self.on {
@@ -83,9 +83,9 @@ impl BlockRaces {
     }
 
     /// `membar` or `fence`, whatever its scope.
-    pub fn fence(&mut self, warp: u32) {
+    pub fn fence(&mut self, warp: u32, sequential: bool) {
         if self.on {
-            self.clocks.fence(warp as usize);
+            self.clocks.fence(warp as usize, sequential);
             self.wrap();
         }
     }
@@ -116,9 +116,9 @@ impl GlobalRaces {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A launch starts.
-    pub fn begin_launch(&self) {
-        self.lock().begin_launch();
+    /// A launch starts, of code with or without strong stores to global memory that are no atomics.
+    pub fn begin_launch(&self, strong_stores: bool) {
+        self.lock().begin_launch(strong_stores);
     }
 
     /// The allocation at that address is gone.
@@ -127,9 +127,31 @@ impl GlobalRaces {
     }
 }
 
+fn kind(case: Case) -> FaultKind {
+    match case {
+        Case::InFlight => FaultKind::AsyncHazard,
+        Case::Guess => FaultKind::Guess,
+        Case::Unordered | Case::Simultaneous | Case::ReadOnly | Case::Unfenced => FaultKind::Race,
+    }
+}
+
+/// Hands on what the checks of an access remarked, with one note for each instruction.
+#[cold]
+#[inline(never)]
+fn remark(block: &mut Block<'_>, warp: u32, now: &str, report: fn(&Block<'_>, u32, Conflict, &str) -> Fault) {
+    let remarks = std::mem::take(&mut block.race.clocks.remarks);
+    let mut notes = block.launch.notes.lock().unwrap_or_else(PoisonError::into_inner);
+    for conflict in remarks {
+        let note = report(block, warp, conflict, now).into_report();
+        if !notes.iter().any(|old| old.ptx_line == note.ptx_line) {
+            notes.push(note);
+        }
+    }
+}
+
 #[cold]
 pub(crate) fn shared_fault(block: &Block<'_>, warp: u32, conflict: Conflict, now: &str) -> Fault {
-    let kind = if conflict.in_flight { FaultKind::AsyncHazard } else { FaultKind::Race };
+    let kind = kind(conflict.case);
     let allocation = block.shared_name(conflict.address as u32);
     let fault = Fault::new(kind, conflict.words(now)).edit(|r| {
         r.address = Some(conflict.address);
@@ -142,7 +164,7 @@ pub(crate) fn shared_fault(block: &Block<'_>, warp: u32, conflict: Conflict, now
 fn global_fault(block: &Block<'_>, warp: u32, conflict: Conflict, now: &str) -> Fault {
     let allocation = block.launch.memory.find(conflict.address).map(|a| a.name.clone());
     let offset = Global::offset(conflict.address);
-    let fault = Fault::new(FaultKind::Race, format!("{}, at offset {offset}", conflict.words(now))).edit(|r| {
+    let fault = Fault::new(kind(conflict.case), format!("{}, at offset {offset}", conflict.words(now))).edit(|r| {
         r.address = Some(conflict.address);
         r.allocation = allocation;
     });
@@ -164,6 +186,9 @@ pub fn shared_load(
     }
     let races = &mut block.race;
     let result = races.shadow.load(&mut races.clocks, warp as usize, mask, addresses, bytes, strength);
+    if !races.clocks.remarks.is_empty() {
+        remark(block, warp, "read", shared_fault);
+    }
     result.map_err(|conflict| shared_fault(block, warp, conflict, "read"))
 }
 
@@ -186,6 +211,9 @@ pub fn shared_store(
     let (races, memory) = (&mut block.race, &block.shared.bytes);
     let (shadow, clocks) = (&mut races.shadow, &mut races.clocks);
     let result = shadow.store(clocks, warp as usize, mask, addresses, bytes, strength, release, memory, values);
+    if !races.clocks.remarks.is_empty() {
+        remark(block, warp, "atomic", shared_fault);
+    }
     result.map_err(|conflict| shared_fault(block, warp, conflict, "write"))
 }
 
@@ -245,6 +273,10 @@ pub(crate) fn global_load(
             shadow.load(place, clocks, warp as usize, mask, addresses, bytes, strength)
         }),
     };
+    drop(shadow);
+    if !block.race.clocks.remarks.is_empty() {
+        remark(block, warp, "read", global_fault);
+    }
     result.map_err(|conflict| global_fault(block, warp, conflict, "read"))
 }
 
@@ -283,5 +315,9 @@ pub(crate) fn global_store(
         Some(allocation) => access(place(addresses[(mask.trailing_zeros() & 31) as usize], allocation), mask),
         None => by_allocation(launch.memory, mask, addresses, access),
     };
+    drop(shadow);
+    if !block.race.clocks.remarks.is_empty() {
+        remark(block, warp, "atomic", global_fault);
+    }
     result.map_err(|conflict| global_fault(block, warp, conflict, "write"))
 }

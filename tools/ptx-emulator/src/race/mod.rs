@@ -2,16 +2,20 @@
 //!
 //! Two accesses race if they overlap, one of them writes, not both are strong (atomic, relaxed, acquire, release) and neither
 //! is ordered before the other. Order comes from barriers, mbarriers, and fences followed by strong writes that somebody reads;
-//! `volatile` counts as strong in global memory and, after a fence, in shared memory. A write that changes nothing is no race:
+//! `volatile` counts as strong in global memory and, after a fence, in shared memory; it is no fence itself: who reads
+//! strongly what came after a strong store has not therefore seen that store. A write that changes nothing is no race:
 //! many kernels let several threads set the same flag.
 //!
-//! Inside a warp, lanes are ordered by `.sync` instructions only: reading what another lane wrote without one is a race too,
-//! unless one side is `volatile`.
+//! Inside a warp, lanes are ordered by `bar.warp.sync` and barriers only: shuffles and votes promise nothing about memory, nor
+//! does it help that the lanes were in step. What one lane wrote and another reads or overwrites before they have met is a race.
+//!
+//! `ld.global.nc` may read only what nobody writes in the same launch, the reading thread included.
 
 mod clocks;
 mod cluster;
 mod global;
 mod hooks;
+mod publish;
 pub(crate) mod runs;
 mod shared;
 
@@ -30,6 +34,41 @@ pub enum Strength {
     Volatile,
     /// Atomics and `.relaxed`, `.acquire`, `.release`.
     Strong,
+    /// A plain read that only guesses what a compare-and-swap will find.
+    Guess,
+    /// `.nc`: by the path for memory that is read-only while the kernel runs.
+    ReadOnly,
+}
+
+impl Strength {
+    /// Two such accesses do not race.
+    #[inline(always)]
+    pub fn strong(self) -> bool {
+        matches!(self, Self::Volatile | Self::Strong | Self::Guess)
+    }
+
+    /// A read that takes what fences before strong writes hand on.
+    #[inline(always)]
+    pub fn learns(self) -> bool {
+        matches!(self, Self::Volatile | Self::Strong)
+    }
+}
+
+/// In what way two accesses conflict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Case {
+    /// Nothing orders them.
+    Unordered,
+    /// The earlier is asynchronous and not complete.
+    InFlight,
+    /// Both are the same instruction of one warp.
+    Simultaneous,
+    /// One reads by the path for read-only memory.
+    ReadOnly,
+    /// Both are strong, and the reader has seen what came after the write, but no fence makes the write visible.
+    Unfenced,
+    /// A plain read guesses what a compare-and-swap will find.
+    Guess,
 }
 
 /// Who did the earlier of two racing accesses.
@@ -54,10 +93,8 @@ pub struct Conflict {
     pub wrote: bool,
     /// Who did it.
     pub party: Party,
-    /// It is asynchronous and not complete.
-    pub in_flight: bool,
-    /// Both are the same instruction of one warp.
-    pub simultaneous: bool,
+    /// In what way.
+    pub case: Case,
 }
 
 /// The bytes that each lane stores; atomics have none.
@@ -73,12 +110,22 @@ impl Conflict {
             Party::Block { block, warp } => format!("warp {warp} of block {block}"),
         };
         let did = if self.wrote { "write" } else { "read" };
-        if self.simultaneous {
-            return format!("threads of one warp, {who} among them, store different values to one place at once");
-        }
-        match self.in_flight {
-            true => format!("{now} while an asynchronous {did} started by {who} is under way"),
-            false => format!("{now} without an order after a {did} by {who}"),
+        match self.case {
+            Case::Unordered => format!("{now} without an order after a {did} by {who}"),
+            Case::InFlight => format!("{now} while an asynchronous {did} started by {who} is under way"),
+            Case::Simultaneous => {
+                format!("threads of one warp, {who} among them, store different values to one place at once")
+            }
+            Case::ReadOnly => {
+                let nc = "ld.global.nc is for memory that nobody writes while the kernel runs";
+                format!("{now} after a {did} by {who}; {nc}")
+            }
+            Case::Unfenced => format!(
+                "{now} of what {who} stored without a fence before the later write that was seen; the older value may come"
+            ),
+            Case::Guess => format!(
+                "{now} beside an atomic by {who}: the plain first read of a compare-and-swap loop, a race to the letter"
+            ),
         }
     }
 }

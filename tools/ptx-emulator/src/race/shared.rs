@@ -3,25 +3,22 @@
 //! A granule is as wide as the narrowest access of the kernel, so that neighbours never share one.
 
 use super::{
-    Conflict, Party, Strength, Values,
+    Case, Conflict, Party, Strength, Values,
     clocks::{BlockClocks, ENGINES, PEERS},
     cluster::{REMOTE, Remote},
     lanes,
-    runs::Runs,
+    runs::{Run, Runs},
 };
 
-/// A write: clock in bits 13.., strong 12, volatile 11, actor 5..11, lane 0..5.
+/// A write: clock in bits 13.., strong 12, actor 5..11, lane 0..5.
 pub(super) const CLOCK_SHIFT: u32 = 13;
 pub(super) const STRONG: u32 = 1 << 12;
-pub(super) const VOLATILE: u32 = 1 << 11;
 /// The clock of what is under way: after everything.
 pub(super) const IN_FLIGHT: u32 = (1 << 19) - 1;
-/// A warp's last read: clock in bits 13.., plain 12, several lanes 11, number among its loads 5..11, lane 0..5.
+/// A warp's last read: clock in bits 13.., plain 12, several lanes 11, guess of a compare-and-swap 10, lane 0..5.
 pub(super) const PLAIN_READ: u32 = 1 << 12;
 const SEVERAL_LANES: u32 = 1 << 11;
-const NUMBER_SHIFT: u32 = 5;
-/// Lanes in step read before any of them writes: `x[t] += x[t + 1]`. So many loads back a read may lie for that.
-const IN_STEP: u32 = 2;
+const GUESS: u32 = 1 << 10;
 /// The last read of any: clock in bits 7.., several actors 6, actor 0..6.
 pub(super) const LAST_SHIFT: u32 = 7;
 pub(super) const SEVERAL: u32 = 1 << 6;
@@ -36,8 +33,6 @@ pub struct SharedShadow {
     pub(super) last_read: Vec<u32>,
     /// What other blocks of the cluster did here.
     pub(super) remote: Remote,
-    /// Loads of each warp so far.
-    loads: Vec<u32>,
 }
 
 pub(super) fn writer(stamp: u32) -> (usize, usize, u32) {
@@ -56,7 +51,6 @@ impl SharedShadow {
             reads: vec![0; granules * warps],
             last_read: vec![0; granules],
             remote: Remote::default(),
-            loads: vec![0; warps],
         }
     }
 
@@ -85,7 +79,6 @@ impl SharedShadow {
         strength: Strength,
     ) -> Result<(), Conflict> {
         clocks.touched |= 1 << warp;
-        self.loads[warp] = self.loads[warp].wrapping_add(1);
         let fitting = bytes >> self.shift != 0;
         let first = (mask.trailing_zeros() & 31) as usize;
         let mut apart = 0;
@@ -141,7 +134,7 @@ impl SharedShadow {
         addresses: &[u32; 32],
         strength: Strength,
     ) -> Result<(), Conflict> {
-        if strength != Strength::Plain {
+        if strength.learns() {
             lanes(mask).for_each(|lane| clocks.learn_shared(warp, addresses[lane]));
         }
         Ok(())
@@ -176,7 +169,7 @@ impl SharedShadow {
         if late != 0 {
             return false;
         }
-        let stamp = self.read_stamp(clocks, warp, strength);
+        let (stamp, met) = (Self::read_stamp(clocks, warp, strength), clocks.meeting(warp));
         let own = &mut self.reads[warp * self.granules..];
         let (mine, floor) = (clocks.now(warp) << LAST_SHIFT | warp as u32, clocks.floor << LAST_SHIFT);
         for lane in 0..32 {
@@ -188,7 +181,7 @@ impl SharedShadow {
             let lasts = Self::piece::<N>(&mut self.last_read, at);
             let (Some(reads), Some(lasts)) = (reads, lasts) else { continue };
             for (read, last) in reads.iter_mut().zip(lasts) {
-                *read = Self::merged(*read, stamp | lane as u32);
+                *read = Self::merged(*read, stamp | lane as u32, met);
                 *last = Self::later(*last, mine, floor);
             }
         }
@@ -224,12 +217,16 @@ impl SharedShadow {
                 if stamp >= floor && stamp != accepted {
                     // All lanes of a broadcast are asked, because the writer may be one of them.
                     for asking in lanes(if broadcast != 0 { broadcast } else { 1 << lane }) {
-                        if let Some(party) = self.read_conflict(clocks, warp, asking, granule, strength) {
-                            return Err(self.conflict(asking, granule, true, party, stamp >> CLOCK_SHIFT == IN_FLIGHT));
+                        if let Some((party, case)) = self.read_conflict(clocks, warp, asking, granule, strength) {
+                            let conflict = self.conflict(asking, granule, true, party, case);
+                            match case {
+                                Case::Guess => clocks.remarks.push(conflict),
+                                _ => return Err(conflict),
+                            }
                         }
                     }
                     let (actor, _, clock) = writer(stamp);
-                    if clock != REMOTE && (actor != warp || clock != clocks.now(warp)) {
+                    if clock != REMOTE && (actor != warp || clocks.met(warp, clock)) {
                         accepted = stamp;
                     }
                 }
@@ -252,17 +249,21 @@ impl SharedShadow {
 
     /// A warp's last read of a granule, `old`, once it has read it again.
     #[inline(always)]
-    fn merged(old: u32, stamp: u32) -> u32 {
-        let same_clock = (old ^ stamp) >> CLOCK_SHIFT == 0;
+    fn merged(old: u32, stamp: u32, met: u32) -> u32 {
         let others = if (old ^ stamp) & 31 != 0 { SEVERAL_LANES } else { old & SEVERAL_LANES };
-        let merged = if same_clock { stamp | others | old & PLAIN_READ } else { stamp };
+        let merged = stamp | others | old & (PLAIN_READ | GUESS);
+        let merged = if old >> CLOCK_SHIFT >= met { merged } else { stamp };
         if old >> CLOCK_SHIFT == IN_FLIGHT { old } else { merged }
     }
 
     #[inline(always)]
-    fn read_stamp(&self, clocks: &BlockClocks, warp: usize, strength: Strength) -> u32 {
-        let plain = if strength == Strength::Plain { PLAIN_READ } else { 0 };
-        clocks.now(warp) << CLOCK_SHIFT | plain | (self.loads[warp] & 63) << NUMBER_SHIFT
+    fn read_stamp(clocks: &BlockClocks, warp: usize, strength: Strength) -> u32 {
+        let kind = match strength {
+            Strength::Plain | Strength::ReadOnly => PLAIN_READ,
+            Strength::Guess => GUESS,
+            Strength::Volatile | Strength::Strong => 0,
+        };
+        clocks.now(warp) << CLOCK_SHIFT | kind
     }
 
     /// One lane reads the range, or `several` of which that lane is to be named.
@@ -276,11 +277,11 @@ impl SharedShadow {
         strength: Strength,
         several: bool,
     ) {
-        let stamp = self.read_stamp(clocks, warp, strength) | lane as u32;
+        let (stamp, met) = (Self::read_stamp(clocks, warp, strength) | lane as u32, clocks.meeting(warp));
         let row = warp * self.granules;
         let more = if several { SEVERAL_LANES } else { 0 };
         for read in &mut self.reads[row + range.start..row + range.end] {
-            *read = Self::merged(*read, stamp) | more;
+            *read = Self::merged(*read, stamp, met) | more;
         }
         self.note_last(clocks, warp, range);
     }
@@ -296,10 +297,10 @@ impl SharedShadow {
         range: std::ops::Range<usize>,
         strength: Strength,
     ) {
-        let stamp = self.read_stamp(clocks, warp, strength);
+        let (stamp, met) = (Self::read_stamp(clocks, warp, strength), clocks.meeting(warp));
         let row = warp * self.granules;
         for (n, read) in self.reads[row + range.start..row + range.end].iter_mut().enumerate() {
-            *read = Self::merged(*read, stamp | (first as u32 + (n as u32 >> lane_shift)) & 31);
+            *read = Self::merged(*read, stamp | (first as u32 + (n as u32 >> lane_shift)) & 31, met);
         }
         self.note_last(clocks, warp, range);
     }
@@ -328,7 +329,7 @@ impl SharedShadow {
         values: Values<'_>,
     ) -> Result<(), Conflict> {
         clocks.touched |= 1 << warp;
-        if strength != Strength::Plain {
+        if strength.strong() {
             let mut published = false;
             for lane in lanes(mask) {
                 if strength == Strength::Strong {
@@ -355,21 +356,31 @@ impl SharedShadow {
                 4 => self.store_scattered::<4>(clocks, warp, mask, addresses, stamp),
                 _ => false,
             };
-        for run in runs.take_while(|_| !scattered) {
+        let granules = |shadow: &Self, run: Run| {
             let length = bytes * if run.rising { run.lanes as u32 } else { 1 };
-            let range = self.range(addresses[run.first].into(), length.into());
-            if bytes >> self.shift == 0 || !self.quiet(clocks, warp, range.clone()) {
-                self.store_checked(clocks, warp, run.mask(), addresses, bytes, strength, &silent)?;
-            } else if run.rising {
-                let lane_shift = bytes.ilog2() - self.shift;
+            let range = shadow.range(addresses[run.first].into(), length.into());
+            match run.rising {
+                true => (range, run.first as u32, bytes.ilog2().wrapping_sub(shadow.shift) & 31),
+                false => (range, (run.first + run.lanes - 1) as u32, u32::BITS - 1),
+            }
+        };
+        // All lanes are looked at before any leaves its mark, because they write at once.
+        let mut quiet = scattered || bytes >> self.shift != 0;
+        for run in runs.take_while(|_| !scattered) {
+            let (range, first, lane_shift) = granules(self, run);
+            quiet = quiet && self.quiet(clocks, warp, range, stamp | first, lane_shift);
+        }
+        if !quiet {
+            self.store_checked(clocks, warp, mask, addresses, bytes, strength, &silent)?;
+        } else {
+            for run in runs.take_while(|_| !scattered) {
+                let (range, first, lane_shift) = granules(self, run);
                 for (n, write) in self.writes[range].iter_mut().enumerate() {
-                    *write = stamp | (run.first as u32 + (n as u32 >> lane_shift)) & 31;
+                    *write = stamp | (first + (n as u32 >> lane_shift)) & 31;
                 }
-                if row {
-                    return Ok(());
-                }
-            } else {
-                self.writes[range].fill(stamp | (run.first + run.lanes - 1) as u32);
+            }
+            if row {
+                return Ok(());
             }
         }
         let Some(values) = values else { return Ok(()) };
@@ -378,7 +389,7 @@ impl SharedShadow {
             let winner = self.writes.get(granule).map_or(lane, |stamp| (stamp & 31) as usize);
             if winner != lane && addresses[winner] == addresses[lane] && values(winner) != values(lane) {
                 let party = Party::Warp { warp, lane: Some(lane) };
-                return Err(Conflict { simultaneous: true, ..self.conflict(winner, granule, true, party, false) });
+                return Err(self.conflict(winner, granule, true, party, Case::Simultaneous));
             }
         }
         Ok(())
@@ -395,9 +406,11 @@ impl SharedShadow {
         stamp: u32,
     ) -> bool {
         let mut quiet = true;
-        for address in addresses {
-            let at = (address >> self.shift) as usize;
-            quiet &= at + N <= self.granules && self.quiet(clocks, warp, at..at + N);
+        for lane in 0..32 {
+            // Inactive lanes stand on an active one's address.
+            let lane = if mask >> lane & 1 != 0 { lane } else { mask.trailing_zeros() & 31 };
+            let at = (addresses[lane as usize] >> self.shift) as usize;
+            quiet &= at + N <= self.granules && self.quiet(clocks, warp, at..at + N, stamp | lane, u32::BITS - 1);
         }
         if !quiet {
             return false;
@@ -418,7 +431,7 @@ impl SharedShadow {
     #[allow(clippy::too_many_arguments, reason = "everything an access is")]
     fn store_checked(
         &mut self,
-        clocks: &BlockClocks,
+        clocks: &mut BlockClocks,
         warp: usize,
         mask: u32,
         addresses: &[u32; 32],
@@ -429,16 +442,22 @@ impl SharedShadow {
         let stamp = self.stamp(clocks, warp, strength);
         for lane in lanes(mask) {
             let range = self.range(addresses[lane].into(), bytes.into());
-            if !self.quiet(clocks, warp, range.clone()) {
+            if !self.quiet(clocks, warp, range.clone(), stamp | lane as u32, u32::BITS - 1) {
                 for granule in range.clone() {
-                    if let Some((party, wrote, in_flight)) =
-                        self.write_conflict(clocks, warp, lane, granule, strength, IN_STEP)
-                        && (in_flight || !silent(lane))
-                    {
-                        return Err(self.conflict(lane, granule, wrote, party, in_flight));
+                    let found = self.write_conflict(clocks, warp, lane, granule, strength);
+                    let Some((party, wrote, case)) = found else { continue };
+                    let conflict = self.conflict(lane, granule, wrote, party, case);
+                    match case {
+                        Case::Guess => clocks.remarks.push(conflict),
+                        Case::InFlight => return Err(conflict),
+                        _ if !silent(lane) => return Err(conflict),
+                        _ => {}
                     }
                 }
             }
+        }
+        for lane in lanes(mask) {
+            let range = self.range(addresses[lane].into(), bytes.into());
             if !self.remote.reads.is_empty() {
                 range.clone().for_each(|granule| drop(self.remote.reads.remove(&granule)));
             }
@@ -448,30 +467,39 @@ impl SharedShadow {
     }
 
     fn stamp(&self, clocks: &BlockClocks, warp: usize, strength: Strength) -> u32 {
-        let kind = match strength {
-            Strength::Plain => 0,
-            Strength::Volatile => VOLATILE,
-            Strength::Strong => STRONG | VOLATILE,
-        };
+        // A volatile store counts as strong once it has published a fence.
+        let kind = if strength == Strength::Strong { STRONG } else { 0 };
         clocks.now(warp) << CLOCK_SHIFT | kind | (warp as u32) << 5
     }
 
-    /// Everything in the range lies before the floor, or was this warp's own and is complete.
+    /// Everything in the range lies before the floor, or was this lane's own, or its warp's and ordered or as strong as now, and
+    /// is complete. `stamp` is what the first lane is about to write; each next one comes after `1 << lane_shift` granules.
     #[inline(always)]
-    fn quiet(&self, clocks: &BlockClocks, warp: usize, range: std::ops::Range<usize>) -> bool {
+    fn quiet(
+        &self,
+        clocks: &BlockClocks,
+        warp: usize,
+        range: std::ops::Range<usize>,
+        stamp: u32,
+        lane_shift: u32,
+    ) -> bool {
         let (write_floor, read_floor) = (clocks.floor << CLOCK_SHIFT, clocks.floor << LAST_SHIFT);
         let mut bad = false;
-        let (row, now) = (warp * self.granules, clocks.now(warp));
+        let (row, met) = (warp * self.granules, clocks.meeting(warp) << CLOCK_SHIFT);
         let own = &self.reads[row + range.start..row + range.end];
-        for ((write, last), own) in self.writes[range.clone()].iter().zip(&self.last_read[range]).zip(own) {
-            bad |= own >> CLOCK_SHIFT == now;
-            let mine = write >> 5 & 63 == warp as u32 && write >> CLOCK_SHIFT != IN_FLIGHT;
+        let all = self.writes[range.clone()].iter().zip(&self.last_read[range]).zip(own).enumerate();
+        for (n, ((write, last), own)) in all {
+            let now = stamp + (n as u32 >> lane_shift);
+            bad |= *own >= met && (*own ^ now) & (SEVERAL_LANES | 31) != 0;
+            let free = *write < met || (write ^ now) & 31 == 0 || write & now & STRONG != 0;
+            let mine = (write ^ now) & 63 << 5 == 0 && write >> CLOCK_SHIFT != IN_FLIGHT && free;
             bad |= *write >= write_floor && !mine;
             bad |= *last >= read_floor && (last & (SEVERAL | 63) != warp as u32 || last >> LAST_SHIFT == IN_FLIGHT);
         }
         !bad
     }
 
+    /// What a write by `lane` now would conflict with: who, whether that was a write, and how.
     fn write_conflict(
         &self,
         clocks: &BlockClocks,
@@ -479,25 +507,28 @@ impl SharedShadow {
         lane: usize,
         granule: usize,
         strength: Strength,
-        in_step: u32,
-    ) -> Option<(Party, bool, bool)> {
+    ) -> Option<(Party, bool, Case)> {
         let stamp = self.writes[granule];
         let (actor, writer_lane, clock) = writer(stamp);
         if clock == IN_FLIGHT {
-            return Some((party(actor, Some(writer_lane)), true, true));
+            return Some((party(actor, Some(writer_lane)), true, Case::InFlight));
         }
         let both_strong = strength == Strength::Strong && stamp & STRONG != 0;
-        if actor != warp && !both_strong && clock > 0 && !clocks.knows(warp, actor, clock) {
+        let known = match actor == warp {
+            true => writer_lane == lane || clocks.met(warp, clock),
+            false => clocks.knows(warp, actor, clock),
+        };
+        if !both_strong && clock > 0 && !known {
             match self.remote.writes.get(&granule) {
                 Some(theirs) if clock == REMOTE && theirs.known(clocks, warp) => {}
-                Some(theirs) if clock == REMOTE => return Some((theirs.party(), true, false)),
-                _ => return Some((party(actor, Some(writer_lane)), true, false)),
+                Some(theirs) if clock == REMOTE => return Some((theirs.party(), true, Case::Unordered)),
+                _ => return Some((party(actor, Some(writer_lane)), true, Case::Unordered)),
             }
         }
         if !self.remote.reads.is_empty()
             && let Some(party) = self.remote.unordered_read(clocks, warp, granule, strength)
         {
-            return Some((party, false, false));
+            return Some((party, false, Case::Unordered));
         }
         // Where nobody else has read since the floor, only this warp's own row can tell something.
         let last = self.last_read[granule];
@@ -507,28 +538,31 @@ impl SharedShadow {
             let read = self.reads[other * self.granules + granule];
             let clock = read >> CLOCK_SHIFT;
             if clock == IN_FLIGHT {
-                return Some((party(other, None), false, true));
+                return Some((party(other, None), false, Case::InFlight));
             }
-            if other == warp && clock == clocks.now(warp) && strength == Strength::Plain && read & PLAIN_READ != 0 {
-                let age = self.loads[warp].wrapping_sub(read >> NUMBER_SHIFT) & 63;
-                let another = read & SEVERAL_LANES != 0 || read & 31 != lane as u32;
-                if another && age >= in_step {
-                    return Some((party(warp, Some((read & 31) as usize)), false, false));
-                }
+            let known = match other == warp {
+                true => read & (SEVERAL_LANES | 31) == lane as u32 || clocks.met(warp, clock),
+                false => clocks.knows(warp, other, clock),
+            };
+            if clock == 0 || known {
+                continue;
             }
-            let both_strong = strength == Strength::Strong && read & PLAIN_READ == 0;
-            if other != warp && clock > 0 && !both_strong && !clocks.knows(warp, other, clock) {
-                return Some((party(other, None), false, false));
+            let reader = party(other, (read & SEVERAL_LANES == 0).then_some((read & 31) as usize));
+            if strength != Strength::Strong || read & PLAIN_READ != 0 {
+                return Some((reader, false, Case::Unordered));
+            }
+            if read & GUESS != 0 {
+                return Some((reader, false, Case::Guess));
             }
         }
         None
     }
 
-    pub(super) fn conflict(&self, lane: usize, granule: usize, wrote: bool, party: Party, in_flight: bool) -> Conflict {
-        Conflict { lane, address: (granule as u64) << self.shift, wrote, party, in_flight, simultaneous: false }
+    pub(super) fn conflict(&self, lane: usize, granule: usize, wrote: bool, party: Party, case: Case) -> Conflict {
+        Conflict { lane, address: (granule as u64) << self.shift, wrote, party, case }
     }
 
-    /// Who wrote the granule, if that does not come before a read by `lane` now.
+    /// Who wrote the granule and how, if that does not come before a read by `lane` now.
     fn read_conflict(
         &self,
         clocks: &BlockClocks,
@@ -536,24 +570,24 @@ impl SharedShadow {
         lane: usize,
         granule: usize,
         strength: Strength,
-    ) -> Option<Party> {
+    ) -> Option<(Party, Case)> {
         let stamp = self.writes[granule];
         let (actor, other, clock) = writer(stamp);
         if clock == IN_FLIGHT {
-            return Some(party(actor, Some(other)));
+            return Some((party(actor, Some(other)), Case::InFlight));
         }
-        if actor == warp {
-            let ordered = other == lane || clock < clocks.now(warp);
-            let tolerated = strength != Strength::Plain || stamp & VOLATILE != 0;
-            return (!ordered && !tolerated).then(|| party(actor, Some(other)));
-        }
-        let both_strong = strength != Strength::Plain && stamp & STRONG != 0;
-        if both_strong || clocks.knows(warp, actor, clock) {
+        let known = match actor == warp {
+            true => other == lane || clocks.met(warp, clock),
+            false => clocks.knows(warp, actor, clock),
+        };
+        let both_strong = strength.strong() && stamp & STRONG != 0;
+        if known || both_strong && strength != Strength::Guess {
             return None;
         }
+        let case = if both_strong { Case::Guess } else { Case::Unordered };
         match self.remote.writes.get(&granule) {
-            Some(theirs) if clock == REMOTE => (!theirs.known(clocks, warp)).then(|| theirs.party()),
-            _ => Some(party(actor, Some(other))),
+            Some(theirs) if clock == REMOTE => (!theirs.known(clocks, warp)).then(|| (theirs.party(), case)),
+            _ => Some((party(actor, Some(other)), case)),
         }
     }
 
@@ -574,15 +608,16 @@ impl SharedShadow {
     ) -> Result<(), Conflict> {
         clocks.touched |= 1 << warp;
         let range = self.range(address.into(), bytes.into());
-        if !self.quiet(clocks, warp, range.clone()) {
+        let who = (warp as u32) << 5 | lane as u32;
+        if !self.quiet(clocks, warp, range.clone(), who, u32::BITS - 1) {
             for granule in range.clone() {
-                let found = self.write_conflict(clocks, warp, lane, granule, Strength::Plain, 0);
-                if let Some((party, wrote, in_flight)) = found {
-                    return Err(self.conflict(lane, granule, wrote, party, in_flight));
+                let found = self.write_conflict(clocks, warp, lane, granule, Strength::Plain);
+                if let Some((party, wrote, case)) = found {
+                    return Err(self.conflict(lane, granule, wrote, party, case));
                 }
             }
         }
-        self.writes[range].fill(IN_FLIGHT << CLOCK_SHIFT | (warp as u32) << 5 | lane as u32);
+        self.writes[range].fill(IN_FLIGHT << CLOCK_SHIFT | who);
         Ok(())
     }
 
@@ -617,8 +652,8 @@ impl SharedShadow {
         for granule in range.clone() {
             let stamp = self.writes[granule];
             if stamp >= floor && stamp != accepted {
-                if let Some(party) = self.read_conflict(clocks, warp, lane, granule, Strength::Volatile) {
-                    return Err(self.conflict(lane, granule, true, party, stamp >> CLOCK_SHIFT == IN_FLIGHT));
+                if let Some((party, case)) = self.read_conflict(clocks, warp, lane, granule, Strength::Plain) {
+                    return Err(self.conflict(lane, granule, true, party, case));
                 }
                 accepted = if stamp >> CLOCK_SHIFT == REMOTE { 0 } else { stamp };
             }

@@ -43,6 +43,18 @@ impl Element {
         }
     }
 
+    /// A register full of ones.
+    pub fn ones(self) -> u32 {
+        match self {
+            Self::F16 => 0x3c00_3c00,
+            Self::Bf16 => 0x3f80_3f80,
+            Self::Tf32 => 0x3f80_0000,
+            Self::E4m3 => 0x3838_3838,
+            Self::E5m2 => 0x3c3c_3c3c,
+            Self::S8 | Self::U8 => 0x0101_0101,
+        }
+    }
+
     /// An eight-bit float.
     pub fn is_eight_bit_float(self) -> bool {
         matches!(self, Self::E4m3 | Self::E5m2)

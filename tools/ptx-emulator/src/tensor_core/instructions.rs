@@ -3,14 +3,16 @@
 use super::{Form, Lanes, element::Element, from_rows, to_rows, transpose};
 use crate::{
     ast::Instruction,
-    decode::{Decoded, Decoder, Start},
+    decode::{Decoded, Decoder, Start, flow},
     machine::{Block, Class, FULL, Gather, Ins, R32, Step, Warp},
     ops::{
         access::{integer, ones},
         lanes::{Operation, pick},
+        shared_access::beyond_variable,
     },
     race::{self, Strength},
     report::{Fault, FaultKind},
+    undefined,
 };
 
 /// Forms that instructions name by their place here.
@@ -161,15 +163,46 @@ unsafe fn multiply(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32)
         true => form.multiply_truncating(a, b, &rest[..c], &mut d[..c]),
         false => form.multiply(a, b, &rest[..c], &mut d[..c]),
     }
+    let undefined = warp.undefined.any().then(|| undefined_sums(warp, ins, form));
     for (slot, value) in ins.slots.iter().zip(&d[..c]) {
         warp.r32[*slot as usize] = *value;
+    }
+    for (slot, lanes) in ins.slots.iter().zip(undefined.into_iter().flatten().take(c)) {
+        warp.undefined.derive32(*slot, FULL, lanes, &ins.slots[c..]);
     }
     Ok(())
 }
 
+/// Which lanes of the results are undefined: products of flags, each undefined element of one side with all of the other.
+#[cold]
+#[inline(never)]
+fn undefined_sums(warp: &Warp, ins: &Ins, form: Form) -> [u32; 4] {
+    let (c, a, b) = (form.c_registers(), form.a_registers(), form.b_registers());
+    let flags = |slot: u32, one: u32| undefined::flags(warp, slot).map(|flag| flag & one);
+    let (one_a, one_b) = (form.a.ones(), form.b.ones());
+    let left: Vec<Lanes> = ins.slots[c..c + a].iter().map(|slot| flags(*slot, one_a)).collect();
+    let right: Vec<Lanes> = ins.slots[c + a..c + a + b].iter().map(|slot| flags(*slot, one_b)).collect();
+    let (all_left, all_right) = (vec![[one_a; 32]; a], vec![[one_b; 32]; b]);
+    let zero = vec![[0; 32]; c];
+    let mut found = [0; 4];
+    for (left, right) in [(&left, &all_right), (&all_left, &right)] {
+        let mut sums = [[0; 32]; 4];
+        let (left, right, zero): (Vec<_>, Vec<_>, Vec<_>) =
+            (left.iter().collect(), right.iter().collect(), zero.iter().collect());
+        form.multiply(&left, &right, &zero, &mut sums[..c]);
+        found.iter_mut().zip(&sums).for_each(|(found, sum)| *found |= undefined::raised(sum));
+    }
+    found.iter_mut().zip(&ins.slots[c + a + b..]).take(c).for_each(|(f, slot)| *f |= warp.undefined.lanes32(*slot));
+    found
+}
+
 unsafe fn move_matrix(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> Step {
     whole(warp, block, mask)?;
+    let undefined = undefined::raised(&transpose(&undefined::flags(warp, ins.slots[1])));
     warp.r32[ins.slots[0] as usize] = transpose(warp.get32(ins.slots[1]));
+    if warp.undefined.any() {
+        warp.undefined.derive32(ins.slots[0], FULL, undefined, &ins.slots[1..2]);
+    }
     Ok(())
 }
 
@@ -195,6 +228,10 @@ fn rows(warp: &Warp, block: &mut Block<'_>, ins: &Ins) -> Result<(R32, u32), Fau
             return Err(block.fault(warp, lane as u32, FaultKind::OutOfBounds, message));
         }
     }
+    let lanes = if count == 4 { FULL } else { (1 << (8 * count)) - 1 };
+    if let Some(lane) = race::lanes(lanes).find(|lane| block.shared.guarded(addresses[*lane], addresses[*lane] + 16)) {
+        return Err(beyond_variable(block, warp, lane, addresses[lane], 16, "matrix row"));
+    }
     block.counters.shared_requests += 1;
     for rows in addresses.chunks_exact(8).take(count as usize) {
         block.counters.shared_ideal_wavefronts += 1;
@@ -211,7 +248,7 @@ fn rows(warp: &Warp, block: &mut Block<'_>, ins: &Ins) -> Result<(R32, u32), Fau
         }
         block.counters.shared_wavefronts += u64::from(groups.into_iter().max().unwrap_or(1));
     }
-    Ok((addresses, if count == 4 { FULL } else { (1 << (8 * count)) - 1 }))
+    Ok((addresses, lanes))
 }
 
 struct LoadMatrix;
@@ -240,15 +277,12 @@ fn load_matrix(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> 
     block.counters.shared_load_bytes += u64::from(ins.slots[6]) * 128;
     for matrix in 0..ins.slots[6] as usize {
         let mut values = [[0u32; 4]; 8];
+        let mut hole = None;
         for (row, values) in values.iter_mut().enumerate() {
             let lane = 8 * matrix + row;
             let at = addresses[lane] as usize;
             if !block.shared.written.is_empty() && integer::<16>(&block.shared.written[at..at + 16]) != ones::<16>() {
-                let message = format!("a matrix row at shared address {at:#x} that nobody has written whole");
-                return Err(block.fault(warp, lane as u32, FaultKind::Uninitialised, message).edit(|r| {
-                    r.address = Some(at as u64);
-                    r.allocation = block.shared_name(at as u32);
-                }));
+                hole = hole.or(Some(at));
             }
             let bytes = &block.shared.bytes[at..at + 16];
             for (word, four) in values.iter_mut().zip(bytes.chunks_exact(4)) {
@@ -256,8 +290,31 @@ fn load_matrix(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) -> 
             }
         }
         warp.r32[ins.slots[matrix] as usize] = from_rows(&values, ins.slots[7] != 0);
+        if hole.is_some() || warp.undefined.any() {
+            mark_rows(warp, block, ins, matrix, &addresses, hole);
+        }
     }
     Ok(())
+}
+
+/// Marks what came from the holes of a matrix, and unmarks the rest.
+#[cold]
+#[inline(never)]
+fn mark_rows(warp: &mut Warp, block: &Block<'_>, ins: &Ins, matrix: usize, addresses: &R32, hole: Option<usize>) {
+    let slot = ins.slots[matrix];
+    warp.undefined.derive32(slot, FULL, 0, &[]);
+    let Some(hole) = hole else { return };
+    let mut flags = [[0u32; 4]; 8];
+    for (row, flags) in flags.iter_mut().enumerate() {
+        let known = block.shared.written.get(addresses[8 * matrix + row] as usize..).unwrap_or_default();
+        for (flag, four) in flags.iter_mut().zip(known.chunks_exact(4)) {
+            *flag = u32::from_le_bytes([four[0], four[1], four[2], four[3]].map(|w| if w == 0 { 0xff } else { 0 }));
+        }
+    }
+    let lanes = undefined::raised(&from_rows(&flags, ins.slots[7] != 0));
+    let place = Some((hole as u64, block.shared_name(hole as u32)));
+    let words = "a matrix row of shared memory that nobody has written whole";
+    undefined::begin(warp, block, &[(flow::r32(slot), lanes)], FaultKind::Uninitialised, words, place);
 }
 
 #[inline(always)]
@@ -275,6 +332,17 @@ fn store_matrix(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32) ->
             }
             if !block.shared.written.is_empty() {
                 block.shared.written[at..at + 16].fill(1);
+            }
+        }
+        if warp.undefined.lanes32(ins.slots[matrix]) != 0 && !block.shared.written.is_empty() {
+            let flags = to_rows(&undefined::flags(warp, ins.slots[matrix]), ins.slots[7] != 0);
+            for (row, flags) in flags.iter().enumerate() {
+                let at = addresses[8 * matrix + row] as usize;
+                for (written, flag) in
+                    block.shared.written[at..at + 16].iter_mut().zip(flags.map(u32::to_le_bytes).as_flattened())
+                {
+                    *written &= u8::from(*flag == 0);
+                }
             }
         }
     }

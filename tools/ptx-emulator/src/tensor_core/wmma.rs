@@ -7,10 +7,11 @@ use super::element::{Element, half_to_single, tf32, truncated};
 use crate::{
     ast::Instruction,
     asynchronous::ends,
-    decode::{Decoded, Decoder, Start},
+    decode::{Decoded, Decoder, Start, flow},
     machine::{Block, Class, FULL, Gather, Ins, R32, R64, Step, Warp},
     race::{self, Strength},
     report::{Fault, FaultKind},
+    undefined,
 };
 
 /// What a fragment's registers hold.
@@ -230,6 +231,7 @@ unsafe fn move_fragment(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask:
     let per_lane = count / 32;
     let store = ins.immediate & STORE != 0;
     let mut fragment = vec![[0u32; 32]; ins.more.len()];
+    let mut unknown = vec![0; ins.more.len()];
     for j in 0..per_lane {
         let addresses: R64 = std::array::from_fn(|lane| {
             let e = lane * per_lane + j;
@@ -239,23 +241,43 @@ unsafe fn move_fragment(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask:
         });
         let bits = |lane: usize| element(warp, &ins.more, kind, count, lane * per_lane + j);
         if store {
+            let lanes = warp.undefined.lanes32(ins.more[j / (4 / size)]);
+            if !shared && lanes != 0 {
+                undefined::stored_globally(warp, block, &[flow::r32(ins.more[j / (4 / size)])], FULL)?;
+            }
             store_lanes(warp, block, shared, &addresses, size, &bits)?;
+            for lane in race::lanes(lanes) {
+                let start = addresses[lane] as u32 as usize;
+                block.shared.written.get_mut(start..start + size).unwrap_or_default().fill(0);
+            }
         } else {
-            for (lane, bits) in load_lanes(warp, block, shared, &addresses, size)?.into_iter().enumerate() {
+            let (values, holes) = load_lanes(warp, block, shared, &addresses, size)?;
+            for (lane, bits) in values.into_iter().enumerate() {
                 put(&mut fragment, kind, count, lane * per_lane + j, bits);
             }
+            unknown[j / (4 / size)] |= holes;
         }
     }
     if !store {
         for (slot, value) in ins.more.iter().zip(fragment) {
             warp.r32[*slot as usize] = value;
         }
+        for (slot, lanes) in ins.more.iter().zip(unknown) {
+            if warp.undefined.any() {
+                warp.undefined.derive32(*slot, FULL, 0, &[]);
+            }
+            if lanes != 0 {
+                let words = "a wmma load of shared memory that nobody has written";
+                undefined::begin(warp, block, &[(flow::r32(*slot), lanes)], FaultKind::Uninitialised, words, None);
+            }
+        }
     }
     Ok(())
 }
 
-fn load_lanes(warp: &Warp, block: &mut Block<'_>, shared: bool, at: &R64, size: usize) -> Result<R32, Fault> {
-    let mut values = [0; 32];
+/// What each lane loads, and which lanes find what nobody has written.
+fn load_lanes(warp: &Warp, block: &mut Block<'_>, shared: bool, at: &R64, size: usize) -> Result<(R32, u32), Fault> {
+    let (mut values, mut holes) = ([0; 32], 0);
     let narrow = at.map(|a| a as u32);
     if shared {
         for lane in 0..32 {
@@ -271,9 +293,7 @@ fn load_lanes(warp: &Warp, block: &mut Block<'_>, shared: bool, at: &R64, size: 
         if shared {
             let range = narrow[lane] as usize..narrow[lane] as usize + size;
             if !block.shared.written.is_empty() && block.shared.written[range.clone()].contains(&0) {
-                let message = "wmma loads shared memory that nobody has written";
-                let fault = block.fault(warp, lane as u32, FaultKind::Uninitialised, message);
-                return Err(fault.edit(|r| r.allocation = block.shared_name(narrow[lane])));
+                holes |= 1 << lane;
             }
             bytes[..size].copy_from_slice(&block.shared.bytes[range]);
         } else {
@@ -281,7 +301,7 @@ fn load_lanes(warp: &Warp, block: &mut Block<'_>, shared: bool, at: &R64, size: 
         }
         values[lane] = u32::from_le_bytes(bytes);
     }
-    Ok(values)
+    Ok((values, holes))
 }
 
 fn store_lanes(
@@ -356,8 +376,34 @@ unsafe fn multiply(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32)
         };
         put(&mut fragment, kinds[3], m * n, e, bits);
     }
+    let unknown = warp.undefined.any().then(|| undefined_sums(warp, ins, [m, n, k], kinds));
     for (slot, value) in to.iter().zip(fragment) {
         warp.r32[*slot as usize] = value;
     }
+    for (slot, lanes) in to.iter().zip(unknown.into_iter().flatten()) {
+        warp.undefined.derive32(*slot, FULL, lanes, &ins.more[counts[0]..]);
+    }
     Ok(())
+}
+
+/// Which lanes of the results are undefined: rows and columns of undefined elements, and what they are added to.
+#[cold]
+#[inline(never)]
+fn undefined_sums(warp: &Warp, ins: &Ins, [m, n, k]: [usize; 3], kinds: [Kind; 4]) -> Vec<u32> {
+    let counts = [8, 9, 10].map(|s| ins.slots[s] as usize);
+    let (_, rest) = ins.more.split_at(counts[0]);
+    let (a, rest) = rest.split_at(counts[1]);
+    let (b, c) = rest.split_at(counts[2]);
+    let unknown = |registers: &[u32], kind: Kind, count: usize, e: usize| {
+        let (per_lane, per_register) = (count / 32, 4 / kind.bytes());
+        warp.undefined.lanes32(registers[e % per_lane / per_register]) >> (e / per_lane) & 1 != 0
+    };
+    let rows: Vec<bool> = (0..m).map(|row| (0..k).any(|x| unknown(a, kinds[0], m * k, row * k + x))).collect();
+    let columns: Vec<bool> = (0..n).map(|column| (0..k).any(|x| unknown(b, kinds[1], k * n, x * n + column))).collect();
+    let mut flags = vec![[0; 32]; counts[0]];
+    for e in 0..m * n {
+        let hit = rows[e / n] || columns[e % n] || unknown(c, kinds[2], m * n, e);
+        put(&mut flags, kinds[3], m * n, e, hit.into());
+    }
+    flags.iter().map(undefined::raised).collect()
 }

@@ -52,7 +52,6 @@ pub const ALL: &[Run] = &[
     Run { name: "mandelbrot", texts: ELEMENTWISE, check: mandelbrot },
     Run { name: "any_negative", texts: ELEMENTWISE, check: any_negative },
     Run { name: "sum_tree", texts: REDUCTIONS, check: |t, s| block_sums(t, s, "sum_tree", 256, 1, 0) },
-    Run { name: "sum_volatile", texts: REDUCTIONS, check: |t, s| block_sums(t, s, "sum_volatile", 128, 2, 512) },
     Run { name: "sum_syncwarp", texts: REDUCTIONS, check: |t, s| block_sums(t, s, "sum_syncwarp", 256, 1, 0) },
     Run { name: "sum_shuffle", texts: REDUCTIONS, check: sum_shuffle },
     Run { name: "sum_last_block", texts: REDUCTIONS, check: sum_last_block },
@@ -70,6 +69,11 @@ pub const ALL: &[Run] = &[
     Run { name: "matmul_pipelined", texts: MATRICES, check: matmul_pipelined },
     Run { name: "matmul_tensor_core", texts: MATRICES, check: matmul_tensor_core },
 ];
+
+/// Believed to be correct for fifteen years: `volatile` keeps no lanes in step.
+#[allow(dead_code, reason = "not every test looks at them")]
+pub const WRONG: &[Run] =
+    &[Run { name: "sum_volatile", texts: REDUCTIONS, check: |t, s| block_sums(t, s, "sum_volatile", 128, 2, 512) }];
 
 pub fn x(n: u32) -> [u32; 3] {
     [n, 1, 1]

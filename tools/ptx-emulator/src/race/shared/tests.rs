@@ -38,42 +38,63 @@ fn a_barrier_orders_warps() {
     block.load(1, ALL, row(0), Plain).unwrap();
     block.load(0, ALL, row(0), Plain).unwrap();
     let conflict = block.store(0, 1, row(0), Plain).unwrap_err();
-    assert_eq!((conflict.wrote, conflict.party), (false, Party::Warp { warp: 1, lane: None }));
+    assert_eq!((conflict.wrote, conflict.party), (false, Party::Warp { warp: 1, lane: Some(0) }));
     block.clocks.barrier_all();
     block.store(0, ALL, row(0), Plain).unwrap();
 }
 
 #[test]
-fn lanes_need_a_warp_barrier_unless_volatile() {
-    let mut block = Block::new(1);
+fn lanes_need_a_warp_barrier() {
     let mut shifted = row(0);
     shifted.rotate_left(1);
-    block.store(0, ALL, row(0), Plain).unwrap();
-    block.load(0, ALL, row(0), Plain).unwrap();
-    assert!(block.load(0, ALL, shifted, Plain).is_err());
+    for (write, read) in [(Plain, Plain), (Plain, Volatile), (Volatile, Volatile), (Strong, Plain)] {
+        let mut block = Block::new(1);
+        block.store(0, ALL, row(0), write).unwrap();
+        block.load(0, ALL, row(0), read).unwrap();
+        assert!(block.load(0, ALL, shifted, read).is_err());
+        block.clocks.warp_sync(0);
+        block.load(0, ALL, shifted, read).unwrap();
+    }
+    let mut block = Block::new(1);
+    block.store(0, ALL, row(0), Strong).unwrap();
     block.load(0, ALL, shifted, Volatile).unwrap();
+    block.store(0, ALL, shifted, Strong).unwrap();
+    assert!(block.store(0, ALL, row(0), Plain).is_err(), "over another lane's");
     block.clocks.warp_sync(0);
-    block.load(0, ALL, shifted, Plain).unwrap();
     block.store(0, 1, row(0), Plain).unwrap();
     assert!(block.load(0, ALL, [0; 32], Plain).is_err(), "a broadcast of one lane's word");
 }
 
 #[test]
-fn lanes_in_step_read_before_they_write() {
+fn lanes_in_step_are_not_ordered() {
     let mut shifted = row(0);
     shifted.rotate_left(1);
     let mut block = Block::new(1);
     block.load(0, ALL, shifted, Plain).unwrap();
+    assert!(block.store(0, ALL, row(0), Plain).is_err());
+    let mut block = Block::new(1);
+    block.load(0, ALL, shifted, Plain).unwrap();
+    block.clocks.warp_sync(0);
     block.store(0, ALL, row(0), Plain).unwrap();
     let mut block = Block::new(1);
     block.load(0, ALL, shifted, Plain).unwrap();
-    for far in [512, 1024] {
-        block.load(0, ALL, row(far), Plain).unwrap();
-    }
-    assert!(block.store(0, ALL, row(0), Plain).is_err(), "too long ago");
+    block.clocks.fence(0, true);
+    assert!(block.store(0, ALL, row(0), Plain).is_err(), "a fence is no barrier of the warp");
     let mut block = Block::new(1);
     block.load(0, ALL, shifted, Plain).unwrap();
-    assert!(block.shadow.begin_write(&mut block.clocks, 0, 0, 0, 16).is_err(), "a copy is not in step");
+    assert!(block.shadow.begin_write(&mut block.clocks, 0, 0, 0, 16).is_err(), "a copy neither");
+}
+
+#[test]
+fn guesses_of_compare_and_swap_loops_are_remarked() {
+    let mut block = Block::new(2);
+    block.store(0, 1, row(0), Strong).unwrap();
+    block.load(1, 1, row(0), Guess).unwrap();
+    assert_eq!(std::mem::take(&mut block.clocks.remarks).len(), 1);
+    block.store(1, 1, row(0), Strong).unwrap();
+    block.store(0, 1, row(0), Strong).unwrap();
+    assert_eq!(block.clocks.remarks.len(), 1, "the write after the guess");
+    assert!(block.store(0, 1, row(0), Plain).is_err());
 }
 
 #[test]
@@ -104,7 +125,7 @@ fn a_fence_and_a_flag_hand_data_on() {
         let mut block = Block::new(2);
         block.store(0, ALL, row(0), Plain).unwrap();
         if fenced {
-            block.clocks.fence(0);
+            block.clocks.fence(0, false);
         }
         block.store(0, 1, row(256), Volatile).unwrap();
         assert_eq!(block.load(1, 1, row(256), Volatile).is_ok(), fenced);
@@ -116,8 +137,8 @@ fn a_fence_and_a_flag_hand_data_on() {
 fn nobody_touches_what_a_copy_writes() {
     let mut block = Block::new(2);
     block.shadow.begin_write(&mut block.clocks, 0, 3, 0, 16).unwrap();
-    assert!(block.load(0, 8, row(0), Plain).unwrap_err().in_flight);
-    assert!(block.store(1, 1, row(0), Plain).unwrap_err().in_flight);
+    assert!(block.load(0, 8, row(0), Plain).unwrap_err().case == Case::InFlight);
+    assert!(block.store(1, 1, row(0), Plain).unwrap_err().case == Case::InFlight);
     block.shadow.written(&mut block.clocks, 0, 3, 0, 16);
     block.load(0, 8, row(0).map(|_| 0), Plain).unwrap();
     assert!(block.load(1, 1, row(0), Plain).is_err());
@@ -156,8 +177,10 @@ fn asynchronous_reads_hold_writers_off() {
     block.store(0, ALL, row(0), Plain).unwrap();
     block.clocks.barrier_all();
     block.shadow.begin_read(&mut block.clocks, 0, 0, 0, 128).unwrap();
-    assert!(block.store(0, ALL, row(0), Plain).unwrap_err().in_flight);
+    assert!(block.store(0, ALL, row(0), Plain).unwrap_err().case == Case::InFlight);
     block.shadow.read_done(&block.clocks, 0, 0, 128);
+    assert!(block.store(0, ALL, row(0), Plain).is_err(), "other lanes than the one that waited");
+    block.clocks.warp_sync(0);
     block.store(0, ALL, row(0), Plain).unwrap();
 }
 
