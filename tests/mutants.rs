@@ -147,11 +147,7 @@ const EQUIVALENT: &[(&str, &str, Safeguard, &[usize], &str)] = &[
     ("linear_fwd", "_large", Safeguard::WarpBarrier, &[4, 8], LAST_READ),
     ("conv2d_", "_large", Safeguard::WarpBarrier, &[4, 8], LAST_READ),
     ("modulated_conv2d_", "_large", Safeguard::WarpBarrier, &[4, 8], LAST_READ),
-    ("shannon_", "", Safeguard::WarpBarrier, &[1, 3, 8], SHUFFLE),
-    ("shannon_", "", Safeguard::WarpBarrier, &[2], ATOMICS),
 ];
-const SHUFFLE: &str = "a shuffle or vote of the whole warp stands beside it, and is believed to order what lanes did";
-const ATOMICS: &str = "a warp is believed to see in later reads what its lanes did by atomics in shared memory";
 const LAST_GROUPS: &str = "the steps before waited for every group that copies something; those left are empty";
 const LAST_READ: &str = "nobody writes to the warp's piece of shared memory after its last results were read";
 
