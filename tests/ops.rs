@@ -144,9 +144,16 @@ pub(crate) fn compare(what: &str, ours: &[Vec<f64>], reference: &[Vec<f64>], lim
 }
 
 #[test]
-fn the_registry_is_sorted_and_every_op_has_named_cases() {
-    let names: Vec<&str> = isg::ops().map(|spec| spec.name).collect();
-    assert!(names.is_sorted(), "{names:?}");
+fn the_registries_are_sorted_and_every_op_has_named_cases() {
+    for registry in [isg::ops::OPS, isg::select::kernels::OPS] {
+        let names: Vec<&str> = registry.iter().map(|spec| spec.name).collect();
+        assert!(names.is_sorted(), "{names:?}");
+    }
+    let mut names: Vec<&str> = isg::ops().map(|spec| spec.name).collect();
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count, "two ops of one name");
     every_case(|_, case| Ok(if case.name.is_empty() { vec!["has no name".to_string()] } else { Vec::new() }));
     for spec in isg::ops() {
         let cases = (spec.cases)();

@@ -136,7 +136,7 @@ pub const SPEC: OpSpec = OpSpec {
         use Activation::{Gelu, LeakyRelu, Relu, Sigmoid, Silu};
         vec![
             fused("epilogue_gelu", &[19, 33], 11, "b", Gelu, plain),
-            fused("epilogue_gelu_past_a_tile", &[67, 24], 72, "b", Gelu, clamped),
+            fused("epilogue_clamped_gelu_past_a_tile", &[67, 24], 72, "b", Gelu, clamped),
             fused("epilogue_gelu_split", &[5, 1090], 6, "b", Gelu, plain),
             fused("epilogue_gelu_split_vec4", &[9, 1032], 8, "", Gelu, strong),
             fused("epilogue_silu", &[2, 7, 19], 31, "b", Silu, plain),
