@@ -1,10 +1,6 @@
 //! `isg`: a GPU compute library with hand-written kernels, a minimal autograd tape, and on it the whole of the paper
 //! "ISG: I can See Your Gene Expression": from a gigapixel histology slide to predicted gene expression.
 
-// Vectorised loops rebind what they capture (a copy of their own stays in registers, a captured reference does not) and
-// wrap functions in closures that are always inlined (else the function is compiled without the wide registers).
-#![allow(clippy::redundant_locals, clippy::redundant_closure)]
-
 pub mod activation;
 pub mod atomic;
 pub mod cli;

@@ -108,7 +108,9 @@ fn code_of(text: &str) -> String {
 /// The first names of a `use` tree's branches: `a` and `d` of `{a::{b, c}, d}`, `a` of `a::b`.
 fn first_names(tree: &str) -> Vec<String> {
     let name = |part: &str| part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
-    let Some(group) = tree.strip_prefix('{') else { return vec![name(tree)] };
+    let Some(group) = tree.strip_prefix('{') else {
+        return Vec::from_iter(Some(name(tree)).filter(|name| !name.is_empty()));
+    };
     let (mut depth, mut parts, mut part) = (0, Vec::new(), String::new());
     for c in group.chars() {
         match c {

@@ -2,11 +2,13 @@
 
 use rayon::prelude::*;
 
-use super::vector::{par_rows, rows_per_task, vectorised};
+use super::vector::{par_rows, rows_per_task};
 use crate::{
     activation::{Activation, ActivationParams},
     device::host::Real,
+    inlined,
     math::{normal_cdf, sigmoid},
+    vectorised,
 };
 
 /// `y = clamp(gain · f(sum + strength · noise + bias)) + residual`, rows of `y` being pixels.
@@ -116,41 +118,21 @@ impl<T: Real> Epilogue<'_, T> {
     fn activate(&self, y: &mut [T]) {
         let [positive, negative] = self.params.scales(self.activation).map(T::c);
         match self.activation {
-            Activation::Sigmoid => self.each(
-                y,
-                #[inline(always)]
-                move |x| positive * sigmoid(x),
-            ),
-            Activation::Silu => self.each(
-                y,
-                #[inline(always)]
-                move |x| positive * (x * sigmoid(x)),
-            ),
-            Activation::Gelu => self.each(
-                y,
-                #[inline(always)]
-                move |x| positive * (x * normal_cdf(x)),
-            ),
-            _ => self.each(
-                y,
-                #[inline(always)]
-                move |x| x * if x < T::zero() { negative } else { positive },
-            ),
+            Activation::Sigmoid => self.each(y, inlined!(move |x| positive * sigmoid(x))),
+            Activation::Silu => self.each(y, inlined!(move |x| positive * (x * sigmoid(x)))),
+            Activation::Gelu => self.each(y, inlined!(move |x| positive * (x * normal_cdf(x)))),
+            _ => self.each(y, inlined!(move |x| x * if x < T::zero() { negative } else { positive })),
         }
     }
 
     fn each(&self, y: &mut [T], f: impl Fn(T) -> T + Copy) {
         let clamp = T::c(self.params.clamp.unwrap_or(f64::INFINITY));
-        vectorised(
-            #[inline(always)]
-            || {
-                let (f, clamp) = (f, clamp);
-                for y in y.iter_mut() {
-                    let x = f(*y);
-                    let x = if x > clamp { clamp } else { x };
-                    *y = if x < -clamp { -clamp } else { x };
-                }
-            },
-        );
+        vectorised!([f, clamp], {
+            for y in y.iter_mut() {
+                let x = f(*y);
+                let x = if x > clamp { clamp } else { x };
+                *y = if x < -clamp { -clamp } else { x };
+            }
+        });
     }
 }

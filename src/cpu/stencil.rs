@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::vector::{GRAIN, vectorised};
-use crate::device::host::Real;
+use super::vector::GRAIN;
+use crate::{device::host::Real, vectorised};
 
 /// What every position of one axis reads: pairs of a source position and the index of a tap.
 pub struct Reads {
@@ -115,14 +115,11 @@ pub fn dense<T: Real>(
 ) {
     let row = |i: usize, y: &mut [T]| {
         let (x, reads) = (&x[i / rows.positions() * h * w * c..][..h * w * c], rows.at(i % rows.positions()));
-        vectorised(
-            #[inline(always)]
-            || match c {
-                32.. => dense_row::<T, 32>(x, [w, c], reads, cols, (taps, columns), y),
-                8.. => dense_row::<T, 8>(x, [w, c], reads, cols, (taps, columns), y),
-                _ => dense_row::<T, 1>(x, [w, c], reads, cols, (taps, columns), y),
-            },
-        );
+        vectorised!(match c {
+            32.. => dense_row::<T, 32>(x, [w, c], reads, cols, (taps, columns), y),
+            8.. => dense_row::<T, 8>(x, [w, c], reads, cols, (taps, columns), y),
+            _ => dense_row::<T, 1>(x, [w, c], reads, cols, (taps, columns), y),
+        });
     };
     par_lines(y, cols.positions() * c, row);
 }
@@ -163,23 +160,20 @@ pub fn separable<T: Real>(
     let task = |i: usize, y: &mut [T]| {
         let x = &x[i / rows.positions() * h * w * c..][..h * w * c];
         let mut line = vec![T::zero(); w * c];
-        vectorised(
-            #[inline(always)]
-            || {
-                for &(sy, ty) in rows.at(i % rows.positions()) {
-                    let weight = row_taps[ty];
-                    for (sum, &x) in line.iter_mut().zip(&x[sy * w * c..]) {
-                        *sum += weight * x;
-                    }
+        vectorised!({
+            for &(sy, ty) in rows.at(i % rows.positions()) {
+                let weight = row_taps[ty];
+                for (sum, &x) in line.iter_mut().zip(&x[sy * w * c..]) {
+                    *sum += weight * x;
                 }
-                let (along, taps) = ([(0, 0)], (&Uniform(col_taps), 0));
-                match c {
-                    32.. => dense_row::<T, 32>(&line, [w, c], &along, cols, taps, y),
-                    8.. => dense_row::<T, 8>(&line, [w, c], &along, cols, taps, y),
-                    _ => dense_row::<T, 1>(&line, [w, c], &along, cols, taps, y),
-                }
-            },
-        );
+            }
+            let (along, taps) = ([(0, 0)], (&Uniform(col_taps), 0));
+            match c {
+                32.. => dense_row::<T, 32>(&line, [w, c], &along, cols, taps, y),
+                8.. => dense_row::<T, 8>(&line, [w, c], &along, cols, taps, y),
+                _ => dense_row::<T, 1>(&line, [w, c], &along, cols, taps, y),
+            }
+        });
     };
     par_lines(y, cols.positions() * c, task);
 }

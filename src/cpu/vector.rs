@@ -8,14 +8,41 @@ use crate::device::host::Real;
 /// Elements one rayon task takes: enough to hide its start, small enough to stay in L2.
 pub const GRAIN: usize = 16 << 10;
 
-/// Runs `f` compiled for AVX-512 or AVX2 where the CPU has them. Rust never fuses or reorders floating-point
-/// operations by itself, so the result is bit-identical either way.
+/// Runs loops compiled for AVX-512 or AVX2 where the CPU has them. Rust never fuses or reorders floating-point operations by itself, so
+/// the result is bit-identical either way.
 ///
-/// Only what is inlined into `f` is compiled so: mark the closure, and closures it calls, `#[inline(always)]`, and write its
-/// loops as `for`. Constants are copied into `f` first (`let c = c;`): behind a captured reference they might be what the
-/// loop writes, and it would stay scalar.
+/// `vectorised!({ loops })`, or `vectorised!([a, b], { loops })` where the loops read constants `a` and `b`: they are copied into the
+/// loops' own registers, because behind a captured reference they might be what the loops write, and these would stay scalar.
+/// Only what is inlined is compiled so: write loops as `for`, and closures they call as [`inlined!`](crate::inlined).
+#[macro_export]
+macro_rules! vectorised {
+    ([$($constant:ident),*], $loops:expr) => {
+        $crate::cpu::vector::with_widest(
+            #[inline(always)]
+            || {
+                $(let $constant = $constant;)*
+                $loops
+            },
+        )
+    };
+    ($loops:expr) => {
+        $crate::vectorised!([], $loops)
+    };
+}
+
+/// A closure that is always inlined, for [`vectorised!`](crate::vectorised) loops to call. A function passed by name would be called
+/// through a shim that is not: `inlined!(|x| f(x))`.
+#[macro_export]
+macro_rules! inlined {
+    ($($closure:tt)*) => {
+        #[inline(always)]
+        $($closure)*
+    };
+}
+
+/// What [`vectorised!`](crate::vectorised) expands to.
 #[inline(always)]
-pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+pub fn with_widest<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma")]
@@ -64,15 +91,11 @@ pub fn par_rows<T: Send>(y: &mut [T], cols: usize, f: impl Fn(usize, &mut [T]) +
 pub fn map1<T: Real>(x: &[T], y: &mut [T], f: impl Fn(T) -> T + Sync + Copy) {
     par_rows(y, 1, |task, y| {
         let x = &x[task * GRAIN..][..y.len()];
-        vectorised(
-            #[inline(always)]
-            || {
-                let f = f;
-                for (y, &x) in y.iter_mut().zip(x) {
-                    *y = f(x);
-                }
-            },
-        );
+        vectorised!([f], {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = f(x);
+            }
+        });
     });
 }
 
@@ -80,15 +103,11 @@ pub fn map1<T: Real>(x: &[T], y: &mut [T], f: impl Fn(T) -> T + Sync + Copy) {
 pub fn map2<T: Real>(a: &[T], b: &[T], y: &mut [T], f: impl Fn(T, T) -> T + Sync + Copy) {
     par_rows(y, 1, |task, y| {
         let (a, b) = (&a[task * GRAIN..][..y.len()], &b[task * GRAIN..][..y.len()]);
-        vectorised(
-            #[inline(always)]
-            || {
-                let f = f;
-                for (y, (&a, &b)) in y.iter_mut().zip(a.iter().zip(b)) {
-                    *y = f(a, b);
-                }
-            },
-        );
+        vectorised!([f], {
+            for (y, (&a, &b)) in y.iter_mut().zip(a.iter().zip(b)) {
+                *y = f(a, b);
+            }
+        });
     });
 }
 
@@ -129,13 +148,12 @@ fn fold_lanes<T: Real>(mut lanes: [T; LANES]) -> T {
     lanes[0]
 }
 
-/// `Σ f(x[i])`, sixteen lanes at a time. Call it inside [`vectorised`].
+/// `Σ f(x[i])`, sixteen lanes at a time. Call it inside [`vectorised!`](crate::vectorised).
 #[inline(always)]
 pub fn sum1<T: Real>(x: &[T], f: impl Fn(T) -> T) -> T {
     tree_sum(
         x.len(),
-        #[inline(always)]
-        |start, end| {
+        inlined!(|start, end| {
             let mut lanes = [T::zero(); LANES];
             let chunks = x[start..end].chunks_exact(LANES);
             let tail = chunks.remainder();
@@ -148,17 +166,16 @@ pub fn sum1<T: Real>(x: &[T], f: impl Fn(T) -> T) -> T {
                 *lane += f(x);
             }
             fold_lanes(lanes)
-        },
+        }),
     )
 }
 
-/// `Σ f(a[i], b[i])`, sixteen lanes at a time. Call it inside [`vectorised`].
+/// `Σ f(a[i], b[i])`, sixteen lanes at a time. Call it inside [`vectorised!`](crate::vectorised).
 #[inline(always)]
 pub fn sum2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
     tree_sum(
         a.len(),
-        #[inline(always)]
-        |start, end| {
+        inlined!(|start, end| {
             let mut lanes = [T::zero(); LANES];
             let (a, b) = (a[start..end].chunks_exact(LANES), b[start..end].chunks_exact(LANES));
             let (a_tail, b_tail) = (a.remainder(), b.remainder());
@@ -171,7 +188,7 @@ pub fn sum2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
                 *lane += f(a, b);
             }
             fold_lanes(lanes)
-        },
+        }),
     )
 }
 

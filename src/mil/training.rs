@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cohort::targets::TargetScaler,
-    device::{Device, graph::Graph, host::HostBuffer},
+    device::{Device, graph::GraphedStep, host::HostBuffer},
     error::{Error, Fault, Result},
     eval::stats,
     io::{
@@ -186,9 +186,8 @@ struct Training<'a> {
     /// The model of averaged weights, where they are averaged.
     averaged: Option<(Model, Ema)>,
     optimiser: Adam,
-    recording: Option<RecordedStep>,
-    /// Patches and slides of the last batch.
-    last_shape: [usize; 2],
+    /// The update of batches that are shaped as the last one, where the device supports graphs.
+    update: Option<Update>,
     best: Vec<(String, Tensor)>,
     state: State,
 }
@@ -245,8 +244,7 @@ impl<'a> Training<'a> {
             }
             None => State { key: header.key, epoch: 0, step: 0, best: None, stopped: false },
         };
-        let (recording, last_shape) = (None, [0; 2]);
-        Ok(Training { job, config, device, model, averaged, optimiser, recording, last_shape, best, state })
+        Ok(Training { job, config, device, model, averaged, optimiser, update: None, best, state })
     }
 
     /// Whether validation chooses the epoch.
@@ -326,7 +324,7 @@ impl<'a> Training<'a> {
         let values = self.batch(slides)?;
         self.optimiser.advance()?;
         let results = if self.device.supports_graphs() {
-            self.replayed(values)?
+            self.graphed(values)?
         } else {
             self.launches(&values.into_tensors(self.device)?, None)?
         };
@@ -340,25 +338,24 @@ impl<'a> Training<'a> {
         Ok([value, norm])
     }
 
-    /// A batch of the shape that the last one had is worth a recording, and every following one a replay.
-    fn replayed(&mut self, values: BatchValues) -> Result<[Tensor; 2]> {
-        let (step, shape, fade) = (self.state.step, values.shape(), (1.0 - self.decay()) as f32);
-        if let Some(recorded) = self.recording.as_mut().filter(|r| r.next == step && r.shape == shape) {
-            recorded.batch.overwrite(values)?;
-            recorded.fade.overwrite(HostBuffer::F32(vec![fade]))?;
-            recorded.graph.replay()?;
-            recorded.next += 1;
-            return Ok(recorded.results.clone());
-        }
-        self.recording = None;
-        let batch = values.into_tensors(self.device)?;
-        if std::mem::replace(&mut self.last_shape, shape) != shape {
-            return self.launches(&batch, None);
-        }
-        let fade = Tensor::from_vec(vec![fade], [1], self.device)?;
-        let (graph, results) = self.device.capture(|| self.launches(&batch, Some(&fade)))?;
-        graph.replay()?;
-        self.recording = Some(RecordedStep { graph, batch, fade, results: results.clone(), shape, next: step + 1 });
+    /// The update as a CUDA graph, for as long as batches keep their shape.
+    fn graphed(&mut self, values: BatchValues) -> Result<[Tensor; 2]> {
+        let (shape, ema_weight) = (values.shape(), vec![(1.0 - self.decay()) as f32]);
+        let mut update = match self.update.take().filter(|update| update.shape == shape) {
+            Some(mut update) => {
+                update.batch.overwrite(values)?;
+                update.ema_weight.overwrite(HostBuffer::F32(ema_weight))?;
+                update
+            }
+            None => {
+                let batch = values.into_tensors(self.device)?;
+                let ema_weight = Tensor::from_vec(ema_weight, [1], self.device)?;
+                Update { batch, ema_weight, shape, step: GraphedStep::default() }
+            }
+        };
+        let Update { batch, ema_weight, step, .. } = &mut update;
+        let results = step.run(self.device, || self.launches(batch, Some(ema_weight)))?;
+        self.update = Some(update);
         Ok(results)
     }
 
@@ -367,9 +364,9 @@ impl<'a> Training<'a> {
         Ema::warmed_up(self.config.ema_decay, self.state.step)
     }
 
-    /// All that an update does on the device, without a look at any value; returns the loss and the gradient's norm. `fade`
-    /// is where a recording finds what the averages take of the current weights.
-    fn launches(&self, batch: &Batch, fade: Option<&Tensor>) -> Result<[Tensor; 2]> {
+    /// All that an update does on the device, without reading any value on the host; returns the loss and the gradient's norm.
+    /// `ema_weight` is where a graph finds what the averages take of the current weights.
+    fn launches(&self, batch: &Batch, ema_weight: Option<&Tensor>) -> Result<[Tensor; 2]> {
         let (config, seed, step) = (self.config, self.job.seed, self.state.step);
         let mut stats = RunningStats::default();
         let mut site = 0;
@@ -385,10 +382,10 @@ impl<'a> Training<'a> {
         let grads = tape.backward(&loss)?;
         let norm = self.optimiser.apply(&self.model.params, &grads, config.clip_norm)?;
         stats.store()?;
-        match (&self.averaged, fade) {
+        match (&self.averaged, ema_weight) {
             (None, _) => {}
             (Some((_, ema)), None) => ema.update(&self.model.params, self.decay())?,
-            (Some((_, ema)), Some(fade)) => ema.update_by(&self.model.params, fade)?,
+            (Some((_, ema)), Some(weight)) => ema.update_by(&self.model.params, weight)?,
         }
         let norm = norm.map_or_else(|| loss.zeros_like(), Ok)?;
         Ok([loss, norm])
@@ -582,15 +579,14 @@ impl Batch {
     }
 }
 
-/// A step that the device repeats by itself: on the values that are in `batch` and `fade`, into `results`.
-struct RecordedStep {
-    graph: Graph,
+/// An update that the device repeats by itself: on the values that are in `batch` and `ema_weight`.
+struct Update {
     batch: Batch,
-    fade: Tensor,
-    results: [Tensor; 2],
+    ema_weight: Tensor,
+    /// Patches and slides of the batch.
     shape: [usize; 2],
-    /// The step its next replay is: random numbers count on with the replays.
-    next: u64,
+    /// Random numbers count on with its replays, which are the steps that follow each other.
+    step: GraphedStep<[Tensor; 2]>,
 }
 
 fn add_noise(values: &mut [f32], deviation: f64, random: Philox) {

@@ -14,7 +14,7 @@ use super::softmax::softmax_in_place;
 use crate::{
     cpu::{
         gemm::{Matrix, MatrixMut, Threads, gemm},
-        vector::{sum2, vectorised},
+        vector::sum2,
     },
     device::host::Real,
     dtype::DType,
@@ -24,6 +24,7 @@ use crate::{
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
+    vectorised,
 };
 
 impl Tensor {
@@ -125,14 +126,11 @@ fn probabilities<T: Real>(q: &[T], k: &[T], sizes: Sizes, scores: &mut [T], lse:
     let Sizes { keys, d, .. } = sizes;
     let y = MatrixMut { data: &mut *scores, row: keys };
     gemm([q.len() / d, keys, d], Matrix::rows(q, d), Matrix::transposed(k, d), y, false, Threads::One);
-    vectorised(
-        #[inline(always)]
-        || {
+    vectorised!({
             for (row, lse) in scores.chunks_exact_mut(keys).zip(lse.iter_mut()) {
                 *lse = softmax_in_place(row);
             }
-        },
-    );
+        });
 }
 
 /// Heads one after another: q `[heads, queries, d]`, k `[heads, keys, d]`, v `[heads, keys, e]`; y and the log-sum-exp.
@@ -215,17 +213,14 @@ fn backward<T: Real>([dy, q, k, v]: [&[T]; 4], [dq, dk, dv]: [&mut [T]; 3], size
             gemm([keys, e, rows], Matrix::transposed(&*p, keys), Matrix::rows(dy, e), dv, true, Threads::One);
             let out = MatrixMut { data: &mut *ds, row: keys };
             gemm([rows, keys, e], Matrix::rows(dy, e), Matrix::transposed(v, e), out, false, Threads::One);
-            vectorised(
-                #[inline(always)]
-                || {
+            vectorised!({
                     for (p, ds) in p.chunks_exact(keys).zip(ds.chunks_exact_mut(keys)) {
                         let dot = sum2(p, ds, |p, ds| p * ds);
                         for (ds, &p) in ds.iter_mut().zip(p.iter()) {
                             *ds = p * (*ds - dot);
                         }
                     }
-                },
-            );
+                });
             // The scaled queries carry the factor of dk; dq takes its own.
             let dk = MatrixMut { data: &mut dk, row: d };
             gemm([keys, d, rows], Matrix::transposed(&*ds, keys), Matrix::rows(&q, d), dk, true, Threads::One);

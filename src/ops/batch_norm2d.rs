@@ -5,7 +5,7 @@
 //! mean, and the blocks are merged in f64 (Chan, Golub, LeVeque 1979), so one read of memory gives two-pass accuracy.
 
 use crate::{
-    cpu::vector::{column_partials, column_sums, par_rows, rows_per_task, vectorised},
+    cpu::vector::{column_partials, column_sums, par_rows, rows_per_task},
     device::{
         driver::DevicePtr,
         host::{Element, Real},
@@ -19,6 +19,7 @@ use crate::{
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
+    vectorised,
 };
 
 impl Tensor {
@@ -205,9 +206,7 @@ fn moments<T: Real>(x: &[T], channels: usize) -> Moments {
     let wide = wide(channels);
     // Of each block: a mean, then the sum and the squared sum of what differs from it.
     let partials = column_partials(x, channels, 3, |x, _, out| {
-        vectorised(
-            #[inline(always)]
-            || {
+        vectorised!({
                 let (mean, rest) = out.split_at_mut(channels);
                 let (sum, squares) = rest.split_at_mut(channels);
                 let mut first = vec![T::zero(); wide];
@@ -232,8 +231,7 @@ fn moments<T: Real>(x: &[T], channels: usize) -> Moments {
                 }
                 fold(&first, sum);
                 fold(&second, squares);
-            },
-        );
+            });
     });
     let mut all = Moments { mean: vec![0.0; channels], squares: vec![0.0; channels] };
     let mut rows = 0.0;
@@ -258,17 +256,14 @@ fn normalise<T: Real>(x: &[T], y: &mut [T], mean: &[T], scale: &[T], weight: &[T
     let (mean, scale, bias) = (mean.repeat(repeats), scale.repeat(repeats), bias.repeat(repeats));
     par_rows(y, wide, |task, y| {
         let x = &x[task * rows_per_task(wide) * wide..][..y.len()];
-        vectorised(
-            #[inline(always)]
-            || {
+        vectorised!({
                 for (y, x) in y.chunks_mut(wide).zip(x.chunks(wide)) {
                     let channel = mean.iter().zip(scale.iter().zip(&bias));
                     for (y, (&x, (&m, (&s, &b)))) in y.iter_mut().zip(x.iter().zip(channel)) {
                         *y = (x - m) * s + b;
                     }
                 }
-            },
-        );
+            });
     });
 }
 
@@ -418,9 +413,7 @@ impl Grad {
         let scale: Vec<f64> = variance.iter().map(|&v| 1.0 / (Element::to_f64(v) * biased + self.eps).sqrt()).collect();
         let wide_mean = mean.repeat(repeats);
         let [sum, along] = column_sums::<T, 2>(x, channels, |x, first, out| {
-            vectorised(
-                #[inline(always)]
-                || {
+            vectorised!({
                     let dy = &dy[first * channels..][..x.len()];
                     let (mut sum, mut along) = (vec![T::zero(); wide], vec![T::zero(); wide]);
                     for (x, dy) in x.chunks(wide).zip(dy.chunks(wide)) {
@@ -432,8 +425,7 @@ impl Grad {
                     }
                     fold(&sum, &mut out[..channels]);
                     fold(&along, &mut out[channels..]);
-                },
-            );
+                });
         });
         for c in 0..channels {
             dbias[c] = <T as Element>::from_f64(sum[c]);
@@ -449,9 +441,7 @@ impl Grad {
         par_rows(dx, wide, |task, dx| {
             let at = task * rows_per_task(wide) * wide;
             let (x, dy) = (&x[at..][..dx.len()], &dy[at..][..dx.len()]);
-            vectorised(
-                #[inline(always)]
-                || {
+            vectorised!({
                     for (dx, (x, dy)) in dx.chunks_mut(wide).zip(x.chunks(wide).zip(dy.chunks(wide))) {
                         let channel = gain.iter().zip(&offset).zip(slope.iter().zip(&wide_mean));
                         let inputs = x.iter().zip(dy).zip(channel);
@@ -459,8 +449,7 @@ impl Grad {
                             *dx = gain * ((dy - offset) - (x - mean) * slope);
                         }
                     }
-                },
-            );
+                });
         });
     }
 }

@@ -8,7 +8,7 @@
 use super::epilogue;
 pub use crate::activation::{Activation, ActivationParams};
 use crate::{
-    cpu::vector::{par_rows, rows_per_task, vectorised},
+    cpu::vector::{par_rows, rows_per_task},
     device::{
         driver::DevicePtr,
         host::Real,
@@ -16,12 +16,13 @@ use crate::{
         kernel::{FLOATS, Kernel, blocks},
     },
     error::{Error, Result},
-    float_dispatch, kernel_params,
+    float_dispatch, inlined, kernel_params,
     math::{normal_cdf, normal_pdf, sigmoid, softplus, tanh},
     op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
+    vectorised,
 };
 
 impl Tensor {
@@ -288,34 +289,29 @@ fn gelu_second_derivative<T: Real>(x: T) -> T {
 impl BiasActOp {
     fn compute<T: Real>(&self, args: &mut HostArgs) {
         let (one, zero, alpha) = (T::one(), T::zero(), T::c(self.params.alpha));
-        // A function passed by name would be called through a shim that is not inlined: a closure that is.
-        macro_rules! inlined {
-            ($($f:ident),*) => { self.each::<T>(args, $(#[inline(always)] |x| $f(x)),*) };
+        macro_rules! by_name {
+            ($($f:ident),*) => { self.each::<T>(args, $(inlined!(|x| $f(x))),*) };
         }
         // Value, first and second derivative of each, side by side. The ReLUs are written so that NaN stays NaN.
         match self.activation {
             Activation::Linear => self.each::<T>(args, |x| x, move |_| one, move |_| zero),
             Activation::Relu => self.each::<T>(
                 args,
-                #[inline(always)]
-                move |x| if x < zero { zero } else { x },
-                #[inline(always)]
-                move |x| if x > zero { one } else { zero },
+                inlined!(move |x| if x < zero { zero } else { x }),
+                inlined!(move |x| if x > zero { one } else { zero }),
                 move |_| zero,
             ),
             Activation::LeakyRelu => self.each::<T>(
                 args,
-                #[inline(always)]
-                move |x| x * if x < zero { alpha } else { one },
-                #[inline(always)]
-                move |x| if x > zero { one } else { alpha },
+                inlined!(move |x| x * if x < zero { alpha } else { one }),
+                inlined!(move |x| if x > zero { one } else { alpha }),
                 move |_| zero,
             ),
-            Activation::Sigmoid => inlined!(sigmoid, sigmoid_derivative, sigmoid_second_derivative),
-            Activation::Tanh => inlined!(tanh, tanh_derivative, tanh_second_derivative),
-            Activation::Silu => inlined!(silu, silu_derivative, silu_second_derivative),
-            Activation::Gelu => inlined!(gelu, gelu_derivative, gelu_second_derivative),
-            Activation::Softplus => inlined!(softplus, sigmoid, sigmoid_derivative),
+            Activation::Sigmoid => by_name!(sigmoid, sigmoid_derivative, sigmoid_second_derivative),
+            Activation::Tanh => by_name!(tanh, tanh_derivative, tanh_second_derivative),
+            Activation::Silu => by_name!(silu, silu_derivative, silu_second_derivative),
+            Activation::Gelu => by_name!(gelu, gelu_derivative, gelu_second_derivative),
+            Activation::Softplus => by_name!(softplus, sigmoid, sigmoid_derivative),
         }
     }
 
@@ -332,18 +328,15 @@ impl BiasActOp {
             return match self.order {
                 0 => self.rows::<T>(
                     args,
-                    #[inline(always)]
-                    move |_, x| gain * value(x),
+                    inlined!(move |_, x| gain * value(x)),
                 ),
                 1 => self.rows::<T>(
                     args,
-                    #[inline(always)]
-                    move |t, x| t * gain * derivative(x),
+                    inlined!(move |t, x| t * gain * derivative(x)),
                 ),
                 _ => self.rows::<T>(
                     args,
-                    #[inline(always)]
-                    move |t, x| t * gain * second_derivative(x),
+                    inlined!(move |t, x| t * gain * second_derivative(x)),
                 ),
             };
         };
@@ -351,22 +344,19 @@ impl BiasActOp {
         match self.order {
             0 => self.rows::<T>(
                 args,
-                #[inline(always)]
-                move |_, x| {
+                inlined!(move |_, x| {
                     let y = gain * value(x);
                     let y = if y > clamp { clamp } else { y };
                     if y < -clamp { -clamp } else { y }
-                },
+                }),
             ),
             1 => self.rows::<T>(
                 args,
-                #[inline(always)]
-                move |t, x| if inside(gain * value(x)) { t * gain * derivative(x) } else { T::zero() },
+                inlined!(move |t, x| if inside(gain * value(x)) { t * gain * derivative(x) } else { T::zero() }),
             ),
             _ => self.rows::<T>(
                 args,
-                #[inline(always)]
-                move |t, x| if inside(gain * value(x)) { t * gain * second_derivative(x) } else { T::zero() },
+                inlined!(move |t, x| if inside(gain * value(x)) { t * gain * second_derivative(x) } else { T::zero() }),
             ),
         }
     }
@@ -380,15 +370,11 @@ impl BiasActOp {
             let grain = rows_per_task(1);
             return par_rows(args.y::<T>(0), 1, |task, y| {
                 let (t, x) = (&t[task * grain..][..y.len()], &x[task * grain..][..y.len()]);
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        let f = f;
+                vectorised!([f], {
                         for (y, (&t, &x)) in y.iter_mut().zip(t.iter().zip(x)) {
                             *y = f(t, x);
                         }
-                    },
-                );
+                    });
             });
         }
         // Narrow biases are repeated until a row is long enough to vectorise.
@@ -397,10 +383,7 @@ impl BiasActOp {
         let block = rows_per_task(bias.len()) * bias.len();
         par_rows(args.y::<T>(0), bias.len(), |task, y| {
             let (t, x) = (&t[task * block..][..y.len()], &x[task * block..][..y.len()]);
-            vectorised(
-                #[inline(always)]
-                || {
-                    let f = f;
+            vectorised!([f], {
                     let rows = y.chunks_mut(bias.len()).zip(t.chunks(bias.len()).zip(x.chunks(bias.len())));
                     for (y, (t, x)) in rows {
                         let inputs = t.iter().zip(x).zip(&bias);
@@ -408,8 +391,7 @@ impl BiasActOp {
                             *y = f(t, x + bias);
                         }
                     }
-                },
-            );
+                });
         });
     }
 }

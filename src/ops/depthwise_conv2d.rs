@@ -6,10 +6,7 @@
 //! would have one column; on the CPU the channels are the vector and the taps are summed in registers.
 
 use crate::{
-    cpu::{
-        stencil::{PerChannel, Reads, dense, lanes, sum_over_rows},
-        vector::vectorised,
-    },
+    cpu::stencil::{PerChannel, Reads, dense, lanes, sum_over_rows},
     device::{
         driver::{DeviceProps, DevicePtr},
         host::Real,
@@ -28,6 +25,7 @@ use crate::{
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
+    vectorised,
 };
 
 impl Tensor {
@@ -330,14 +328,11 @@ fn weight_gradient<T: Real>(g: &Geometry, (rows, cols): (&Reads, &Reads), x: &[T
             for &(sy, ty) in reads {
                 let x = &x[sy * g.x[1] * g.c..][..g.x[1] * g.c];
                 let sums = &mut sums[ty * g.kernel[1] * g.c..][..g.kernel[1] * g.c];
-                vectorised(
-                    #[inline(always)]
-                    || match g.c {
+                vectorised!(match g.c {
                         32.. => correlate_row::<T, 32>(x, dy, cols, g.c, sums),
                         8.. => correlate_row::<T, 8>(x, dy, cols, g.c, sums),
                         _ => correlate_row::<T, 1>(x, dy, cols, g.c, sums),
-                    },
-                );
+                    });
             }
         }
     });

@@ -2,7 +2,7 @@
 //! times receives its terms in the order of the indices, at any thread count.
 
 use crate::{
-    cpu::vector::{par_rows, rows_per_task, vectorised},
+    cpu::vector::{par_rows, rows_per_task},
     device::{
         divmod::FastDivmod,
         driver::DevicePtr,
@@ -17,6 +17,7 @@ use crate::{
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
+    vectorised,
 };
 
 impl Tensor {
@@ -194,14 +195,11 @@ fn add_up<T: Real>(x: &[T], indices: &[i32], y: &mut [T], width: usize, rows: us
             y.fill(T::zero());
             for &position in &order[ends[row]..ends[row + 1]] {
                 let x = &x[position * width..][..width];
-                vectorised(
-                    #[inline(always)]
-                    || {
+                vectorised!({
                         for (y, &x) in y.iter_mut().zip(x) {
                             *y += x;
                         }
-                    },
-                );
+                    });
             }
         }
     });

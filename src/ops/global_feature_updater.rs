@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{local_feature_updater::cube, softmax::softmax_in_place};
 use crate::{
-    cpu::vector::{sum2, vectorised},
+    cpu::vector::sum2,
     device::{
         driver::DevicePtr,
         host::Real,
@@ -21,6 +21,7 @@ use crate::{
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
+    vectorised,
 };
 
 impl Tensor {
@@ -65,7 +66,7 @@ impl Op for Gather {
                 let z = weights(&logits[i * cells..][..cells]);
                 let r = &r[i * cells * d..][..cells * d];
                 y.fill(T::c(0.0));
-                vectorised(#[inline(always)] || {
+                vectorised!({
                     for (&z, r) in z.iter().zip(r.chunks_exact(d)) {
                         for (y, &r) in y.iter_mut().zip(r) {
                             *y += z * r;
@@ -100,12 +101,9 @@ fn extents(r: Shape) -> [usize; 2] {
 
 fn weights<T: Real>(logits: &[T]) -> Vec<T> {
     let mut z = logits.to_vec();
-    vectorised(
-        #[inline(always)]
-        || {
+    vectorised!({
             softmax_in_place(&mut z);
-        },
-    );
+        });
     z
 }
 
@@ -131,7 +129,7 @@ impl Op for GatherGrad {
             patches.enumerate().for_each(|(i, (dlogits, dr))| {
                 let (dy, r) = (&dy[i * d..][..d], &r[i * cells * d..][..cells * d]);
                 let z = weights(&logits[i * cells..][..cells]);
-                vectorised(#[inline(always)] || {
+                vectorised!({
                     let rows = dlogits.iter_mut().zip(z.iter().zip(dr.chunks_exact_mut(d).zip(r.chunks_exact(d))));
                     for (a, (&z, (dr, r))) in rows {
                         *a = sum2(r, dy, |r, dy| r * dy);

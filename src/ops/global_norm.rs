@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::{
-    cpu::vector::{GRAIN, sum1, vectorised},
+    cpu::vector::{GRAIN, sum1},
     device::{
         driver::DevicePtr,
         host::{Element, Real},
@@ -16,6 +16,7 @@ use crate::{
     op::{Case, DeviceArgs, DeviceView, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::Spec,
     tensor::Tensor,
+    vectorised,
 };
 
 impl Tensor {
@@ -90,10 +91,7 @@ fn squares<T: Real>(x: &[T]) -> f64 {
     let partials: Vec<T> = x
         .par_chunks(GRAIN)
         .map(|x| {
-            vectorised(
-                #[inline(always)]
-                || sum1(x, |x| x * x),
-            )
+            vectorised!(sum1(x, |x| x * x))
         })
         .collect();
     partials.into_iter().map(Element::to_f64).sum()

@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use crate::{
-    cpu::vector::{GRAIN, map2, sum2, vectorised},
+    cpu::vector::{GRAIN, map2, sum2},
     device::{
         driver::DevicePtr,
         host::Real,
@@ -17,6 +17,7 @@ use crate::{
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
+    vectorised,
 };
 
 impl Tensor {
@@ -60,7 +61,7 @@ impl Op for MeanLoss {
         float_dispatch!(args, T => {
             let (x, target) = (args.x::<T>(0), args.x::<T>(1));
             let part = |(x, target): (&[T], &[T])| {
-                vectorised(#[inline(always)] || match self.of {
+                vectorised!(match self.of {
                     Distance::Absolute => sum2(x, target, |x, t| (x - t).abs()),
                     Distance::Squared => sum2(x, target, |x, t| (x - t) * (x - t)),
                 })

@@ -4,7 +4,7 @@
 //! keeps its digits in f32. The backward op computes all three gradients from `x`, recomputing mean and standard deviation.
 
 use crate::{
-    cpu::vector::{par_rows, rows_per_task, rows_with_sums, sum1, sum2, vectorised},
+    cpu::vector::{par_rows, rows_per_task, rows_with_sums, sum1, sum2},
     device::{
         driver::DevicePtr,
         host::{Element, Real},
@@ -16,6 +16,7 @@ use crate::{
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
+    vectorised,
 };
 
 impl Tensor {
@@ -48,7 +49,7 @@ impl Op for LayerNorm {
         let cols = args.x_shape(0).last();
         float_dispatch!(args, T => {
             let (x, weight, bias) = (args.x::<T>(0), args.x::<T>(1), args.x::<T>(2));
-            par_rows(args.y::<T>(0), cols, |task, y| vectorised(#[inline(always)] || {
+            par_rows(args.y::<T>(0), cols, |task, y| vectorised!({
                 for (row, y) in y.chunks_exact_mut(cols).enumerate() {
                     let x = &x[(task * rows_per_task(cols) + row) * cols..][..cols];
                     let norm = Norm::of(x, T::c(self.eps));
@@ -234,9 +235,7 @@ fn gradients<T: Real>(args: &mut HostArgs, eps: T) {
     let [dx, dweight, dbias] = args.ys::<T, 3>();
     let count = T::c(cols as f64);
     let sums = rows_with_sums::<T, 2>(dx, cols, |first, dx, sums| {
-        vectorised(
-            #[inline(always)]
-            || {
+        vectorised!({
                 let (dweight, dbias) = sums.split_at_mut(cols);
                 let mut normed = vec![T::zero(); cols];
                 let mut scaled = vec![T::zero(); cols];
@@ -263,8 +262,7 @@ fn gradients<T: Real>(args: &mut HostArgs, eps: T) {
                         *db += dy;
                     }
                 }
-            },
-        )
+            })
     });
     for (out, sum) in [dweight, dbias].into_iter().zip(sums) {
         out.iter_mut().zip(sum).for_each(|(out, sum)| *out = <T as Element>::from_f64(sum));

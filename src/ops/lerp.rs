@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::{
-    cpu::vector::{GRAIN, vectorised},
+    cpu::vector::GRAIN,
     device::{
         driver::DevicePtr,
         host::{Element, HostBuffer, Real},
@@ -16,6 +16,7 @@ use crate::{
     op::{self, DeviceArgs, InPlace},
     shape::Spec,
     tensor::Tensor,
+    vectorised,
 };
 
 /// `target = (1 − weight) · target + weight · x`, pair by pair: running statistics, averages of weights. With weight 1 a
@@ -122,15 +123,11 @@ pub const KERNEL: KernelInfo = LERP.info();
 fn lerp_slices<T: Real>(target: &mut [T], x: &[T], weight: f64) -> Result<()> {
     let (keep, take) = (<T as Element>::from_f64(1.0 - weight), <T as Element>::from_f64(weight));
     target.par_chunks_mut(GRAIN).zip(x.par_chunks(GRAIN)).for_each(|(target, x)| {
-        vectorised(
-            #[inline(always)]
-            || {
-                let (keep, take) = (keep, take);
-                for (target, &x) in target.iter_mut().zip(x) {
-                    *target = keep * *target + take * x;
-                }
-            },
-        );
+        vectorised!([keep, take], {
+            for (target, &x) in target.iter_mut().zip(x) {
+                *target = keep * *target + take * x;
+            }
+        });
     });
     Ok(())
 }

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::{
     cpu::{
         gemm::{Matrix, MatrixMut, Threads, gemm},
-        vector::{par_rows, rows_per_task, sum2, vectorised},
+        vector::{par_rows, rows_per_task, sum2},
     },
     device::{
         driver::DevicePtr,
@@ -26,6 +26,7 @@ use crate::{
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
+    vectorised,
 };
 
 impl Tensor {
@@ -82,7 +83,7 @@ impl Op for Gate {
         float_dispatch!(args, T => {
             let q = args.x::<T>(0);
             let [k, v] = project::<T>([args.x(1), args.x(2), args.x(3)], cols);
-            par_rows(args.y::<T>(0), cols, |task, y| vectorised(#[inline(always)] || {
+            par_rows(args.y::<T>(0), cols, |task, y| vectorised!({
                 for (row, y) in y.chunks_exact_mut(cols).enumerate() {
                     let row = task * rows_per_task(cols) + row;
                     let (q, k, v) = (q[row], &k[row * cols..][..cols], &v[row * cols..][..cols]);
@@ -163,9 +164,7 @@ fn gate_gradients<T: Real>(args: &mut HostArgs, cols: usize) {
     let block = rows_per_task(cols);
     let outputs = dq.par_chunks_mut(block).zip(dk.par_chunks_mut(block * cols).zip(dv.par_chunks_mut(block * cols)));
     outputs.enumerate().for_each(|(task, (dq, (dk, dv)))| {
-        vectorised(
-            #[inline(always)]
-            || {
+        vectorised!({
                 let rows = dq.iter_mut().zip(dk.chunks_exact_mut(cols).zip(dv.chunks_exact_mut(cols)));
                 for (row, (dq, (dk, dv))) in rows.enumerate() {
                     let row = task * block + row;
@@ -181,8 +180,7 @@ fn gate_gradients<T: Real>(args: &mut HostArgs, cols: usize) {
                         *dk *= q;
                     }
                 }
-            },
-        );
+            });
     });
 }
 

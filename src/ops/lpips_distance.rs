@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use crate::{
-    cpu::vector::{sum1, sum2, vectorised},
+    cpu::vector::{sum1, sum2},
     device::{
         driver::DevicePtr,
         host::Real,
@@ -19,6 +19,7 @@ use crate::{
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
+    vectorised,
 };
 
 impl Tensor {
@@ -119,9 +120,7 @@ fn norm<T: Real>(x: &[T]) -> T {
 fn distance<T: Real>(a: &[T], b: &[T], weight: &[T]) -> T {
     let c = weight.len();
     let (mut difference, mut pixels) = (vec![T::zero(); c], vec![T::zero(); a.len() / c]);
-    vectorised(
-        #[inline(always)]
-        || {
+    vectorised!({
             for (pixel, (a, b)) in pixels.iter_mut().zip(a.chunks_exact(c).zip(b.chunks_exact(c))) {
                 let (ia, ib) = ((norm(a) + T::c(NORM_EPS)).recip(), (norm(b) + T::c(NORM_EPS)).recip());
                 for (d, (&a, &b)) in difference.iter_mut().zip(a.iter().zip(b)) {
@@ -129,8 +128,7 @@ fn distance<T: Real>(a: &[T], b: &[T], weight: &[T]) -> T {
                 }
                 *pixel = sum2(&difference, weight, |d, w| w * d * d);
             }
-        },
-    );
+        });
     sum1(&pixels, |x| x)
 }
 
@@ -170,9 +168,7 @@ impl Op for DistanceGrad {
 
 /// With `e = 2 weight (u − t) dy`: `da = e / (‖a‖ + ε) − a Σ e a / (‖a‖ (‖a‖ + ε)²)`.
 fn gradient<T: Real>(dy: T, [a, b, weight]: [&[T]; 3], da: &mut [T]) {
-    vectorised(
-        #[inline(always)]
-        || {
+    vectorised!({
             let length = norm(a);
             let (ia, ib) = ((length + T::c(NORM_EPS)).recip(), (norm(b) + T::c(NORM_EPS)).recip());
             let two = T::c(2.0) * dy;
@@ -183,8 +179,7 @@ fn gradient<T: Real>(dy: T, [a, b, weight]: [&[T]; 3], da: &mut [T]) {
             for (da, &a) in da.iter_mut().zip(a) {
                 *da = *da * ia - a * along;
             }
-        },
-    );
+        });
 }
 
 kernel_params! {

@@ -6,10 +6,7 @@
 
 use super::avg_pool2d::{Pool2d, vector_threads};
 use crate::{
-    cpu::{
-        stencil::{Reads, par_lines},
-        vector::vectorised,
-    },
+    cpu::stencil::{Reads, par_lines},
     device::{
         driver::DevicePtr,
         host::Real,
@@ -21,6 +18,7 @@ use crate::{
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
+    vectorised,
 };
 
 impl Tensor {
@@ -164,9 +162,7 @@ impl Windows<'_> {
         let [_, w, c] = self.x;
         par_lines(y, self.line(), |i, y| {
             let (x, rows) = (self.image(x, i), self.rows.at(i % self.rows.positions()));
-            vectorised(
-                #[inline(always)]
-                || {
+            vectorised!({
                     y.fill(T::neg_infinity());
                     for (j, y) in y.chunks_exact_mut(c).enumerate() {
                         for &(sy, _) in rows {
@@ -176,8 +172,7 @@ impl Windows<'_> {
                             }
                         }
                     }
-                },
-            );
+                });
         });
     }
 

@@ -1,7 +1,7 @@
 //! `y = eˣ / Σ eˣ` over the last axis, from the row's maximum down so that nothing overflows.
 
 use crate::{
-    cpu::vector::{par_rows, rows_per_task, sum1, sum2, vectorised},
+    cpu::vector::{par_rows, rows_per_task, sum1, sum2},
     device::{
         driver::DevicePtr,
         host::Real,
@@ -14,6 +14,7 @@ use crate::{
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
+    vectorised,
 };
 
 impl Tensor {
@@ -43,7 +44,7 @@ impl Op for Softmax {
             let x = args.x::<T>(0);
             par_rows(args.y::<T>(0), cols, |task, y| {
                 y.copy_from_slice(&x[task * rows_per_task(cols) * cols..][..y.len()]);
-                vectorised(#[inline(always)] || {
+                vectorised!({
                     for row in y.chunks_exact_mut(cols) {
                         softmax_in_place(row);
                     }
@@ -66,7 +67,7 @@ impl Op for Softmax {
     }
 }
 
-/// One row; returns `log Σ eˣ`. Call it inside [`vectorised`].
+/// One row; returns `log Σ eˣ`. Call it inside [`vectorised!`](crate::vectorised).
 #[inline(always)]
 pub(crate) fn softmax_in_place<T: Real>(row: &mut [T]) -> T {
     let mut tops = [T::neg_infinity(); 16];
@@ -108,7 +109,7 @@ impl Op for SoftmaxGrad {
         let cols = args.x_shape(1).last();
         float_dispatch!(args, T => {
             let (dy, y) = (args.x::<T>(0), args.x::<T>(1));
-            par_rows(args.y::<T>(0), cols, |task, dx| vectorised(#[inline(always)] || {
+            par_rows(args.y::<T>(0), cols, |task, dx| vectorised!({
                 for (row, dx) in dx.chunks_exact_mut(cols).enumerate() {
                     let at = (task * rows_per_task(cols) + row) * cols;
                     let (dy, y) = (&dy[at..at + cols], &y[at..at + cols]);

@@ -7,10 +7,7 @@
 use rayon::prelude::*;
 
 use crate::{
-    cpu::{
-        gemm::{Matrix, MatrixMut, Threads, gemm},
-        vector::vectorised,
-    },
+    cpu::gemm::{Matrix, MatrixMut, Threads, gemm},
     device::{
         driver::DevicePtr,
         host::Real,
@@ -24,6 +21,7 @@ use crate::{
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
+    vectorised,
 };
 
 impl Tensor {
@@ -68,7 +66,7 @@ impl Op for SiluPool {
             let images = s.par_chunks_mut(pixels * c).zip(pooled.par_chunks_mut(c)).zip(x.par_chunks(pixels * c));
             images.for_each(|((s, pooled), x)| {
                 pooled.fill(T::c(0.0));
-                vectorised(#[inline(always)] || {
+                vectorised!({
                     for (s, x) in s.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
                         for (s, &x) in s.iter_mut().zip(x) {
                             *s = x * sigmoid(x);
@@ -125,7 +123,7 @@ impl Op for SiluPoolGrad {
             let image = pixels * c;
             args.y::<T>(0).par_chunks_mut(image).enumerate().for_each(|(i, dx)| {
                 let (ds, x, dpooled) = (&ds[i * image..][..image], &x[i * image..][..image], &dpooled[i * c..][..c]);
-                vectorised(#[inline(always)] || {
+                vectorised!({
                     let (share, one) = (share, T::c(1.0));
                     for (dx, (ds, x)) in dx.chunks_exact_mut(c).zip(ds.chunks_exact(c).zip(x.chunks_exact(c))) {
                         for (dx, (&ds, (&x, &pooled))) in dx.iter_mut().zip(ds.iter().zip(x.iter().zip(dpooled))) {
@@ -223,16 +221,13 @@ impl Op for ExcitedLinear {
 fn excite<T: Real>(s: &[T], gate: &[T], a: &mut [T], pixels: usize, c: usize) {
     let images = a.par_chunks_mut(pixels * c).zip(s.par_chunks(pixels * c)).zip(gate.par_chunks(c));
     images.for_each(|((a, s), gate)| {
-        vectorised(
-            #[inline(always)]
-            || {
+        vectorised!({
                 for (a, s) in a.chunks_exact_mut(c).zip(s.chunks_exact(c)) {
                     for (a, (&s, &gate)) in a.iter_mut().zip(s.iter().zip(gate)) {
                         *a = s * gate;
                     }
                 }
-            },
-        );
+            });
     });
 }
 
@@ -259,7 +254,7 @@ impl Op for ExciteGrad {
             dgate.par_chunks_mut(c).enumerate().for_each(|(i, dgate)| {
                 dgate.fill(T::c(0.0));
                 let (da, s) = (&da[i * image..][..image], &s[i * image..][..image]);
-                vectorised(#[inline(always)] || {
+                vectorised!({
                     for (da, s) in da.chunks_exact(c).zip(s.chunks_exact(c)) {
                         for (dgate, (&da, &s)) in dgate.iter_mut().zip(da.iter().zip(s)) {
                             *dgate += da * s;

@@ -8,7 +8,7 @@ use crate::{
         kernel::{FLOATS, Kernel, blocks},
     },
     error::{Error, Result},
-    float_dispatch, kernel_params, math,
+    float_dispatch, inlined, kernel_params, math,
     op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
@@ -119,8 +119,8 @@ impl Op for Unary {
                 Function::Square => map(x, y, |x| x * x),
                 Function::Sqrt => map(x, y, |x| x.sqrt()),
                 Function::Rsqrt => map(x, y, |x| x.sqrt().recip()),
-                Function::Exp => map(x, y, #[inline(always)] |x| math::exp(x)),
-                Function::Log => map(x, y, #[inline(always)] |x| math::ln(x)),
+                Function::Exp => map(x, y, inlined!(|x| math::exp(x))),
+                Function::Log => map(x, y, inlined!(|x| math::ln(x))),
             }
         });
         Ok(())

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::clip::clip_factor;
 use crate::{
-    cpu::vector::{GRAIN, vectorised},
+    cpu::vector::GRAIN,
     device::{
         Device,
         driver::DevicePtr,
@@ -22,6 +22,7 @@ use crate::{
     op::{self, DeviceArgs, InPlace},
     tape::Grads,
     tensor::Tensor,
+    vectorised,
 };
 
 /// Everything one update of one parameter depends on beside the tensors.
@@ -308,19 +309,14 @@ fn step_slices<T: Real>(step: &AdamStep, scale: f64, p: &mut [T], m: &mut [T], v
     let (rate, root) = (T::c(lr / first), T::c(1.0 / second));
     let moments = m.par_chunks_mut(GRAIN).zip(v.par_chunks_mut(GRAIN));
     p.par_chunks_mut(GRAIN).zip(moments).zip(g.par_chunks(GRAIN)).for_each(|((p, (m, v)), g)| {
-        vectorised(
-            #[inline(always)]
-            || {
-                let [scale, decay, shrink, eps, rate, root] = [scale, decay, shrink, eps, rate, root];
-                let [beta1, rest1, beta2, rest2] = [beta1, rest1, beta2, rest2];
-                for ((p, (m, v)), &g) in p.iter_mut().zip(m.iter_mut().zip(v)).zip(g) {
-                    let g = g * scale + *p * decay;
-                    *m = beta1 * *m + rest1 * g;
-                    *v = beta2 * *v + rest2 * g * g;
-                    *p = *p * shrink - rate * *m / ((*v).sqrt() * root + eps);
-                }
-            },
-        );
+        vectorised!([scale, decay, shrink, eps, rate, root, beta1, rest1, beta2, rest2], {
+            for ((p, (m, v)), &g) in p.iter_mut().zip(m.iter_mut().zip(v)).zip(g) {
+                let g = g * scale + *p * decay;
+                *m = beta1 * *m + rest1 * g;
+                *v = beta2 * *v + rest2 * g * g;
+                *p = *p * shrink - rate * *m / ((*v).sqrt() * root + eps);
+            }
+        });
     });
     Ok(())
 }

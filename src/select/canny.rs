@@ -16,10 +16,10 @@ use super::{
     selector::{self, Flag, Parameters, Score, Selector, SelectorSpec, Work},
 };
 use crate::{
-    cpu::vector::vectorised,
     device::Device,
     error::{Error, Result},
     image::RgbImage,
+    vectorised,
 };
 
 /// Parameters as OpenCV's.
@@ -130,21 +130,18 @@ pub fn edges(grey: &GreyImage, canny: &Canny) -> GreyImage {
 }
 
 fn strength(dx: &[i16], dy: &[i16], l2: bool, out: &mut [i32]) {
-    vectorised(
-        #[inline(always)]
-        || {
-            if l2 {
-                for (out, (&dx, &dy)) in out.iter_mut().zip(dx.iter().zip(dy)) {
-                    let (dx, dy) = (i32::from(dx), i32::from(dy));
-                    *out = dx * dx + dy * dy;
-                }
-            } else {
-                for (out, (&dx, &dy)) in out.iter_mut().zip(dx.iter().zip(dy)) {
-                    *out = i32::from(dx).abs() + i32::from(dy).abs();
-                }
+    vectorised!({
+        if l2 {
+            for (out, (&dx, &dy)) in out.iter_mut().zip(dx.iter().zip(dy)) {
+                let (dx, dy) = (i32::from(dx), i32::from(dy));
+                *out = dx * dx + dy * dy;
             }
-        },
-    );
+        } else {
+            for (out, (&dx, &dy)) in out.iter_mut().zip(dx.iter().zip(dy)) {
+                *out = i32::from(dx).abs() + i32::from(dy).abs();
+            }
+        }
+    });
 }
 
 /// tan 22.5° in 15 fractional bits. With derivatives of at most 12240 (the 5 x 5 kernels') all products below fit into 32 bits.
@@ -161,29 +158,26 @@ fn thin(
     strong: &mut Vec<usize>,
 ) {
     let width = out.len();
-    vectorised(
-        #[inline(always)]
-        || {
-            let (above, here, below) = (&above[..width + 2], &here[..width + 2], &below[..width + 2]);
-            let (dx, dy) = (&dx[..width], &dy[..width]);
-            for x in 0..width {
-                // The pixel itself is in column x + 1 of the strengths. Every sector is computed and one chosen: no branch.
-                let strength = here[x + 1];
-                let (dx, dy) = (i32::from(dx[x]), i32::from(dy[x]));
-                let (across, down) = (dx.abs(), dy.abs() << 15);
-                let tan_22 = across * TAN_22;
-                let level = (strength > here[x]) & (strength >= here[x + 2]);
-                let upright = (strength > above[x + 1]) & (strength >= below[x + 1]);
-                let rising = (strength > above[x + 2]) & (strength > below[x]);
-                let falling = (strength > above[x]) & (strength > below[x + 2]);
-                let slanted = if (dx ^ dy) < 0 { rising } else { falling };
-                let steep = if down > tan_22 + (across << 16) { upright } else { slanted };
-                let peak = if down < tan_22 { level } else { steep };
-                let state = if strength > high { EDGE } else { CANDIDATE };
-                out[x] = if peak & (strength > low) { state } else { NONE };
-            }
-        },
-    );
+    vectorised!({
+        let (above, here, below) = (&above[..width + 2], &here[..width + 2], &below[..width + 2]);
+        let (dx, dy) = (&dx[..width], &dy[..width]);
+        for x in 0..width {
+            // The pixel itself is in column x + 1 of the strengths. Every sector is computed and one chosen: no branch.
+            let strength = here[x + 1];
+            let (dx, dy) = (i32::from(dx[x]), i32::from(dy[x]));
+            let (across, down) = (dx.abs(), dy.abs() << 15);
+            let tan_22 = across * TAN_22;
+            let level = (strength > here[x]) & (strength >= here[x + 2]);
+            let upright = (strength > above[x + 1]) & (strength >= below[x + 1]);
+            let rising = (strength > above[x + 2]) & (strength > below[x]);
+            let falling = (strength > above[x]) & (strength > below[x + 2]);
+            let slanted = if (dx ^ dy) < 0 { rising } else { falling };
+            let steep = if down > tan_22 + (across << 16) { upright } else { slanted };
+            let peak = if down < tan_22 { level } else { steep };
+            let state = if strength > high { EDGE } else { CANDIDATE };
+            out[x] = if peak & (strength > low) { state } else { NONE };
+        }
+    });
     for (block, states) in out.chunks(64).enumerate() {
         if states.iter().fold(0, |all, state| all | state) & EDGE != 0 {
             let edges = states.iter().enumerate().filter(|(_, state)| **state == EDGE);

@@ -17,10 +17,10 @@ use super::{
     selector::{self, Score, Work},
 };
 use crate::{
-    cpu::vector::vectorised,
     device::Device,
     error::{Error, Result},
     image::RgbImage,
+    vectorised,
 };
 
 /// Standard deviations from the centre at which kernels end, as scipy's default.
@@ -108,16 +108,13 @@ impl BandPass {
         self.for_each_row(grey, |_, row| {
             let mut sums = [0.0f32; LANES];
             let mut parts = row.chunks_exact(LANES);
-            vectorised(
-                #[inline(always)]
-                || {
-                    for part in &mut parts {
-                        for i in 0..LANES {
-                            sums[i] += part[i] * part[i];
-                        }
+            vectorised!({
+                for part in &mut parts {
+                    for i in 0..LANES {
+                        sums[i] += part[i] * part[i];
                     }
-                },
-            );
+                }
+            });
             let rest: f32 = parts.remainder().iter().map(|v| v * v).sum();
             total += sums.iter().map(|&s| f64::from(s)).sum::<f64>() + f64::from(rest);
         });
@@ -170,49 +167,43 @@ impl BandPass {
         let pairs: Vec<([f32; 2], [&[f32]; 2])> =
             self.down.iter().enumerate().map(|(k, &taps)| (taps, rows(k))).collect();
         let [first, second] = columns;
-        vectorised(
-            #[inline(always)]
-            || {
-                for start in (0..whole).step_by(LANES) {
-                    let (mut a, mut b) = ([0.0f32; LANES], [0.0f32; LANES]);
-                    for (k, (taps, [above, below])) in pairs.iter().enumerate() {
-                        let (above, below) = (&above[start..start + LANES], &below[start..start + LANES]);
-                        let [tap_a, tap_b] = *taps;
-                        for i in 0..LANES {
-                            let sum = if k == 0 { above[i] } else { above[i] + below[i] };
-                            a[i] += tap_a * sum;
-                            b[i] += tap_b * sum;
-                        }
+        vectorised!({
+            for start in (0..whole).step_by(LANES) {
+                let (mut a, mut b) = ([0.0f32; LANES], [0.0f32; LANES]);
+                for (k, (taps, [above, below])) in pairs.iter().enumerate() {
+                    let (above, below) = (&above[start..start + LANES], &below[start..start + LANES]);
+                    let [tap_a, tap_b] = *taps;
+                    for i in 0..LANES {
+                        let sum = if k == 0 { above[i] } else { above[i] + below[i] };
+                        a[i] += tap_a * sum;
+                        b[i] += tap_b * sum;
                     }
-                    first[radius + start..][..LANES].copy_from_slice(&a);
-                    second[radius + start..][..LANES].copy_from_slice(&b);
                 }
-            },
-        );
+                first[radius + start..][..LANES].copy_from_slice(&a);
+                second[radius + start..][..LANES].copy_from_slice(&b);
+            }
+        });
     }
 
     /// `out[x] = Σ_i Σ_k along[k][i] (columns[i][x - k] + columns[i][x + k])`.
     fn sum_row(&self, columns: &[Vec<f32>; 2], out: &mut [f32]) {
         let radius = self.radius();
         let [first, second] = columns;
-        vectorised(
-            #[inline(always)]
-            || {
-                for (block, out) in out.chunks_exact_mut(LANES).enumerate() {
-                    let centre = radius + block * LANES;
-                    let mut sums = [0.0f32; LANES];
-                    for (k, &[tap_a, tap_b]) in self.along.iter().enumerate() {
-                        let (a0, a1) = (&first[centre - k..][..LANES], &first[centre + k..][..LANES]);
-                        let (b0, b1) = (&second[centre - k..][..LANES], &second[centre + k..][..LANES]);
-                        for i in 0..LANES {
-                            let (a, b) = if k == 0 { (a0[i], b0[i]) } else { (a0[i] + a1[i], b0[i] + b1[i]) };
-                            sums[i] += tap_a * a + tap_b * b;
-                        }
+        vectorised!({
+            for (block, out) in out.chunks_exact_mut(LANES).enumerate() {
+                let centre = radius + block * LANES;
+                let mut sums = [0.0f32; LANES];
+                for (k, &[tap_a, tap_b]) in self.along.iter().enumerate() {
+                    let (a0, a1) = (&first[centre - k..][..LANES], &first[centre + k..][..LANES]);
+                    let (b0, b1) = (&second[centre - k..][..LANES], &second[centre + k..][..LANES]);
+                    for i in 0..LANES {
+                        let (a, b) = if k == 0 { (a0[i], b0[i]) } else { (a0[i] + a1[i], b0[i] + b1[i]) };
+                        sums[i] += tap_a * a + tap_b * b;
                     }
-                    out.copy_from_slice(&sums);
                 }
-            },
-        );
+                out.copy_from_slice(&sums);
+            }
+        });
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     response::Response,
     selector::{self, Parameters, Score, Selector, SelectorSpec, Work},
 };
-use crate::{cpu::vector::vectorised, device::Device, error::Result, image::RgbImage};
+use crate::{device::Device, error::Result, image::RgbImage, vectorised};
 
 /// Steps of the summed root: 1/256 of `sqrt(dx² + dy²)`.
 pub const STEPS: f32 = 256.0;
@@ -28,19 +28,16 @@ pub fn score(grey: &GreyImage) -> f64 {
 pub fn steps(grey: &GreyImage) -> u64 {
     let mut steps = 0u64;
     for_each_row(grey, |_, dx, dy| {
-        vectorised(
-            #[inline(always)]
-            || {
-                // The steps of 64 pixels fit into 32 bits: at most 64 * 1443 * 256.
-                for (dx, dy) in dx.chunks(64).zip(dy.chunks(64)) {
-                    let mut part = 0i32;
-                    for (&dx, &dy) in dx.iter().zip(dy) {
-                        part += steps_of(dx, dy);
-                    }
-                    steps += part as u64;
+        vectorised!({
+            // The steps of 64 pixels fit into 32 bits: at most 64 * 1443 * 256.
+            for (dx, dy) in dx.chunks(64).zip(dy.chunks(64)) {
+                let mut part = 0i32;
+                for (&dx, &dy) in dx.iter().zip(dy) {
+                    part += steps_of(dx, dy);
                 }
-            },
-        );
+                steps += part as u64;
+            }
+        });
     });
     steps
 }
@@ -128,22 +125,19 @@ impl<'a> Sobel<'a> {
         let rows: [&[u8]; N] =
             std::array::from_fn(|i| grey.row((y + i).saturating_sub(radius).min(grey.height_px - 1)));
         let (smooth_down, slope_down) = (&mut self.smooth[..width + 2 * radius], &mut self.slope[..width + 2 * radius]);
-        vectorised(
-            #[inline(always)]
-            || {
-                let inside = radius..radius + width;
-                let (out_smooth, out_slope) = (&mut smooth_down[inside.clone()], &mut slope_down[inside]);
-                for x in 0..width {
-                    let (mut a, mut b) = (0, 0);
-                    for i in 0..N {
-                        let value = i32::from(rows[i][x]);
-                        a += smooth[i] * value;
-                        b += slope[i] * value;
-                    }
-                    (out_smooth[x], out_slope[x]) = (a, b);
+        vectorised!({
+            let inside = radius..radius + width;
+            let (out_smooth, out_slope) = (&mut smooth_down[inside.clone()], &mut slope_down[inside]);
+            for x in 0..width {
+                let (mut a, mut b) = (0, 0);
+                for i in 0..N {
+                    let value = i32::from(rows[i][x]);
+                    a += smooth[i] * value;
+                    b += slope[i] * value;
                 }
-            },
-        );
+                (out_smooth[x], out_slope[x]) = (a, b);
+            }
+        });
         for padded in [&mut *smooth_down, &mut *slope_down] {
             let (first, last) = (padded[radius], padded[radius + width - 1]);
             padded[..radius].fill(first);
@@ -151,20 +145,16 @@ impl<'a> Sobel<'a> {
         }
         let (smooth_down, slope_down) = (&*smooth_down, &*slope_down);
         let (dx, dy) = (&mut dx[..width], &mut dy[..width]);
-        vectorised(
-            #[inline(always)]
-            || {
-                let narrow = narrow;
-                for x in 0..width {
-                    let (mut a, mut b) = (0, 0);
-                    for i in 0..N {
-                        a += slope[i] * smooth_down[x + i];
-                        b += smooth[i] * slope_down[x + i];
-                    }
-                    (dx[x], dy[x]) = (narrow(a), narrow(b));
+        vectorised!([narrow], {
+            for x in 0..width {
+                let (mut a, mut b) = (0, 0);
+                for i in 0..N {
+                    a += slope[i] * smooth_down[x + i];
+                    b += smooth[i] * slope_down[x + i];
                 }
-            },
-        );
+                (dx[x], dy[x]) = (narrow(a), narrow(b));
+            }
+        });
     }
 }
 

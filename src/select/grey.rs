@@ -3,7 +3,7 @@
 //! Luma in integers, exactly OpenCV's 8-bit `cvtColor(RGB2GRAY)`: `(9798 R + 19235 G + 3735 B + 2^14) >> 15`. A grey picture
 //! (R = G = B) keeps its values.
 
-use crate::{cpu::vector::vectorised, image::RgbImage};
+use crate::{image::RgbImage, vectorised};
 
 /// Weights of red, green and blue; they sum to 2^15.
 pub const LUMA: [u32; 3] = [9798, 19235, 3735];
@@ -20,15 +20,12 @@ pub struct GreyImage {
 impl GreyImage {
     pub fn of(image: &RgbImage) -> GreyImage {
         let mut values = vec![0; image.width_px * image.height_px];
-        vectorised(
-            #[inline(always)]
-            || {
-                for (grey, rgb) in values.iter_mut().zip(image.pixels.chunks_exact(3)) {
-                    let sum = LUMA[0] * u32::from(rgb[0]) + LUMA[1] * u32::from(rgb[1]) + LUMA[2] * u32::from(rgb[2]);
-                    *grey = ((sum + (1 << (LUMA_SHIFT - 1))) >> LUMA_SHIFT) as u8;
-                }
-            },
-        );
+        vectorised!({
+            for (grey, rgb) in values.iter_mut().zip(image.pixels.chunks_exact(3)) {
+                let sum = LUMA[0] * u32::from(rgb[0]) + LUMA[1] * u32::from(rgb[1]) + LUMA[2] * u32::from(rgb[2]);
+                *grey = ((sum + (1 << (LUMA_SHIFT - 1))) >> LUMA_SHIFT) as u8;
+            }
+        });
         GreyImage { width_px: image.width_px, height_px: image.height_px, values }
     }
 

@@ -3,7 +3,7 @@
 
 use crate::{
     activation::{Activation, ActivationParams},
-    cpu::vector::{map2, rows_with_sums, vectorised},
+    cpu::vector::{map2, rows_with_sums},
     device::{
         driver::DevicePtr,
         host::{Element, Real},
@@ -13,13 +13,14 @@ use crate::{
     error::{Error, Result},
     float_dispatch,
     gemm::heuristics::COLUMN_SUM_BLOCKS,
-    kernel_params,
+    inlined, kernel_params,
     math::{normal_cdf, sigmoid},
     op::{DeviceArgs, HostArgs, Op, apply1},
     ops::bias_act::{derivative_by_input, gelu_derivative, silu_derivative},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
+    vectorised,
 };
 
 kernel_params! {
@@ -136,10 +137,9 @@ impl EpilogueGradient {
         let (pos_scale, neg_scale, clamp, zero) =
             (T::c(self.pos_scale), T::c(self.neg_scale), T::c(self.clamp), T::c(0.0));
         let bounded = self.clamp < f64::INFINITY;
-        #[inline(always)]
-        move |t: T, y: T| {
+        inlined!(move |t: T, y: T| {
             if bounded && y.abs() >= clamp { zero } else { t * if y > zero { pos_scale } else { neg_scale } }
-        }
+        })
     }
 }
 
@@ -170,15 +170,15 @@ impl Op for DerivativeAndSums {
                 let clamp = T::c(params.clamp.unwrap_or(f64::INFINITY));
                 match activation {
                     Activation::Sigmoid => {
-                        columns::<T>(args, cols, smooth_derivative(gain, clamp, #[inline(always)] |x| sigmoid(x), #[inline(always)] |x| {
+                        columns::<T>(args, cols, smooth_derivative(gain, clamp, inlined!(|x| sigmoid(x)), inlined!(|x| {
                             let s = sigmoid(x);
                             s * (T::c(1.0) - s)
-                        }))
+                        })))
                     }
                     Activation::Silu => {
-                        columns::<T>(args, cols, smooth_derivative(gain, clamp, #[inline(always)] |x| x * sigmoid(x), silu_derivative::<T>))
+                        columns::<T>(args, cols, smooth_derivative(gain, clamp, inlined!(|x| x * sigmoid(x)), silu_derivative::<T>))
                     }
-                    _ => columns::<T>(args, cols, smooth_derivative(gain, clamp, #[inline(always)] |x| x * normal_cdf(x), gelu_derivative::<T>)),
+                    _ => columns::<T>(args, cols, smooth_derivative(gain, clamp, inlined!(|x| x * normal_cdf(x)), gelu_derivative::<T>)),
                 }
             }
         });
@@ -256,10 +256,9 @@ fn smooth_derivative<T: Real>(
     derivative: impl Fn(T) -> T + Copy + Send + Sync,
 ) -> impl Fn(T, T) -> T + Copy + Send + Sync {
     let bounded = clamp < T::c(f64::INFINITY);
-    #[inline(always)]
-    move |t: T, x: T| {
+    inlined!(move |t: T, x: T| {
         if bounded && (gain * value(x)).abs() > clamp { T::zero() } else { t * (gain * derivative(x)) }
-    }
+    })
 }
 
 /// `dsum = f(t, of)` and its sums over the rows, for `(t, of) -> (dsum, sums)`.
@@ -267,19 +266,15 @@ fn columns<T: Real>(args: &mut HostArgs, cols: usize, f: impl Fn(T, T) -> T + Co
     let (t, of) = (args.x::<T>(0), args.x::<T>(1));
     let [dsum, sums] = args.ys::<T, 2>();
     let [total] = rows_with_sums::<T, 1>(dsum, cols, |first, dsum, sums| {
-        vectorised(
-            #[inline(always)]
-            || {
-                let f = f;
-                let rows = dsum.chunks_exact_mut(cols).zip(t[first * cols..].chunks_exact(cols));
-                for ((dsum, t), of) in rows.zip(of[first * cols..].chunks_exact(cols)) {
-                    for ((dsum, sum), (&t, &of)) in dsum.iter_mut().zip(sums.iter_mut()).zip(t.iter().zip(of)) {
-                        *dsum = f(t, of);
-                        *sum += *dsum;
-                    }
+        vectorised!([f], {
+            let rows = dsum.chunks_exact_mut(cols).zip(t[first * cols..].chunks_exact(cols));
+            for ((dsum, t), of) in rows.zip(of[first * cols..].chunks_exact(cols)) {
+                for ((dsum, sum), (&t, &of)) in dsum.iter_mut().zip(sums.iter_mut()).zip(t.iter().zip(of)) {
+                    *dsum = f(t, of);
+                    *sum += *dsum;
                 }
-            },
-        );
+            }
+        });
     });
     sums.iter_mut().zip(total).for_each(|(sum, total)| *sum = <T as Element>::from_f64(total));
 }
