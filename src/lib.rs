@@ -1,6 +1,9 @@
 //! `isg`: a GPU compute library with hand-written kernels, a minimal autograd tape, and on it the whole of the paper
 //! "ISG: I can See Your Gene Expression": from a gigapixel histology slide to predicted gene expression.
 
+// Functions that vectorised loops call stand in closures that are inlined with them: `inlined!`.
+#![allow(clippy::redundant_closure)]
+
 pub mod activation;
 pub mod atomic;
 pub mod cli;

@@ -133,20 +133,20 @@ fn scores(found: &Rc<RefCell<Found>>) -> Result<()> {
 /// Faults that may pass, because what is taken out orders nothing that the rest does not order too: how the entry's name
 /// begins and how it ends before its element type, the safeguard, which of its kind in the entry, and why.
 const EQUIVALENT: &[(&str, &str, Safeguard, &[usize], &str)] = &[
-    ("matmul_fwd", "", Safeguard::Wait, &[2], LAST_GROUPS),
+    ("gemm_", "", Safeguard::Wait, &[2], LAST_GROUPS),
     ("linear_fwd", "", Safeguard::Wait, &[2], LAST_GROUPS),
     ("conv2d_", "", Safeguard::Wait, &[2], LAST_GROUPS),
     ("modulated_conv2d_", "", Safeguard::Wait, &[2], LAST_GROUPS),
     ("local_feature_updater_", "", Safeguard::Wait, &[2], LAST_GROUPS),
-    ("matmul_fwd", "_small", Safeguard::WarpBarrier, &[2, 4], LAST_READ),
-    ("linear_fwd", "_small", Safeguard::WarpBarrier, &[2, 4], LAST_READ),
-    ("conv2d_", "_small", Safeguard::WarpBarrier, &[2, 4], LAST_READ),
-    ("modulated_conv2d_", "_small", Safeguard::WarpBarrier, &[2, 4], LAST_READ),
-    ("modulated_conv2d_", "_enlarge", Safeguard::WarpBarrier, &[2], LAST_READ),
-    ("matmul_fwd", "_large", Safeguard::WarpBarrier, &[4, 8], LAST_READ),
-    ("linear_fwd", "_large", Safeguard::WarpBarrier, &[4, 8], LAST_READ),
-    ("conv2d_", "_large", Safeguard::WarpBarrier, &[4, 8], LAST_READ),
-    ("modulated_conv2d_", "_large", Safeguard::WarpBarrier, &[4, 8], LAST_READ),
+    ("gemm_", "_64x64", Safeguard::WarpBarrier, &[2, 4], LAST_READ),
+    ("linear_fwd", "_64x64", Safeguard::WarpBarrier, &[2, 4], LAST_READ),
+    ("conv2d_", "_64x64", Safeguard::WarpBarrier, &[2, 4], LAST_READ),
+    ("modulated_conv2d_", "_64x64", Safeguard::WarpBarrier, &[2, 4], LAST_READ),
+    ("modulated_conv2d_", "_fused_upsample", Safeguard::WarpBarrier, &[2], LAST_READ),
+    ("gemm_", "_128x128", Safeguard::WarpBarrier, &[4, 8], LAST_READ),
+    ("linear_fwd", "_128x128", Safeguard::WarpBarrier, &[4, 8], LAST_READ),
+    ("conv2d_", "_128x128", Safeguard::WarpBarrier, &[4, 8], LAST_READ),
+    ("modulated_conv2d_", "_128x128", Safeguard::WarpBarrier, &[4, 8], LAST_READ),
 ];
 const LAST_GROUPS: &str = "the steps before waited for every group that copies something; those left are empty";
 const LAST_READ: &str = "nobody writes to the warp's piece of shared memory after its last results were read";

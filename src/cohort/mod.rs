@@ -23,6 +23,7 @@ mod not_genes;
 mod patients;
 pub mod slides;
 pub mod splits;
+mod splits_file;
 pub mod targets;
 mod validation;
 mod wide;

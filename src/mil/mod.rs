@@ -10,3 +10,4 @@ pub mod predictor;
 pub mod regressor;
 pub mod ridge;
 pub mod training;
+mod validation;

@@ -16,7 +16,6 @@ use crate::{
     cohort::targets::TargetScaler,
     device::{Device, graph::GraphedStep, host::HostBuffer},
     error::{Error, Fault, Result},
-    eval::stats,
     io::{
         checkpoint::{Checkpoint, Checkpoints},
         checksum::Digest,
@@ -29,6 +28,7 @@ use crate::{
         manifest::Task,
         model::{Model, ModelHeader},
         regressor::Mode,
+        validation,
     },
     nn::{builder::Params, norm::RunningStats, vit::Sequences},
     optim::{Adam, AdamConfig, Ema, Schedule},
@@ -451,9 +451,13 @@ impl<'a> Training<'a> {
             let bag = &self.job.set.bags[slide];
             let mut truth = self.job.set.targets[slide].clone();
             model.header.targets.transform(&mut truth);
-            slides.push(Validated { project: &bag.project, truth, predicted: model.predict_scaled(&*bag.features)? });
+            slides.push(validation::Validated {
+                project: &bag.project,
+                truth,
+                predicted: model.predict_scaled(&*bag.features)?,
+            });
         }
-        Ok(validation_scores(&slides, &self.job.genes))
+        Ok(validation::scores(&slides, &self.job.genes))
     }
 
     fn keep_if_best(&mut self, score: Option<f64>) -> Result<()> {
@@ -494,38 +498,6 @@ impl<'a> Training<'a> {
         Model::write(path, &header, &self.model.features, &weights)?;
         Ok(header)
     }
-}
-
-/// A validation slide, on the scale of the training targets.
-struct Validated<'a> {
-    project: &'a str,
-    truth: Vec<f64>,
-    predicted: Vec<f64>,
-}
-
-/// Mean over the genes of the squared error, and mean over genes and projects of the correlation within the project: over
-/// projects together, telling one cancer from another would pass for prediction. A project counts for a gene where three of
-/// its slides have values that differ; a network that says the same of all of them has correlation 0 there.
-fn validation_scores(slides: &[Validated], genes: &[usize]) -> (Option<f64>, Option<f64>) {
-    let mut projects: Vec<&str> = slides.iter().map(|s| s.project).collect();
-    projects.sort_unstable();
-    projects.dedup();
-    let pairs = |gene: usize, project: Option<&str>| -> (Vec<f64>, Vec<f64>) {
-        let of_project = slides.iter().filter(|s| project.is_none_or(|p| s.project == p));
-        of_project.map(|s| (s.truth[gene], s.predicted[gene])).filter(|(truth, _)| truth.is_finite()).unzip()
-    };
-    let error = |&gene: &usize| {
-        let (truth, predicted) = pairs(gene, None);
-        stats::mean_squared_error(&truth, &predicted)
-    };
-    let correlation = |gene: usize, project: &str| {
-        let (truth, predicted) = pairs(gene, Some(project));
-        let varies = truth.windows(2).any(|w| w[0] != w[1]);
-        let counts = truth.len() >= stats::LEAST_FOR_CORRELATION && varies;
-        counts.then(|| stats::pearson(&truth, &predicted).unwrap_or(0.0))
-    };
-    let each = genes.iter().flat_map(|&gene| projects.iter().map(move |project| correlation(gene, project)));
-    (stats::mean_defined(genes.iter().map(error)), stats::mean_defined(each))
 }
 
 /// One step's input.
@@ -609,29 +581,5 @@ fn remark(record: &EpochRecord) -> String {
     match record.valid_pearson {
         Some(pearson) => format!("loss {:.3}, validation PCC {pearson:.2}", record.train_loss),
         None => format!("loss {:.3}", record.train_loss),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn telling_projects_apart_is_no_validation_score() {
-        let slide =
-            |project, truth: f64, predicted: f64| Validated { project, truth: vec![truth], predicted: vec![predicted] };
-        // Within A the order is right, within B it is turned round; B is far above A in both.
-        let slides: Vec<Validated> = (0..4)
-            .flat_map(|i| {
-                [slide("A", f64::from(i), f64::from(i)), slide("B", 100.0 + f64::from(i), 100.0 - f64::from(i))]
-            })
-            .collect();
-        let (error, correlation) = validation_scores(&slides, &[0]);
-        assert_eq!(error, Some(7.0));
-        assert!(correlation.is_some_and(|r| r.abs() < 1e-12), "{correlation:?}");
-        // Two slides of a project have no correlation; a constant prediction of a varying target has none worth having.
-        let few: Vec<Validated> = (0..3).map(|i| slide("A", f64::from(i), 1.0)).chain([slide("B", 0.0, 0.0)]).collect();
-        assert_eq!(validation_scores(&few, &[0]).1, Some(0.0));
-        assert_eq!(validation_scores(&few[2..], &[0]).1, None);
     }
 }
