@@ -96,6 +96,8 @@ const AT_ROOT: &[(&str, &str)] = &[
     ("kernel_params", "device"),
     ("float_dispatch", "op"),
     ("element_dispatch", "op"),
+    ("inlined", "cpu"),
+    ("vectorised", "cpu"),
 ];
 
 /// The code of a file without comments and without its unit tests, which may look anywhere.
