@@ -16,7 +16,7 @@ pub fn line(text: &str) -> Cow<'_, str> {
     escaped(text, is_unfit)
 }
 
-/// As [`line`] for text of several lines: line feeds stay.
+/// As [`line()`] for text of several lines: line feeds stay.
 pub fn lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c| c != '\n' && is_unfit(c))
 }
@@ -26,7 +26,7 @@ pub fn path(path: &Path) -> String {
     line(&path.to_string_lossy()).into_owned()
 }
 
-/// As [`line`], cut to `most` characters: what a hostile file says is not repeated whole.
+/// As [`line()`], cut to `most` characters: what a hostile file says is not repeated whole.
 pub fn clipped(text: &str, most: usize) -> Cow<'_, str> {
     match text.char_indices().nth(most) {
         None => line(text),

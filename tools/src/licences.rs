@@ -1,4 +1,5 @@
-//! `cargo tool licences`: every package in the lock file may be shipped under MIT OR Apache-2.0. Needs no network.
+//! `cargo tool licences`: every package in the lock file may be shipped under MIT OR Apache-2.0. Needs no network
+//! once `cargo fetch` has brought them.
 
 use std::process::Command;
 

@@ -1,7 +1,7 @@
 //! The kinds of slide files, one file per vendor, and the list of them.
 //!
 //! A [`Format`] recognises a file by its own marks (tags, XML, magic bytes; a name only where the bytes say nothing) and
-//! opens it. Formats that are known and not read are [`Foreign`]: they are recognised all the same, because many of them
+//! opens it. Formats that are known and not read are foreign: they are recognised all the same, because many of them
 //! are TIFF or JPEG files whose first picture is a label or an overview, which would be read in place of the slide. The
 //! first format of [`FORMATS`] that recognises a file has it, so what is special comes before what is general.
 //!
