@@ -29,6 +29,9 @@ pub enum Error {
     Usage(String),
 
     // ---- the caller's fault: a program that uses the library wrongly
+    /// Something that cannot be, whatever the input: a fault of this program.
+    #[error("{}; this is a fault of the program: please report it", escape::clipped(.0, MOST_CHARS))]
+    Internal(String),
     #[error("{op}: {message}")]
     Shape { op: &'static str, message: String },
     #[error("{op}: {wanted} wanted, got {got}")]
@@ -53,7 +56,7 @@ pub enum Error {
     Io { path: PathBuf, source: std::io::Error },
 
     /// The user asked to stop; whatever was finished is on disk.
-    #[error("interrupted; run the same command again to go on")]
+    #[error("interrupted; run the same command again to resume")]
     Interrupted,
 }
 
@@ -99,6 +102,10 @@ impl Error {
 
     pub fn input(path: impl AsRef<Path>, problem: impl Into<String>, remedy: impl Into<String>) -> Error {
         Error::Input { path: path.as_ref().to_path_buf(), problem: problem.into(), remedy: remedy.into() }
+    }
+
+    pub fn internal(what: impl std::fmt::Display) -> Error {
+        Error::Internal(what.to_string())
     }
 
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Error {

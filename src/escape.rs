@@ -71,7 +71,7 @@ fn begins_formula(c: char) -> bool {
     matches!(c, '=' | '+' | '-' | '@' | '\t' | '\r')
 }
 
-/// A table cell that no spreadsheet executes: text that begins as a formula and is no number gets an apostrophe in front,
+/// A table cell that no spreadsheet executes: text that begins as a formula and not as a number gets an apostrophe in front,
 /// the spreadsheets' own mark of text. [`uncell`] takes it back.
 pub fn cell(text: &str) -> Cow<'_, str> {
     let mut chars = text.chars();

@@ -113,7 +113,10 @@ impl RgbImage {
 
     pub fn write_png(&self, path: impl AsRef<Path>) -> Result<()> {
         if self.width_px == 0 || self.height_px == 0 {
-            return Err(Error::Usage(format!("{}: an image without pixels cannot be a PNG", path.as_ref().display())));
+            return Err(Error::internal(format_args!(
+                "{}: an image without pixels cannot be a PNG",
+                path.as_ref().display()
+            )));
         }
         atomic::write_bytes(path, &self.to_png())
     }

@@ -1,7 +1,7 @@
 //! Elementary functions at the precision of their argument.
 //!
 //! In f32 they are branch-free polynomials without fused multiply-adds: the compiler vectorises them, and every CPU
-//! gives the same bits. Coefficients are our own weighted minimax fits; the unit tests hold every function against libm
+//! gives bit-identical results. Coefficients are our own weighted minimax fits; the unit tests hold every function against libm
 //! over its whole range. In f64, the reference, they are libm's. NaN stays NaN.
 
 /// The two types that are computed in, and the functions they compute in different ways.

@@ -1,7 +1,7 @@
 //! Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011, as Random123 and cuRAND compute it).
 //!
 //! A number is a function of (seed, stream, position) alone. Resuming needs no generator state, any number of threads
-//! draws the same values, and the GPU kernels draw the same bits. Where numbers are drawn one after the other and no
+//! draws the same values, and the GPU kernels draw bit-identical ones. Where numbers are drawn one after the other and no
 //! position matters, [`Philox::sequence`] is a generator that `rand`'s distributions work on.
 
 use std::convert::Infallible;

@@ -208,7 +208,7 @@ impl Tensor {
     ) -> Result<Tensor> {
         let spec = Spec { shape: shape.into(), dtype };
         let Kind::Gpu(driver) = device.kind() else {
-            return Err(Error::Usage("device memory can be copied to a tensor of a GPU only".into()));
+            return Err(Error::shape("copy_of_device_memory", "device memory can be copied to a tensor of a GPU only"));
         };
         let buffer = DeviceBuffer::alloc(driver, spec.bytes())?;
         driver.copy(from, buffer.ptr, spec.bytes())?;

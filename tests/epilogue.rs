@@ -100,7 +100,7 @@ fn fused_is_what_its_parts_are() -> Result<()> {
     Ok(())
 }
 
-/// Styled on the way into the convolution or before it, enlarged in one pass or in two: the same image and the same gradients.
+/// Styled on the way into the convolution or before it, upsampled in one pass or in two: the same image and the same gradients.
 #[test]
 fn enlarging_at_once_is_what_its_parts_are() -> Result<()> {
     let emulator = Device::gpu(Emulator::new(&Options::default()));
@@ -110,7 +110,7 @@ fn enlarging_at_once_is_what_its_parts_are() -> Result<()> {
     for (device, dtype, limit) in [(&Device::cpu(), DType::F64, 1e-12), (&emulator, DType::F32, 1e-5)] {
         let shapes: [&[usize]; 3] = [&[2, 7, 8, 3], &[68, 3, 3, 3], &[2, 3]];
         let one = |(i, shape): (usize, &&[usize])| {
-            let values = Philox::named(i as u64, "enlarge").normals(shape.iter().product());
+            let values = Philox::named(i as u64, "upsample").normals(shape.iter().product());
             Tensor::from_buffer(HostBuffer::F64(values).cast(DType::F32).cast(dtype), *shape, device)
         };
         let x: Vec<Tensor> = shapes.iter().enumerate().map(one).collect::<Result<_>>()?;

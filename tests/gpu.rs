@@ -83,7 +83,7 @@ fn f16_agrees_with_double() {
     agrees_with_double(&device(3), DType::F16, accepted(DType::F16));
 }
 
-/// A GPU of one multiprocessor: launch shapes made for much work, which the cases are too small for elsewhere.
+/// A GPU of one SM: launch shapes made for much work, which the cases are too small for elsewhere.
 #[test]
 fn small_gpus_agree_with_double() {
     if !on_emulator() {
@@ -102,7 +102,7 @@ fn hopper_products_agree_with_double() {
     if !on_emulator() {
         return;
     }
-    // On one multiprocessor a block has many tiles, one after another.
+    // On one SM a block has many tiles, one after another.
     for (seed, dtype, num_sms) in [(6, DType::Bf16, 0), (7, DType::F16, 0), (6, DType::Bf16, 1)] {
         let options = Options { seed, capability: (9, 0), num_sms, ..Options::default() };
         let device = Device::gpu(Emulator::new(&options));
@@ -192,7 +192,7 @@ fn recorded_steps_do_what_steps_do() {
     assert!(eager[0] != eager[2], "steps change the weights");
 }
 
-/// Random numbers of a recorded step are new at every replay: those that the following steps would draw.
+/// Random numbers of a captured step are new at every replay: those that the following steps would draw.
 #[test]
 fn replays_draw_the_numbers_of_the_following_steps() {
     let device = device(6);

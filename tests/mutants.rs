@@ -52,7 +52,7 @@ fn run(spec: &OpSpec, case: &Case, dtype: DType, device: &Device) -> Result<()> 
 
 const AMPERE: DeviceProps = DeviceProps { capability: (8, 0), num_sms: 108, shared_bytes: 163 << 10 };
 const HOPPER: DeviceProps = DeviceProps { capability: (9, 0), num_sms: 132, shared_bytes: 227 << 10 };
-/// One multiprocessor: every launch shape is the one for much work.
+/// One SM: every launch shape is the one for much work.
 const fn small(props: DeviceProps) -> DeviceProps {
     DeviceProps { num_sms: 1, ..props }
 }

@@ -222,7 +222,7 @@ fn the_command_scores_at_a_scale() {
     }
     for (arguments, word) in [
         (&["fine.png", "--at-mpp", "0.5"][..], "how large its pixels are"),
-        (&["fine.png", "--at-mpp", "0.1", "--mpp", "0.25"], "nothing is enlarged"),
+        (&["fine.png", "--at-mpp", "0.1", "--mpp", "0.25"], "nothing is upsampled"),
         (&["fine.png", "--at-mpp", "0.5", "--level", "1"], "--level"),
         (&["fine.png", "--at-mpp=-3"], "µm per pixel"),
     ] {

@@ -110,7 +110,7 @@ fn gradient_dog_and_log_are_scipys() {
     }
 }
 
-/// Scores on the emulator, which runs the GPU's kernels, are the processor's: integers exactly, energies within rounding.
+/// Scores on the emulator, which runs the GPU's kernels, are the CPU's: integers exactly, energies within rounding.
 #[test]
 fn a_gpu_gives_the_same_scores() {
     let device = Device::named("emulator").unwrap();

@@ -220,8 +220,8 @@ fn damaged_and_odd_files_are_read_or_refused() {
 
 // ------------------------------------------------------------------------------------------------ formats, made here
 
-/// A picture without symmetry: every pixel says where it is.
-fn picture(width: usize, height: usize) -> RgbImage {
+/// An image without symmetry: every pixel says where it is.
+fn test_image(width: usize, height: usize) -> RgbImage {
     let mut image = RgbImage::filled(width, height, [0; 3]);
     for y in 0..height {
         for x in 0..width {
@@ -231,7 +231,7 @@ fn picture(width: usize, height: usize) -> RgbImage {
     image
 }
 
-/// The picture cut into tiles or strips of a TIFF, deflated or not, 8 or 16 bits, chunky or planar.
+/// The image cut into tiles or strips of a TIFF, deflated or not, 8 or 16 bits, chunky or planar.
 #[derive(Clone, Copy, Debug)]
 struct Form {
     big_endian: bool,
@@ -324,7 +324,7 @@ proptest! {
     #[test]
     fn any_layout_gives_the_same_pixels(form in forms(), width in 1_usize..100, height in 1_usize..90) {
         let form = Form { rows_per_strip: form.rows_per_strip.min(height), ..form };
-        let image = picture(width, height);
+        let image = test_image(width, height);
         let folder = tempfile::tempdir().unwrap();
         let slide = open_bytes(&folder, &write_tiff(&image, form));
         prop_assert_eq!(slide.read_region(0, 0, 0, width, height).unwrap(), image);
@@ -332,7 +332,7 @@ proptest! {
 
     #[test]
     fn a_region_is_a_crop_with_white_around(x in -80_i64..120, y in -80_i64..120, w in 0_usize..150, h in 0_usize..150) {
-        let image = picture(97, 61);
+        let image = test_image(97, 61);
         let folder = tempfile::tempdir().unwrap();
         let form = Form {
             big_endian: false, big_tiff: false, tile: Some((32, 16)), rows_per_strip: 1, wide: false, planar: false,
@@ -354,7 +354,7 @@ proptest! {
 /// A single uncompressed strip is read in bands; the bands must join without a seam.
 #[test]
 fn one_large_strip_is_read_in_bands() {
-    let image = picture(700, 1900);
+    let image = test_image(700, 1900);
     let folder = tempfile::tempdir().unwrap();
     let form = Form {
         big_endian: true,
@@ -374,7 +374,7 @@ fn one_large_strip_is_read_in_bands() {
 
 fn two_levels(finer_tile_is_there: bool) -> Builder {
     let mut builder = Builder::default();
-    let fine = picture(128, 128);
+    let fine = test_image(128, 128);
     builder.data.push(fine.pixels.clone());
     builder.data.push(vec![9; 64 * 64 * 3]);
     let count = if finer_tile_is_there { 128 * 128 * 3 } else { 0 };
@@ -390,7 +390,7 @@ fn a_tile_left_out_is_shrunk_from_the_finer_level_and_white_on_level_0() {
     let folder = tempfile::tempdir().unwrap();
     let slide = open_bytes(&folder, &two_levels(true).build());
     assert_eq!(slide.levels()[1].downsample, 2.0);
-    let expected = picture(128, 128).resize_area(64, 64);
+    let expected = test_image(128, 128).resize_area(64, 64);
     assert_eq!(slide.read_region(1, 0, 0, 64, 64).unwrap(), expected);
     let slide = open_bytes(&folder, &two_levels(false).build());
     assert_eq!(slide.read_region(0, 0, 0, 128, 128).unwrap(), RgbImage::filled(128, 128, [255; 3]));
@@ -470,7 +470,7 @@ fn a_table_of_scales_fits_the_slides_it_names() {
 
 #[test]
 fn many_threads_read_the_same_pixels_within_the_cache_limit() {
-    let image = picture(400, 300);
+    let image = test_image(400, 300);
     let folder = tempfile::tempdir().unwrap();
     let form = Form {
         big_endian: false,
@@ -503,7 +503,7 @@ fn many_threads_read_the_same_pixels_within_the_cache_limit() {
 
 #[test]
 fn a_thumbnail_is_the_area_mean_and_never_larger() {
-    let image = picture(210, 150);
+    let image = test_image(210, 150);
     let folder = tempfile::tempdir().unwrap();
     let form = Form {
         big_endian: false,
@@ -529,7 +529,7 @@ fn a_thumbnail_is_the_area_mean_and_never_larger() {
 
 #[test]
 fn tiles_cover_a_level_once() {
-    let image = picture(100, 70);
+    let image = test_image(100, 70);
     let folder = tempfile::tempdir().unwrap();
     let form = Form {
         big_endian: false,

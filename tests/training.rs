@@ -1,5 +1,5 @@
 //! Whole training steps on a device with kernels (the emulator, or with `ISG_DEVICE=cuda` a GPU): the losses are the CPU's, and
-//! a recorded step replayed is the step itself, to the bit.
+//! a captured step replayed is the step itself, bit for bit.
 
 use std::{cell::RefCell, env};
 

@@ -20,7 +20,7 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Verb {
-    /// Train encoder, generator and critic; run again, it goes on where it stopped.
+    /// Train encoder, generator and critic; run again, it resumes where it stopped.
     Train(Train),
 }
 
@@ -42,7 +42,7 @@ struct Train {
     /// TOML file with the extractor's keys.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Sizes to begin from: `paper` (256 px, d 512) or `small` (32 px, for processors).
+    /// Sizes to begin from: `paper` (256 px, d 512) or `small` (32 px, for CPUs).
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
     /// What LPIPS compares with: `random`, `none`, or torchvision's AlexNet checkpoint.
@@ -141,7 +141,11 @@ impl SlidePatches {
             }
         }
         if patches.places.is_empty() {
-            return Err(Error::Usage(format!("{}: no patch could be cut from what is there", paths[0].display())));
+            return Err(Error::input(
+                &paths[0],
+                "no patch could be cut from it",
+                "give images at least as large as a patch",
+            ));
         }
         Ok(patches)
     }

@@ -1,7 +1,7 @@
 //! The command line: thin, one file per command. Commands parse, call the library and print.
 //!
 //! Exit status: 0 all went well; 1 a command failed; 2 the command line itself is wrong; 3 some slides or files failed
-//! and the others were done; 130, 143 or 129 asked to stop by Ctrl-C, SIGTERM or SIGHUP, and the same command goes on where it
+//! and the others were done; 130, 143 or 129 asked to stop by Ctrl-C, SIGTERM or SIGHUP, and the same command resumes where it
 //! stopped.
 
 pub mod demo;

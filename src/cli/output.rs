@@ -33,7 +33,7 @@ pub fn line(text: impl Display) -> Result<()> {
 
 /// Prints a value as indented JSON.
 pub fn json(value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::Usage(e.to_string()))?;
+    let text = serde_json::to_string_pretty(value).map_err(Error::internal)?;
     to_stdout(format!("{}\n", escape::json(&text)).as_bytes())
 }
 

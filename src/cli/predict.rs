@@ -63,7 +63,8 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
         }
     }
     if rows.is_empty() {
-        return Err(Error::Usage(format!("none of the {failed} slides could be predicted")));
+        output::say(format_args!("isg: none of the {failed} slides could be predicted"));
+        return Ok(Outcome::Refused);
     }
     if args.json {
         let slides: Vec<_> = rows
@@ -78,7 +79,7 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
     }
     if args.out.is_some() || !args.json {
         let mut table = csv::Writer::from_writer(Vec::new());
-        let mut write = |row: [&str; 5]| table.write_record(row).map_err(|e| Error::Usage(e.to_string()));
+        let mut write = |row: [&str; 5]| table.write_record(row).map_err(Error::internal);
         write(["slide", "gene", "predicted", "patches", "kept"])?;
         for (path, p) in &rows {
             for (gene, value) in predictor.genes().iter().zip(&p.values) {
@@ -92,7 +93,7 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
                 ])?;
             }
         }
-        let bytes = table.into_inner().map_err(|e| Error::Usage(e.to_string()))?;
+        let bytes = table.into_inner().map_err(Error::internal)?;
         match &args.out {
             Some(out) => atomic::write_bytes(out, &bytes)?,
             None => output::table(&bytes)?,

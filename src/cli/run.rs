@@ -1,4 +1,4 @@
-//! `isg run` and the commands that stop after one of its stages: all take the same configuration, all go on where an
+//! `isg run` and the commands that stop after one of its stages: all take the same configuration, all resume where an
 //! earlier one stopped.
 
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::{
   isg run cohort/isg.toml --json      the summary as JSON
   isg run cohort/isg.toml --dry-run   what it would do: slides, patients, folds, patches, memory, disk
 
-A run that was stopped, by Ctrl-C or by anything else, goes on where it was when the same command is given again.")]
+A run that was stopped, by Ctrl-C or by anything else, resumes when the same command is given again.")]
 pub struct Args {
     /// The run's configuration; see README.
     config: PathBuf,

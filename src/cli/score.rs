@@ -102,7 +102,7 @@ pub struct Args {
     /// Write what the selector sees in the first patch (upper left) of one file: PNG, 255 where it finds most, or the numbers as NumPy's .npy.
     #[arg(long, value_name = "FILE.png|FILE.npy")]
     response: Option<PathBuf>,
-    /// Draw one slide's patches under every selector that can be used, and what each keeps, into one picture.
+    /// Draw one slide's patches under every selector that can be used, and what each keeps, into one image.
     #[arg(long, value_name = "FILE.svg")]
     figure: Option<PathBuf>,
     /// Print JSON instead of CSV.
@@ -262,7 +262,7 @@ fn mark_cohort(slides: &mut [SlideScores], threshold: Threshold) {
 }
 
 fn csv(rows: &[(String, &SlideScores)], options: &ScoreOptions) -> Result<Vec<u8>> {
-    let broken = |e: csv::Error| Error::Usage(format!("the scores cannot be written as CSV: {e}"));
+    let broken = |e: csv::Error| Error::internal(format_args!("scores as CSV: {e}"));
     let mut table = csv::Writer::from_writer(Vec::new());
     let score: &[&str] = if options.selector.counts_bits() { &["bits", "bits_per_px"] } else { &["score"] };
     let header = ["slide", "x", "y", "patch_px"].iter().chain(score).chain(&["kept"]);
@@ -279,7 +279,7 @@ fn csv(rows: &[(String, &SlideScores)], options: &ScoreOptions) -> Result<Vec<u8
             table.write_record(std::iter::once(escape::cell(name).as_ref()).chain(numbers)).map_err(broken)?;
         }
     }
-    table.into_inner().map_err(|e| Error::Usage(format!("the scores cannot be written as CSV: {e}")))
+    table.into_inner().map_err(|e| Error::internal(format_args!("scores as CSV: {e}")))
 }
 
 fn json_of(rows: &[(String, &SlideScores)], options: &ScoreOptions) -> serde_json::Value {
@@ -315,7 +315,7 @@ fn json_of(rows: &[(String, &SlideScores)], options: &ScoreOptions) -> serde_jso
     all
 }
 
-/// What the selector sees in one patch, as a picture or as numbers.
+/// What the selector sees in one patch, as an image or as numbers.
 fn write_response(
     path: &Path,
     plane: &Plane,
@@ -328,5 +328,5 @@ fn write_response(
     if path.extension().is_some_and(|e| e == "npy") {
         return atomic::write_bytes(path, &response.to_npy());
     }
-    response.picture(response.largest()).write_png(path)
+    response.image(response.largest()).write_png(path)
 }

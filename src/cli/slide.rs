@@ -48,7 +48,7 @@ enum Command {
     Thumbnail {
         #[command(flatten)]
         slide: SlideArgs,
-        /// Longer side in pixels; a smaller slide is not enlarged
+        /// Longer side in pixels; a smaller slide is not upsampled
         #[arg(long, default_value_t = 1024)]
         size: usize,
         #[arg(long, value_name = "FILE.png")]

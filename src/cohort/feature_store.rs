@@ -149,7 +149,7 @@ impl FeatureStore {
         if !scores.is_empty() {
             arrays.push(NamedArray::from_f64("scores", &[n], scores)?);
         }
-        let text = |e: serde_json::Error| Error::Usage(format!("{slide}: {e}"));
+        let text = |e: serde_json::Error| Error::internal(format_args!("{slide}: {e}"));
         let metadata = BTreeMap::from([
             ("format".to_string(), FORMAT.to_string()),
             ("slide".to_string(), slide.to_string()),

@@ -100,7 +100,7 @@ fn write_csv<'a, const N: usize>(
     rows: impl IntoIterator<Item = [&'a str; N]>,
 ) -> Result<()> {
     let mut out = csv::Writer::from_writer(Vec::new());
-    let failed = |e: csv::Error| Error::Usage(format!("{}: {e}", path.display()));
+    let failed = |e: csv::Error| Error::io(path, e.into());
     out.write_record(header).map_err(failed)?;
     for row in rows {
         out.write_record(row.map(|text| escape::cell(text).into_owned())).map_err(failed)?;

@@ -114,8 +114,8 @@ fn merge_equal_expression(
     groups.sort();
     for slides in groups {
         let names: Vec<String> = slides.iter().map(|&i| matched[i].slide.id.clone()).collect();
-        let stems: Vec<Option<&str>> = slides.iter().map(|&i| stem(&matched[i].patient)).collect();
-        let patient = match stems[0].filter(|s| stems.iter().all(|other| *other == Some(s))) {
+        let bases: Vec<Option<&str>> = slides.iter().map(|&i| stem(&matched[i].patient)).collect();
+        let patient = match bases[0].filter(|s| bases.iter().all(|other| *other == Some(s))) {
             Some(stem) => stem.to_string(),
             None => matched[slides[0]].patient.clone(),
         };
@@ -128,13 +128,13 @@ fn merge_equal_expression(
 /// Few genes may agree by chance, but not where every name up to its last separator stands for one expression, and the
 /// names before it for different ones.
 fn stems_that_explain(matched: &[Matched], open: &[usize], table: &ExpressionTable) -> Vec<Vec<usize>> {
-    let mut stems: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    let mut bases: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for &i in open {
         if let Some(stem) = stem(&matched[i].patient) {
-            stems.entry(stem).or_default().push(i);
+            bases.entry(stem).or_default().push(i);
         }
     }
-    let groups: Vec<Vec<usize>> = stems.into_values().filter(|g| g.len() > 1).collect();
+    let groups: Vec<Vec<usize>> = bases.into_values().filter(|g| g.len() > 1).collect();
     let same = |a: usize, b: usize| table.same_values(matched[a].row, matched[b].row);
     let explained = groups.len() > 1
         && groups.iter().all(|g| g.iter().all(|&i| same(g[0], i)))

@@ -215,7 +215,7 @@ impl Splits {
 
     /// Writes the folds as JSON that [`Splits::read`] reads.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
-        let text = serde_json::to_vec_pretty(self).map_err(|e| Error::Usage(e.to_string()))?;
+        let text = serde_json::to_vec_pretty(self).map_err(Error::internal)?;
         atomic::write_bytes(path, &text)
     }
 }

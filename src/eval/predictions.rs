@@ -57,7 +57,7 @@ impl PredictionTable {
 /// `target_span` is what the fold divided its training targets by.
 pub fn write(path: &Path, genes: &[String], predictions: &[Prediction]) -> Result<()> {
     let mut out = csv::Writer::from_writer(Vec::new());
-    let failed = |e: csv::Error| Error::Usage(format!("{}: {e}", path.display()));
+    let failed = |e: csv::Error| Error::io(path, e.into());
     out.write_record(HEADER).map_err(failed)?;
     let number = |v: f64| if v.is_finite() { v.to_string() } else { String::new() };
     for p in predictions {

@@ -183,8 +183,7 @@ pub fn write(dir: &Path, comparison: &Comparison) -> Result<()> {
     let mut out = csv::Writer::from_writer(Vec::new());
     for row in &rows {
         let (project, gene) = (escape::cell(row.project), escape::cell(row.gene));
-        out.serialize(Row { project: &project, gene: &gene, ..*row })
-            .map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
+        out.serialize(Row { project: &project, gene: &gene, ..*row }).map_err(|e| Error::io(&path, e.into()))?;
     }
     let bytes = out.into_inner().map_err(|e| Error::io(&path, e.into_error()))?;
     atomic::write_bytes(&path, &bytes)?;

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! `paper` (the default) is the paper's own setting where it states one, S2FGAN's where the paper cites it; `small` is the
-//! same architecture at 32 pixels for processors. The paper leaves p, q, d, channels, batch size, learning rate and number
+//! same architecture at 32 pixels for CPUs. The paper leaves p, q, d, channels, batch size, learning rate and number
 //! of steps open.
 
 use std::path::PathBuf;
@@ -183,7 +183,7 @@ impl ExtractorConfig {
         }
     }
 
-    /// The same networks at 32 pixels and few channels: minutes on two processor cores.
+    /// The same networks at 32 pixels and few channels: minutes on two CPU cores.
     pub fn small() -> ExtractorConfig {
         let paper = ExtractorConfig::paper();
         ExtractorConfig {

@@ -47,13 +47,12 @@ impl Encoder {
                 b.scope(&format!("stage.{i}"), |b| {
                     let halve = b.scope("halve", |b| ResidualBlock::new(b, [c, k], &halving(filter)))?;
                     let refine = b.scope("refine", |b| ResidualBlock::new(b, [k, k], &plain(filter)))?;
-                    let head =
-                        perceptron(b, "head", pool_px * pool_px * k, d, config.head_layers, config.style_lr_mul)?;
+                    let head = mlp(b, "head", pool_px * pool_px * k, d, config.head_layers, config.style_lr_mul)?;
                     Ok(Stage { halve, refine, pool_px, head })
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let merge = perceptron(b, "merge", d, d, config.merge_layers, config.style_lr_mul)?;
+        let merge = mlp(b, "merge", d, d, config.merge_layers, config.style_lr_mul)?;
         Ok(Encoder { from_rgb, stages, merge })
     }
 
@@ -77,7 +76,7 @@ impl Encoder {
 }
 
 /// Fully connected layers `name.0`, `name.1`, ... from `inputs` to `d` numbers, each with a leaky rectifier.
-fn perceptron(
+fn mlp(
     b: &mut Builder,
     name: &str,
     inputs: usize,

@@ -1,6 +1,6 @@
 //! The decoder D of paper §3.2: StyleGAN2's generator (Karras et al. 2020) as S2FGAN uses it, without mapping network and
 //! without noise. From a learned 4x4 constant, each resolution has two modulated convolutions (the first doubles the size;
-//! 4x4 has one), all driven by the one code; every resolution adds its red, green and blue to the enlarged picture so far.
+//! 4x4 has one), all driven by the one code; every resolution adds its red, green and blue to the upsampled image so far.
 
 use crate::{
     device::nvtx,
@@ -53,11 +53,11 @@ impl Generator {
         let _range = nvtx::range("generator");
         let (n, c) = (code.shape()[0], self.constant.shape().last());
         let mut x = self.first.forward(&self.constant.broadcast_to([n, 4, 4, c])?, code)?;
-        let mut picture = self.first_rgb.forward(&x, code)?;
+        let mut image = self.first_rgb.forward(&x, code)?;
         for block in &self.blocks {
             x = block.refine.forward(&block.double.forward(&x, code)?, code)?;
-            picture = block.to_rgb.forward_add_residual(&x, code, Some(&doubled(&picture, &self.filter)?))?;
+            image = block.to_rgb.forward_add_residual(&x, code, Some(&doubled(&image, &self.filter)?))?;
         }
-        Ok(picture)
+        Ok(image)
     }
 }

@@ -81,7 +81,7 @@ impl Extractor {
         let Header { config, .. } = Header::of(&file)?;
         let tensors = checkpoint::tensors_of(&file, device)?;
         if let Some(name) = checkpoint::not_finite(&tensors)? {
-            let problem = format!("holds values that are no numbers, in {name}");
+            let problem = format!("holds NaN or infinite values, in {name}");
             return Err(Error::input(&path, problem, "train the extractor again"));
         }
         let digest = content_digest(&config, &tensors)?;

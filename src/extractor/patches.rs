@@ -39,7 +39,7 @@ impl PatchSource for MemoryPatches {
     }
 
     fn load(&self, index: usize) -> Result<RgbImage> {
-        self.0.get(index).cloned().ok_or_else(|| Error::Usage(format!("patch {index} of {}", self.0.len())))
+        self.0.get(index).cloned().ok_or_else(|| Error::internal(format_args!("patch {index} of {}", self.0.len())))
     }
 
     fn digest(&self) -> Result<Digest> {

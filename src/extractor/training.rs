@@ -11,8 +11,8 @@
 //! 16/17). The critic is shown the reconstructions that the pair's own update was computed from.
 //!
 //! A step is a function of the weights, the optimisers' moments, the seed and the step's number; a checkpoint keeps them
-//! to the bit, and a resumed run repeats an uninterrupted one exactly. What the weights follow from (the configuration, the
-//! patches, the files of LPIPS) has a digest that checkpoints and the finished file carry, so that a run never goes on from
+//! exactly, and a resumed run repeats an uninterrupted one exactly. What the weights follow from (the configuration, the
+//! patches, the files of LPIPS) has a digest that checkpoints and the finished file carry, so that a run never resumes from
 //! the work of another.
 
 use std::{
@@ -105,7 +105,7 @@ struct State {
     augment: Strength,
 }
 
-/// Trains an extractor in `dir`, or goes on where a run of the same configuration and patches stopped; a finished one is
+/// Trains an extractor in `dir`, or resumes where a run of the same configuration and patches stopped; a finished one is
 /// left alone. Only the number of steps and how checkpoints are kept may differ from the earlier run.
 ///
 /// # Errors
@@ -404,7 +404,7 @@ impl<'a> Training<'a> {
     }
 
     fn batch(&self) -> Result<&Batch> {
-        self.batch.as_ref().ok_or_else(|| Error::Usage("a training step without a batch".into()))
+        self.batch.as_ref().ok_or_else(|| Error::internal("a training step without a batch"))
     }
 
     /// One update of encoder and generator; returns the reconstructions it was computed from.
@@ -446,7 +446,7 @@ impl<'a> Training<'a> {
 
     fn launch_r1(&self) -> Result<Tensor> {
         let (weights, batch) = (&self.config.loss, self.batch()?);
-        let critic = self.critic.as_ref().ok_or_else(|| Error::Usage("R1 without a critic".into()))?;
+        let critic = self.critic.as_ref().ok_or_else(|| Error::internal("R1 without a critic"))?;
         let tape = Tape::start();
         tape.watch(critic.params.trainable().into_iter().chain([&batch.real]));
         let logits = critic.model.forward(&batch.shown(&batch.real, 3)?)?;
@@ -461,7 +461,7 @@ impl<'a> Training<'a> {
         if terms.into_iter().flatten().all(f64::is_finite) {
             return Ok(());
         }
-        let problem = format!("training step {} gave a loss that is no number ({})", record.step, remark(record));
+        let problem = format!("training step {} gave a NaN or infinite loss ({})", record.step, remark(record));
         let remedy = "lower optimizer.lr or set optimizer.clip_norm to 10, and train in a new folder";
         Err(Error::input(self.dir, problem, remedy))
     }

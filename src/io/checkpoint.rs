@@ -63,7 +63,7 @@ impl Checkpoints {
         Checkpoints { root: root.as_ref().to_path_buf(), keep: keep.max(1) }
     }
 
-    /// Writes `step-<step>`. `state` is whatever else the run needs to go on.
+    /// Writes `step-<step>`. `state` is whatever else the run needs to resume.
     pub fn save(&self, step: u64, groups: &[Group], state: &impl Serialize) -> Result<PathBuf> {
         fs::create_dir_all(&self.root).map_err(|e| Error::io(&self.root, e))?;
         let temporary = self.root.join(format!("{UNFINISHED}{step:06}"));
@@ -213,7 +213,7 @@ pub fn tensors_of(file: &SafetensorsFile, device: &Device) -> Result<HashMap<Str
     file.names().iter().map(read).collect()
 }
 
-/// The first tensor, by name, that holds a value that is no number.
+/// The first tensor, by name, that holds a NaN or infinite value.
 pub fn not_finite(tensors: &HashMap<String, Tensor>) -> Result<Option<&str>> {
     let mut names: Vec<&String> = tensors.keys().collect();
     names.sort();

@@ -27,7 +27,7 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens `path` to go on after `step`; later lines are dropped.
+    /// Opens `path` to resume after `step`; later lines are dropped.
     pub fn resume(path: impl AsRef<Path>, step: u64) -> Result<MetricsLog> {
         let path = path.as_ref();
         let kept = whole_lines(path)?.into_iter().filter(|record| record["step"].as_u64().is_some_and(|at| at <= step));

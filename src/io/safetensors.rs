@@ -214,7 +214,7 @@ pub fn write(path: impl AsRef<Path>, arrays: &[ArrayView], metadata: &BTreeMap<S
         let entry =
             serde_json::json!({ "dtype": array.element.name(), "shape": array.shape, "data_offsets": [offset, end] });
         if array.name == "__metadata__" || header.insert(array.name.to_string(), entry).is_some() {
-            return Err(Error::Usage(format!("{}: two arrays are named {:?}", path.display(), array.name)));
+            return Err(Error::internal(format_args!("{}: two arrays are named {:?}", path.display(), array.name)));
         }
         offset = end;
     }
@@ -225,8 +225,8 @@ pub fn write(path: impl AsRef<Path>, arrays: &[ArrayView], metadata: &BTreeMap<S
     hasher.update(&length);
     hasher.update(&text);
     order.iter().for_each(|array| hasher.update(array.bytes));
-    let place =
-        checksum_place(&text).ok_or_else(|| Error::Usage(format!("{}: no place for a checksum", path.display())))?;
+    let place = checksum_place(&text)
+        .ok_or_else(|| Error::internal(format_args!("{}: no place for a checksum", path.display())))?;
     let checksum = hasher.digest();
     text[place].copy_from_slice(checksum.to_string().as_bytes());
 

@@ -26,7 +26,7 @@ pub enum Seal {
 /// Writes `value`, which is an object as JSON, with its checksum.
 pub fn write_json(path: impl AsRef<Path>, value: &impl Serialize) -> Result<()> {
     let path = path.as_ref();
-    let unusable = |what: String| Error::Usage(format!("{}: {what}", path.display()));
+    let unusable = |what: String| Error::internal(format_args!("{}: {what}", path.display()));
     let mut json = serde_json::to_value(value).map_err(|e| unusable(e.to_string()))?;
     let digest = Digest::of_bytes(json.to_string().as_bytes());
     let object = json.as_object_mut().ok_or_else(|| unusable("only an object can carry its checksum".into()))?;

@@ -226,7 +226,7 @@ impl FeatureScale {
         let scale = FeatureScale { global_mean, global_span, local_mean, local_span };
         if scale.global_mean.iter().chain(&scale.local_mean).any(|v| !v.is_finite()) {
             return Err(Error::Usage(
-                "the features of a training slide hold values that are no numbers; train the extractor again".into(),
+                "the features of a training slide hold NaN or infinite values; train the extractor again".into(),
             ));
         }
         Ok(scale)
@@ -249,20 +249,20 @@ fn standardise(values: &mut [f32], mean: &[f32], span: &[f32]) {
     }
 }
 
-/// Turns and mirrors a cube `[g, g, d]` into one of its eight symmetric positions: tissue has no upright.
-pub fn turn(cube: &mut [f32], grid: usize, position: u32) {
-    if position == 0 || grid < 2 {
+/// Applies one of the eight symmetries of the square (the dihedral group D4) to a cube `[g, g, d]`: tissue has no upright.
+pub fn dihedral(cube: &mut [f32], grid: usize, symmetry: u32) {
+    if symmetry == 0 || grid < 2 {
         return;
     }
     let d = cube.len() / (grid * grid);
     let source = cube.to_vec();
     for y in 0..grid {
         for x in 0..grid {
-            let (mut from_y, mut from_x) = if position & 4 != 0 { (x, y) } else { (y, x) };
-            if position & 1 != 0 {
+            let (mut from_y, mut from_x) = if symmetry & 4 != 0 { (x, y) } else { (y, x) };
+            if symmetry & 1 != 0 {
                 from_x = grid - 1 - from_x;
             }
-            if position & 2 != 0 {
+            if symmetry & 2 != 0 {
                 from_y = grid - 1 - from_y;
             }
             let (to, from) = ((y * grid + x) * d, (from_y * grid + from_x) * d);
@@ -287,14 +287,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cube_has_eight_positions() {
+    fn a_cube_has_eight_symmetries() {
         let cube: Vec<f32> = (0..9).map(|v| v as f32).collect();
         let mut seen: Vec<Vec<f32>> = Vec::new();
-        for position in 0..8 {
+        for symmetry in 0..8 {
             let mut turned = cube.clone();
-            turn(&mut turned, 3, position);
+            dihedral(&mut turned, 3, symmetry);
             assert_eq!(turned[4], 4.0, "the centre stays");
-            assert!(!seen.contains(&turned), "position {position} repeats another");
+            assert!(!seen.contains(&turned), "symmetry {symmetry} repeats another");
             seen.push(turned);
         }
     }

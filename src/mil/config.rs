@@ -60,8 +60,8 @@ pub struct TrainConfig {
     pub target_scaling: Scaling,
     /// Divides features by their deviation over the training slides after taking away their mean.
     pub standardise_features: bool,
-    /// Cubes are turned and mirrored at random.
-    pub turn_cubes: bool,
+    /// Cubes are rotated by quarter turns and mirrored at random.
+    pub augment_cubes: bool,
     /// Deviation of the normal noise added to (standardised) features in training.
     pub feature_noise: f64,
     /// Deviation of the normal shift that all patches of a slide share, one number a feature, drawn anew at every step:
@@ -118,7 +118,7 @@ impl TrainConfig {
             min_valid_slides: 20,
             target_scaling: Scaling::MinMax,
             standardise_features: true,
-            turn_cubes: true,
+            augment_cubes: true,
             feature_noise: 0.0,
             slide_noise: 0.0,
             members: 1,

@@ -55,7 +55,7 @@ pub struct CvResult {
     pub held_out_by: Vec<Vec<usize>>,
 }
 
-/// Trains and tests every fold in `dir`, or goes on where an earlier run stopped.
+/// Trains and tests every fold in `dir`, or resumes where an earlier run stopped.
 ///
 /// `device_name` is as `--device` takes it: worker threads make their own devices.
 pub fn cross_validate(

@@ -91,7 +91,7 @@ impl ModelHeader {
         }
         let usable = |offset: &f64, span: &f64| offset.is_finite() && span.is_finite() && *span != 0.0;
         if !header.targets.offset.iter().zip(&header.targets.span).all(|(offset, span)| usable(offset, span)) {
-            return Err(no_model("holds a scale of its targets that is no number".into()));
+            return Err(no_model("holds a NaN scale of its targets".into()));
         }
         Ok(header)
     }
@@ -131,13 +131,13 @@ impl Model {
     }
 
     /// # Errors
-    /// `Input` where the file is damaged, no model, or holds values that are no numbers.
+    /// `Input` where the file is damaged, no model, or holds NaN or infinite values.
     pub fn load(path: &Path, device: &Device) -> Result<Model> {
         let file = SafetensorsFile::open_own(path)?;
         let header = ModelHeader::of(&file)?;
         let tensors = checkpoint::tensors_of(&file, device)?;
         if let Some(name) = checkpoint::not_finite(&tensors)? {
-            let problem = format!("holds values that are no numbers, in {name}");
+            let problem = format!("holds NaN or infinite values, in {name}");
             return Err(Error::input(path, problem, "train it again"));
         }
         let mut weights = HashMap::new();

@@ -52,7 +52,7 @@ pub struct RegressorConfig {
     pub vit_width: usize,
     pub vit_depth: usize,
     pub vit_heads: usize,
-    /// Hidden width of the perceptrons as a multiple of the width.
+    /// Hidden width of the MLPs as a multiple of the width.
     pub vit_mlp_ratio: f64,
     /// Part of the values dropped in training: of the tokens, and of what each half of a transformer block adds.
     pub dropout: f64,

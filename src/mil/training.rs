@@ -2,7 +2,7 @@
 //! clipped gradients, patches drawn anew at every step, an average of the weights, early stopping on validation slides.
 //!
 //! A step is a function of the weights, the optimiser's moments, the seed and the step's number. A checkpoint keeps them
-//! to the bit at the end of an epoch, so a run that was killed repeats an uninterrupted one exactly.
+//! exactly at the end of an epoch, so a run that was killed repeats an uninterrupted one exactly.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ use crate::{
         safetensors::SafetensorsFile,
     },
     mil::{
-        bags::{Bag, BagSet, FeatureScale, subset, turn},
+        bags::{Bag, BagSet, FeatureScale, dihedral, subset},
         config::{FineTuneConfig, TrainConfig},
         manifest::Task,
         model::{Model, ModelHeader},
@@ -89,7 +89,7 @@ struct State {
     stopped: bool,
 }
 
-/// Trains a network in `job.dir`, or goes on where an earlier run stopped. A finished network of the same configuration and
+/// Trains a network in `job.dir`, or resumes where an earlier run stopped. A finished network of the same configuration and
 /// data is left alone; anything else in the folder is begun anew.
 pub fn fit(job: &Job, config: &TrainConfig, device: &Device, progress: &dyn Progress) -> Result<ModelHeader> {
     let path = job.dir.join(MODEL_FILE);
@@ -331,7 +331,7 @@ impl<'a> Training<'a> {
         // The only look at results: until here a GPU has everything queued.
         let [value, norm] = [results[0].item()?, results[1].item()?];
         if !value.is_finite() {
-            let problem = format!("epoch {} gave a loss that is no number", self.state.epoch + 1);
+            let problem = format!("epoch {} gave a NaN or infinite loss", self.state.epoch + 1);
             return Err(Error::input(self.job.dir, problem, "lower train.learning_rate and run again"));
         }
         self.state.step += 1;
@@ -406,10 +406,10 @@ impl<'a> Training<'a> {
             let (globals, locals) = (&mut globals[first_global..], &mut locals[first_local..]);
             self.model.features.global(globals);
             self.model.features.local(locals);
-            if config.turn_cubes {
+            if config.augment_cubes {
                 let random = Philox::named(self.job.seed, &format!("turns {step} {slide}"));
                 let cubes = locals.chunks_exact_mut(g * g * d);
-                cubes.enumerate().for_each(|(i, cube)| turn(cube, g, random.below(i as u64, 8) as u32));
+                cubes.enumerate().for_each(|(i, cube)| dihedral(cube, g, random.below(i as u64, 8) as u32));
             }
             if config.slide_noise > 0.0 {
                 let random = Philox::named(self.job.seed, &format!("slide noise {step} {slide}"));

@@ -134,7 +134,7 @@ impl VitBlock {
     }
 
     /// As [`VitBlock::forward`] for one sequence, without dropout, and its attention averaged over the heads
-    /// `[queries, keys]`, for pictures.
+    /// `[queries, keys]`, for images.
     pub fn forward_with_attention(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         let (length, width) = (x.shape().rows(), x.shape().last());
         let (h, d) = (self.heads, width / self.heads);

@@ -37,7 +37,7 @@ impl Tensor {
             return residual.map_or_else(|| Ok(self.clone()), |residual| residual.add(self));
         }
         if !(0.0..1.0).contains(&probability) {
-            return Err(Error::Usage(format!("dropout {probability}: a probability below 1 wanted")));
+            return Err(Error::shape("dropout", format!("a probability of {probability}; below 1 is wanted")));
         }
         let op = Dropout { probability, random, step };
         match residual {

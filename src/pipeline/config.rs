@@ -15,7 +15,7 @@
 //! selector = "shannon"        # or otsu, gradient, canny, dog, log, dexined
 //! mpp = 0.5                   # µm per pixel of patches; left out: level-0 pixels, as in the paper
 //! sigma = 0.0                 # or bits, bits_per_px (shannon), min, top
-//! scope = "run"               # or "slide": what the mean and deviation of sigma are taken over
+//! scope = "run"               # or "slide": what the mean and sd of sigma are taken over
 //! [extractor]                 # both pairs; [extractor.global] and [extractor.local] are laid over it
 //! steps = 20000
 //! [train]
@@ -46,7 +46,7 @@ use crate::{
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
-    /// `paper`: the paper's sizes. `small`: the same networks for a processor and tens of slides.
+    /// `paper`: the paper's sizes. `small`: the same networks for a CPU and tens of slides.
     pub preset: Preset,
     /// Everything random in a run follows from it.
     pub seed: u64,
@@ -88,7 +88,7 @@ pub struct SelectConfig {
     pub patch_px: usize,
     /// Fine patch side `q` in pixels of `mpp`; divides `patch_px`.
     pub local_px: usize,
-    /// What the mean and the deviation of `sigma` are taken over: `run`, the patches of all slides that are not glass, or
+    /// What the mean and the standard deviation of `sigma` are taken over: `run`, the patches of all slides that are not glass, or
     /// `slide`, all of each slide's own.
     pub scope: Scope,
     /// Kept by one of these; the default is `sigma = 0` over the run (`sigma = 1` with `scope = "slide"`), for `otsu`

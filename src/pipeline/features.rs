@@ -177,7 +177,7 @@ fn origin(selection: &Selection, stored: &[StoredFeatures]) -> Result<Origin> {
         selection,
     };
     let first = stored.first().map(|stored| of(&stored.key));
-    first.ok_or_else(|| Error::Usage("no slide has features".into()))
+    first.ok_or_else(|| Error::internal("no slide has features"))
 }
 
 /// What the regressor is trained on: stored features with the cohort's targets.
@@ -201,7 +201,8 @@ pub fn bags(run: &Run, selection: &Selection, selected: &[Selected], stored: Vec
         };
         let entry = &slide.entry;
         let index = run.cohort.slides.iter().position(|s| s.id == entry.id);
-        let index = index.ok_or_else(|| Error::Usage(format!("slide {} left the cohort while it ran", entry.id)))?;
+        let index =
+            index.ok_or_else(|| Error::internal(format_args!("slide {} left the cohort while it ran", entry.id)))?;
         set.targets.push(run.cohort.target(index).to_vec());
         set.bags.push(Bag {
             slide: entry.id.clone(),

@@ -13,7 +13,7 @@
 //! RUN/results.json           what the files of the line above were made from, and their checksums
 //! ```
 //!
-//! Every stage keeps what it finished: a run that was stopped, at any point and in any way, goes on where it was when the
+//! Every stage keeps what it finished: a run that was stopped, at any point and in any way, resumes when the
 //! same command is given again, and ends with the same numbers.
 //!
 //! Every artefact carries a checksum of itself and the digest of all it was made from, down to the bytes of the slides:
@@ -21,7 +21,7 @@
 //! patches and both extractors; a network of its configuration, the features and targets of its slides and, where it is
 //! tuned, of the network it began as. One that differs in anything, or is damaged, is made again; a finished directory is
 //! worth what a fresh run of the same command would give. The device and the number of threads are not among what an
-//! artefact depends on: a run may go on on another machine, with numbers that agree to rounding.
+//! artefact depends on: a run may be resumed on another machine, with numbers that agree to rounding.
 
 pub mod config;
 pub mod features;
@@ -117,7 +117,7 @@ impl Run {
         for scale in Scale::BOTH {
             training::remove_unfinished(&extractor_dir(dir, scale))?;
         }
-        let text = toml::to_string_pretty(&config.absolute()).map_err(|e| Error::Usage(e.to_string()))?;
+        let text = toml::to_string_pretty(&config.absolute()).map_err(Error::internal)?;
         sealed::write_toml(dir.join("config.toml"), &text)?;
         Ok(Run { config, cohort, excluded, _lock: lock })
     }
@@ -338,6 +338,7 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 }
 
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_vec_pretty(value).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
+    let text =
+        serde_json::to_vec_pretty(value).map_err(|e| Error::internal(format_args!("{}: {e}", path.display())))?;
     atomic::write_bytes(path, &text)
 }

@@ -65,7 +65,8 @@ impl PatchSource for SlidePatches {
 
     fn load(&self, index: usize) -> Result<RgbImage> {
         let place = self.places.get(index);
-        let &(slide, corner) = place.ok_or_else(|| Error::Usage(format!("patch {index} of {}", self.places.len())))?;
+        let &(slide, corner) =
+            place.ok_or_else(|| Error::internal(format_args!("patch {index} of {}", self.places.len())))?;
         self.planes[slide].read(corner, self.side_px, self.side_px)
     }
 

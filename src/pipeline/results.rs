@@ -1,4 +1,4 @@
-//! Tables, pictures and the report of a run as one artefact: `results.json` says what they were made from and holds their
+//! Tables, images and the report of a run as one artefact: `results.json` says what they were made from and holds their
 //! checksums.
 //!
 //! They cannot carry a checksum themselves, as features and networks do. Results of other inputs are removed as soon as a

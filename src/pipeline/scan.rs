@@ -97,7 +97,7 @@ pub fn scan(run: &Run, device: &Device, progress: &dyn Progress) -> Result<Scann
             Ok(fingerprint) => {
                 let key = Digest::of("scores", &(settings, fingerprint.content, entry.mpp));
                 match earlier {
-                    // Failures are not kept: the file may have been mended.
+                    // Failures are not kept: the file may have been repaired.
                     Some(state) if state.key == key && matches!(state.outcome, Outcome::Scored(_)) => {
                         SlideState { fingerprint: Some(fingerprint), ..state }
                     }

@@ -1,4 +1,4 @@
-//! What a run keeps of its slides: the rule, with the numbers it came to, and the patches of each slide that go on.
+//! What a run keeps of its slides: the rule, with the numbers it came to, and the patches of each slide that are kept.
 //!
 //! Everything here is plain data and decides all that later stages read: [`Selection`] is `selection.json`, the digests of a
 //! [`Selected`] stand for its pixels and for the places kept.
@@ -87,7 +87,7 @@ impl Selection {
     }
 }
 
-/// One usable slide with the patches that go on.
+/// One usable slide with the patches that are kept.
 pub struct Selected {
     pub entry: SlideEntry,
     /// Of the pixels that are read from it: the slide's bytes, and how patches are cut from them.
@@ -142,12 +142,12 @@ impl Selected {
         }
     }
 
-    /// The patches that go on.
+    /// The kept patches.
     pub fn kept(&self) -> impl Iterator<Item = &PatchScore> {
         self.patches.iter().filter(|patch| patch.kept)
     }
 
-    /// Of the patches that go on, with their scores.
+    /// Of the kept patches, with their scores.
     pub fn kept_digest(&self) -> Digest {
         Digest::of("kept patches", &self.kept().map(|patch| (patch.x, patch.y, patch.score)).collect::<Vec<_>>())
     }

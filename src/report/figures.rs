@@ -161,7 +161,7 @@ pub fn legend(names: impl Iterator<Item = (String, bool)>) -> String {
     format!("<ul class=\"legend\">{}</ul>", items.concat())
 }
 
-/// The scale of the tinted pictures with its two ends.
+/// The scale of the tinted images with its two ends.
 pub fn colour_bar(label: &str, (low, high): (f64, f64), digits: usize) -> String {
     let (width, height) = (300.0, 12.0);
     let mut drawing = Drawing::new(width, height, label);

@@ -24,7 +24,7 @@ pub fn escape(text: &str) -> String {
     out
 }
 
-/// An image stored in the page as PNG: exact, for small or flat pictures.
+/// An image stored in the page as PNG: exact, for small or flat images.
 pub fn png_image(image: &RgbImage, alternative: &str) -> String {
     image_element("png", &image.to_png(), image, alternative)
 }
@@ -52,7 +52,7 @@ fn image_element(kind: &str, bytes: &[u8], image: &RgbImage, alternative: &str) 
     )
 }
 
-/// `-0.123`, or an en dash where there is no number.
+/// `-0.123`, or an en dash where there is none.
 pub fn fixed(value: Option<f64>, digits: usize) -> String {
     match value {
         Some(v) if v.is_finite() => format!("{v:.digits$}").replace('-', "\u{2212}"),

@@ -1,8 +1,8 @@
-//! Pictures, tables and the self-contained HTML report of a run.
+//! Images, tables and the self-contained HTML report of a run.
 //!
 //! [`render`] turns a [`ReportData`] into one file: style, drawings and images are inside, nothing is fetched, no script
 //! runs, every text is escaped. It reads in light and dark, prints, and is well-formed XML as well. The caller decides
-//! how many slides and pictures it holds; an empty part leaves its section out.
+//! how many slides and images it holds; an empty part leaves its section out.
 
 pub mod colour;
 pub mod figures;

@@ -1,4 +1,4 @@
-//! Pictures of a slide with what the pipeline made of it: scores, choices and attention of patches over a thumbnail.
+//! Images of a slide with what the pipeline made of it: scores, choices and attention of patches over a thumbnail.
 
 use super::colour;
 use crate::image::RgbImage;

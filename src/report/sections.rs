@@ -10,7 +10,7 @@ use super::{
 };
 use crate::image::RgbImage;
 
-/// Longest side of a slide's pictures.
+/// Longest side of a slide's images.
 const PICTURE_PX: usize = 460;
 /// And of the maps of the selectors, which stand side by side.
 const SELECTOR_MAP_PX: usize = 300;
@@ -219,7 +219,7 @@ fn folds(genes: &[GeneReport]) -> String {
             format!(
                 "<tr><th scope=\"row\">{}</th>{cells}<td><strong>{}</strong></td><td>{}</td></tr>",
                 escape(&gene.title()),
-                mean_and_deviation(&values),
+                mean_and_sd(&values),
                 fixed(gene.pooled_pcc, 2)
             )
         })
@@ -232,7 +232,7 @@ fn folds(genes: &[GeneReport]) -> String {
     )
 }
 
-fn mean_and_deviation(values: &[f64]) -> String {
+fn mean_and_sd(values: &[f64]) -> String {
     if values.is_empty() {
         return "\u{2013}".into();
     }
@@ -241,26 +241,26 @@ fn mean_and_deviation(values: &[f64]) -> String {
     if values.len() == 1 {
         return fixed(Some(mean), 2);
     }
-    let deviation = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
-    format!("{} ± {}", fixed(Some(mean), 2), fixed(Some(deviation), 2))
+    let sd = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
+    format!("{} ± {}", fixed(Some(mean), 2), fixed(Some(sd), 2))
 }
 
 fn slide(panel: &SlidePanel) -> String {
     let thumbnail = panel.thumbnail.fitted(PICTURE_PX);
     let kept = panel.patches.iter().filter(|m| m.kept).count();
-    let mut pictures = vec![picture(&thumbnail.image, "The slide", "")];
+    let mut shown = vec![figure(&thumbnail.image, "The slide", "")];
     if !panel.patches.is_empty() {
         let scores = range(panel.patches.iter().map(|m| m.score));
         let map = thumbnail.value_map(&panel.patches, scores, |m| Some(m.score));
-        pictures.push(picture(&map, "Score", &figures::colour_bar(&panel.score_label, scores, 2)));
+        shown.push(figure(&map, "Score", &figures::colour_bar(&panel.score_label, scores, 2)));
         let chosen = thumbnail.selection(&panel.patches);
         let caption = format!("Kept: {} of {} patches", thousands(kept as u64), thousands(panel.patches.len() as u64));
-        pictures.push(picture(&chosen, &caption, ""));
+        shown.push(figure(&chosen, &caption, ""));
     }
     if panel.patches.iter().any(|m| m.attention.is_some()) {
         let attention = range(panel.patches.iter().filter_map(|m| m.attention));
         let map = thumbnail.value_map(&panel.patches, attention, |m| m.attention);
-        pictures.push(picture(
+        shown.push(figure(
             &map,
             "Attention of the networks that held this patient out",
             &figures::colour_bar("share of the attention", attention, 3),
@@ -273,13 +273,13 @@ fn slide(panel: &SlidePanel) -> String {
         .collect();
     let facts = if facts.is_empty() { facts } else { format!("<dl class=\"facts\">{facts}</dl>") };
     format!(
-        "<article class=\"slide\"><h3>{}</h3>{facts}<div class=\"pictures\">{}</div></article>\n",
+        "<article class=\"slide\"><h3>{}</h3>{facts}<div class=\"images\">{}</div></article>\n",
         escape(&panel.name),
-        pictures.concat()
+        shown.concat()
     )
 }
 
-fn picture(image: &RgbImage, caption: &str, below: &str) -> String {
+fn figure(image: &RgbImage, caption: &str, below: &str) -> String {
     if image.pixels.is_empty() {
         return String::new();
     }
@@ -409,7 +409,7 @@ fn selector_maps(comparison: &SelectorComparison, thumbnail: &Thumbnail) -> Stri
         .map(|row| {
             let kept = row.marks.iter().filter(|m| m.kept).count();
             let caption = format!("{}: {kept} of {} patches kept", row.name, row.marks.len());
-            picture(&selection::score_map(&thumbnail, &row.marks), &caption, "")
+            figure(&selection::score_map(&thumbnail, &row.marks), &caption, "")
         })
         .collect();
     if maps.is_empty() {
@@ -417,7 +417,7 @@ fn selector_maps(comparison: &SelectorComparison, thumbnail: &Thumbnail) -> Stri
     }
     format!(
         "<p>All patches of one slide: the higher the score among them, the brighter; kept ones are framed.</p>\
-         <div class=\"pictures\">{maps}</div>"
+         <div class=\"images\">{maps}</div>"
     )
 }
 

@@ -60,7 +60,7 @@ pub fn compare(
         let cell = |(&i, response): (&usize, &Response)| SelectorCell {
             score: scores.patches[i].score,
             kept: scores.patches[i].kept,
-            response: Some(fitted(&response.picture(white))),
+            response: Some(fitted(&response.image(white))),
         };
         let mark = |patch: &crate::select::PatchScore| PatchMark {
             x_px: (patch.x as f64 * scale) as u64,
@@ -140,9 +140,9 @@ pub fn figure(comparison: &SelectorComparison) -> String {
     let mut body = String::new();
     // Writing into a String cannot fail.
     let mut place = |image: &RgbImage, x: usize, y: usize, kept: Option<bool>| {
-        let picture = photograph(image, "");
-        if let (Some(start), false) = (picture.find("data:"), image.pixels.is_empty()) {
-            let data = &picture[start..start + picture[start..].find('"').unwrap_or(0)];
+        let html = photograph(image, "");
+        if let (Some(start), false) = (html.find("data:"), image.pixels.is_empty()) {
+            let data = &html[start..start + html[start..].find('"').unwrap_or(0)];
             let (w, h) = (image.width_px, image.height_px);
             let _ = write!(body, "<image x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\" href=\"{data}\"/>");
             if kept == Some(true) {

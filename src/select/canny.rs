@@ -42,7 +42,7 @@ impl Default for Canny {
 
 impl Canny {
     /// # Errors
-    /// A threshold that is no number or negative, an aperture that OpenCV does not have.
+    /// A threshold that is NaN or negative, an aperture that OpenCV does not have.
     pub fn check_parameters(&self) -> Result<()> {
         if !(self.low >= 0.0 && self.high >= 0.0 && self.low.is_finite() && self.high.is_finite()) {
             let message = format!("canny: thresholds of {} and {}; give two numbers from 0", self.low, self.high);

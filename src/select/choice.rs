@@ -1,11 +1,11 @@
-//! Which patches of a run's slides go on: one rule, made definite by the scores of all its slides and kept with the run.
+//! Which patches of a run's slides are kept: one rule, made definite by the scores of all its slides and kept with the run.
 //!
 //! **The number.** The default is one score for the run: the mean over the patches of all its slides that are not
 //! [`glass`](super::glass), plus `sigma` of their standard deviations. A slide's share of glass therefore moves nothing: a
 //! threshold of each slide's own patches ([`Scope::Slide`]) rises with the tissue on the slide, and keeps nothing of one
 //! that is full of it. Glass is never kept under this rule, however noisy.
 //!
-//! **`sigma` is 0 by default.** The paper puts its number near one deviation above the mean of *all* patches (section 4.2). On
+//! **`sigma` is 0 by default.** The paper puts its number near one standard deviation above the mean of *all* patches (section 4.2). On
 //! slides that are half glass that is about the mean of the tissue alone, which is what a run takes; a slide's own
 //! threshold, whose mean is over its glass too, stays at 1.
 //!
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::random::Philox;
 
-/// What the mean and the deviation of a [`Threshold::Sigma`] are taken over.
+/// What the mean and the standard deviation of a [`Threshold::Sigma`] are taken over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
@@ -61,7 +61,7 @@ pub struct Choice {
 pub struct Spread {
     pub mean: f64,
     /// Of the population: divided by the number of patches.
-    pub deviation: f64,
+    pub sd: f64,
     /// Patches that are not glass, those that are, and the slides they are of.
     pub patches: u64,
     pub glass: u64,
@@ -78,7 +78,7 @@ impl Spread {
         let variance = scores().map(|score| (score - mean) * (score - mean)).sum::<f64>() / n;
         Spread {
             mean,
-            deviation: variance.sqrt(),
+            sd: variance.sqrt(),
             patches: patches as u64,
             glass: (all().count() - patches) as u64,
             slides: slides.len() as u64,
@@ -86,7 +86,7 @@ impl Spread {
     }
 }
 
-/// A choice made definite by a run's slides: with a slide's scores, all that decides which of its patches go on. Plain
+/// A choice made definite by a run's slides: with a slide's scores, all that decides which of its patches are kept. Plain
 /// data, to be stored and hashed.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct FittedChoice {
@@ -104,8 +104,8 @@ impl Choice {
         let (least_score, spread) = match (self.threshold, self.scope) {
             (Threshold::Sigma(deviations), Scope::Run) => {
                 let spread = Spread::of(slides);
-                // Less a rounding error, so that equal values are all kept at 0 deviations.
-                (Some((spread.mean + deviations * spread.deviation) * (1.0 - 1e-12)), Some(spread))
+                // Less a rounding error, so that equal values are all kept at sigma = 0.
+                (Some((spread.mean + deviations * spread.sd) * (1.0 - 1e-12)), Some(spread))
             }
             (Threshold::Min(least), _) => (Some(least), None),
             _ => (None, None),
@@ -133,7 +133,7 @@ impl FittedChoice {
         scores.patches.iter().filter(|patch| patch.kept).count()
     }
 
-    /// Of the patches of `slide` that pass, draws those that go on.
+    /// Of the patches of `slide` that pass, draws those that are kept.
     pub fn draw(&self, slide: &str, patches: &mut [PatchScore]) {
         let passed: Vec<usize> = (0..patches.len()).filter(|&i| patches[i].kept).collect();
         let most = self.choice.most_patches;
@@ -193,7 +193,7 @@ mod tests {
             let slides = [with_glass(glass), with_glass(3 * glass)];
             let fitted = choice(Threshold::Sigma(0.0), Scope::Run).fit(&slides);
             let spread = fitted.spread.expect("of the run");
-            assert!((spread.mean - 12.0).abs() < 1e-9 && (spread.deviation - (8.0f64 / 3.0).sqrt()).abs() < 1e-9);
+            assert!((spread.mean - 12.0).abs() < 1e-9 && (spread.sd - (8.0f64 / 3.0).sqrt()).abs() < 1e-9);
             assert_eq!((spread.patches, spread.glass, spread.slides), (6, 8 * glass as u64, 2));
             for mut scores in slides {
                 assert_eq!(fitted.pass(&mut scores), 2);

@@ -1,6 +1,6 @@
 //! DexiNed, a learned edge detector (Soria, Riba, Sappa 2020), as a selector: the mean edge probability of a patch.
 //!
-//! Six blocks of convolutions look at the image at 1/2 to 1/16 of its size; each gives an edge map, enlarged by transposed
+//! Six blocks of convolutions look at the image at 1/2 to 1/16 of its size; each gives an edge map, upsampled by transposed
 //! convolutions, and a 1 x 1 convolution fuses the six. Batch normalisation uses stored statistics and is folded into
 //! the convolution before it when weights are loaded. Images are BGR, 0 to 255, less the mean colour that the network was trained with;
 //! sides are made multiples of 16 by repeating the border, and the result is cut back.

@@ -1,6 +1,6 @@
 //! The grey image that every selector but Shannon's looks at.
 //!
-//! Luma in integers, exactly OpenCV's 8-bit `cvtColor(RGB2GRAY)`: `(9798 R + 19235 G + 3735 B + 2^14) >> 15`. A grey picture
+//! Luma in integers, exactly OpenCV's 8-bit `cvtColor(RGB2GRAY)`: `(9798 R + 19235 G + 3735 B + 2^14) >> 15`. A grey image
 //! (R = G = B) keeps its values.
 
 use crate::{image::RgbImage, vectorised};

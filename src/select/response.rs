@@ -1,4 +1,4 @@
-//! What a selector sees in an image, as a picture and as a file of numbers.
+//! What a selector sees in an image, as an image and as a file of numbers.
 
 use crate::image::RgbImage;
 
@@ -22,7 +22,7 @@ impl Response {
     }
 
     /// Black at 0, white from `white` on.
-    pub fn picture(&self, white: f32) -> RgbImage {
+    pub fn image(&self, white: f32) -> RgbImage {
         let scale = if white > 0.0 { 255.0 / white } else { 0.0 };
         let grey = |v: &f32| [(v * scale).round().clamp(0.0, 255.0) as u8; 3];
         let pixels = self.values.iter().flat_map(grey).collect();

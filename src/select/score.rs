@@ -130,7 +130,7 @@ pub struct SlideScores {
 }
 
 impl SlideScores {
-    /// Marks the patches of this slide that are kept, by the slide's own mean and deviation where the threshold asks for
+    /// Marks the patches of this slide that are kept, by the slide's own mean and standard deviation where the threshold asks for
     /// them; returns how many.
     pub fn mark(&mut self, threshold: Threshold) -> usize {
         let threshold = match threshold {
@@ -337,13 +337,13 @@ mod tests {
     }
 
     #[test]
-    fn a_slide_is_marked_by_its_own_mean_and_deviation() {
+    fn a_slide_is_marked_by_its_own_mean_and_sd() {
         let slide = |values: &[f64]| {
             let patch = |&v: &f64| PatchScore { bits: Some(v as u64), score: v, kept: true, ..PatchScore::default() };
             SlideScores { patches: values.iter().map(patch).collect(), ..SlideScores::default() }
         };
         let mut marked = slide(&[1.0, 1.0, 2.0]);
-        // Mean 4/3, deviation 0.47: the slide keeps its best patch.
+        // Mean 4/3, sd 0.47: the slide keeps its best patch.
         assert_eq!(marked.mark(Threshold::Sigma(1.0)), 1);
         assert_eq!(marked.patches.iter().map(|p| p.kept).collect::<Vec<_>>(), [false, false, true]);
         assert_eq!(slide(&[3.0; 5]).mark(Threshold::Sigma(0.0)), 5);

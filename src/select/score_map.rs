@@ -1,4 +1,4 @@
-//! A picture of a slide's scores: its thumbnail, each patch tinted from blue (low) over yellow to red (high), the kept
+//! An image of a slide's scores: its thumbnail, each patch tinted from blue (low) over yellow to red (high), the kept
 //! ones framed in black.
 
 use super::{grid::PatchGrid, score::PatchScore};

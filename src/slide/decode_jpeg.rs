@@ -78,7 +78,7 @@ struct Decoder {
     /// Quantisation tables as they stood when each component was first scanned.
     frozen_quants: Vec<Option<Box<[u16; 64]>>>,
     scans: usize,
-    /// The end marker was seen. A progressive picture without it may lack scans.
+    /// The end marker was seen. A progressive image without it may lack scans.
     ended: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Tiles and strips without a picture codec: none, LZW (both bit orders), deflate, PackBits; the horizontal predictor;
+//! Tiles and strips without an image codec: none, LZW (both bit orders), deflate, PackBits; the horizontal predictor;
 //! 1 to 16 bits; chunky and planar; grey, RGB, palette, CMYK, full-resolution YCbCr, with or without alpha.
 //!
 //! Source: TIFF 6.0. Samples of more than 8 bits keep their high byte; fewer than 8 are stretched to 0..255. Alpha is

@@ -5,7 +5,7 @@
 
 use super::{failure::Failure, jp2k_blocks::style};
 
-/// More components than any picture of a slide has.
+/// More components than any image of a slide has.
 const MAX_COMPONENTS: usize = 16;
 
 #[derive(Clone, Copy, Debug)]

@@ -108,7 +108,7 @@ fn block_avx2(coefficients: &[i16; 64], quant: &[u16; 64], out: &mut [u8], strid
 pub fn block(coefficients: &[i16; 64], quant: &[u16; 64], out: &mut [u8], stride: usize) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2, which was asked on the line above; the function does nothing else unsafe.
+        // SAFETY: the CPU has AVX2, which was asked on the line above; the function does nothing else unsafe.
         unsafe { block_avx2(coefficients, quant, out, stride) };
         return;
     }

@@ -86,7 +86,7 @@ pub struct Level {
     pub height_px: u64,
     /// Level-0 pixels per pixel of this level, the mean of both directions.
     pub downsample: f64,
-    /// The unit in which pixels are stored and decoded: a tile, a strip, or the whole picture.
+    /// The unit in which pixels are stored and decoded: a tile, a strip, or the whole image.
     pub tile_width_px: u64,
     pub tile_height_px: u64,
     pub compression: String,
@@ -131,7 +131,7 @@ impl Slide {
         let Opened { vendor, source, scale, magnification, properties, mut remarks } = format::open(path)?;
         let levels = match &source {
             Source::Tiff { pages, .. } => levels(pages),
-            Source::Picture(image) => vec![Level {
+            Source::Image(image) => vec![Level {
                 width_px: image.width_px as u64,
                 height_px: image.height_px as u64,
                 downsample: 1.0,
@@ -211,7 +211,7 @@ impl Slide {
         &self.inner.remarks
     }
 
-    /// Names and sizes of the pictures beside the slide: thumbnail, label, macro.
+    /// Names and sizes of the images beside the slide: thumbnail, label, macro.
     pub fn associated_images(&self) -> Vec<(String, u64, u64)> {
         let Source::Tiff { container, associated, .. } = &self.inner.source else { return Vec::new() };
         let outline = |a: &Associated| {
@@ -221,7 +221,7 @@ impl Slide {
         associated.iter().filter_map(outline).collect()
     }
 
-    /// Decodes one of the pictures beside the slide.
+    /// Decodes one of the images beside the slide.
     pub fn associated_image(&self, name: &str) -> Result<RgbImage> {
         let Source::Tiff { container, associated, .. } = &self.inner.source else {
             return Err(self.no_such_image(name));
@@ -270,7 +270,7 @@ impl Slide {
         self.level(level)?;
         Ok(match &self.inner.source {
             Source::Tiff { pages, .. } => Some(pages[level].chunk_byte_counts()),
-            Source::Picture(_) => None,
+            Source::Image(_) => None,
         })
     }
 
@@ -334,7 +334,7 @@ impl Slide {
         Ok(image)
     }
 
-    /// The whole slide, its longer side at most `max_side_px`, by averaging over areas. Never enlarged.
+    /// The whole slide, its longer side at most `max_side_px`, by averaging over areas. Never upsampled.
     pub fn thumbnail(&self, max_side_px: usize) -> Result<RgbImage> {
         if max_side_px == 0 {
             return Err(Error::Usage("a thumbnail needs a side of at least 1 px".into()));
@@ -376,7 +376,7 @@ impl Slide {
     fn tile(&self, level: usize, column: u64, row: u64) -> Result<Arc<RgbImage>> {
         let (container, page) = match &self.inner.source {
             Source::Tiff { container, pages, .. } => (container, &pages[level]),
-            Source::Picture(image) => return Ok(image.clone()),
+            Source::Image(image) => return Ok(image.clone()),
         };
         let chunk = row * page.chunks_across + column;
         if let Some(tile) = self.inner.cache.get((level, chunk)) {
@@ -425,7 +425,7 @@ fn levels(pages: &[Page]) -> Vec<Level> {
         .collect()
 }
 
-/// Copies a picture into a larger one with rows `stride` bytes apart.
+/// Copies an image into a larger one with rows `stride` bytes apart.
 fn paste(part: &RgbImage, pixels: &mut [u8], stride: usize, x: usize, y: usize) {
     for (row, source) in part.pixels.chunks_exact(part.width_px * 3).enumerate() {
         let start = (y + row) * stride + x * 3;

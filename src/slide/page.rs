@@ -188,7 +188,7 @@ impl Page {
             other => return Err(damaged(container, format!("has planar configuration {other}"))),
         };
         let horizontal_predictor = match uint(tag::PREDICTOR, 1)? {
-            // Picture codecs predict by themselves. The others do not say that they never use it, and some writers do.
+            // Image codecs predict by themselves. The others do not say that they never use it, and some writers do.
             _ if matches!(compression, Compression::Jpeg) || is_jp2k(compression) => false,
             1 => false,
             2 if bits == 8 || bits == 16 => true,

@@ -8,7 +8,7 @@
 //! it that is covered, in f32, columns first). Weights depend on the pixel's place in the whole plane alone, so a region
 //! read by itself equals the same region cut out of a larger one, on every machine and thread.
 //!
-//! **Never enlarged.** A slide whose finest level is coarser than asked for, by more than [`AS_IT_IS`], has no such plane.
+//! **Never upsampled.** A slide whose finest level is coarser than asked for, by more than [`AS_IT_IS`], has no such plane.
 
 use serde::{Deserialize, Serialize};
 
@@ -78,7 +78,7 @@ impl Plane {
             return Err(Error::input(
                 slide.path(),
                 format!("has {finest_mpp:.4} µm/px at its finest, coarser than the {wanted} µm/px asked for"),
-                format!("ask for at least {:.4} µm/px; nothing is enlarged", finest_mpp / (1.0 + AS_IT_IS)),
+                format!("ask for at least {:.4} µm/px; nothing is upsampled", finest_mpp / (1.0 + AS_IT_IS)),
             ));
         };
         let (found, mut step) = (&levels[level], step_at(&levels[level]));

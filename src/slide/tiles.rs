@@ -1,4 +1,4 @@
-//! From chunks to pictures: decoding one tile or strip, and the grid of rectangles that covers a level.
+//! From chunks to images: decoding one tile or strip, and the grid of rectangles that covers a level.
 
 use super::{
     colour,
@@ -97,9 +97,9 @@ pub fn decode_chunk(container: &Container, page: &Page, chunk: u64) -> Result<Op
             let mut parts = Vec::with_capacity(planes);
             for plane in 0..planes {
                 let bytes = read(plane)?;
-                let picture = decode_codec(page, &bytes).map_err(failed)?;
+                let decoded = decode_codec(page, &bytes).map_err(failed)?;
                 let wanted = if page.planar { 1 } else { page.samples };
-                parts.push(picture.fit(width_px, height_px, wanted, is_plain_rgb(page)).map_err(damaged)?);
+                parts.push(decoded.fit(width_px, height_px, wanted, is_plain_rgb(page)).map_err(damaged)?);
             }
             match (parts.len(), is_plain_rgb(page)) {
                 (1, true) => parts.swap_remove(0),
@@ -122,20 +122,20 @@ pub fn decode_chunk(container: &Container, page: &Page, chunk: u64) -> Result<Op
     Ok(Some(RgbImage { width_px, height_px, pixels }))
 }
 
-/// Three colour samples and nothing else: what a picture codec hands out is already the pixel.
+/// Three colour samples and nothing else: what an image codec hands out is already the pixel.
 fn is_plain_rgb(page: &Page) -> bool {
     !page.planar && matches!(page.photometric, Photometric::Rgb | Photometric::YCbCr) && page.alpha == Alpha::None
 }
 
-/// What a picture codec hands out, whichever it is.
-struct Picture {
+/// What an image codec hands out, whichever it is.
+struct Decoded {
     width_px: usize,
     height_px: usize,
     channels: usize,
     samples: Vec<u8>,
 }
 
-impl Picture {
+impl Decoded {
     /// Cut to the chunk's valid part with the channels the page needs.
     fn fit(self, width_px: usize, height_px: usize, channels: usize, plain_rgb: bool) -> Result<Vec<u8>, String> {
         if self.width_px < width_px || self.height_px < height_px {
@@ -169,7 +169,7 @@ impl Picture {
     }
 }
 
-fn decode_codec(page: &Page, bytes: &[u8]) -> Result<Picture, Failure> {
+fn decode_codec(page: &Page, bytes: &[u8]) -> Result<Decoded, Failure> {
     // A codec may hold more than its tile, by padding; what is far larger was made to fill memory.
     let chunk_px = page.chunk_width_px.saturating_mul(page.chunk_height_px);
     let max_px = (4 * chunk_px + (1 << 20)).min(MAX_CHUNK_PX) as usize;
@@ -181,7 +181,7 @@ fn decode_codec(page: &Page, bytes: &[u8]) -> Result<Picture, Failure> {
             _ => Colours::Stored,
         };
         let d = decode_jpeg::decode(page.jpeg_tables.as_deref(), bytes, colours, max_px)?;
-        return Ok(Picture { width_px: d.width_px, height_px: d.height_px, channels: d.channels, samples: d.samples });
+        return Ok(Decoded { width_px: d.width_px, height_px: d.height_px, channels: d.channels, samples: d.samples });
     }
     let mut d = decode_jp2k::decode(bytes, max_px)?;
     // 33003 says that the codestream holds YCbCr (its chroma replicated); the others hold what the photometric tag says.
@@ -193,5 +193,5 @@ fn decode_codec(page: &Page, bytes: &[u8]) -> Result<Picture, Failure> {
             pixel.copy_from_slice(&rgb);
         }
     }
-    Ok(Picture { width_px: d.width_px, height_px: d.height_px, channels: d.channels, samples: d.samples })
+    Ok(Decoded { width_px: d.width_px, height_px: d.height_px, channels: d.channels, samples: d.samples })
 }

@@ -6,7 +6,7 @@
 //!
 //! Everything is a function of the seed and of the slide's number: slides are drawn in parallel, in any order, and the
 //! first slides of a larger cohort are those of a smaller one. Slides already there are kept, so that an interrupted run
-//! goes on where it stopped.
+//! resumes where it stopped.
 
 pub mod anatomy;
 pub mod appearance;
@@ -40,7 +40,7 @@ const SIZE_PX: std::ops::RangeInclusive<usize> = 256..=8192;
 const MOST_SLIDES: usize = 9999;
 /// Written first; says what the files in the directory were made from.
 const SETTINGS_FILE: &str = "synth.json";
-/// Raised when the same seed no longer gives the same pictures.
+/// Raised when the same seed no longer gives the same images.
 const DRAWING_VERSION: u32 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq)]

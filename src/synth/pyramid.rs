@@ -67,13 +67,13 @@ impl Entry {
 /// Writes `image` and its reduced levels to `out`.
 pub fn write(image: &RgbImage, options: &PyramidOptions, out: &mut dyn Write) -> Result<()> {
     if options.tile_px == 0 || !options.tile_px.is_multiple_of(16) || options.tile_px > 4096 {
-        return Err(Error::Usage(format!(
-            "a TIFF tile side must be a multiple of 16 up to 4096, not {}",
+        return Err(Error::internal(format_args!(
+            "a TIFF tile side of {} px, which is no multiple of 16 up to 4096",
             options.tile_px
         )));
     }
     if image.width_px == 0 || image.height_px == 0 {
-        return Err(Error::Usage("an image without pixels cannot be a slide".into()));
+        return Err(Error::internal("an image without pixels cannot be a slide"));
     }
     let mut levels = vec![];
     let mut current = image.clone();
@@ -113,7 +113,7 @@ fn pad_to_word(file: &mut Vec<u8>) {
 }
 
 /// Encodes the tiles of one level in raster order; partial tiles repeat their last column and row, so that the padding
-/// does not ring into the picture.
+/// does not ring into the image.
 fn append_tiles(file: &mut Vec<u8>, level: &RgbImage, options: &PyramidOptions) -> Result<(Vec<u32>, Vec<u32>)> {
     let side = options.tile_px;
     let (mut offsets, mut lengths) = (vec![], vec![]);
@@ -133,7 +133,7 @@ fn append_tiles(file: &mut Vec<u8>, level: &RgbImage, options: &PyramidOptions) 
             encoder.set_sampling_factor(SamplingFactor::R_4_2_0);
             encoder
                 .encode(&tile, side as u16, side as u16, ColorType::Rgb)
-                .map_err(|e| Error::Usage(format!("a tile could not be encoded as JPEG: {e}")))?;
+                .map_err(|e| Error::internal(format_args!("a tile could not be encoded as JPEG: {e}")))?;
             offsets.push(offset(start)?);
             lengths.push(offset(file.len() - start)?);
             pad_to_word(file);

@@ -28,7 +28,7 @@ use super::{
 pub enum Outcome {
     /// No launch needed the safeguard.
     Idle,
-    /// No finding, and the same bits in all memory.
+    /// No finding, and bit-identical memory.
     Passed,
     /// No finding, but other bits in memory: what compares results sees it.
     Wrong,

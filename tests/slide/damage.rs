@@ -8,12 +8,12 @@ use isg::slide::{
 
 use super::{
     builder::{Builder, LONG, SHORT, Value, image_tags},
-    open_bytes, picture,
+    open_bytes, test_image,
 };
 
-/// Adds a picture, every pixel saying where it is, as a tiled or stripped directory.
+/// Adds a test_image, every pixel saying where it is, as a tiled or stripped directory.
 fn add(builder: &mut Builder, size: (u64, u64), tiled: bool) {
-    let pixels = picture(size.0 as usize, size.1 as usize).pixels;
+    let pixels = test_image(size.0 as usize, size.1 as usize).pixels;
     let (blob, bytes) = (builder.data.len(), pixels.len() as u64);
     builder.data.push(pixels);
     let tile = tiled.then_some(size);
@@ -34,8 +34,8 @@ fn widths(slide: &Slide) -> Vec<u64> {
 }
 
 fn shows_all_of(slide: &Slide, size: usize) {
-    // Not assert_eq: nobody reads two pictures in numbers.
-    assert!(slide.read_region(0, 0, 0, size, size).unwrap() == picture(size, size));
+    // Not assert_eq: nobody reads two images in numbers.
+    assert!(slide.read_region(0, 0, 0, size, size).unwrap() == test_image(size, size));
 }
 
 fn open(builder: &Builder) -> isg::Result<Slide> {
@@ -108,7 +108,7 @@ fn the_slide_of_an_ome_tiff_is_found_behind_its_label() {
     add(&mut builder, (96, 32), false);
     describe(&mut builder, 0, &ome(&[("Label Image", 96, 32, 0)]));
     let message = open(&builder).unwrap_err().to_string();
-    assert!(message.contains("holds no slide, only the picture \"Label Image\""), "{message}");
+    assert!(message.contains("holds no slide, only the image \"Label Image\""), "{message}");
     let mut builder = Builder::default();
     add(&mut builder, (96, 32), false);
     describe(&mut builder, 0, &ome(&[("label", 96, 32, 0), ("slide", 4000, 3000, 1)]));

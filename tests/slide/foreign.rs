@@ -6,18 +6,18 @@ use isg::slide::Slide;
 
 use super::{
     builder::{Builder, LONG, SHORT, Value, image_tags},
-    picture, reads_as_one_sentence,
+    reads_as_one_sentence, test_image,
 };
 
-/// An 8-bit RGB picture of this size as tags, its pixels added to the file.
+/// An 8-bit RGB image of this size as tags, its pixels added to the file.
 fn image(builder: &mut Builder, size: (u64, u64), tiled: bool) -> Vec<(u16, u16, Value)> {
-    let pixels = picture(size.0 as usize, size.1 as usize).pixels;
+    let pixels = test_image(size.0 as usize, size.1 as usize).pixels;
     let (blob, bytes) = (builder.data.len(), pixels.len() as u64);
     builder.data.push(pixels);
     image_tags(size, tiled.then_some(size), size.1, (3, 8), 1, blob..blob + 1, vec![bytes])
 }
 
-/// A TIFF of one tiled picture with further tags in its directory.
+/// A TIFF of one tiled image with further tags in its directory.
 fn marked(big_tiff: bool, marks: &[(u16, u16, Value)]) -> Vec<u8> {
     let mut builder = Builder { big_tiff, ..Builder::default() };
     let mut tags = image(&mut builder, (64, 64), true);
@@ -142,7 +142,7 @@ fn check(cases: &[(&str, Vec<u8>, &str, &str)]) {
 }
 
 fn jpeg(path: &Path) {
-    let image = picture(32, 32);
+    let image = test_image(32, 32);
     let mut bytes = Vec::new();
     jpeg_encoder::Encoder::new(&mut bytes, 90).encode(&image.pixels, 32, 32, jpeg_encoder::ColorType::Rgb).unwrap();
     fs::write(path, bytes).unwrap();

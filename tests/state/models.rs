@@ -202,11 +202,11 @@ fn swapped_lost_and_foreign_networks_are_refused() {
             }),
             "checksum",
         ),
-        ("no numbers in a network", Box::new(|run| poison(&model(run, pooled))), "no numbers"),
+        ("NaN in a network", Box::new(|run| poison(&model(run, pooled))), "NaN or infinite"),
         (
-            "no numbers in an extractor",
+            "NaN in an extractor",
             Box::new(|run| poison(&run.join("extractor/global/extractor.safetensors"))),
-            "no numbers",
+            "NaN or infinite",
         ),
     ];
     let whole = lab.path.join("whole");
@@ -230,7 +230,7 @@ fn remove(path: &Path) {
     if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.expect("it was there");
 }
 
-/// Writes the file again, with its checksum, and one weight that is no number.
+/// Writes the file again, with its checksum, and one NaN weight.
 fn poison(path: &Path) {
     let file = SafetensorsFile::open(path).expect("a file");
     let mut arrays = file.read_all().expect("arrays");

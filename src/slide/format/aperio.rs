@@ -48,7 +48,7 @@ fn interpret(container: &Container) -> Result<Layout> {
         ));
     };
     let levels = survey.levels(base);
-    // Aperio puts the slide first, so a chain that breaks off behind it has lost other pictures only.
+    // Aperio puts the slide first, so a chain that breaks off behind it has lost other images only.
     if base.place != 0 {
         survey.refuse_a_lost_slide(base, levels.len())?;
     }

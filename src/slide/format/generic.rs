@@ -1,4 +1,4 @@
-//! Plain TIFF: the largest picture is level 0, smaller copies of it in the chain or in its SubIFDs are the other levels
+//! Plain TIFF: the largest image is level 0, smaller copies of it in the chain or in its SubIFDs are the other levels
 //! ([`super::pyramid`]). Every other directory is an associated image (`page-2`, ...), images of the same size (further
 //! sections, time points) among them.
 
@@ -54,7 +54,7 @@ fn interpret(container: &Container) -> Result<Layout> {
     })
 }
 
-/// What a picture is called that nothing names.
+/// What an image is called that nothing names.
 pub fn page_name(place: usize) -> String {
     format!("page-{}", place + 1)
 }
@@ -101,7 +101,7 @@ pub fn properties(container: &Container, directory: &Directory) -> Result<Vec<(S
     Ok(list)
 }
 
-/// The most characters of a property that are kept: some writers put whole pictures into a description.
+/// The most characters of a property that are kept: some writers put whole images into a description.
 const PROPERTY_CHARS: usize = 16_384;
 
 pub fn shown(mut value: String) -> String {

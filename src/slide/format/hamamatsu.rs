@@ -1,5 +1,5 @@
-//! Hamamatsu: NDPI, a TIFF of 64-bit offsets under a 32-bit header whose levels are single huge JPEG pictures; VMS and
-//! VMU, text files that name JPEG or NGR pictures beside them; NDPIS, a list of NDPI files.
+//! Hamamatsu: NDPI, a TIFF of 64-bit offsets under a 32-bit header whose levels are single huge JPEG images; VMS and
+//! VMU, text files that name JPEG or NGR images beside them; NDPIS, a list of NDPI files.
 //!
 //! Marks: the tag 65420, or NanoZoomer as the scanner's model; the text files' first section. Source: OpenSlide's
 //! description of the formats.
@@ -12,12 +12,12 @@ use crate::slide::container::{Container, tag};
 
 pub static NDPI: Foreign = Foreign { what: "is a Hamamatsu NDPI slide", marks: is_ndpi, converter: Converter::Vips };
 pub static VMS: Foreign = Foreign {
-    what: "is a Hamamatsu VMS file, the index of a slide's pictures",
+    what: "is a Hamamatsu VMS file, the index of a slide's images",
     marks: |candidate| section(candidate, "Virtual Microscope Specimen"),
     converter: Converter::Vips,
 };
 pub static VMU: Foreign = Foreign {
-    what: "is a Hamamatsu VMU file, the index of a slide's pictures",
+    what: "is a Hamamatsu VMU file, the index of a slide's images",
     marks: |candidate| section(candidate, "Uncompressed Virtual Microscope Specimen"),
     converter: Converter::Vips,
 };
@@ -27,7 +27,7 @@ pub static NDPIS: Foreign = Foreign {
     converter: Converter::Vips,
 };
 pub static NGR: Foreign = Foreign {
-    what: "is a Hamamatsu NGR picture, a part of a VMU slide",
+    what: "is a Hamamatsu NGR image, a part of a VMU slide",
     marks: |candidate| candidate.head().starts_with(b"GN") && candidate.extension() == "ngr",
     converter: Converter::Command("vips tiffsave IN.vmu OUT.tif --tile --pyramid --compression jpeg --Q 90 --bigtiff"),
 };

@@ -1,4 +1,4 @@
-//! Leica: SCN, a BigTIFF whose first picture is the overview of the glass, and LIF, a container of microscope images.
+//! Leica: SCN, a BigTIFF whose first image is the overview of the glass, and LIF, a container of microscope images.
 //!
 //! Marks: SCN describes itself in XML with the root element `scn` of Leica's namespace; LIF begins with a block header.
 

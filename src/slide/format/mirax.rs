@@ -1,7 +1,7 @@
 //! MIRAX (3DHISTECH): `SLIDE.mrxs` is a JPEG overview; the slide lies in the folder `SLIDE` beside it, in `.dat` files
 //! that `Slidedat.ini` explains.
 //!
-//! Marks: nothing in the overview tells it from any JPEG picture, so its name or the folder beside it must.
+//! Marks: nothing in the overview tells it from any JPEG image, so its name or the folder beside it must.
 
 use super::{
     Candidate,
@@ -9,7 +9,7 @@ use super::{
 };
 
 pub static MIRAX: Foreign =
-    Foreign { what: "is the overview picture of a MIRAX slide", marks: is_overview, converter: Converter::Vips };
+    Foreign { what: "is the overview image of a MIRAX slide", marks: is_overview, converter: Converter::Vips };
 pub static SLIDEDAT: Foreign = Foreign {
     what: "is a part of a MIRAX slide",
     marks: is_slidedat,

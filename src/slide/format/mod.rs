@@ -2,7 +2,7 @@
 //!
 //! A [`Format`] recognises a file by its own marks (tags, XML, magic bytes; a name only where the bytes say nothing) and
 //! opens it. Formats that are known and not read are foreign: they are recognised all the same, because many of them
-//! are TIFF or JPEG files whose first picture is a label or an overview, which would be read in place of the slide. The
+//! are TIFF or JPEG files whose first image is a label or an overview, which would be read in place of the slide. The
 //! first format of [`FORMATS`] that recognises a file has it, so what is special comes before what is general.
 //!
 //! To add a vendor: its file here, and its name in the list.
@@ -20,7 +20,7 @@ mod olympus;
 mod ome;
 mod ome_zarr;
 mod philips;
-mod picture;
+mod plain_image;
 mod pyramid;
 mod sakura;
 mod trestle;
@@ -78,7 +78,7 @@ pub static FORMATS: &[&dyn Format] = &[
     &aperio::Aperio,
     &ome::OmeTiff,
     &generic::GenericTiff,
-    &picture::Picture,
+    &plain_image::PlainImage,
     &not_a_slide::NotASlide,
 ];
 
@@ -176,7 +176,7 @@ fn xml_root(text: &str) -> &str {
     rest.strip_prefix('<').map_or("", |root| root.split('>').next().unwrap_or_default())
 }
 
-/// A picture beside the slide: thumbnail, label, macro photograph.
+/// An image beside the slide: thumbnail, label, macro photograph.
 pub struct Associated {
     pub name: String,
     pub directory: Directory,
@@ -190,7 +190,7 @@ pub enum Source {
         pages: Vec<Page>,
         associated: Vec<Associated>,
     },
-    Picture(Arc<RgbImage>),
+    Image(Arc<RgbImage>),
 }
 
 /// A slide's metadata, read and checked.
@@ -232,9 +232,9 @@ impl Layout {
                 }
             }
         }
-        for picture in &self.associated {
-            if let Err(error) = Page::read(&container, &picture.directory) {
-                self.remarks.push(format!("the picture {} cannot be read: it {}", picture.name, clause(error)?));
+        for image in &self.associated {
+            if let Err(error) = Page::read(&container, &image.directory) {
+                self.remarks.push(format!("the image {} cannot be read: it {}", image.name, clause(error)?));
             }
         }
         Ok(Opened {

@@ -1,4 +1,4 @@
-//! What people name in place of a slide: nothing at all, archives, web pages, documents, other pictures. Each gets the
+//! What people name in place of a slide: nothing at all, archives, web pages, documents, other images. Each gets the
 //! sentence that helps.
 
 use super::{Candidate, Format, Opened, xml_root};
@@ -55,11 +55,11 @@ fn known_bytes(head: &[u8]) -> Option<Sentence> {
         [b'R', b'a', b'r', b'!', 0x1a, 7, ..] => ("is a rar archive", UNPACK),
         _ if head.get(257..262) == Some(b"ustar") => ("is a tar archive", UNPACK),
         _ if head.starts_with(b"%PDF") => ("is a PDF document", "name the slide itself"),
-        _ if head.starts_with(b"\0\0\0\x0cjP  \r\n\x87\n") => ("is a JPEG 2000 picture", TO_TIFF),
+        _ if head.starts_with(b"\0\0\0\x0cjP  \r\n\x87\n") => ("is a JPEG 2000 image", TO_TIFF),
         [0xff, 0x4f, 0xff, 0x51, ..] => ("is a JPEG 2000 codestream", TO_TIFF),
-        _ if head.starts_with(b"GIF8") => ("is a GIF picture", TO_TIFF),
-        _ if head.starts_with(b"RIFF") && head.get(8..12) == Some(b"WEBP") => ("is a WebP picture", TO_TIFF),
-        [b'B', b'M', _, _, _, _, 0, 0, 0, 0, ..] => ("is a BMP picture", TO_TIFF),
+        _ if head.starts_with(b"GIF8") => ("is a GIF image", TO_TIFF),
+        _ if head.starts_with(b"RIFF") && head.get(8..12) == Some(b"WEBP") => ("is a WebP image", TO_TIFF),
+        [b'B', b'M', _, _, _, _, 0, 0, 0, 0, ..] => ("is a BMP image", TO_TIFF),
         _ if head.starts_with(b"\x89HDF\r\n\x1a\n") => {
             ("is an HDF5 file", "convert it: bfconvert -noflat IN OUT.ome.tif, if it is an image")
         }

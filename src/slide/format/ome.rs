@@ -47,7 +47,7 @@ fn interpret(container: &Container, text: &str) -> Result<Layout> {
         None if ome.images.is_empty() => None,
         None => {
             return Err(refuse(
-                format!("holds no slide, only the picture {:?}", ome.images[0].name),
+                format!("holds no slide, only the image {:?}", ome.images[0].name),
                 "export the slide itself",
             ));
         }
@@ -106,7 +106,7 @@ struct OmeImage {
 }
 
 impl OmeImage {
-    /// True for a picture that is called what scanners call those beside the slide.
+    /// True for an image that is called what scanners call those beside the slide.
     fn is_beside_the_slide(&self) -> bool {
         let name = self.name.to_ascii_lowercase();
         let mut words = name.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty()).peekable();
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_beside_the_slide_are_known_by_their_names() {
+    fn images_beside_the_slide_are_known_by_their_names() {
         for beside in ["label", "Label Image", "macro image", "Overview", "slide_thumbnail.tif", "MACRO"] {
             assert!(named(beside).is_beside_the_slide(), "{beside}");
         }

@@ -1,4 +1,4 @@
-//! Which directories of a TIFF are levels of one picture, whatever order they are in.
+//! Which directories of a TIFF are levels of one image, whatever order they are in.
 //!
 //! A directory is a level of another if it has the same shape to within rounding, is smaller, has as many samples and is
 //! tiled if the other is; the reduced-image mark is not asked for, because many exporters forget it. Levels are sorted by
@@ -69,12 +69,12 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
-    /// The pictures of the chain, masks left out.
+    /// The images of the chain, masks left out.
     pub fn chain(&self) -> impl Iterator<Item = &Image<'a>> {
         self.images.iter().filter(|image| !image.is_child && !image.outline.mask)
     }
 
-    /// The picture that is the slide where nothing else says so: the largest, of the tiled ones if any are. A label or an
+    /// The image that is the slide where nothing else says so: the largest, of the tiled ones if any are. A label or an
     /// overview may come before it.
     pub fn largest(&self) -> Option<&Image<'a>> {
         let any_tiled = self.chain().any(|image| image.outline.tiled);
@@ -82,7 +82,7 @@ impl<'a> Survey<'a> {
         candidates.reduce(|best, image| if image.area() > best.area() { image } else { best })
     }
 
-    /// The levels of a picture, itself first, each smaller than the one before.
+    /// The levels of an image, itself first, each smaller than the one before.
     pub fn levels(&self, base: &Image<'a>) -> Vec<Directory> {
         let fits = |image: &&Image| {
             let outline = &image.outline;
@@ -97,19 +97,19 @@ impl<'a> Survey<'a> {
                 && same_shape(&base.outline, outline)
         };
         let mut smaller: Vec<&Image> = self.images.iter().filter(fits).collect();
-        // Stable, so that of two pictures of one size the first stays first, and is the level.
+        // Stable, so that of two images of one size the first stays first, and is the level.
         smaller.sort_by_key(|image| std::cmp::Reverse(image.area()));
         smaller.dedup_by_key(|image| image.size());
         std::iter::once(base.directory).chain(smaller.iter().map(|image| image.directory)).cloned().collect()
     }
 
-    /// The pictures of the chain that are none of these levels.
+    /// The images of the chain that are none of these levels.
     pub fn others(&self, levels: &[Directory]) -> impl Iterator<Item = &Image<'a>> {
         self.chain().filter(move |image| levels.iter().all(|level| level.offset != image.directory.offset))
     }
 
     /// Fails where what could not be read may have been the slide itself: a directory with more tiles than `base`, or the
-    /// rest of a chain in which nothing yet shows that it begins with the largest picture.
+    /// rest of a chain in which nothing yet shows that it begins with the largest image.
     pub fn refuse_a_lost_slide(&self, base: &Image, levels: usize) -> Result<()> {
         let broken = |problem: String| {
             Err(Error::input(self.container.file.path(), problem, "the file is damaged, copy it again"))

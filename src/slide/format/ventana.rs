@@ -1,4 +1,4 @@
-//! Ventana (Roche): BIF, and the `.tif` of the older iScan Coreo. A BigTIFF whose first pictures are the label and a
+//! Ventana (Roche): BIF, and the `.tif` of the older iScan Coreo. A BigTIFF whose first images are the label and a
 //! probability map; its tiles overlap, and its XMP says by how much.
 //!
 //! Marks: XMP with an `iScan` element, or descriptions such as `level=0 mag=40 quality=95`, in any of the first

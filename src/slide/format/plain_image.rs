@@ -21,9 +21,9 @@ pub const MAX_PICTURE_PX: usize = 1 << 27;
 /// As many pixels of 16 bits and four channels, stored.
 pub const MAX_PICTURE_BYTES: u64 = 8 * MAX_PICTURE_PX as u64;
 
-pub struct Picture;
+pub struct PlainImage;
 
-impl Format for Picture {
+impl Format for PlainImage {
     fn recognises(&self, candidate: &Candidate) -> bool {
         is_png(candidate.head()) || candidate.head().starts_with(&[0xff, 0xd8, 0xff])
     }
@@ -44,7 +44,7 @@ impl Format for Picture {
             image.map_err(|failure| Error::input(file.path(), failure.clause().to_string(), failure.remedy()))?;
         Ok(Opened {
             vendor,
-            source: Source::Picture(Arc::new(image)),
+            source: Source::Image(Arc::new(image)),
             scale: None,
             magnification: None,
             properties: Vec::new(),
