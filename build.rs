@@ -28,7 +28,7 @@ fn main() {
 fn embed(kernels: &Path, out: &Path) -> Result<(), String> {
     let nvcc = env::var_os("ISG_NVCC").filter(|nvcc| !nvcc.is_empty()).map(PathBuf::from);
     let modules = sources::modules(kernels).map_err(|e| format!("{}: {e}", kernels.display()))?;
-    let mut code = String::from("pub static MODULES: &[(&str, &str)] = &[\n");
+    let (mut code, mut all) = (String::from("use super::module::{Arch, Module};\n"), String::new());
     let mut stale = Vec::new();
     for module in &modules {
         let path = match &nvcc {
@@ -39,14 +39,30 @@ fn embed(kernels: &Path, out: &Path) -> Result<(), String> {
             stale.push(module.as_str());
             continue;
         }
-        writeln!(code, "    ({module:?}, include_str!({path:?})),").expect("writing to a string");
+        let arch = arch(&path)?;
+        let name = module.to_uppercase();
+        writeln!(code, "pub static {name}: Module = Module::new({module:?}, {arch}, include_str!({path:?}));")
+            .expect("writing to a string");
+        write!(all, "&{name}, ").expect("writing to a string");
     }
     if !stale.is_empty() {
         let stale = stale.join(" ");
         return Err(format!("kernels/ptx is older than the sources of {stale}: run `cargo tool ptx {stale}`"));
     }
-    code.push_str("];\n");
-    fs::write(out.join("ptx.rs"), code).map_err(|e| format!("{}: {e}", out.display()))
+    writeln!(code, "pub static ALL: &[&Module] = &[{all}];").expect("writing to a string");
+    fs::write(out.join("modules.rs"), code).map_err(|e| format!("{}: {e}", out.display()))
+}
+
+/// The architecture that `.target` names, as an expression.
+fn arch(ptx: &Path) -> Result<String, String> {
+    let wrong = |what: &str| format!("{}: {what}", ptx.display());
+    let text = fs::read_to_string(ptx).map_err(|e| wrong(&e.to_string()))?;
+    let target =
+        text.lines().find_map(|line| line.strip_prefix(".target sm_")).ok_or_else(|| wrong("no .target sm_"))?;
+    let digits = target.trim_end_matches('a');
+    let capability: u32 = digits.parse().map_err(|_| wrong(&format!(".target sm_{target} is not understood")))?;
+    let (major, minor, exact) = (capability / 10, capability % 10, digits != target);
+    Ok(format!("Arch {{ capability: ({major}, {minor}), exact: {exact} }}"))
 }
 
 fn is_current(kernels: &Path, module: &str, ptx: &Path) -> Result<bool, String> {

@@ -6,7 +6,7 @@ use std::{cell::Ref, rc::Rc};
 use crate::{
     device::{
         Device, Kind, Precision,
-        driver::{DeviceBuffer, DevicePtr, Driver, LaunchConfig},
+        driver::{DeviceBuffer, DevicePtr, Driver, LaunchConfig, Pattern},
         host::{Element, HostBuffer},
         kernel::{Kernel, KernelInfo, Params},
         nvtx,
@@ -158,7 +158,8 @@ macro_rules! element_dispatch {
     };
 }
 
-/// Inputs and outputs in device memory.
+/// Inputs and outputs in device memory. Only [`apply`] and [`update`] make them, after the op has checked the shapes.
+#[non_exhaustive]
 pub struct DeviceArgs<'a> {
     pub driver: &'a Rc<dyn Driver>,
     pub precision: Precision,
@@ -190,8 +191,8 @@ impl DeviceArgs<'_> {
     /// Queues a kernel on `grid` blocks with `shared_bytes` of dynamic shared memory each. A grid without blocks is nothing
     /// to do.
     ///
-    /// Every pointer in `params` must be an input, an output or scratch of these arguments, as large as the kernel takes it to
-    /// be from the sizes beside it: ops derive both from the same shapes.
+    /// Addresses in `params` are those of inputs, outputs and scratch of these arguments: what whoever made the kernel
+    /// answers for ([`Kernel::new`]).
     pub fn launch<P: Params>(
         &self,
         kernel: &Kernel<P>,
@@ -204,23 +205,26 @@ impl DeviceArgs<'_> {
         if grid.contains(&0) {
             return Ok(());
         }
+        let info = kernel.info();
         if grid[0] >= 1 << 31 {
-            let (module, name) = (kernel.module, kernel.name);
-            return Err(Error::Device(format!("{module}_{name}: more than 2^31 blocks of threads; split the batch")));
+            return Err(Error::Device(format!("{info}: more than 2^31 blocks of threads; split the batch")));
         }
-        let entry = kernel.info().entry(dtype).ok_or_else(|| {
-            let (module, name) = (kernel.module, kernel.name);
-            Error::Device(format!(
-                "{}: {module}_{name} has no kernel for {dtype}; cast to f32 first",
-                self.driver.name()
-            ))
+        let entry = info.entry(dtype).ok_or_else(|| {
+            let device = self.driver.name();
+            Error::Device(format!("{device}: {info} has no kernel for {dtype}; cast to f32 first"))
         })?;
         let entry = self.driver.entry(kernel.module, &entry)?;
         let shared_bytes = u32::try_from(shared_bytes).unwrap_or(u32::MAX);
         let config = LaunchConfig { grid, block: [kernel.threads, 1, 1], shared_bytes };
-        // SAFETY: `P` is the struct this kernel takes (the contract test compares the layouts) and its pointers cover what
-        // the kernel touches, which is the caller's part of the contract above.
-        unsafe { self.driver.launch(entry, config, bytemuck::bytes_of(params)) }
+        // SAFETY: the entry is this driver's. That it takes a `P`, and that the addresses in this one are of live memory as
+        // large as it takes them to be, whoever made the kernel answers for.
+        unsafe { self.driver.launch(entry, config, params.bytes()) }
+    }
+
+    /// Sets all of an input or output to zero bytes.
+    pub fn zero(&self, view: &DeviceView) -> Result<()> {
+        // SAFETY: views are of live tensors, which are as large as their shape and type say.
+        unsafe { self.driver.fill(view.ptr, Pattern::Bits8(0), view.spec.bytes()) }
     }
 
     /// Whether a GEMM of `dtype` operands with so many multiply-adds rounds them to TF32.
@@ -357,7 +361,7 @@ fn compute_on_host(op: &dyn Op, x: &[&Tensor], out: &[Spec], device: &Device) ->
 
 fn device_views<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<DeviceView> {
     let view = |t: &Tensor| match &**t.storage() {
-        Storage::Device(memory) => DeviceView { spec: t.spec(), ptr: memory.ptr },
+        Storage::Device(memory) => DeviceView { spec: t.spec(), ptr: memory.ptr() },
         Storage::Host { .. } => unreachable!("tensors of a GPU device are in device memory"),
     };
     tensors.into_iter().map(view).collect()
@@ -429,7 +433,7 @@ pub struct OpSpec {
     /// The op's name: that of its file here and, as a rule, of its module under `kernels/`.
     pub name: &'static str,
     pub order: Order,
-    /// Its entries in `kernels/*.cu`.
+    /// The kernels its cases launch: its own, and those of a GEMM it shares.
     pub kernels: &'static [KernelInfo],
     pub cases: fn() -> Vec<Case>,
 }

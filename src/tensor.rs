@@ -89,7 +89,7 @@ impl Tensor {
             Kind::Cpu => Storage::host(device, values),
             Kind::Gpu(driver) => {
                 let buffer = DeviceBuffer::alloc(driver, spec.bytes())?;
-                driver.upload(buffer.ptr, values.bytes())?;
+                buffer.upload(values.bytes())?;
                 Storage::Device(buffer)
             }
         };
@@ -109,7 +109,7 @@ impl Tensor {
         let spec = Spec { shape: shape.into(), dtype };
         if let (Kind::Gpu(driver), Some(pattern)) = (device.kind(), pattern(value, dtype)) {
             let buffer = DeviceBuffer::alloc(driver, spec.bytes())?;
-            driver.fill(buffer.ptr, pattern, spec.bytes() / pattern.bytes())?;
+            buffer.fill(pattern)?;
             return Ok(Tensor::from_storage(device, spec, Rc::new(Storage::Device(buffer))));
         }
         Tensor::from_f64(&vec![value; spec.shape.elems()], spec.shape, dtype, device)
@@ -158,7 +158,7 @@ impl Tensor {
             Storage::Host { buffer, .. } => Ok(buffer.borrow().clone()),
             Storage::Device(memory) => {
                 let mut bytes = vec![0; self.spec().bytes()];
-                memory.driver().download(memory.ptr, &mut bytes)?;
+                memory.download(&mut bytes)?;
                 Ok(match self.dtype() {
                     DType::F64 => HostBuffer::F64(bytemuck::pod_collect_to_vec(&bytes)),
                     DType::F32 => HostBuffer::F32(bytemuck::pod_collect_to_vec(&bytes)),
@@ -191,7 +191,7 @@ impl Tensor {
     pub fn device_address(&self) -> Option<DevicePtr> {
         match &*self.0.storage {
             Storage::Host { .. } => None,
-            Storage::Device(memory) => Some(memory.ptr),
+            Storage::Device(memory) => Some(memory.ptr()),
         }
     }
 
@@ -211,7 +211,8 @@ impl Tensor {
             return Err(Error::shape("copy_of_device_memory", "device memory can be copied to a tensor of a GPU only"));
         };
         let buffer = DeviceBuffer::alloc(driver, spec.bytes())?;
-        driver.copy(from, buffer.ptr, spec.bytes())?;
+        // SAFETY: by the caller.
+        unsafe { buffer.copy_from(from)? };
         Ok(Tensor::from_storage(device, spec, Rc::new(Storage::Device(buffer))))
     }
 
@@ -227,7 +228,7 @@ impl Tensor {
         }
         match &*self.0.storage {
             Storage::Host { buffer, .. } => *buffer.borrow_mut() = values,
-            Storage::Device(memory) => memory.driver().upload(memory.ptr, values.bytes())?,
+            Storage::Device(memory) => memory.upload(values.bytes())?,
         }
         Ok(())
     }

@@ -5,16 +5,28 @@ use std::collections::BTreeMap;
 
 use isg::{
     DType,
-    device::kernel::{modules, runs_on},
+    device::{kernel::KernelInfo, modules},
     kernels,
 };
 use ptx_emulator::Module;
 
 fn loaded() -> BTreeMap<&'static str, Module> {
-    let load = |(name, text): &(&'static str, &str)| {
-        (*name, Module::load(text).unwrap_or_else(|error| panic!("kernels/ptx/{name}.ptx: {error}")))
+    let load = |module: &&isg::device::module::Module| {
+        let text = module.text().expect("the shipped text");
+        (module.name, Module::load(&text).unwrap_or_else(|error| panic!("kernels/ptx/{}.ptx: {error}", module.name)))
     };
-    modules().iter().map(load).collect()
+    modules::ALL.iter().map(load).collect()
+}
+
+/// Every kernel once: those of a GEMM are listed by several ops.
+fn own_kernels() -> Vec<KernelInfo> {
+    let mut by_name: BTreeMap<String, KernelInfo> = BTreeMap::new();
+    for kernel in kernels() {
+        let known = by_name.entry(kernel.to_string()).or_insert(kernel);
+        let same = (known.threads, known.types, known.fields) == (kernel.threads, kernel.types, kernel.fields);
+        assert!(same, "{kernel}: declared twice, and not the same");
+    }
+    by_name.into_values().collect()
 }
 
 /// Launch code and PTX name the same entries: nothing missing, nothing that nobody launches.
@@ -22,8 +34,8 @@ fn loaded() -> BTreeMap<&'static str, Module> {
 fn every_entry_has_its_launcher_and_every_launcher_its_entry() {
     let modules = loaded();
     let mut wanted: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for kernel in kernels() {
-        wanted.entry(kernel.module).or_default().extend(kernel.entries());
+    for kernel in own_kernels() {
+        wanted.entry(kernel.module.name).or_default().extend(kernel.entries());
     }
     let mut problems = Vec::new();
     for (file, module) in &modules {
@@ -51,7 +63,7 @@ fn parameters_have_the_kernels_layout() {
     let modules = loaded();
     let mut problems = Vec::new();
     for kernel in kernels() {
-        let Some(module) = modules.get(kernel.module) else { continue };
+        let Some(module) = modules.get(kernel.module.name) else { continue };
         let (mut end, mut gaps) = (0, Vec::new());
         for field in kernel.fields {
             if field.offset_bytes != end {
@@ -60,7 +72,7 @@ fn parameters_have_the_kernels_layout() {
             end = field.offset_bytes + field.size_bytes;
         }
         if !gaps.is_empty() || end != kernel.params_bytes {
-            problems.push(format!("{}_{}: padding that is not spelled out {gaps:?}", kernel.module, kernel.name));
+            problems.push(format!("{kernel}: padding that is not spelled out {gaps:?}"));
         }
         for name in kernel.entries() {
             let Some(entry) = module.entry(&name) else { continue };
@@ -97,7 +109,7 @@ fn blocks_have_the_threads_their_kernels_were_compiled_for() {
     let mut problems = Vec::new();
     for kernel in kernels() {
         for name in kernel.entries() {
-            let Some(entry) = modules.get(kernel.module).and_then(|module| module.entry(&name)) else { continue };
+            let Some(entry) = modules.get(kernel.module.name).and_then(|module| module.entry(&name)) else { continue };
             let most = entry.required_threads.or(entry.max_threads);
             if most != Some([kernel.threads, 1, 1]) {
                 problems.push(format!("{name}: launched with {} threads, compiled for {most:?}", kernel.threads));
@@ -115,13 +127,12 @@ fn blocks_have_the_threads_their_kernels_were_compiled_for() {
 fn entries_are_named_after_their_file_and_type() {
     for kernel in kernels() {
         for name in kernel.entries() {
-            assert!(name.starts_with(&format!("{}_{}", kernel.module, kernel.name)), "{name}");
+            assert!(name.starts_with(&kernel.to_string()), "{name}");
         }
-        assert!(!kernel.types.contains(&DType::F64), "{}_{}: f64 has no kernels", kernel.module, kernel.name);
+        assert!(!kernel.types.contains(&DType::F64), "{kernel}: f64 has no kernels");
     }
-    for (module, text) in modules() {
-        // What runs on 8.0 is compiled for it; the rest is Hopper's.
-        let target = if runs_on(module, (8, 0)) { "\n.target sm_80\n" } else { "\n.target sm_90a\n" };
-        assert!(text.contains(target) && text.contains("\n.version 8.0\n"), "kernels/ptx/{module}.ptx");
+    for module in modules::ALL {
+        let (text, target) = (module.text().expect("the shipped text"), format!("\n.target {}\n", module.arch));
+        assert!(text.contains(&target) && text.contains("\n.version 8.0\n"), "{module:?}");
     }
 }

@@ -13,7 +13,8 @@ use isg::{
         cuda::Cuda,
         driver::Driver,
         emulator::{Emulator, Options},
-        kernel::{modules, runs_on},
+        module::Arch,
+        modules,
     },
     op::{Case, OpSpec, Order},
     ops::lerp::lerp,
@@ -96,7 +97,11 @@ fn small_gpus_agree_with_double() {
     }
 }
 
-/// ImplicitGemm that compute capability 9.0 has kernels of its own for.
+/// Whether compute capability 9.0 has kernels of its own for the op.
+pub(crate) fn has_hopper_kernels(spec: &&OpSpec) -> bool {
+    spec.kernels.iter().any(|kernel| kernel.module.arch == Arch::SM_90A)
+}
+
 #[test]
 fn hopper_products_agree_with_double() {
     if !on_emulator() {
@@ -106,7 +111,7 @@ fn hopper_products_agree_with_double() {
     for (seed, dtype, num_sms) in [(6, DType::Bf16, 0), (7, DType::F16, 0), (6, DType::Bf16, 1)] {
         let options = Options { seed, capability: (9, 0), num_sms, ..Options::default() };
         let device = Device::gpu(Emulator::new(&options));
-        for spec in chosen().filter(|spec| matches!(spec.name, "matmul" | "linear")) {
+        for spec in chosen().filter(has_hopper_kernels) {
             for case in (spec.cases)() {
                 let found = differences(spec, &case, &device, dtype, accepted(dtype))
                     .unwrap_or_else(|error| panic!("{} {}: {error}", spec.name, case.name));
@@ -220,14 +225,10 @@ fn the_drivers_compiler_takes_every_kernel_without_spills() {
     let cuda = Cuda::open(index).unwrap_or_else(|error| panic!("{error}"));
     let budget: toml::Table = include_str!("../kernels/budget.toml").parse().expect("a budget");
     let mut problems = Vec::new();
-    for (module, text) in modules() {
-        if !runs_on(module, cuda.props().capability) {
-            continue;
-        }
-        let names = text.split(".visible .entry ").skip(1).filter_map(|rest| rest.split('(').next());
-        for name in names {
-            let compiled = cuda.entry(module, name).and_then(|entry| cuda.attributes(entry));
-            let allowed = budget[*module][name]["stack_bytes"].as_integer().expect("a number");
+    for module in modules::ALL.iter().filter(|module| module.arch.runs_on(cuda.props().capability)) {
+        for name in module.entries().expect("the shipped text") {
+            let compiled = cuda.entry(module, &name).and_then(|entry| cuda.attributes(entry));
+            let allowed = budget[module.name][&*name]["stack_bytes"].as_integer().expect("a number");
             match compiled {
                 Ok(Some(found)) if i64::from(found.local_bytes) <= allowed => {}
                 Ok(found) => problems.push(format!("{name}: {found:?}, {allowed} local bytes allowed")),

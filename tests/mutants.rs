@@ -12,11 +12,7 @@ use std::{cell::RefCell, collections::BTreeMap, env, fmt::Write, rc::Rc};
 
 use isg::{
     DType, Device, Result, Tensor,
-    device::{
-        Precision,
-        driver::DeviceProps,
-        kernel::{FLOATS, modules},
-    },
+    device::{Precision, driver::DeviceProps, kernel::FLOATS, modules},
     op::{Case, OpSpec, Order},
     ops::lerp::{lerp, lerp_by},
     optim::adam,
@@ -32,7 +28,7 @@ use device::{Found, Outcome, Plan, Saboteur};
 use mutate::Safeguard;
 
 use crate::{
-    gpu::on_emulator,
+    gpu::{has_hopper_kernels, on_emulator},
     ops::{chosen, draw, gradients, outputs, second_gradients},
     shannon::contents,
 };
@@ -71,7 +67,7 @@ fn walk(spec: &OpSpec, everything: bool, found: &Rc<RefCell<Found>>) {
             runs.push((DType::F32, props, true));
         }
     }
-    if matches!(spec.name, "matmul" | "linear") {
+    if has_hopper_kernels(&spec) {
         for props in [HOPPER, small(HOPPER)] {
             runs.extend(types[1..].iter().map(|dtype| (*dtype, props, false)));
         }
@@ -250,10 +246,8 @@ fn planted_faults_are_seen() {
     assert!(everything || missed.is_empty(), "{} faults that nobody saw:\n{missed:#?}", missed.len());
     if only.is_empty() {
         let launched: Vec<&str> = found.kernels.iter().filter(|k| k.launches > 0).map(|k| &*k.entry).collect();
-        let names =
-            |text: &'static str| text.split(".visible .entry ").skip(1).filter_map(|rest| rest.split('(').next());
-        let idle: Vec<&str> =
-            modules().iter().flat_map(|(_, text)| names(text)).filter(|n| !launched.contains(n)).collect();
+        let entries = modules::ALL.iter().flat_map(|module| module.entries().expect("the shipped text"));
+        let idle: Vec<String> = entries.filter(|name| !launched.contains(&name.as_str())).collect();
         assert!(!everything || idle.is_empty(), "entries that no case launches: {idle:?}");
     }
 }

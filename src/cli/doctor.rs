@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{Context, Outcome, output};
 use crate::{
     Device, Result,
-    device::{cuda::Cuda, driver::Driver, kernel, nvtx},
+    device::{cuda::Cuda, driver::Driver, modules, nvtx},
 };
 
 #[derive(clap::Args)]
@@ -47,14 +47,16 @@ fn cpu() -> Finding {
 }
 
 fn kernels() -> Finding {
-    let modules = kernel::modules();
-    let entries: usize = modules.iter().map(|(_, text)| text.matches(".visible .entry ").count()).sum();
-    let bytes: usize = modules.iter().map(|(_, text)| text.len()).sum();
-    let files = modules.len();
-    (
-        "kernels",
-        Ok(format!("{entries} in {files} files, {} kB of PTX for compute capability 8.0 and newer", bytes / 1000)),
-    )
+    let count = || {
+        let (mut entries, mut bytes) = (0, 0);
+        for module in modules::ALL {
+            entries += module.entries()?.len();
+            bytes += module.text()?.len();
+        }
+        let files = modules::ALL.len();
+        Ok(format!("{entries} in {files} files, {} kB of PTX for compute capability 8.0 and newer", bytes / 1000))
+    };
+    ("kernels", count().map_err(|error: crate::Error| error.to_string()))
 }
 
 /// Opens the GPU and has its driver compile a kernel: whatever is missing for that is the answer.
@@ -65,11 +67,8 @@ fn cuda() -> Finding {
     };
     let opened = Cuda::open(0).and_then(|cuda| {
         let version = cuda.cuda_version()?;
-        if let Some((module, entry)) =
-            kernel::modules().iter().find_map(|(module, text)| Some((*module, first_entry(text)?)))
-        {
-            cuda.entry(module, entry)?;
-        }
+        let (module, entry) = (modules::ALL[0], &modules::ALL[0].entries()?[0]);
+        cuda.entry(module, entry)?;
         let (major, minor) = cuda.props().capability;
         let gib = cuda.memory().total_bytes as f64 / (1u64 << 30) as f64;
         let name = cuda.name();
@@ -78,10 +77,6 @@ fn cuda() -> Finding {
         ))
     });
     ("cuda", opened.map_err(sentence))
-}
-
-fn first_entry(ptx: &str) -> Option<&str> {
-    ptx.split_once(".visible .entry ")?.1.split('(').next()
 }
 
 fn emulator() -> Finding {

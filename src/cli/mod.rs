@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    device::{Device, kernel},
+    device::{Device, module},
     error::{Error, Result},
     pipeline::Stage,
 };
@@ -114,7 +114,7 @@ impl Context {
     }
 
     fn opened(&self) -> Result<(Device, String)> {
-        kernel::check_replacements()?;
+        module::check_replacements()?;
         if let Some(name) = &self.device {
             return Ok((Device::named(name)?, name.clone()));
         }

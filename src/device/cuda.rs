@@ -23,7 +23,7 @@ use super::{
         Attributes, CapturedGraph, DeviceProps, DevicePtr, Driver, KernelEntry, LaunchConfig, Memory, Pattern,
         TensorMap,
     },
-    kernel,
+    module::Module,
     pool::{Failure, Pool, Source},
 };
 use crate::{
@@ -103,9 +103,10 @@ struct Context {
     stream: sys::CUstream,
     copies: Copies,
     pool: RefCell<Pool>,
-    modules: RefCell<HashMap<String, sys::CUmodule>>,
+    /// By the module's address: two crates may call theirs the same.
+    modules: RefCell<HashMap<*const Module, sys::CUmodule>>,
     entries: RefCell<Vec<(sys::CUfunction, String)>>,
-    by_name: RefCell<HashMap<(String, String), KernelEntry>>,
+    by_name: RefCell<HashMap<(*const Module, String), KernelEntry>>,
     capture: Cell<Option<Capture>>,
     wait_always: bool,
 }
@@ -361,14 +362,14 @@ impl Context {
         }
     }
 
-    fn module(&self, name: &str) -> Result<sys::CUmodule> {
-        if let Some(module) = self.modules.borrow().get(name) {
-            return Ok(*module);
+    fn module(&self, module: &'static Module) -> Result<sys::CUmodule> {
+        if let Some(loaded) = self.modules.borrow().get(&std::ptr::from_ref(module)) {
+            return Ok(*loaded);
         }
-        let text = kernel::text_for(name, self.props.capability, &self.name)?;
-        let module = compile(name, text)?;
-        self.modules.borrow_mut().insert(name.to_string(), module);
-        Ok(module)
+        let text = module.text_for(self.props.capability, &self.name)?;
+        let loaded = compile(module.name, &text)?;
+        self.modules.borrow_mut().insert(module, loaded);
+        Ok(loaded)
     }
 }
 
@@ -376,7 +377,7 @@ impl Context {
 fn compile(name: &str, text: &str) -> Result<sys::CUmodule> {
     use sys::CUjit_option as Option;
     const LOG_BYTES: usize = 16 << 10;
-    let failed = |what: String| Error::Device(format!("cuda: kernels/{name}.cu: {what}"));
+    let failed = |what: String| Error::Device(format!("cuda: module {name}: {what}"));
     let text = CString::new(text).map_err(|_| failed("its PTX holds a zero byte".into()))?;
     let mut log = vec![0u8; LOG_BYTES];
     let mut options = [
@@ -427,7 +428,7 @@ impl Driver for Cuda {
         debug_assert!(known, "memory is freed once, to the device it came from");
     }
 
-    fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
+    unsafe fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
         let context = &*self.0;
         context.reject_in_capture("copy from the host")?;
         context.enter()?;
@@ -447,7 +448,7 @@ impl Driver for Cuda {
         context.main_after_copies()
     }
 
-    fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
+    unsafe fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
         let context = &*self.0;
         context.reject_in_capture("copy to the host")?;
         context.enter()?;
@@ -479,7 +480,7 @@ impl Driver for Cuda {
         under_way.map_or(Ok(()), arrive)
     }
 
-    fn fill(&self, to: DevicePtr, pattern: Pattern, count: usize) -> Result<()> {
+    unsafe fn fill(&self, to: DevicePtr, pattern: Pattern, count: usize) -> Result<()> {
         self.0.enter()?;
         let stream = self.0.stream;
         // SAFETY: `to` is from `alloc` and as long as `count` patterns, by the caller.
@@ -494,7 +495,7 @@ impl Driver for Cuda {
         check(result, "filling memory")
     }
 
-    fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
+    unsafe fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
         self.0.enter()?;
         if bytes == 0 {
             return Ok(());
@@ -503,19 +504,19 @@ impl Driver for Cuda {
         check(unsafe { sys::cuMemcpyDtoDAsync_v2(to.0, from.0, bytes, self.0.stream) }, "copying on the GPU")
     }
 
-    fn entry(&self, name: &str, kernel: &str) -> Result<KernelEntry> {
+    fn entry(&self, module: &'static Module, kernel: &str) -> Result<KernelEntry> {
         let context = &*self.0;
-        let key = (name.to_string(), kernel.to_string());
+        let key = (std::ptr::from_ref(module), kernel.to_string());
         if let Some(entry) = context.by_name.borrow().get(&key) {
             return Ok(*entry);
         }
         context.enter()?;
-        let module = context.module(name)?;
+        let loaded = context.module(module)?;
         let symbol = CString::new(kernel).map_err(|_| Error::Device(format!("cuda: {kernel:?} names no kernel")))?;
         let mut function = null_mut();
         // SAFETY: the module is loaded, the name zero-terminated.
-        let found = unsafe { sys::cuModuleGetFunction(&mut function, module, symbol.as_ptr()) };
-        check(found, &format!("kernels/{name}.cu has no entry {kernel}"))?;
+        let found = unsafe { sys::cuModuleGetFunction(&mut function, loaded, symbol.as_ptr()) };
+        check(found, &format!("module {} has no entry {kernel}", module.name))?;
         let dynamic = context.props.shared_bytes.saturating_sub(attributes(function)?.shared_bytes);
         let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function is live.

@@ -1,13 +1,16 @@
 //! What a GPU must answer: the calls below the line that separates our launch code from NVIDIA's driver or the emulator.
 
+use std::rc::Rc;
+
+use super::module::Module;
 use crate::{
     dtype::DType,
     error::{Error, Result},
 };
 
-/// An address in device memory.
+/// An address in device memory. A plain number: what goes there is `unsafe`, or goes through a [`DeviceBuffer`].
 #[repr(transparent)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct DevicePtr(pub u64);
 
 impl DevicePtr {
@@ -83,15 +86,24 @@ pub trait Driver {
     /// # Safety
     /// `ptr` came from `alloc` of this driver, is freed once, and no queued work still uses it.
     unsafe fn free(&self, ptr: DevicePtr);
-    fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()>;
-    fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()>;
-    /// Writes `pattern` `count` times.
-    fn fill(&self, to: DevicePtr, pattern: Pattern, count: usize) -> Result<()>;
-    fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()>;
-    /// The entry `kernel` of a module, loaded on first use.
-    fn entry(&self, module: &str, kernel: &str) -> Result<KernelEntry>;
     /// # Safety
-    /// `params` is the kernel's one parameter struct; every pointer in it is live and as large as the kernel reads or writes.
+    /// `to` is live memory of this device, at least as long as `from`.
+    unsafe fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()>;
+    /// # Safety
+    /// `from` is live memory of this device, at least as long as `to`.
+    unsafe fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()>;
+    /// Writes `pattern` `count` times.
+    ///
+    /// # Safety
+    /// `to` is live memory of this device with room for them.
+    unsafe fn fill(&self, to: DevicePtr, pattern: Pattern, count: usize) -> Result<()>;
+    /// # Safety
+    /// Both are live memory of this device, at least `bytes` long.
+    unsafe fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()>;
+    /// The entry `kernel` of a module, loaded on first use.
+    fn entry(&self, module: &'static Module, kernel: &str) -> Result<KernelEntry>;
+    /// # Safety
+    /// `entry` came from this driver. `params` is the kernel's one parameter struct; every pointer in it is live and as large as the kernel reads or writes.
     unsafe fn launch(&self, entry: KernelEntry, config: LaunchConfig, params: &[u8]) -> Result<()>;
     fn sync(&self) -> Result<()>;
     /// From here on launches, fills and copies are captured into a graph and not run.
@@ -177,18 +189,51 @@ pub struct Memory {
 
 /// Device memory that frees itself.
 pub struct DeviceBuffer {
-    pub ptr: DevicePtr,
-    pub bytes: usize,
-    driver: std::rc::Rc<dyn Driver>,
+    ptr: DevicePtr,
+    bytes: usize,
+    driver: Rc<dyn Driver>,
 }
 
 impl DeviceBuffer {
-    pub fn alloc(driver: &std::rc::Rc<dyn Driver>, bytes: usize) -> Result<DeviceBuffer> {
+    pub fn alloc(driver: &Rc<dyn Driver>, bytes: usize) -> Result<DeviceBuffer> {
         Ok(DeviceBuffer { ptr: driver.alloc(bytes)?, bytes, driver: driver.clone() })
     }
 
-    pub fn driver(&self) -> &dyn Driver {
-        &*self.driver
+    /// Live as long as this owner.
+    pub fn ptr(&self) -> DevicePtr {
+        self.ptr
+    }
+
+    /// Copies to its beginning.
+    ///
+    /// # Panics
+    /// Where it is shorter than `from`; so do the others.
+    pub fn upload(&self, from: &[u8]) -> Result<()> {
+        assert!(from.len() <= self.bytes, "{} bytes for a buffer of {}", from.len(), self.bytes);
+        // SAFETY: live, and long enough.
+        unsafe { self.driver.upload(self.ptr, from) }
+    }
+
+    /// Copies from its beginning.
+    pub fn download(&self, to: &mut [u8]) -> Result<()> {
+        assert!(to.len() <= self.bytes, "{} bytes of a buffer of {}", to.len(), self.bytes);
+        // SAFETY: live, and long enough.
+        unsafe { self.driver.download(self.ptr, to) }
+    }
+
+    /// Writes `pattern` over and over until no further one fits.
+    pub fn fill(&self, pattern: Pattern) -> Result<()> {
+        // SAFETY: live, and the count is of what fits.
+        unsafe { self.driver.fill(self.ptr, pattern, self.bytes / pattern.bytes()) }
+    }
+
+    /// Copies what is at `from`, to the last byte of this buffer.
+    ///
+    /// # Safety
+    /// `from` is live memory of the same device, as long as this buffer.
+    pub unsafe fn copy_from(&self, from: DevicePtr) -> Result<()> {
+        // SAFETY: live and as long; the other by the caller.
+        unsafe { self.driver.copy(from, self.ptr, self.bytes) }
     }
 }
 

@@ -10,14 +10,14 @@ use std::{
 };
 
 pub use ptx_emulator::Checks;
-use ptx_emulator::{Counters, Gpu, MemoryError, Module, asynchronous};
+use ptx_emulator::{Counters, Gpu, MemoryError, asynchronous};
 
 use super::{
     driver::{
         CapturedGraph, DeviceProps, DevicePtr, Driver, KernelCounters, KernelEntry, LaunchConfig, Memory, Pattern,
         TensorMap,
     },
-    kernel,
+    module::Module,
 };
 use crate::error::{Error, Result};
 
@@ -106,9 +106,10 @@ struct State {
     gpu: Gpu,
     capacity: u64,
     peak: u64,
-    modules: HashMap<String, Module>,
-    entries: Vec<(Module, String)>,
-    by_name: HashMap<(String, String), KernelEntry>,
+    /// By the module's address: two crates may call theirs the same.
+    modules: HashMap<*const Module, ptx_emulator::Module>,
+    entries: Vec<(ptx_emulator::Module, String)>,
+    by_name: HashMap<(*const Module, String), KernelEntry>,
     counters: BTreeMap<String, (u64, Counters)>,
     capture: Option<Capture>,
     /// Memory that a graph still needs when its tensor is gone.
@@ -180,6 +181,22 @@ impl Emulator {
             props: DeviceProps { capability: options.capability, num_sms, shared_bytes },
             state: Rc::new(RefCell::new(state)),
         })
+    }
+
+    // No address is trusted below this line: the emulator checks every access itself.
+
+    fn write(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
+        self.reject_in_capture("copy from the host")?;
+        self.state.borrow_mut().gpu.write(to.0, from).map_err(memory_error)
+    }
+
+    fn read(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
+        self.reject_in_capture("copy to the host")?;
+        self.state.borrow().gpu.read(from.0, to).map_err(memory_error)
+    }
+
+    fn queue(&self, step: Step) -> Result<()> {
+        self.state.borrow_mut().run_or_capture(step)
     }
 
     fn reject_in_capture(&self, what: &str) -> Result<()> {
@@ -280,51 +297,50 @@ impl Driver for Emulator {
         self.state.borrow_mut().free(ptr);
     }
 
-    fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
-        self.reject_in_capture("copy from the host")?;
-        self.state.borrow_mut().gpu.write(to.0, from).map_err(memory_error)
+    unsafe fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
+        self.write(to, from)
     }
 
-    fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
-        self.reject_in_capture("copy to the host")?;
-        self.state.borrow().gpu.read(from.0, to).map_err(memory_error)
+    unsafe fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
+        self.read(from, to)
     }
 
-    fn fill(&self, to: DevicePtr, pattern: Pattern, count: usize) -> Result<()> {
-        self.state.borrow_mut().run_or_capture(Step::Fill { to, pattern, count })
+    unsafe fn fill(&self, to: DevicePtr, pattern: Pattern, count: usize) -> Result<()> {
+        self.queue(Step::Fill { to, pattern, count })
     }
 
-    fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
-        self.state.borrow_mut().run_or_capture(Step::Copy { from, to, bytes })
+    unsafe fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
+        self.queue(Step::Copy { from, to, bytes })
     }
 
-    fn entry(&self, name: &str, kernel: &str) -> Result<KernelEntry> {
+    fn entry(&self, module: &'static Module, kernel: &str) -> Result<KernelEntry> {
         let state = &mut *self.state.borrow_mut();
-        let key = (name.to_string(), kernel.to_string());
+        let key = (std::ptr::from_ref(module), kernel.to_string());
         if let Some(entry) = state.by_name.get(&key) {
             return Ok(*entry);
         }
-        let module = match state.modules.get(name) {
-            Some(module) => module.clone(),
+        let name = module.name;
+        let loaded = match state.modules.get(&key.0) {
+            Some(loaded) => loaded.clone(),
             None => {
-                let text = kernel::text_for(name, self.props.capability, &self.name)?;
-                let module = Module::load(text)
-                    .map_err(|error| Error::Device(format!("emulator: kernels/ptx/{name}.ptx: {error}")))?;
-                state.modules.insert(name.to_string(), module.clone());
-                module
+                let text = module.text_for(self.props.capability, &self.name)?;
+                let loaded = ptx_emulator::Module::load(&text)
+                    .map_err(|error| Error::Device(format!("emulator: module {name}: {error}")))?;
+                state.modules.insert(key.0, loaded.clone());
+                loaded
             }
         };
-        if module.entry(kernel).is_none() {
-            return Err(Error::Device(format!("emulator: kernels/{name}.cu has no entry {kernel}")));
+        if loaded.entry(kernel).is_none() {
+            return Err(Error::Device(format!("emulator: module {name} has no entry {kernel}")));
         }
         let entry = KernelEntry(state.entries.len() as u64);
-        state.entries.push((module, kernel.to_string()));
+        state.entries.push((loaded, kernel.to_string()));
         state.by_name.insert(key, entry);
         Ok(entry)
     }
 
     unsafe fn launch(&self, entry: KernelEntry, config: LaunchConfig, params: &[u8]) -> Result<()> {
-        self.state.borrow_mut().run_or_capture(Step::Launch { entry, config, params: params.to_vec() })
+        self.queue(Step::Launch { entry, config, params: params.to_vec() })
     }
 
     fn sync(&self) -> Result<()> {
@@ -439,12 +455,12 @@ mod tests {
     fn memory_ends_where_its_tensor_does() {
         let text = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry peek(.param .u64 at)\n{\n.reg .b64 %rd<2>;\n\
                     .reg .b16 %rs<2>;\nld.param.u64 %rd1, [at];\nld.global.u8 %rs1, [%rd1];\nret;\n}\n";
-        let module = Module::load(text).expect("PTX");
+        let module = ptx_emulator::Module::load(text).expect("PTX");
         let emulator = Emulator::new(&Options::default());
         for bytes in [1, 12, 513, 4097] {
             let at = emulator.alloc(bytes).expect("memory");
             emulator.alloc(64).expect("a neighbour");
-            emulator.fill(at, Pattern::Bits8(1), bytes).expect("memory");
+            emulator.queue(Step::Fill { to: at, pattern: Pattern::Bits8(1), count: bytes }).expect("memory");
             let peek = |offset: usize| {
                 let at = at.offset_bytes(offset).0.to_le_bytes();
                 emulator.state.borrow_mut().gpu.launch(&module, "peek", [1; 3], [1; 3], 0, &at).map(|_| ())
@@ -475,29 +491,29 @@ mod tests {
         let emulator = Emulator::new(&Options::default());
         let (a, b) = (emulator.alloc(8).expect("memory"), emulator.alloc(8).expect("memory"));
         emulator.begin_capture().expect("capturing");
-        emulator.fill(a, Pattern::Bits16(0x0102), 4).expect("recorded");
+        emulator.queue(Step::Fill { to: a, pattern: Pattern::Bits16(0x0102), count: 4 }).expect("recorded");
         let counted = emulator.alloc(4).expect("memory");
-        emulator.copy(emulator.replay_counter(), counted, 4).expect("recorded");
+        emulator.queue(Step::Copy { from: emulator.replay_counter(), to: counted, bytes: 4 }).expect("recorded");
         let scratch = emulator.alloc(8).expect("memory");
-        emulator.copy(a, scratch, 8).expect("recorded");
-        emulator.copy(scratch, b, 8).expect("recorded");
+        emulator.queue(Step::Copy { from: a, to: scratch, bytes: 8 }).expect("recorded");
+        emulator.queue(Step::Copy { from: scratch, to: b, bytes: 8 }).expect("recorded");
         // SAFETY: allocated above, freed once; the graph keeps it.
         unsafe { emulator.free(scratch) };
-        let refusal = emulator.upload(a, &[0; 8]).expect_err("no copies in a recording").to_string();
+        let refusal = emulator.write(a, &[0; 8]).expect_err("no copies in a recording").to_string();
         assert!(refusal.contains("cannot copy from the host"), "{refusal}");
         let recording = emulator.end_capture().expect("recorded");
         assert_eq!(recording.nodes(), 4);
         assert_eq!(emulator.replay_counter(), DevicePtr::NULL);
-        emulator.upload(b, &[9; 8]).expect("memory");
+        emulator.write(b, &[9; 8]).expect("memory");
         let mut read = [0; 8];
-        emulator.download(b, &mut read).expect("memory");
+        emulator.read(b, &mut read).expect("memory");
         assert_eq!(read, [9; 8], "nothing ran yet");
         for replay in 0..2 {
             recording.replay().expect("replayed");
             let mut replay_counter = [9; 4];
-            emulator.download(counted, &mut replay_counter).expect("memory");
+            emulator.read(counted, &mut replay_counter).expect("memory");
             assert_eq!(replay_counter, [replay, 0, 0, 0]);
-            emulator.download(b, &mut read).expect("memory");
+            emulator.read(b, &mut read).expect("memory");
             assert_eq!(read, [2, 1, 2, 1, 2, 1, 2, 1]);
         }
         assert_eq!(emulator.memory().used_bytes, 32, "with the word that counts replays");

@@ -3,18 +3,33 @@
 //! A kernel's parameters are one `#[repr(C)]` struct passed by value, declared twice: in `kernels/S.cu` and, with
 //! [`kernel_params!`](crate::kernel_params), beside the op. The contract test holds the two against each other through the PTX.
 
-use std::{
-    collections::HashMap,
-    marker::PhantomData,
-    sync::{LazyLock, Mutex, PoisonError},
-};
+use std::{marker::PhantomData, slice};
 
-use bytemuck::Pod;
+use super::{driver::DevicePtr, module::Module};
+use crate::dtype::DType;
 
-use crate::{
-    dtype::DType,
-    error::{Error, Result},
-};
+/// What a parameter struct is made of: numbers, addresses of device memory, other parameter structs, arrays of these.
+///
+/// # Safety
+/// The type has no padding and no lifetime; kernels get its bytes.
+pub unsafe trait Param: Copy + 'static {}
+
+macro_rules! params {
+    ($($type:ty),*) => {
+        $(
+            // SAFETY: a plain number.
+            unsafe impl Param for $type {}
+        )*
+    };
+}
+
+params!(u8, i32, u32, u64, f32, f64);
+
+// SAFETY: one u64, transparently.
+unsafe impl Param for DevicePtr {}
+
+// SAFETY: elements follow each other without gaps.
+unsafe impl<T: Param, const N: usize> Param for [T; N] {}
 
 /// One field of a parameter struct.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,19 +40,34 @@ pub struct Field {
 }
 
 /// A parameter struct whose layout is known.
-pub trait Params: Pod {
+pub trait Params: Param {
     const FIELDS: &'static [Field];
+
+    /// As the kernel takes it.
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: a `Param` has no padding, so every byte is initialised.
+        unsafe { slice::from_raw_parts(std::ptr::from_ref(self).cast(), size_of::<Self>()) }
+    }
 }
 
-/// Declares the parameter structs of kernels, field by field as in the `.cu` file. Padding must be spelled out.
+/// Declares the parameter structs of kernels, field by field as in the `.cu` file. Padding must be spelled out, or it does not
+/// compile.
 #[macro_export]
 macro_rules! kernel_params {
     ($($(#[$doc:meta])* $visibility:vis struct $name:ident { $($field:ident: $type:ty),* $(,)? })*) => {
         $(
             $(#[$doc])*
             #[repr(C)]
-            #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+            #[derive(Clone, Copy, Debug)]
             $visibility struct $name { $(pub $field: $type),* }
+
+            const _: () = {
+                const fn param<T: $crate::device::kernel::Param>() -> usize { size_of::<T>() }
+                assert!(size_of::<$name>() == 0 $(+ param::<$type>())*, "padding that is not spelled out");
+            };
+
+            // SAFETY: every field is a `Param`, and together they fill the struct: checked right above.
+            unsafe impl $crate::device::kernel::Param for $name {}
 
             impl $crate::device::kernel::Params for $name {
                 const FIELDS: &'static [$crate::device::kernel::Field] = &[$($crate::device::kernel::Field {
@@ -51,9 +81,10 @@ macro_rules! kernel_params {
 }
 
 /// A kernel family: one entry `<module>_<name>_<dtype>` for each of `types`, or `<module>_<name>` where there are none.
+///
+/// Having one is the right to launch it with any `P`: see [`Kernel::new`].
 pub struct Kernel<P> {
-    /// Its PTX, `kernels/<module>.cu`.
-    pub module: &'static str,
+    pub module: &'static Module,
     pub name: &'static str,
     /// Threads of a block; the entry's `.maxntid`.
     pub threads: u32,
@@ -69,7 +100,17 @@ pub const MOVABLE: &[DType] = &[DType::F32, DType::Bf16, DType::F16, DType::U8, 
 pub const UNTYPED: &[DType] = &[];
 
 impl<P: Params> Kernel<P> {
-    pub const fn new(module: &'static str, name: &'static str, threads: u32, types: &'static [DType]) -> Kernel<P> {
+    /// # Safety
+    /// Its entries take one `P` and blocks of `threads` threads. Whoever can reach this kernel and fill a `P` does so from the
+    /// tensors and scratch memory of the launch: every address is of live memory, as large as the entry takes it to be from
+    /// the numbers beside it. Keep the kernel or the struct private to the file that launches it, and that is a matter of
+    /// one file.
+    pub const unsafe fn new(
+        module: &'static Module,
+        name: &'static str,
+        threads: u32,
+        types: &'static [DType],
+    ) -> Kernel<P> {
         Kernel { module, name, threads, types, params: PhantomData }
     }
 
@@ -89,7 +130,7 @@ impl<P: Params> Kernel<P> {
 /// A kernel family without the type of its parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct KernelInfo {
-    pub module: &'static str,
+    pub module: &'static Module,
     pub name: &'static str,
     pub threads: u32,
     pub types: &'static [DType],
@@ -100,11 +141,10 @@ pub struct KernelInfo {
 impl KernelInfo {
     /// The entry for `dtype`, if there is one.
     pub fn entry(&self, dtype: DType) -> Option<String> {
-        let (module, name) = (self.module, self.name);
         if self.types.is_empty() {
-            return Some(format!("{module}_{name}"));
+            return Some(self.to_string());
         }
-        self.types.contains(&dtype).then(|| format!("{module}_{name}_{dtype}"))
+        self.types.contains(&dtype).then(|| format!("{self}_{dtype}"))
     }
 
     /// All its entries.
@@ -113,6 +153,13 @@ impl KernelInfo {
             [] => self.entry(DType::F32).into_iter().collect(),
             types => types.iter().filter_map(|&dtype| self.entry(dtype)).collect(),
         }
+    }
+}
+
+/// What the names of its entries begin with.
+impl std::fmt::Display for KernelInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{}_{}", self.module.name, self.name)
     }
 }
 
@@ -130,66 +177,6 @@ pub const fn concat<const N: usize>(lists: &[&[KernelInfo]]) -> [KernelInfo; N] 
     }
     assert!(at == N, "as many kernels as the lists hold");
     all
-}
-
-/// The PTX that `build.rs` embeds.
-mod embedded {
-    include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
-}
-
-/// The PTX text of `kernels/<module>.cu`.
-///
-/// For people tuning kernels: where `ISG_PTX` names a folder, `<module>.ptx` is read from there instead, once.
-pub fn ptx(module: &str) -> Option<&'static str> {
-    replaced(module).or_else(|| {
-        embedded::MODULES.binary_search_by_key(&module, |(name, _)| name).ok().map(|i| embedded::MODULES[i].1)
-    })
-}
-
-/// An error where `ISG_PTX` is set and names no folder: a typing mistake must not run the embedded kernels in silence.
-pub fn check_replacements() -> Result<()> {
-    match std::env::var_os("ISG_PTX").filter(|folder| !folder.is_empty()) {
-        Some(folder) if !std::path::Path::new(&folder).is_dir() => {
-            Err(Error::input(folder, "is named by ISG_PTX and is no folder", "correct the variable or unset it"))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn replaced(module: &str) -> Option<&'static str> {
-    static TEXTS: LazyLock<Mutex<HashMap<String, &'static str>>> = LazyLock::new(Mutex::default);
-    let folder = std::env::var_os("ISG_PTX").filter(|folder| !folder.is_empty())?;
-    let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(text) = texts.get(module) {
-        return Some(text);
-    }
-    let text = std::fs::read_to_string(std::path::Path::new(&folder).join(format!("{module}.ptx"))).ok()?;
-    // Kept for the program's life, like the embedded ones; there are as many as there are kernel files.
-    let text: &'static str = Box::leak(text.into_boxed_str());
-    texts.insert(module.to_string(), text);
-    Some(text)
-}
-
-/// The suffix of modules for compute capability 9.0 alone (`.target sm_90a`).
-const SM90: &str = "_sm90";
-
-/// Whether a GPU of this compute capability runs the module: all from 8.0 on, but for Hopper's own.
-pub fn runs_on(module: &str, capability: (u32, u32)) -> bool {
-    !module.ends_with(SM90) || capability == (9, 0)
-}
-
-/// As [`ptx`], for a GPU of this compute capability.
-pub fn text_for(module: &str, capability: (u32, u32), device: &str) -> Result<&'static str> {
-    check_replacements()?;
-    if !runs_on(module, capability) {
-        return Err(Error::Device(format!("{device}: kernels/{module}.cu is for compute capability 9.0 alone")));
-    }
-    ptx(module).ok_or_else(|| Error::Device(format!("{device}: this build holds no kernels/{module}.cu")))
-}
-
-/// Every embedded module: name and text, sorted by name.
-pub fn modules() -> &'static [(&'static str, &'static str)] {
-    embedded::MODULES
 }
 
 /// `each` blocks for every one of `count`; a launch rejects more than a grid takes.

@@ -9,6 +9,8 @@ pub mod graph;
 pub mod host;
 pub mod index;
 pub mod kernel;
+pub mod module;
+pub mod modules;
 pub mod multi_tensor;
 pub mod nvtx;
 pub mod pool;

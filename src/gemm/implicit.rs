@@ -87,13 +87,12 @@ impl ImplicitGemm {
         ImplicitGemm { op, extents: [k, columns, g.pixels()], batch: g.conv.groups, runs: [c, k, columns], channels: c }
     }
 
-    /// Tiles on tensor cores, and the split-K reduction where K is split, by the kernels of `module`; `params` adds what
+    /// Tiles on tensor cores, and the split-K reduction where K is split, by the kernels of `family`; `params` adds what
     /// they take beside the convolution's. `epilogue` is theirs alone whose kernels have one.
-    pub fn launch<P: Params>(
+    pub(crate) fn launch<P: Params>(
         &self,
         args: &DeviceArgs,
         g: &Geometry,
-        module: &'static str,
         family: &Family<P>,
         epilogue: EpilogueParams,
         params: impl Fn(ConvParams) -> P,
@@ -145,9 +144,9 @@ impl ImplicitGemm {
             return args.launch(kernel, dtype, grid, shared, &params(conv));
         }
         let partials = args.scratch(plan.splits as usize * y.elems() * 4)?;
-        conv.partials = partials.ptr;
+        conv.partials = partials.ptr();
         args.launch(kernel, dtype, grid, shared, &params(conv))?;
-        reduce_splits(args, module, partials.ptr, plan.splits, epilogue)
+        reduce_splits(args, family.module, partials.ptr(), plan.splits, epilogue)
     }
 }
 

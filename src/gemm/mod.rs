@@ -21,6 +21,7 @@ use crate::{
         driver::{DeviceProps, DevicePtr},
         index::count31,
         kernel::{Kernel, KernelInfo, Params, blocks},
+        module::Module,
     },
     dtype::DType,
     error::{Error, Result},
@@ -30,6 +31,7 @@ use crate::{
 
 /// The entries of one GEMM: two tiles, and for f32 both by 3xTF32 and by TF32.
 pub struct Family<P> {
+    pub module: &'static Module,
     pub large: Kernel<P>,
     pub small: Kernel<P>,
     pub large_tf32: Kernel<P>,
@@ -54,19 +56,24 @@ pub const SMALL_THREADS: u32 = 128;
 
 /// A [`Family`] of the entries `<module>_<role>_{128x128,64x64}_{,tf32_}<dtype>`.
 macro_rules! family {
-    ($module:literal, $role:literal, $a:ident, $b:ident) => {{
+    ($module:expr, $role:literal, $a:ident, $b:ident) => {{
         use $crate::{
             DType,
             device::kernel::{FLOATS, Kernel},
             gemm::{Family, LARGE_THREADS, Major, SMALL_THREADS},
         };
-        Family {
-            large: Kernel::new($module, concat!($role, "_128x128"), LARGE_THREADS, FLOATS),
-            small: Kernel::new($module, concat!($role, "_64x64"), SMALL_THREADS, FLOATS),
-            large_tf32: Kernel::new($module, concat!($role, "_128x128_tf32"), LARGE_THREADS, &[DType::F32]),
-            small_tf32: Kernel::new($module, concat!($role, "_64x64_tf32"), SMALL_THREADS, &[DType::F32]),
-            a: Major::$a,
-            b: Major::$b,
+        // SAFETY: parameters of families are filled by `Problem` and `ImplicitGemm` alone, which derive them from the tensors of
+        // the launch, their extents and the plan's scratch memory.
+        unsafe {
+            Family {
+                module: $module,
+                large: Kernel::new($module, concat!($role, "_128x128"), LARGE_THREADS, FLOATS),
+                small: Kernel::new($module, concat!($role, "_64x64"), SMALL_THREADS, FLOATS),
+                large_tf32: Kernel::new($module, concat!($role, "_128x128_tf32"), LARGE_THREADS, &[DType::F32]),
+                small_tf32: Kernel::new($module, concat!($role, "_64x64_tf32"), SMALL_THREADS, &[DType::F32]),
+                a: Major::$a,
+                b: Major::$b,
+            }
         }
     }};
 }
@@ -181,8 +188,6 @@ kernel_params! {
 /// A batch of GEMMs: extents, operands and strides. The operands are inputs 0 and 1, the result is output 0.
 pub struct Problem {
     pub op: &'static str,
-    /// Whose `splitk_reduce` adds partial sums.
-    pub module: &'static str,
     /// `m n k`
     pub extents: [usize; 3],
     pub batch: usize,
@@ -228,7 +233,7 @@ impl Problem {
     }
 
     /// Tiles on tensor cores, and the split-K reduction where K is split.
-    pub fn launch(&self, args: &DeviceArgs, family: &Family<GemmParams>) -> Result<()> {
+    pub(crate) fn launch(&self, args: &DeviceArgs, family: &Family<GemmParams>) -> Result<()> {
         let [m, n, _] = self.extents;
         if m * n * self.batch == 0 {
             return Ok(());
@@ -236,7 +241,7 @@ impl Problem {
         let dtype = args.y[0].dtype();
         let (majors, props) = ([family.a, family.b], args.driver.props());
         if sm90::takes(self, self.leading_dimensions(majors), dtype, &props) {
-            return sm90::launch(self, args, majors);
+            return sm90::launch(self, args, family);
         }
         let plan = Plan::new(self.extents, self.batch, dtype, majors, &props);
         let mut params = self.params(args, &plan, majors)?;
@@ -247,13 +252,13 @@ impl Problem {
             return args.launch(kernel, dtype, grid, plan.shared_bytes, &params);
         }
         let partials = args.scratch(plan.splits as usize * self.batch * m * n * 4)?;
-        params.partials = partials.ptr;
+        params.partials = partials.ptr();
         args.launch(kernel, dtype, grid, plan.shared_bytes, &params)?;
-        reduce_splits(args, self.module, partials.ptr, plan.splits, self.epilogue)
+        reduce_splits(args, family.module, partials.ptr(), plan.splits, self.epilogue)
     }
 
     /// One warp per column of the result, for at most [`SKINNY_ROWS`](heuristics::mma_sync::SKINNY_ROWS) rows and K-major operands.
-    pub fn launch_skinny(&self, args: &DeviceArgs, kernel: &Kernel<GemmParams>) -> Result<()> {
+    pub(crate) fn launch_skinny(&self, args: &DeviceArgs, kernel: &Kernel<GemmParams>) -> Result<()> {
         let dtype = args.y[0].dtype();
         let majors = [Major::K; 2];
         let plan = Plan::new(self.extents, self.batch, dtype, majors, &args.driver.props());

@@ -1,7 +1,7 @@
 //! Launches of `kernels/gemm_sm90.cu`: GEMM by TMA and wgmma on compute capability 9.0, for 16-bit operands.
 
 use super::{
-    Major, Problem,
+    Family, GemmParams, Major, Problem,
     epilogue::EpilogueParams,
     heuristics::sm90::{
         MAX_WASTED_COLUMNS, MIN_EXTENT, MIN_STEPS_PER_SPLIT, NARROW_TILE_N, TILE_K, TILE_M, WIDE_TILE_N,
@@ -13,6 +13,7 @@ use crate::{
         driver::{DeviceProps, DevicePtr, TensorMap},
         index::count31,
         kernel::{Kernel, KernelInfo},
+        modules,
     },
     dtype::DType,
     error::Result,
@@ -47,7 +48,8 @@ kernel_params! {
 const THREADS: u32 = 384;
 
 const fn kernel(name: &'static str) -> Kernel<Sm90GemmParams> {
-    Kernel::new("gemm_sm90", name, THREADS, &[DType::Bf16, DType::F16])
+    // SAFETY: only this file fills `Sm90GemmParams`, from the tensors and scratch memory of the launch and from their sizes.
+    unsafe { Kernel::new(&modules::GEMM_SM90, name, THREADS, &[DType::Bf16, DType::F16]) }
 }
 
 /// By layout, then narrow and wide.
@@ -142,7 +144,8 @@ fn map(
     }
 }
 
-pub(super) fn launch(problem: &Problem, args: &DeviceArgs, majors: [Major; 2]) -> Result<()> {
+pub(super) fn launch(problem: &Problem, args: &DeviceArgs, family: &Family<GemmParams>) -> Result<()> {
+    let majors = [family.a, family.b];
     let ([m, n, k], batch) = (problem.extents, problem.batch);
     let int = |value| count31(problem.op, value);
     let dtype = args.y[0].dtype();
@@ -192,9 +195,9 @@ pub(super) fn launch(problem: &Problem, args: &DeviceArgs, majors: [Major; 2]) -
         return args.launch(kernel, dtype, grid, plan.shared_bytes, &params);
     }
     let partials = args.scratch(plan.splits * batch * m * n * 4)?;
-    params.partials = partials.ptr;
+    params.partials = partials.ptr();
     args.launch(kernel, dtype, grid, plan.shared_bytes, &params)?;
-    reduce_splits(args, problem.module, partials.ptr, plan.splits as u32, problem.epilogue)
+    reduce_splits(args, family.module, partials.ptr(), plan.splits as u32, problem.epilogue)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::{
     cpu::stencil::{Reads, Uniform, dense},
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Real,
         index::count31,
@@ -138,8 +138,10 @@ kernel_params! {
 }
 
 const THREADS: u32 = 256;
-const FORWARD: Kernel<AvgPoolParams> = Kernel::new("avg_pool2d", "fwd", THREADS, FLOATS);
-const BACKWARD: Kernel<AvgPoolParams> = Kernel::new("avg_pool2d", "bwd_x", THREADS, FLOATS);
+// SAFETY: only this file fills `AvgPoolParams`, from the tensors and scratch memory of the launch and from their sizes.
+const FORWARD: Kernel<AvgPoolParams> = unsafe { Kernel::new(&modules::AVG_POOL2D, "fwd", THREADS, FLOATS) };
+// SAFETY: as above, `AvgPoolParams`.
+const BACKWARD: Kernel<AvgPoolParams> = unsafe { Kernel::new(&modules::AVG_POOL2D, "bwd_x", THREADS, FLOATS) };
 
 /// Threads for images of `elems` elements, 16 bytes of channels each where the channels are a multiple of that (then the second
 /// number is 1), else one element. Fewer than 2³¹: kernels count in 32 bits.

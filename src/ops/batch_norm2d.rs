@@ -6,7 +6,7 @@
 
 use crate::{
     cpu::vector::{column_partials, column_sums, par_rows, rows_per_task},
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::{Element, Real},
         kernel::{FLOATS, Kernel, UNTYPED, blocks, column_blocks},
@@ -114,7 +114,7 @@ impl Op for Train {
             x: x.ptr,
             bias: bias.ptr,
             y: y.ptr,
-            parts: parts.ptr,
+            parts: parts.ptr(),
             mean_out: mean.ptr,
             variance_out: variance.ptr,
             ..params
@@ -300,8 +300,8 @@ impl Op for Grad {
             dx,
             dweight,
             dbias,
-            parts: parts.ptr,
-            coefficients: coefficients.ptr,
+            parts: parts.ptr(),
+            coefficients: coefficients.ptr(),
             ..params
         };
         let dtype = x.dtype();
@@ -348,11 +348,13 @@ const THREADS: u32 = 256;
 const RUN: usize = 512;
 
 const fn kernel(name: &'static str) -> Kernel<BatchNormParams> {
-    Kernel::new("batch_norm2d", name, THREADS, FLOATS)
+    // SAFETY: as above, `BatchNormParams`.
+    unsafe { Kernel::new(&modules::BATCH_NORM2D, name, THREADS, FLOATS) }
 }
 
 const PARTS: Kernel<BatchNormParams> = kernel("parts");
-const STATS: Kernel<BatchNormParams> = Kernel::new("batch_norm2d", "stats", THREADS, UNTYPED);
+// SAFETY: only this file fills `BatchNormParams`, from the tensors and scratch memory of the launch and from their sizes.
+const STATS: Kernel<BatchNormParams> = unsafe { Kernel::new(&modules::BATCH_NORM2D, "stats", THREADS, UNTYPED) };
 const NORMALISE: Kernel<BatchNormParams> = kernel("normalise");
 const BACKWARD_PARTS: Kernel<BatchNormParams> = kernel("bwd_parts");
 const BACKWARD_STATS: Kernel<BatchNormParams> = kernel("bwd_stats");

@@ -9,7 +9,7 @@ use super::epilogue;
 pub use crate::activation::{Activation, ActivationParams};
 use crate::{
     cpu::vector::{par_rows, rows_per_task},
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Real,
         index::count31,
@@ -224,7 +224,8 @@ const THREADS: u32 = 256;
 const EACH: usize = 4;
 
 const fn kernel(name: &'static str) -> Kernel<BiasActParams> {
-    Kernel::new("bias_act", name, THREADS, FLOATS)
+    // SAFETY: only this file fills `BiasActParams`, from the tensors and scratch memory of the launch and from their sizes.
+    unsafe { Kernel::new(&modules::BIAS_ACT, name, THREADS, FLOATS) }
 }
 
 /// By order.

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::{
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Real,
         index::{Axes, LoopNest, Strides, count31, strides},
@@ -72,7 +72,8 @@ kernel_params! {
 const THREADS: u32 = 256;
 
 const fn kernel(name: &'static str) -> Kernel<BinaryParams> {
-    Kernel::new("binary", name, THREADS, FLOATS)
+    // SAFETY: only this file fills `BinaryParams`, from the tensors and scratch memory of the launch and from their sizes.
+    unsafe { Kernel::new(&modules::BINARY, name, THREADS, FLOATS) }
 }
 
 /// Elements one rayon task takes: enough to hide its start, small enough to stay in L2.

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::binary::{broadcast_strides, row_offset};
 use crate::{
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Real,
         index::{Axes, LoopNest, Strides, access_bytes, count31, strides},
@@ -41,7 +41,8 @@ kernel_params! {
 }
 
 const THREADS: u32 = 256;
-const FORWARD: Kernel<BroadcastParams> = Kernel::new("broadcast", "fwd", THREADS, UNTYPED);
+// SAFETY: only this file fills `BroadcastParams`, from the tensors and scratch memory of the launch and from their sizes.
+const FORWARD: Kernel<BroadcastParams> = unsafe { Kernel::new(&modules::BROADCAST, "fwd", THREADS, UNTYPED) };
 
 impl Op for Broadcast {
     fn name(&self) -> &'static str {

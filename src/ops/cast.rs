@@ -2,7 +2,7 @@
 
 use crate::{
     cpu::vector::par_rows,
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Element,
         kernel::{Kernel, blocks},
@@ -52,7 +52,8 @@ const fn kernel(from: DType) -> Kernel<CastParams> {
         I32 => ("from_i32", &[F32, Bf16, F16, U8]),
         DType::F64 => ("from_f64", &[]),
     };
-    Kernel::new("cast", name, THREADS, to)
+    // SAFETY: only this file fills `CastParams`, from the tensors and scratch memory of the launch and from their sizes.
+    unsafe { Kernel::new(&modules::CAST, name, THREADS, to) }
 }
 
 impl Op for Cast {

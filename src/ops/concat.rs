@@ -2,7 +2,7 @@
 
 use crate::{
     cpu::vector::{par_rows, rows_per_task},
-    device::{
+    device::{modules, 
         divmod::FastDivmod,
         driver::DevicePtr,
         host::Element,
@@ -39,7 +39,8 @@ kernel_params! {
 }
 
 const THREADS: u32 = 256;
-const FORWARD: Kernel<ConcatParams> = Kernel::new("concat", "fwd", THREADS, UNTYPED);
+// SAFETY: only this file fills `ConcatParams`, from the tensors and scratch memory of the launch and from their sizes.
+const FORWARD: Kernel<ConcatParams> = unsafe { Kernel::new(&modules::CONCAT, "fwd", THREADS, UNTYPED) };
 
 impl Op for Concat {
     fn name(&self) -> &'static str {

@@ -7,7 +7,7 @@
 
 use crate::{
     cpu::stencil::{PerChannel, Reads, dense, lanes, sum_over_rows},
-    device::{
+    device::{modules, 
         driver::{DeviceProps, DevicePtr},
         host::Real,
         index::count31,
@@ -139,11 +139,14 @@ kernel_params! {
 }
 
 const THREADS: u32 = 256;
-const FORWARD: Kernel<StencilParams> = Kernel::new("depthwise_conv2d", "fwd", THREADS, FLOATS);
-const INPUT_GRADIENT: Kernel<StencilParams> = Kernel::new("depthwise_conv2d", "bwd_x", THREADS, FLOATS);
-const WEIGHT_GRADIENT: Kernel<WeightGradientParams> = Kernel::new("depthwise_conv2d", "bwd_weight", THREADS, FLOATS);
+// SAFETY: only this file fills `StencilParams`, from the tensors and scratch memory of the launch and from their sizes.
+const FORWARD: Kernel<StencilParams> = unsafe { Kernel::new(&modules::DEPTHWISE_CONV2D, "fwd", THREADS, FLOATS) };
+// SAFETY: as above, `StencilParams`.
+const INPUT_GRADIENT: Kernel<StencilParams> = unsafe { Kernel::new(&modules::DEPTHWISE_CONV2D, "bwd_x", THREADS, FLOATS) };
+// SAFETY: as above, `WeightGradientParams`.
+const WEIGHT_GRADIENT: Kernel<WeightGradientParams> = unsafe { Kernel::new(&modules::DEPTHWISE_CONV2D, "bwd_weight", THREADS, FLOATS) };
 const KERNELS: &[KernelInfo] =
-    &[FORWARD.info(), INPUT_GRADIENT.info(), WEIGHT_GRADIENT.info(), splitk_reduce("depthwise_conv2d").info()];
+    &[FORWARD.info(), INPUT_GRADIENT.info(), WEIGHT_GRADIENT.info(), splitk_reduce(&modules::DEPTHWISE_CONV2D).info()];
 
 /// How the weight gradient is split: rows of `y` in a split, vectors of channels in a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -229,7 +232,7 @@ impl Depthwise {
         let params = WeightGradientParams {
             x: args.x[0].ptr,
             dy: args.x[1].ptr,
-            partials: partials.ptr,
+            partials: partials.ptr(),
             n: int(g.n)?,
             h: int(g.x[0])?,
             width: int(g.x[1])?,
@@ -247,7 +250,7 @@ impl Depthwise {
         };
         let grid = [int(splits.count)?, int(vectors.div_ceil(splits.lanes))?, int(layers)?];
         args.launch(&WEIGHT_GRADIENT, dtype, grid, 0, &params)?;
-        reduce_splits(args, "depthwise_conv2d", partials.ptr, int(splits.count)?, EpilogueParams::NONE)
+        reduce_splits(args, &modules::DEPTHWISE_CONV2D, partials.ptr(), int(splits.count)?, EpilogueParams::NONE)
     }
 }
 

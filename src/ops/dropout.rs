@@ -4,7 +4,7 @@
 use super::random::position;
 use crate::{
     cpu::vector::{GRAIN, par_rows},
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
@@ -62,7 +62,8 @@ kernel_params! {
 }
 
 const THREADS: u32 = 256;
-const FORWARD: Kernel<DropoutParams> = Kernel::new("dropout", "fwd", THREADS, FLOATS);
+// SAFETY: only this file fills `DropoutParams`, from the tensors and scratch memory of the launch and from their sizes.
+const FORWARD: Kernel<DropoutParams> = unsafe { Kernel::new(&modules::DROPOUT, "fwd", THREADS, FLOATS) };
 
 impl Op for Dropout {
     fn name(&self) -> &'static str {

@@ -3,7 +3,7 @@
 
 use crate::{
     cpu::vector::{par_rows, rows_per_task},
-    device::{
+    device::{modules, 
         divmod::FastDivmod,
         driver::DevicePtr,
         host::{Element, Real},
@@ -43,8 +43,10 @@ kernel_params! {
 }
 
 const THREADS: u32 = 256;
-const GATHER: Kernel<GatherParams> = Kernel::new("gather", "fwd", THREADS, UNTYPED);
-const SCATTER_ADD: Kernel<ScatterParams> = Kernel::new("gather", "scatter_add", THREADS, FLOATS);
+// SAFETY: only this file fills `GatherParams`, from the tensors and scratch memory of the launch and from their sizes.
+const GATHER: Kernel<GatherParams> = unsafe { Kernel::new(&modules::GATHER, "fwd", THREADS, UNTYPED) };
+// SAFETY: as above, `ScatterParams`.
+const SCATTER_ADD: Kernel<ScatterParams> = unsafe { Kernel::new(&modules::GATHER, "scatter_add", THREADS, FLOATS) };
 
 impl Op for Gather {
     fn name(&self) -> &'static str {

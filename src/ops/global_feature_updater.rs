@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::{local_feature_updater::cube, softmax::softmax_in_place};
 use crate::{
     cpu::vector::sum2,
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
@@ -205,8 +205,10 @@ kernel_params! {
 }
 
 const THREADS: u32 = 256;
-const FORWARD: Kernel<GatherParams> = Kernel::new("global_feature_updater", "fwd", THREADS, FLOATS);
-const BACKWARD: Kernel<GatherParams> = Kernel::new("global_feature_updater", "bwd", THREADS, FLOATS);
+// SAFETY: only this file fills `GatherParams`, from the tensors and scratch memory of the launch and from their sizes.
+const FORWARD: Kernel<GatherParams> = unsafe { Kernel::new(&modules::GLOBAL_FEATURE_UPDATER, "fwd", THREADS, FLOATS) };
+// SAFETY: as above, `GatherParams`.
+const BACKWARD: Kernel<GatherParams> = unsafe { Kernel::new(&modules::GLOBAL_FEATURE_UPDATER, "bwd", THREADS, FLOATS) };
 
 fn params(logits: &DeviceView, r: &DeviceView) -> GatherParams {
     let [cells, d] = extents(r.shape());

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::{
     cpu::vector::{GRAIN, sum1},
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::{Element, Real},
         kernel::{FLOATS, Kernel, UNTYPED},
@@ -59,14 +59,14 @@ impl Op for GlobalNorm {
                 x: pointers(x.iter().map(|x| x.ptr)),
                 count: table.count,
                 first_block: table.first_block,
-                parts: parts.ptr.offset_bytes(first * 4),
+                parts: parts.ptr().offset_bytes(first * 4),
                 tensors: table.tensors,
                 unused: 0,
             };
             args.launch(&SQUARES, x[0].dtype(), table.blocks, 0, &params)?;
             first += table.blocks as usize;
         }
-        let params = RootParams { parts: parts.ptr, norm: args.y[0].ptr, count: total as u64 };
+        let params = RootParams { parts: parts.ptr(), norm: args.y[0].ptr, count: total as u64 };
         args.launch(&ROOT, DType::F32, 1, 0, &params)
     }
 }
@@ -84,8 +84,10 @@ kernel_params! {
     struct RootParams { parts: DevicePtr, norm: DevicePtr, count: u64 }
 }
 
-const SQUARES: Kernel<SquaresParams> = Kernel::new("global_norm", "squares", THREADS, FLOATS);
-const ROOT: Kernel<RootParams> = Kernel::new("global_norm", "root", THREADS, UNTYPED);
+// SAFETY: only this file fills `SquaresParams`, from the tensors and scratch memory of the launch and from their sizes.
+const SQUARES: Kernel<SquaresParams> = unsafe { Kernel::new(&modules::GLOBAL_NORM, "squares", THREADS, FLOATS) };
+// SAFETY: as above, `RootParams`.
+const ROOT: Kernel<RootParams> = unsafe { Kernel::new(&modules::GLOBAL_NORM, "root", THREADS, UNTYPED) };
 
 fn squares<T: Real>(x: &[T]) -> f64 {
     let partials: Vec<T> = x

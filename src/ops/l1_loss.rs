@@ -9,6 +9,8 @@ use crate::{
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, KernelInfo, blocks},
+        module::Module,
+        modules,
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
@@ -76,7 +78,7 @@ impl Op for MeanLoss {
         let (x, kernels) = (args.x[0], self.of.kernels());
         let params = params(args, [x.ptr, args.x[1].ptr]);
         let parts = args.scratch(params.blocks as usize * 4)?;
-        let params = LossParams { parts: parts.ptr, y: args.y[0].ptr, ..params };
+        let params = LossParams { parts: parts.ptr(), y: args.y[0].ptr, ..params };
         args.launch(&kernels[0], x.dtype(), params.blocks, 0, &params)?;
         match params.blocks {
             1 => Ok(()),
@@ -186,16 +188,19 @@ const THREADS: u32 = 256;
 const CHUNK: usize = 4096;
 
 /// Parts, their sum, the gradient.
-const fn kernels(stem: &'static str) -> [Kernel<LossParams>; 3] {
-    [
-        Kernel::new(stem, "fwd", THREADS, FLOATS),
-        Kernel::new(stem, "sum", THREADS, FLOATS),
-        Kernel::new(stem, "bwd_x", THREADS, FLOATS),
-    ]
+const fn kernels(module: &'static Module) -> [Kernel<LossParams>; 3] {
+    // SAFETY: only this file fills `LossParams`, from the tensors and scratch memory of the launch and from their sizes.
+    unsafe {
+        [
+            Kernel::new(module, "fwd", THREADS, FLOATS),
+            Kernel::new(module, "sum", THREADS, FLOATS),
+            Kernel::new(module, "bwd_x", THREADS, FLOATS),
+        ]
+    }
 }
 
-const ABSOLUTE: [Kernel<LossParams>; 3] = kernels("l1_loss");
-const SQUARED: [Kernel<LossParams>; 3] = kernels("mse_loss");
+const ABSOLUTE: [Kernel<LossParams>; 3] = kernels(&modules::L1_LOSS);
+const SQUARED: [Kernel<LossParams>; 3] = kernels(&modules::MSE_LOSS);
 
 impl Distance {
     fn kernels(self) -> &'static [Kernel<LossParams>; 3] {

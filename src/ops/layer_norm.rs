@@ -5,7 +5,7 @@
 
 use crate::{
     cpu::vector::{par_rows, rows_per_task, rows_with_sums, sum1, sum2},
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::{Element, Real},
         kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
@@ -137,7 +137,7 @@ impl Op for LayerNormGrad {
             weight: weight.ptr,
             dy: dy.ptr,
             dx,
-            parts: parts.ptr,
+            parts: parts.ptr(),
             dweight,
             dbias,
             ..params
@@ -149,7 +149,7 @@ impl Op for LayerNormGrad {
             args.launch(&BACKWARD, dtype, params.runs, 0, &params)?;
         } else {
             stats = args.scratch((rows * 2 * 4).max(4))?;
-            let params = LayerNormParams { rows_stats: stats.ptr, ..params };
+            let params = LayerNormParams { rows_stats: stats.ptr(), ..params };
             args.launch(&BACKWARD_X, dtype, blocks(rows, WARPS), 0, &params)?;
             args.launch(&PARTS, dtype, blocks_for_each(params.runs as usize, params.tiles), 0, &params)?;
         }
@@ -193,7 +193,8 @@ fn rows_a_run(rows: usize) -> usize {
 }
 
 const fn kernel(name: &'static str) -> Kernel<LayerNormParams> {
-    Kernel::new("layer_norm", name, THREADS, FLOATS)
+    // SAFETY: only this file fills `LayerNormParams`, from the tensors and scratch memory of the launch and from their sizes.
+    unsafe { Kernel::new(&modules::LAYER_NORM, name, THREADS, FLOATS) }
 }
 
 const FORWARD: Kernel<LayerNormParams> = kernel("fwd");

@@ -8,6 +8,7 @@ use crate::{
         driver::DevicePtr,
         host::{Element, HostBuffer, Real},
         kernel::{FLOATS, Kernel, KernelInfo},
+        modules,
         multi_tensor::{MAX_TENSORS, THREADS, for_each_launch, pointers},
     },
     dtype::DType,
@@ -117,7 +118,8 @@ kernel_params! {
     }
 }
 
-const LERP: Kernel<LerpParams> = Kernel::new("ema", "lerp", THREADS, FLOATS);
+// SAFETY: only this file fills `LerpParams`, from the tensors and scratch memory of the launch and from their sizes.
+const LERP: Kernel<LerpParams> = unsafe { Kernel::new(&modules::EMA, "lerp", THREADS, FLOATS) };
 pub const KERNEL: KernelInfo = LERP.info();
 
 fn lerp_slices<T: Real>(target: &mut [T], x: &[T], weight: f64) -> Result<()> {

@@ -4,11 +4,11 @@ use super::epilogue::{Epilogue, Fused};
 use crate::{
     activation::{Activation, ActivationParams},
     cpu::gemm::{Matrix, MatrixMut, Threads, gemm},
-    device::kernel::{FLOATS, Kernel, KernelInfo, concat},
+    device::{kernel::{FLOATS, Kernel, KernelInfo, concat}, modules},
     error::{Error, Result},
     float_dispatch,
     gemm::{
-        Family, GemmParams, LARGE_THREADS, Problem, family, heuristics::mma_sync::SKINNY_ROWS, splitk::splitk_reduce,
+        Family, GemmParams, LARGE_THREADS, Problem, SM90_KERNELS, family, heuristics::mma_sync::SKINNY_ROWS, splitk::splitk_reduce,
     },
     op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
     shape::{Shape, Spec},
@@ -36,10 +36,11 @@ struct Linear {
     keep_pre_activation: bool,
 }
 
-pub(crate) const FORWARD: Family<GemmParams> = family!("linear", "fwd", K, K);
-const SKINNY: Kernel<GemmParams> = Kernel::new("linear", "skinny", LARGE_THREADS, FLOATS);
+pub(crate) const FORWARD: Family<GemmParams> = family!(&modules::LINEAR, "fwd", K, K);
+// SAFETY: only `Problem` fills `GemmParams`, from the tensors of the launch and their extents.
+const SKINNY: Kernel<GemmParams> = unsafe { Kernel::new(&modules::LINEAR, "skinny", LARGE_THREADS, FLOATS) };
 const KERNELS: &[KernelInfo] =
-    &concat::<6>(&[&FORWARD.infos(), &[SKINNY.info(), splitk_reduce("linear").info()]]);
+    &concat::<14>(&[&FORWARD.infos(), &[SKINNY.info(), splitk_reduce(&modules::LINEAR).info()], &SM90_KERNELS]);
 
 impl Op for Linear {
     fn name(&self) -> &'static str {
@@ -81,7 +82,6 @@ impl Op for Linear {
         let (rows, inner, out) = (args.x[0].shape().rows(), args.x[0].shape().last(), args.y[0].shape().last());
         let problem = Problem {
             op: "linear",
-            module: "linear",
             extents: [rows, out, inner],
             batch: 1,
             batch_strides: [0, 0],

@@ -13,7 +13,7 @@ use crate::{
         gemm::{Matrix, MatrixMut, Threads, gemm},
         vector::{par_rows, rows_per_task, sum2},
     },
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each},
@@ -150,9 +150,9 @@ impl Op for GateGrad {
         let [dq, dk, dv] = [0, 1, 2].map(|i| args.y[i].ptr);
         let params = gate_params(&q, &r, &w_k, &w_v);
         let parts = args.scratch((params.rows as usize * params.tiles as usize * 4).max(4))?;
-        let params = GateParams { dy: dy.ptr, dk, dv, parts: parts.ptr, ..params };
+        let params = GateParams { dy: dy.ptr, dk, dv, parts: parts.ptr(), ..params };
         args.launch(&passes(args, &r)[1], r.dtype(), tiles(&params), 0, &params)?;
-        let sum = SumParams { parts: parts.ptr, dq, rows: params.rows, tiles: params.tiles.into() };
+        let sum = SumParams { parts: parts.ptr(), dq, rows: params.rows, tiles: params.tiles.into() };
         args.launch(&SUM_Q, r.dtype(), blocks(q.elems(), SUM_THREADS as usize), 0, &sum)
     }
 }
@@ -211,13 +211,15 @@ const SUM_THREADS: u32 = 256;
 const TILE: usize = 64;
 
 const fn kernel(name: &'static str, types: &'static [DType]) -> Kernel<GateParams> {
-    Kernel::new("local_feature_updater", name, THREADS, types)
+    // SAFETY: as above, `GateParams`.
+    unsafe { Kernel::new(&modules::LOCAL_FEATURE_UPDATER, name, THREADS, types) }
 }
 
 /// Forward and gradient.
 const EXACT: [Kernel<GateParams>; 2] = [kernel("fwd", FLOATS), kernel("bwd", FLOATS)];
 const TF32: [Kernel<GateParams>; 2] = [kernel("fwd_tf32", &[DType::F32]), kernel("bwd_tf32", &[DType::F32])];
-const SUM_Q: Kernel<SumParams> = Kernel::new("local_feature_updater", "sum_q", SUM_THREADS, FLOATS);
+// SAFETY: only this file fills `SumParams`, from the tensors and scratch memory of the launch and from their sizes.
+const SUM_Q: Kernel<SumParams> = unsafe { Kernel::new(&modules::LOCAL_FEATURE_UPDATER, "sum_q", SUM_THREADS, FLOATS) };
 
 /// The GEMMs with both weights are `2 · rows · d²` multiply-adds.
 fn passes(args: &DeviceArgs, r: &DeviceView) -> &'static [Kernel<GateParams>; 2] {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::{
     cpu::vector::{sum1, sum2},
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
@@ -75,10 +75,10 @@ impl Op for Distance {
         let images = n * per_image as usize;
         let parts = args.scratch((images * 4).max(4))?;
         let pointers = [a.ptr, b.ptr, weight.ptr];
-        let params = DistanceParams { parts: parts.ptr, ..params(pointers, pixels, c, a.dtype().bytes()) };
+        let params = DistanceParams { parts: parts.ptr(), ..params(pointers, pixels, c, a.dtype().bytes()) };
         args.launch(&FORWARD, a.dtype(), blocks(images, 1), 0, &params)?;
         let sum = SumParams {
-            parts: parts.ptr,
+            parts: parts.ptr(),
             distance: args.y[0].ptr,
             n: n as u64,
             parts_per_image: per_image.into(),
@@ -210,9 +210,12 @@ kernel_params! {
 const THREADS: u32 = 256;
 /// Pixels of a block.
 const PIXELS: usize = 64;
-const FORWARD: Kernel<DistanceParams> = Kernel::new("lpips_distance", "fwd", THREADS, FLOATS);
-const SUM: Kernel<SumParams> = Kernel::new("lpips_distance", "sum", THREADS, FLOATS);
-const BACKWARD: Kernel<DistanceParams> = Kernel::new("lpips_distance", "bwd_x", THREADS, FLOATS);
+// SAFETY: only this file fills `DistanceParams`, from the tensors and scratch memory of the launch and from their sizes.
+const FORWARD: Kernel<DistanceParams> = unsafe { Kernel::new(&modules::LPIPS_DISTANCE, "fwd", THREADS, FLOATS) };
+// SAFETY: as above, `SumParams`.
+const SUM: Kernel<SumParams> = unsafe { Kernel::new(&modules::LPIPS_DISTANCE, "sum", THREADS, FLOATS) };
+// SAFETY: as above, `DistanceParams`.
+const BACKWARD: Kernel<DistanceParams> = unsafe { Kernel::new(&modules::LPIPS_DISTANCE, "bwd_x", THREADS, FLOATS) };
 
 fn params([a, b, weight]: [DevicePtr; 3], pixels: usize, c: usize, element_bytes: usize) -> DistanceParams {
     let null = DevicePtr::NULL;

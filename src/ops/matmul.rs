@@ -25,7 +25,7 @@ use rayon::prelude::*;
 
 use crate::{
     cpu::gemm::{Matrix, MatrixMut, PARALLEL_MACS, Threads, gemm},
-    device::kernel::{FLOATS, Kernel, KernelInfo, concat},
+    device::{kernel::{FLOATS, Kernel, KernelInfo, concat}, modules},
     error::{Error, Result},
     float_dispatch,
     gemm::{
@@ -58,18 +58,19 @@ struct MatMul {
     transpose_b: bool,
 }
 
-pub(crate) const NN: Family<GemmParams> = family!("gemm", "nn", K, Mn);
-const NT: Family<GemmParams> = family!("gemm", "nt", K, K);
-const TN: Family<GemmParams> = family!("gemm", "tn", Mn, Mn);
-const TT: Family<GemmParams> = family!("gemm", "tt", Mn, K);
-const SKINNY: Kernel<GemmParams> = Kernel::new("gemm", "skinny", LARGE_THREADS, FLOATS);
+pub(crate) const NN: Family<GemmParams> = family!(&modules::GEMM, "nn", K, Mn);
+const NT: Family<GemmParams> = family!(&modules::GEMM, "nt", K, K);
+const TN: Family<GemmParams> = family!(&modules::GEMM, "tn", Mn, Mn);
+const TT: Family<GemmParams> = family!(&modules::GEMM, "tt", Mn, K);
+// SAFETY: only `Problem` fills `GemmParams`, from the tensors of the launch and their extents.
+const SKINNY: Kernel<GemmParams> = unsafe { Kernel::new(&modules::GEMM, "skinny", LARGE_THREADS, FLOATS) };
 
 const KERNELS: &[KernelInfo] = &concat::<26>(&[
     &NN.infos(),
     &NT.infos(),
     &TN.infos(),
     &TT.infos(),
-    &[SKINNY.info(), splitk_reduce("gemm").info()],
+    &[SKINNY.info(), splitk_reduce(&modules::GEMM).info()],
     &SM90_KERNELS,
 ]);
 
@@ -140,7 +141,6 @@ impl Op for MatMul {
         }
         let problem = Problem {
             op: "matmul",
-            module: "gemm",
             extents: [m, n, k],
             batch: y_shape.elems() / (m * n),
             batch_strides: [stride(&a_shape, m * k), stride(&b_shape, k * n)],

@@ -7,7 +7,7 @@
 use super::avg_pool2d::{Pool2d, vector_threads};
 use crate::{
     cpu::stencil::{Reads, par_lines},
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel},
@@ -118,7 +118,7 @@ impl Op for MaxPool {
             Direction::Scatter => {
                 let pooled = n * oh * ow * c;
                 let argmax = args.scratch((pooled * 2).max(2))?;
-                let params = MaxPoolParams { argmax: argmax.ptr, ..params };
+                let params = MaxPoolParams { argmax: argmax.ptr(), ..params };
                 launch(&ARGMAX, &MaxPoolParams { threads: threads_of(pooled)?.0, ..params })?;
                 launch(&SCATTER, &params)
             }
@@ -269,7 +269,8 @@ kernel_params! {
 const THREADS: u32 = 256;
 
 const fn kernel(name: &'static str) -> Kernel<MaxPoolParams> {
-    Kernel::new("max_pool2d", name, THREADS, FLOATS)
+    // SAFETY: only this file fills `MaxPoolParams`, from the tensors and scratch memory of the launch and from their sizes.
+    unsafe { Kernel::new(&modules::MAX_POOL2D, name, THREADS, FLOATS) }
 }
 
 const FORWARD: Kernel<MaxPoolParams> = kernel("fwd");

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     cpu::vector::par_rows,
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Real,
         index::count31,
@@ -196,7 +196,8 @@ kernel_params! {
     struct FlipWeightParams { weight: DevicePtr, y: DevicePtr, k: u32, taps: u32, c: u32, unused: u32 }
 }
 
-const FLIP_WEIGHT: Kernel<FlipWeightParams> = Kernel::new("modulated_conv2d", "flip_weight", 256, FLOATS);
+// SAFETY: only this file fills `FlipWeightParams`, from the tensors and scratch memory of the launch and from their sizes.
+const FLIP_WEIGHT: Kernel<FlipWeightParams> = unsafe { Kernel::new(&modules::MODULATED_CONV2D, "flip_weight", 256, FLOATS) };
 
 impl Op for FlipWeight {
     fn name(&self) -> &'static str {

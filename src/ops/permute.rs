@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::{
     cpu::vector::{GRAIN, par_rows, rows_per_task},
-    device::{
+    device::{modules, 
         divmod::FastDivmod,
         driver::DevicePtr,
         host::Element,
@@ -71,8 +71,10 @@ kernel_params! {
 const THREADS: u32 = 256;
 /// Elements along both sides of a tile that goes through shared memory.
 const TILE: usize = 32;
-const ROWS: Kernel<RowsParams> = Kernel::new("permute", "rows", THREADS, UNTYPED);
-const TILES: Kernel<TilesParams> = Kernel::new("permute", "tiles", THREADS, UNTYPED);
+// SAFETY: only this file fills `RowsParams`, from the tensors and scratch memory of the launch and from their sizes.
+const ROWS: Kernel<RowsParams> = unsafe { Kernel::new(&modules::PERMUTE, "rows", THREADS, UNTYPED) };
+// SAFETY: as above, `TilesParams`.
+const TILES: Kernel<TilesParams> = unsafe { Kernel::new(&modules::PERMUTE, "tiles", THREADS, UNTYPED) };
 
 impl Op for Permute {
     fn name(&self) -> &'static str {

@@ -4,7 +4,7 @@
 use crate::{
     Device,
     cpu::vector::{GRAIN, par_rows},
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
@@ -62,8 +62,10 @@ kernel_params! {
 }
 
 const THREADS: u32 = 256;
-const NORMAL: Kernel<RandomParams> = Kernel::new("random", "normal", THREADS, FLOATS);
-const UNIFORM: Kernel<RandomParams> = Kernel::new("random", "uniform", THREADS, FLOATS);
+// SAFETY: only this file fills `RandomParams`, from the tensors and scratch memory of the launch and from their sizes.
+const NORMAL: Kernel<RandomParams> = unsafe { Kernel::new(&modules::RANDOM, "normal", THREADS, FLOATS) };
+// SAFETY: as above, `RandomParams`.
+const UNIFORM: Kernel<RandomParams> = unsafe { Kernel::new(&modules::RANDOM, "uniform", THREADS, FLOATS) };
 
 /// Where in its stream element `4 · block` of a step is drawn.
 pub(super) fn position(step: u32, block: usize) -> u64 {

@@ -4,7 +4,7 @@
 
 use crate::{
     cpu::stencil::{Reads, separable},
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel},
@@ -156,8 +156,10 @@ kernel_params! {
 }
 
 const THREADS: u32 = 256;
-const FORWARD: Kernel<ResizeParams> = Kernel::new("resize", "fwd", THREADS, FLOATS);
-const BACKWARD: Kernel<ResizeParams> = Kernel::new("resize", "bwd_x", THREADS, FLOATS);
+// SAFETY: only this file fills `ResizeParams`, from the tensors and scratch memory of the launch and from their sizes.
+const FORWARD: Kernel<ResizeParams> = unsafe { Kernel::new(&modules::RESIZE, "fwd", THREADS, FLOATS) };
+// SAFETY: as above, `ResizeParams`.
+const BACKWARD: Kernel<ResizeParams> = unsafe { Kernel::new(&modules::RESIZE, "bwd_x", THREADS, FLOATS) };
 
 pub const SPEC: OpSpec = OpSpec {
     name: "resize",

@@ -4,7 +4,7 @@
 //! transpose, so every order exists.
 
 use crate::{
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
@@ -151,8 +151,10 @@ kernel_params! {
 }
 
 const THREADS: u32 = 256;
-const FORWARD: Kernel<SegmentParams> = Kernel::new("segment_mean", "fwd", THREADS, FLOATS);
-const BACKWARD: Kernel<SegmentParams> = Kernel::new("segment_mean", "bwd_x", THREADS, FLOATS);
+// SAFETY: only this file fills `SegmentParams`, from the tensors and scratch memory of the launch and from their sizes.
+const FORWARD: Kernel<SegmentParams> = unsafe { Kernel::new(&modules::SEGMENT_MEAN, "fwd", THREADS, FLOATS) };
+// SAFETY: as above, `SegmentParams`.
+const BACKWARD: Kernel<SegmentParams> = unsafe { Kernel::new(&modules::SEGMENT_MEAN, "bwd_x", THREADS, FLOATS) };
 
 /// For either kernel: input 0 to output 0.
 fn params(args: &DeviceArgs, rows: usize, c: usize) -> SegmentParams {

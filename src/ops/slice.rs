@@ -2,7 +2,7 @@
 
 use crate::{
     cpu::vector::{par_rows, rows_per_task},
-    device::{
+    device::{modules, 
         divmod::FastDivmod,
         driver::DevicePtr,
         host::Element,
@@ -52,8 +52,10 @@ kernel_params! {
 }
 
 const THREADS: u32 = 256;
-const FORWARD: Kernel<SliceParams> = Kernel::new("slice", "fwd", THREADS, UNTYPED);
-const PAD: Kernel<SliceParams> = Kernel::new("slice", "pad", THREADS, UNTYPED);
+// SAFETY: only this file fills `SliceParams`, from the tensors and scratch memory of the launch and from their sizes.
+const FORWARD: Kernel<SliceParams> = unsafe { Kernel::new(&modules::SLICE, "fwd", THREADS, UNTYPED) };
+// SAFETY: as above, `SliceParams`.
+const PAD: Kernel<SliceParams> = unsafe { Kernel::new(&modules::SLICE, "pad", THREADS, UNTYPED) };
 
 /// Launches either kernel: rows of y are `width`, those of x `row_stride` elements, `len` of y's or x's beginning at `from` of the
 /// other's.

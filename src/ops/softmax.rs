@@ -2,7 +2,7 @@
 
 use crate::{
     cpu::vector::{par_rows, rows_per_task, sum1, sum2},
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
@@ -161,7 +161,8 @@ const THREADS: u32 = 256;
 const NARROW: usize = 2048;
 
 const fn kernel(name: &'static str) -> Kernel<SoftmaxParams> {
-    Kernel::new("softmax", name, THREADS, FLOATS)
+    // SAFETY: only this file fills `SoftmaxParams`, from the tensors and scratch memory of the launch and from their sizes.
+    unsafe { Kernel::new(&modules::SOFTMAX, name, THREADS, FLOATS) }
 }
 
 /// For narrow and for wide rows.

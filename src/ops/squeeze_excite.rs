@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::{
     cpu::gemm::{Matrix, MatrixMut, Threads, gemm},
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
@@ -320,21 +320,25 @@ kernel_params! {
     }
 }
 
-const STEM: &str = "squeeze_excite";
 const POOL_THREADS: u32 = 256;
-const SILU_POOL: Kernel<PoolParams> = Kernel::new(STEM, "silu_pool_fwd", POOL_THREADS, FLOATS);
-const SILU_POOL_GRAD: Kernel<PoolParams> = Kernel::new(STEM, "silu_pool_bwd", POOL_THREADS, FLOATS);
-const PROJECT_GRAD: Kernel<ExciteParams> = Kernel::new(STEM, "project_bwd", POOL_THREADS, FLOATS);
+// SAFETY: only this file fills `PoolParams`, from the tensors and scratch memory of the launch and from their sizes.
+const SILU_POOL: Kernel<PoolParams> = unsafe { Kernel::new(&modules::SQUEEZE_EXCITE, "silu_pool_fwd", POOL_THREADS, FLOATS) };
+// SAFETY: as above, `PoolParams`.
+const SILU_POOL_GRAD: Kernel<PoolParams> = unsafe { Kernel::new(&modules::SQUEEZE_EXCITE, "silu_pool_bwd", POOL_THREADS, FLOATS) };
+// SAFETY: as above, `ExciteParams`.
+const PROJECT_GRAD: Kernel<ExciteParams> = unsafe { Kernel::new(&modules::SQUEEZE_EXCITE, "project_bwd", POOL_THREADS, FLOATS) };
 
 const THREADS: u32 = 128;
 /// Rows and columns of a block of the projection.
 const TILE: usize = 64;
-const PROJECT: Kernel<ProjectParams> = Kernel::new(STEM, "project_fwd", THREADS, FLOATS);
-const PROJECT_TF32: Kernel<ProjectParams> = Kernel::new(STEM, "project_fwd_tf32", THREADS, &[DType::F32]);
+// SAFETY: as above, `ProjectParams`.
+const PROJECT: Kernel<ProjectParams> = unsafe { Kernel::new(&modules::SQUEEZE_EXCITE, "project_fwd", THREADS, FLOATS) };
+// SAFETY: as above, `ProjectParams`.
+const PROJECT_TF32: Kernel<ProjectParams> = unsafe { Kernel::new(&modules::SQUEEZE_EXCITE, "project_fwd_tf32", THREADS, &[DType::F32]) };
 
 /// Sizes for images of this shape; no pointers.
 fn pool_params(args: &DeviceArgs, images: Shape) -> Result<PoolParams> {
-    let [n, pixels, c] = extents(STEM, images)?;
+    let [n, pixels, c] = extents("squeeze_excite", images)?;
     let bytes = args.y[0].dtype().bytes();
     let aligned = (c * bytes).is_multiple_of(16);
     let null = DevicePtr::NULL;

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::{
-    device::{
+    device::{modules, 
         driver::{DeviceBuffer, DevicePtr},
         host::Real,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
@@ -174,8 +174,10 @@ kernel_params! {
 }
 
 const THREADS: u32 = 256;
-const ROWS: Kernel<SumParams> = Kernel::new("sum", "rows", THREADS, FLOATS);
-const COLUMNS: Kernel<SumParams> = Kernel::new("sum", "columns", THREADS, FLOATS);
+// SAFETY: only this file fills `SumParams`, from the tensors and scratch memory of the launch and from their sizes.
+const ROWS: Kernel<SumParams> = unsafe { Kernel::new(&modules::SUM, "rows", THREADS, FLOATS) };
+// SAFETY: as above, `SumParams`.
+const COLUMNS: Kernel<SumParams> = unsafe { Kernel::new(&modules::SUM, "columns", THREADS, FLOATS) };
 
 /// Elements of a row that one warp sums, and positions of a column's axis that one block does.
 const ROW_CHUNK: usize = 4096;
@@ -206,7 +208,7 @@ fn sum_on_device(args: &DeviceArgs, mut folded: Vec<(usize, bool)>) -> Result<()
         }
         let last = folded.iter().all(|&(_, reduce)| !reduce);
         let scratch = if last { None } else { Some(args.scratch(outer * parts * inner * 4)?) };
-        let to = scratch.as_ref().map_or(y.ptr, |scratch| scratch.ptr);
+        let to = scratch.as_ref().map_or(y.ptr, DeviceBuffer::ptr);
         let bytes = if held.is_some() { 4 } else { dtype.bytes() };
         let row = if inner == 1 { axis } else { inner };
         let aligned = (row * bytes).is_multiple_of(16);

@@ -2,7 +2,7 @@
 
 use crate::{
     cpu::vector::map1 as map,
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
@@ -82,7 +82,8 @@ kernel_params! {
 const THREADS: u32 = 256;
 
 const fn kernel(name: &'static str) -> Kernel<UnaryParams> {
-    Kernel::new("unary", name, THREADS, FLOATS)
+    // SAFETY: only this file fills `UnaryParams`, from the tensors and scratch memory of the launch and from their sizes.
+    unsafe { Kernel::new(&modules::UNARY, name, THREADS, FLOATS) }
 }
 
 impl Op for Unary {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     cpu::stencil::{Reads, Uniform, dense, separable},
-    device::{
+    device::{modules, 
         divmod::FastDivmod,
         driver::DevicePtr,
         host::Real,
@@ -206,8 +206,10 @@ const MOST_TAPS: usize = 256;
 const THREADS: u32 = 256;
 /// Rows of the result that a thread of the separable kernel works on.
 const STRIP: usize = 4;
-const SEPARABLE: Kernel<Upfirdn2dParams> = Kernel::new("upfirdn2d", "separable", THREADS, FLOATS);
-const DENSE: Kernel<Upfirdn2dParams> = Kernel::new("upfirdn2d", "dense", THREADS, FLOATS);
+// SAFETY: only this file fills `Upfirdn2dParams`, from the tensors and scratch memory of the launch and from their sizes.
+const SEPARABLE: Kernel<Upfirdn2dParams> = unsafe { Kernel::new(&modules::UPFIRDN2D, "separable", THREADS, FLOATS) };
+// SAFETY: as above, `Upfirdn2dParams`.
+const DENSE: Kernel<Upfirdn2dParams> = unsafe { Kernel::new(&modules::UPFIRDN2D, "dense", THREADS, FLOATS) };
 
 impl Op for Resample {
     fn name(&self) -> &'static str {

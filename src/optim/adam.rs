@@ -13,6 +13,7 @@ use crate::{
         driver::DevicePtr,
         host::{HostBuffer, Real},
         kernel::{Kernel, KernelInfo},
+        modules,
         multi_tensor::{MAX_TENSORS, THREADS, for_each_launch, pointers},
     },
     dtype::DType,
@@ -294,7 +295,8 @@ kernel_params! {
     }
 }
 
-const STEP: Kernel<AdamParams> = Kernel::new("adam", "step", THREADS, &[DType::F32]);
+// SAFETY: only this file fills `AdamParams`, from the tensors and scratch memory of the launch and from their sizes.
+const STEP: Kernel<AdamParams> = unsafe { Kernel::new(&modules::ADAM, "step", THREADS, &[DType::F32]) };
 pub(super) const KERNEL: KernelInfo = STEP.info();
 
 fn step_slices<T: Real>(step: &AdamStep, scale: f64, p: &mut [T], m: &mut [T], v: &mut [T], g: &[T]) -> Result<()> {

@@ -13,7 +13,7 @@ use isg::{
     Error, Result,
     device::{
         driver::{DeviceProps, DevicePtr, Driver, KernelEntry, LaunchConfig, Memory, Pattern, TensorMap},
-        kernel,
+        module,
     },
 };
 use ptx_emulator::{Checks, Gpu, Module, Options, asynchronous};
@@ -214,30 +214,30 @@ impl Driver for Saboteur {
         self.gpu.borrow_mut().free(ptr.0).expect("memory is freed once");
     }
 
-    fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
+    unsafe fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
         self.gpu.borrow_mut().write(to.0, from).map_err(refused)
     }
 
-    fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
+    unsafe fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
         self.gpu.borrow().read(from.0, to).map_err(refused)
     }
 
-    fn fill(&self, to: DevicePtr, pattern: Pattern, count: usize) -> Result<()> {
+    unsafe fn fill(&self, to: DevicePtr, pattern: Pattern, count: usize) -> Result<()> {
         let bytes = match pattern {
             Pattern::Bits8(v) => vec![v; count],
             Pattern::Bits16(v) => v.to_le_bytes().repeat(count),
             Pattern::Bits32(v) => v.to_le_bytes().repeat(count),
         };
-        self.upload(to, &bytes)
+        self.gpu.borrow_mut().write(to.0, &bytes).map_err(refused)
     }
 
-    fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
+    unsafe fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
         self.gpu.borrow_mut().copy(to.0, from.0, bytes as u64).map_err(refused)
     }
 
-    fn entry(&self, file: &str, name: &str) -> Result<KernelEntry> {
-        let text = kernel::text_for(file, self.props.capability, self.name())?;
-        Ok(KernelEntry(self.found.borrow_mut().load(file, name, text)? as u64))
+    fn entry(&self, module: &'static module::Module, name: &str) -> Result<KernelEntry> {
+        let text = module.text_for(self.props.capability, self.name())?;
+        Ok(KernelEntry(self.found.borrow_mut().load(module.name, name, &text)? as u64))
     }
 
     unsafe fn launch(&self, entry: KernelEntry, config: LaunchConfig, params: &[u8]) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use super::Sizes;
 use crate::{
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         kernel::{FLOATS, Kernel, KernelInfo},
     },
@@ -48,12 +48,14 @@ const ROWS: usize = 64;
 const WIDTHS: [usize; 3] = [32, 64, 128];
 
 const fn kernel(name: &'static str) -> Kernel<AttentionParams> {
-    Kernel::new("attention", name, THREADS, FLOATS)
+    // SAFETY: only this file fills `AttentionParams`, from the tensors and scratch memory of the launch and from their sizes.
+    unsafe { Kernel::new(&modules::ATTENTION, name, THREADS, FLOATS) }
 }
 
 /// f32 operands by TF32 instead of 3xTF32.
 const fn tf32(name: &'static str) -> Kernel<AttentionParams> {
-    Kernel::new("attention", name, THREADS, &[DType::F32])
+    // SAFETY: as above, `AttentionParams`.
+    unsafe { Kernel::new(&modules::ATTENTION, name, THREADS, &[DType::F32]) }
 }
 
 /// By pass, then by width.
@@ -236,7 +238,7 @@ impl Layout {
     fn backward(&self, args: &DeviceArgs, dtype: DType, params: AttentionParams) -> Result<()> {
         let statistics = self.heads * self.sizes.queries * if self.offsets == DevicePtr::NULL { self.sequences } else { 1 };
         let delta = args.scratch((statistics * 4).max(4))?;
-        let params = AttentionParams { delta: delta.ptr, ..params };
+        let params = AttentionParams { delta: delta.ptr(), ..params };
         self.launch(args, Pass::BackwardQueries, dtype, &params)?;
         self.launch(args, Pass::BackwardKeys, dtype, &params)
     }

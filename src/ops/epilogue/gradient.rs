@@ -9,6 +9,7 @@ use crate::{
         host::{Element, Real},
         index::count31,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each},
+        modules,
     },
     error::{Error, Result},
     float_dispatch,
@@ -81,9 +82,15 @@ pub(super) struct EpilogueGradient {
     pub clamp: f64,
 }
 
-pub const GRADIENT: Kernel<EpilogueGradientParams> = Kernel::new("bias_act", "bwd_epilogue", 256, FLOATS);
-pub const SUMS: Kernel<EpilogueSumsParams> = Kernel::new("bias_act", "bwd_epilogue_sums", 256, FLOATS);
-pub const BIAS: Kernel<EpilogueSumsParams> = Kernel::new("bias_act", "bwd_epilogue_bias", 256, FLOATS);
+// SAFETY: only this file fills `EpilogueGradientParams`, from the tensors and scratch memory of the launch and from their sizes.
+pub const GRADIENT: Kernel<EpilogueGradientParams> =
+    unsafe { Kernel::new(&modules::BIAS_ACT, "bwd_epilogue", 256, FLOATS) };
+// SAFETY: as above, `EpilogueSumsParams`.
+pub const SUMS: Kernel<EpilogueSumsParams> =
+    unsafe { Kernel::new(&modules::BIAS_ACT, "bwd_epilogue_sums", 256, FLOATS) };
+// SAFETY: as above, `EpilogueSumsParams`.
+pub const BIAS: Kernel<EpilogueSumsParams> =
+    unsafe { Kernel::new(&modules::BIAS_ACT, "bwd_epilogue_bias", 256, FLOATS) };
 
 impl Op for EpilogueGradient {
     fn name(&self) -> &'static str {
@@ -205,7 +212,7 @@ impl Op for DerivativeAndSums {
             t: t.ptr,
             from: args.x[1].ptr,
             y: y.ptr,
-            parts: parts.ptr,
+            parts: parts.ptr(),
             sums: args.y[1].ptr,
             rows: rows as u64,
             cols: count31(self.name(), cols)?,

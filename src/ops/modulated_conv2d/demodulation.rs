@@ -4,7 +4,7 @@
 
 use crate::{
     cpu::vector::{par_rows, rows_per_task},
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Real,
         index::count31,
@@ -42,7 +42,8 @@ kernel_params! {
     }
 }
 
-pub(super) const DEMODULATE: Kernel<DemodulateParams> = Kernel::new("modulated_conv2d", "demodulate", 128, FLOATS);
+// SAFETY: only this file fills `DemodulateParams`, from the tensors and scratch memory of the launch and from their sizes.
+pub(super) const DEMODULATE: Kernel<DemodulateParams> = unsafe { Kernel::new(&modules::MODULATED_CONV2D, "demodulate", 128, FLOATS) };
 /// Sums of squares a block holds.
 const MOST_CHANNELS: usize = 12 << 10;
 

@@ -12,7 +12,7 @@ use crate::{
     DType,
     conv2d::{Conv2d, Geometry},
     cpu::conv2d::input_gradient,
-    device::{
+    device::{modules, 
         divmod::FastDivmod,
         driver::DevicePtr,
         host::Real,
@@ -82,9 +82,10 @@ kernel_params! {
     }
 }
 
-const UPSAMPLE: Kernel<FusedUpsampleParams> = Kernel::new("modulated_conv2d", "fused_upsample", THREADS, FLOATS);
-const UPSAMPLE_TF32: Kernel<FusedUpsampleParams> =
-    Kernel::new("modulated_conv2d", "fused_upsample_tf32", THREADS, &[DType::F32]);
+// SAFETY: only this file fills `FusedUpsampleParams`, from the tensors and scratch memory of the launch and from their sizes.
+const UPSAMPLE: Kernel<FusedUpsampleParams> = unsafe { Kernel::new(&modules::MODULATED_CONV2D, "fused_upsample", THREADS, FLOATS) };
+// SAFETY: as above, `FusedUpsampleParams`.
+const UPSAMPLE_TF32: Kernel<FusedUpsampleParams> = unsafe { Kernel::new(&modules::MODULATED_CONV2D, "fused_upsample_tf32", THREADS, &[DType::F32]) };
 pub(super) const KERNELS: [KernelInfo; 2] = [UPSAMPLE.info(), UPSAMPLE_TF32.info()];
 
 /// All extents of one upsampling.

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::{
     conv2d::{Conv2d, Geometry},
     cpu::conv2d::{forward, input_gradient},
-    device::{
+    device::{modules, 
         driver::DevicePtr,
         host::Real,
         kernel::{KernelInfo, concat},
@@ -65,11 +65,11 @@ kernel_params! {
     struct ModulatedParams { conv: ConvParams, styles: DevicePtr, dcoefs: DevicePtr }
 }
 
-const FORWARD: Family<ModulatedParams> = family!("modulated_conv2d", "fwd", K, K);
-const TRANSPOSED: Family<ModulatedParams> = family!("modulated_conv2d", "transposed", K, Mn);
+const FORWARD: Family<ModulatedParams> = family!(&modules::MODULATED_CONV2D, "fwd", K, K);
+const TRANSPOSED: Family<ModulatedParams> = family!(&modules::MODULATED_CONV2D, "transposed", K, Mn);
 
 pub(super) const KERNELS: [KernelInfo; 9] =
-    concat(&[&FORWARD.infos(), &TRANSPOSED.infos(), &[splitk_reduce("modulated_conv2d").info()]]);
+    concat(&[&FORWARD.infos(), &TRANSPOSED.infos(), &[splitk_reduce(&modules::MODULATED_CONV2D).info()]]);
 
 impl Modulated {
     fn geometry(&self, x: Spec, weight: Spec) -> Result<Geometry> {
@@ -151,7 +151,7 @@ impl Op for Modulated {
         };
         let dcoefs = if self.dcoefs { args.x[3].ptr } else { DevicePtr::NULL };
         let epilogue = self.fused.device(args, None);
-        gemm.launch(args, &g, "modulated_conv2d", family, epilogue, |conv| ModulatedParams {
+        gemm.launch(args, &g, family, epilogue, |conv| ModulatedParams {
             conv,
             styles: args.x[2].ptr,
             dcoefs,

@@ -6,8 +6,9 @@ use super::{
 };
 use crate::{
     device::{
-        driver::{DevicePtr, Pattern},
+        driver::DevicePtr,
         kernel::{Kernel, UNTYPED, blocks_for_each},
+        modules,
     },
     dtype::DType,
     error::{Error, Result},
@@ -39,12 +40,23 @@ kernel_params! {
 }
 
 const THREADS: u32 = 256;
-const THIN3: Kernel<ThinParams> = Kernel::new("canny", "thin3", THREADS, UNTYPED);
-const THIN5: Kernel<ThinParams> = Kernel::new("canny", "thin5", THREADS, UNTYPED);
-const THIN7: Kernel<ThinParams> = Kernel::new("canny", "thin7", THREADS, UNTYPED);
-const LINK: Kernel<LinkParams> = Kernel::new("canny", "link", THREADS, UNTYPED);
-const MARK: Kernel<LinkParams> = Kernel::new("canny", "mark", THREADS, UNTYPED);
-const FINISH: Kernel<LinkParams> = Kernel::new("canny", "finish", THREADS, UNTYPED);
+
+const fn thin(name: &'static str) -> Kernel<ThinParams> {
+    // SAFETY: only this file fills `ThinParams`, from the tensors and scratch memory of the launch and from their sizes.
+    unsafe { Kernel::new(&modules::CANNY, name, THREADS, UNTYPED) }
+}
+
+const fn link(name: &'static str) -> Kernel<LinkParams> {
+    // SAFETY: as above, `LinkParams`.
+    unsafe { Kernel::new(&modules::CANNY, name, THREADS, UNTYPED) }
+}
+
+const THIN3: Kernel<ThinParams> = thin("thin3");
+const THIN5: Kernel<ThinParams> = thin("thin5");
+const THIN7: Kernel<ThinParams> = thin("thin7");
+const LINK: Kernel<LinkParams> = link("link");
+const MARK: Kernel<LinkParams> = link("mark");
+const FINISH: Kernel<LinkParams> = link("finish");
 
 const TILE: [usize; 2] = [64, 16];
 /// Pixels that a block of the kernels after the thinning takes.
@@ -81,7 +93,7 @@ impl Op for Edges {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let [n, h, w, _] = args.x[0].shape().nhwc().unwrap_or_default();
         let (edges, counts) = (args.y[0], args.y[1]);
-        args.driver.fill(counts.ptr, Pattern::Bits32(0), counts.elems())?;
+        args.zero(&counts)?;
         let pixels = edges.elems();
         if pixels >= MAX_PX {
             return Err(Error::shape(self.name(), format!("{pixels} pixels in one batch; give fewer images")));
@@ -93,7 +105,7 @@ impl Op for Edges {
         let (batch, tiles) = GreyBatch::of(args, TILE);
         let [low, high] = self.canny.levels();
         let l2 = u32::from(self.canny.l2);
-        let thin = ThinParams { batch, state: state.ptr, parent: parent.ptr, low, high, l2, unused: 0 };
+        let thin = ThinParams { batch, state: state.ptr(), parent: parent.ptr(), low, high, l2, unused: 0 };
         let kernel = match self.canny.aperture {
             5 => &THIN5,
             7 => &THIN7,
@@ -102,8 +114,8 @@ impl Op for Edges {
         args.launch(kernel, DType::U8, blocks_for_each(n, tiles as u32), 0, &thin)?;
         let each = (h * w).div_ceil(BLOCK_PX);
         let link = LinkParams {
-            state: state.ptr,
-            parent: parent.ptr,
+            state: state.ptr(),
+            parent: parent.ptr(),
             edges: edges.ptr,
             counts: counts.ptr,
             width_px: w as u32,

@@ -5,8 +5,9 @@
 
 use crate::{
     device::{
-        driver::{DevicePtr, Pattern},
+        driver::DevicePtr,
         kernel::{Kernel, KernelInfo, UNTYPED, blocks_for_each},
+        modules,
     },
     dtype::DType,
     error::{Error, Result},
@@ -86,8 +87,10 @@ kernel_params! {
 }
 
 const THREADS: u32 = 512;
-const SCORE: Kernel<ScoreParams> = Kernel::new("shannon", "score", THREADS, UNTYPED);
-const ENCODE: Kernel<EncodeParams> = Kernel::new("shannon", "encode", THREADS, UNTYPED);
+// SAFETY: only this file fills `ScoreParams`, from the tensors and scratch memory of the launch and from their sizes.
+const SCORE: Kernel<ScoreParams> = unsafe { Kernel::new(&modules::SHANNON, "score", THREADS, UNTYPED) };
+// SAFETY: as above, `EncodeParams`.
+const ENCODE: Kernel<EncodeParams> = unsafe { Kernel::new(&modules::SHANNON, "encode", THREADS, UNTYPED) };
 const KERNELS: &[KernelInfo] = &[SCORE.info(), ENCODE.info()];
 /// `sizeof(State)` and `sizeof(EncoderState)` in `kernels/shannon.cu`, which asserts them.
 const SCORE_SHARED_BYTES: usize = 85_120;
@@ -133,7 +136,7 @@ pub(super) fn score_images(args: &mut HostArgs, bits: impl Fn(&RgbImage) -> u64)
 pub(super) fn score_params(args: &DeviceArgs) -> Result<(ScoreParams, u32)> {
     let (x, y) = (args.x[0], args.y[0]);
     let [n, height_px, width_px, _] = x.shape().nhwc().unwrap_or_default();
-    args.driver.fill(y.ptr, Pattern::Bits32(0), y.elems())?;
+    args.zero(&y)?;
     let grid = ChunkGrid::new(width_px, height_px);
     let params = ScoreParams {
         pixels: x.ptr,
@@ -203,7 +206,7 @@ impl Op for ShannonEncode {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let (x, payloads, sizes) = (args.x[0], args.y[0], args.y[1]);
         let [n, height_px, width_px, _] = x.shape().nhwc().unwrap_or_default();
-        args.driver.fill(payloads.ptr, Pattern::Bits32(0), payloads.elems() / 4)?;
+        args.zero(&payloads)?;
         let grid = ChunkGrid::new(width_px, height_px);
         let params = EncodeParams {
             pixels: x.ptr,

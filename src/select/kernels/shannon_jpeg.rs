@@ -2,8 +2,9 @@
 
 use crate::{
     device::{
-        driver::{DevicePtr, Pattern},
+        driver::DevicePtr,
         kernel::{Kernel, UNTYPED, blocks_for_each},
+        modules,
     },
     dtype::DType,
     error::Result,
@@ -31,7 +32,8 @@ kernel_params! {
     }
 }
 
-const SCORE: Kernel<JpegParams> = Kernel::new("shannon_jpeg", "score", 192, UNTYPED);
+// SAFETY: only this file fills `JpegParams`, from the tensors and scratch memory of the launch and from their sizes.
+const SCORE: Kernel<JpegParams> = unsafe { Kernel::new(&modules::SHANNON_JPEG, "score", 192, UNTYPED) };
 /// Units of 16 x 16 pixels that a thread block adds.
 const UNITS_A_BLOCK: usize = 31;
 
@@ -56,7 +58,7 @@ impl Op for Jpeg {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let (x, y) = (args.x[0], args.y[0]);
         let [n, height_px, width_px, _] = x.shape().nhwc().unwrap_or_default();
-        args.driver.fill(y.ptr, Pattern::Bits32(0), y.elems())?;
+        args.zero(&y)?;
         let units_across = width_px.div_ceil(16);
         let units = units_across * height_px.div_ceil(16);
         let of_each = units.div_ceil(UNITS_A_BLOCK);

@@ -1,7 +1,10 @@
 //! Order-0 scores of a batch of images: the entropy of each one's predicted residuals ([`crate::select::order0`]).
 
 use crate::{
-    device::kernel::{Kernel, UNTYPED},
+    device::{
+        kernel::{Kernel, UNTYPED},
+        modules,
+    },
     dtype::DType,
     error::Result,
     op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn},
@@ -20,7 +23,8 @@ impl Tensor {
     }
 }
 
-const SCORE: Kernel<ScoreParams> = Kernel::new("shannon_order0", "score", 256, UNTYPED);
+// SAFETY: only `score_params` fills `ScoreParams`, from the tensors of the launch and their sizes.
+const SCORE: Kernel<ScoreParams> = unsafe { Kernel::new(&modules::SHANNON_ORDER0, "score", 256, UNTYPED) };
 
 struct Order0;
 

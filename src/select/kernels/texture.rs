@@ -6,8 +6,9 @@
 use super::shannon::{images, infer_scores};
 use crate::{
     device::{
-        driver::{DevicePtr, Pattern},
+        driver::DevicePtr,
         kernel::{Kernel, UNTYPED, blocks_for_each},
+        modules,
     },
     dtype::DType,
     error::{Error, Result},
@@ -40,15 +41,9 @@ impl Tensor {
 /// The largest radius that has a kernel.
 pub const MAX_RADIUS: usize = 32;
 
-/// A batch of images, cut into tiles: `GreyBatch` of `kernels/common/grey.cuh`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct GreyBatch {
-    pixels: DevicePtr,
-    width_px: u32,
-    height_px: u32,
-    tiles_x: u32,
-    tiles_y: u32,
+kernel_params! {
+    /// A batch of images, cut into tiles: `GreyBatch` of `kernels/common/grey.cuh`.
+    pub(super) struct GreyBatch { pixels: DevicePtr, width_px: u32, height_px: u32, tiles_x: u32, tiles_y: u32 }
 }
 
 impl GreyBatch {
@@ -78,12 +73,21 @@ kernel_params! {
 type Taps = [[f32; 2]; MAX_RADIUS + 1];
 
 const THREADS: u32 = 256;
-const HISTOGRAM: Kernel<HistogramParams> = Kernel::new("texture", "histogram", THREADS, UNTYPED);
-const GRADIENT: Kernel<GradientParams> = Kernel::new("texture", "gradient", THREADS, UNTYPED);
-const BAND8: Kernel<BandParams> = Kernel::new("texture", "band8", THREADS, UNTYPED);
-const BAND16: Kernel<BandParams> = Kernel::new("texture", "band16", THREADS, UNTYPED);
-const BAND32: Kernel<BandParams> = Kernel::new("texture", "band32", THREADS, UNTYPED);
-const BAND_SUM: Kernel<BandSumParams> = Kernel::new("texture", "band_sum", THREADS, UNTYPED);
+// SAFETY: only this file fills `HistogramParams`, from the tensors and scratch memory of the launch and from their sizes.
+const HISTOGRAM: Kernel<HistogramParams> = unsafe { Kernel::new(&modules::TEXTURE, "histogram", THREADS, UNTYPED) };
+// SAFETY: as above, `GradientParams`.
+const GRADIENT: Kernel<GradientParams> = unsafe { Kernel::new(&modules::TEXTURE, "gradient", THREADS, UNTYPED) };
+
+const fn band(name: &'static str) -> Kernel<BandParams> {
+    // SAFETY: as above, `BandParams`.
+    unsafe { Kernel::new(&modules::TEXTURE, name, THREADS, UNTYPED) }
+}
+
+const BAND8: Kernel<BandParams> = band("band8");
+const BAND16: Kernel<BandParams> = band("band16");
+const BAND32: Kernel<BandParams> = band("band32");
+// SAFETY: as above, `BandSumParams`.
+const BAND_SUM: Kernel<BandSumParams> = unsafe { Kernel::new(&modules::TEXTURE, "band_sum", THREADS, UNTYPED) };
 
 /// Pixels that a block of the histogram counts.
 const HISTOGRAM_PX: usize = 16384;
@@ -122,7 +126,7 @@ impl Op for Histogram {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let [n, h, w, _] = args.x[0].shape().nhwc().unwrap_or_default();
         let y = args.y[0];
-        args.driver.fill(y.ptr, Pattern::Bits32(0), y.elems())?;
+        args.zero(&y)?;
         let each = (h * w).div_ceil(HISTOGRAM_PX);
         let params = HistogramParams {
             pixels: args.x[0].ptr,
@@ -160,7 +164,7 @@ impl Op for Gradient {
 
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let y = args.y[0];
-        args.driver.fill(y.ptr, Pattern::Bits32(0), y.elems())?;
+        args.zero(&y)?;
         let (batch, tiles) = GreyBatch::of(args, GRADIENT_TILE);
         let grid = blocks_for_each(args.x[0].shape()[0], tiles as u32);
         args.launch(&GRADIENT, DType::U8, grid, 0, &GradientParams { batch, sums: y.ptr })
@@ -194,7 +198,7 @@ impl Op for Band {
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let [n, h, w, _] = args.x[0].shape().nhwc().unwrap_or_default();
         if h * w == 0 {
-            return args.driver.fill(args.y[0].ptr, Pattern::Bits32(0), n);
+            return args.zero(&args.y[0]);
         }
         let radius = self.filter.radius();
         let (kernel, radius_px) = match radius {
@@ -211,10 +215,10 @@ impl Op for Band {
         let parts = args.scratch(4 * grid as usize)?;
         let padded = |taps: &[[f32; 2]]| -> Taps { std::array::from_fn(|k| taps.get(k).copied().unwrap_or_default()) };
         let [down, along] = self.filter.taps().map(padded);
-        let params = BandParams { batch, parts: parts.ptr, down, along };
+        let params = BandParams { batch, parts: parts.ptr(), down, along };
         args.launch(kernel, DType::U8, grid, band_shared_bytes(radius_px), &params)?;
         let sum = BandSumParams {
-            parts: parts.ptr,
+            parts: parts.ptr(),
             energies: args.y[0].ptr,
             n: n as u32,
             parts_each: tiles as u32,
