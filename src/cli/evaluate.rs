@@ -21,6 +21,7 @@ use crate::{
   isg evaluate run                       a run's held-out predictions again, ridge beside them
   isg evaluate predictions.csv --json    any table slide,patient,project,repeat,fold,gene,truth,predicted
   isg evaluate run --fdr by --out scores
+  isg evaluate msi.csv --specificity 0.9
 
 A result is of one gene in one project. Each has a row fold \"mean\" (the mean of the folds' correlations, the headline), a
 row \"pooled\" (the project's patients of all folds together) and a row for every fold of every repeat; then the same over
@@ -39,6 +40,11 @@ mse, r2   in the mean, the mean of the folds' own
 mse_scaled  mean squared error divided by the square of the column target_span (what the fold's training targets were
           divided by); a run writes it, other tables may leave it out
 
+A gene whose truth is 0 or 1 for everybody is a label and has in the same rows
+auc       area under the ROC curve; a fold without patients of both classes does not enter the mean
+auc_low, auc_high        its interval as above; delong_low, delong_high by DeLong's formula (none with --unit slide)
+sensitivity, specificity, threshold   at the lowest threshold that reaches --specificity
+
 A patient's prediction is the mean over their slides; in the pool, over the repeats too. Columns project, repeat, fold and
 target_span may be absent. A directory holds predictions.csv and, for every other method, predictions_NAME.csv.")]
 pub struct Args {
@@ -53,6 +59,9 @@ pub struct Args {
     /// Control of false discoveries: bh (Benjamini-Hochberg) or by (Benjamini-Yekutieli, under any dependence).
     #[arg(long, value_name = "RULE", default_value = "bh", value_parser = ["bh", "by"])]
     fdr: String,
+    /// Specificity at which the sensitivity of labels is counted.
+    #[arg(long, value_name = "S", default_value_t = Settings::default().specificity, value_parser = specificity)]
+    specificity: f64,
     /// Permutations behind every p.
     #[arg(long, value_name = "N", default_value_t = Permutations::default().draws, value_parser = permutations)]
     permutations: usize,
@@ -72,6 +81,11 @@ fn permutations(text: &str) -> std::result::Result<usize, String> {
     }
 }
 
+fn specificity(text: &str) -> std::result::Result<f64, String> {
+    let given = text.parse::<f64>().ok().filter(|s| (0.0..1.0).contains(s));
+    given.ok_or_else(|| "give a number from 0 to below 1, as 0.95".to_string())
+}
+
 pub fn run(args: Args, context: &Context) -> Result<Outcome> {
     let settings = Settings {
         unit: if args.unit == "slide" { Unit::Slide } else { Unit::Patient },
@@ -81,6 +95,7 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
         },
         bootstrap: Bootstrap { seed: args.seed, ..Bootstrap::default() },
         permutations: Permutations { draws: args.permutations, seed: args.seed },
+        specificity: args.specificity,
     };
     let tables = files(&args.predictions)?;
     if let Some(out) = &args.out {
@@ -107,8 +122,9 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
         output::json(&comparison.rows())?;
         return Ok(Outcome::Done);
     }
-    output::line(tables::text(&comparison.results(), &comparison.results_over_projects(), settings.unit))?;
-    output::line(tables::explanation(&settings).trim_end())?;
+    let results = comparison.results();
+    output::line(tables::text(&results, &comparison.results_over_projects(), settings.unit))?;
+    output::line(tables::explanation(&settings, &results).trim_end())?;
     if let Some(out) = args.out.as_deref().map(Path::display) {
         output::line(format_args!("tables: {out}"))?;
     }

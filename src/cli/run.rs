@@ -133,6 +133,6 @@ fn print(summary: &Summary, report: &Path) -> Result<()> {
         output::line(format_args!("{} slides left out; left_out.json says why", summary.left_out.len()))?;
     }
     output::line(format_args!("\n{}", tables::text(&summary.genes, &summary.all_projects, Unit::Patient)))?;
-    output::line(tables::explanation(&pipeline::evaluation_settings(0)).trim_end())?;
+    output::line(tables::explanation(&pipeline::evaluation_settings(0), &summary.genes).trim_end())?;
     output::line(format_args!("\nreport: {}", report.display()))
 }

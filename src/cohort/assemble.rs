@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 use crate::{
     cohort::{
         CohortConfig,
-        chosen_genes::with_values,
         expression::{ExpressionTable, Sample},
         findings::{ExcludedKind, Findings},
         load::{Cohort, PatientEntry, SlideEntry},
@@ -15,21 +14,26 @@ use crate::{
     error::{Error, Result},
 };
 
+/// Rows of the table that slides are matched with.
+pub(super) fn rows_in_use(matched: &[Matched]) -> Vec<usize> {
+    let mut rows: Vec<usize> = matched.iter().map(|m| m.row).collect();
+    rows.sort_unstable();
+    rows.dedup();
+    rows
+}
+
 /// Transforms the used part of the table and drops what has missing values.
 pub(super) fn assemble(
     config: &CohortConfig,
     table: &ExpressionTable,
     samples: &[Option<Sample>],
-    chosen: Vec<usize>,
+    kept: Vec<usize>,
     matched: Vec<Matched>,
     mut remarks: Vec<String>,
     findings: &mut Findings,
 ) -> Result<Cohort> {
-    let mut rows: Vec<usize> = matched.iter().map(|m| m.row).collect();
-    rows.sort_unstable();
-    rows.dedup();
+    let rows = rows_in_use(&matched);
     let value = |row: usize, gene: usize| table.sample_values(row)[gene];
-    let kept = with_values(config, table, chosen, &rows, findings, &mut remarks)?;
     if config.table_scale == TableScale::Linear && config.transform != Transform::None {
         let largest = rows.iter().flat_map(|&r| kept.iter().map(move |&g| value(r, g))).fold(0.0f64, |m, v| m.max(v));
         if largest < 30.0 && rows.len() * kept.len() >= 20 {
@@ -45,6 +49,7 @@ pub(super) fn assemble(
         samples: Vec::new(),
         targets: Vec::new(),
         transform: config.transform,
+        classes: None,
         remarks,
     };
     let mut place: HashMap<usize, usize> = HashMap::new();

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::{
     cohort::{
         expression::{ExpressionFormat, Measure, Orientation},
+        labels::LabelLow,
         targets::{TableScale, Transform},
     },
     error::{Error, Result},
@@ -29,7 +30,8 @@ pub enum MatchBy {
     Patient,
 }
 
-/// Which slides, which expression, which targets. Every key has a default but `slides` and `expression`.
+/// Which slides, which expression or labels, which targets. Every key has a default but `slides` and one of `expression`
+/// and `labels`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CohortConfig {
@@ -39,6 +41,10 @@ pub struct CohortConfig {
     /// Files, folders or patterns of expression tables.
     #[serde(deserialize_with = "one_or_many")]
     pub expression: Vec<String>,
+    /// A table of patients and classes that is predicted instead of expression: see [`crate::cohort::labels`].
+    pub labels: Option<PathBuf>,
+    /// What becomes of MSI-L patients.
+    pub label_low: LabelLow,
     pub expression_format: ExpressionFormat,
     pub orientation: Orientation,
     /// Which column of tables that hold several measures.
@@ -70,6 +76,8 @@ impl Default for CohortConfig {
         CohortConfig {
             slides: Vec::new(),
             expression: Vec::new(),
+            labels: None,
+            label_low: LabelLow::Drop,
             expression_format: ExpressionFormat::Auto,
             orientation: Orientation::Auto,
             measure: Measure::FpkmUq,
@@ -88,6 +96,27 @@ impl Default for CohortConfig {
 }
 
 impl CohortConfig {
+    /// What the slides are matched with, in words.
+    pub(super) fn wanted(&self) -> &'static str {
+        if self.labels.is_some() { "label" } else { "expression" }
+    }
+
+    /// Refuses what contradicts itself, or names nothing.
+    pub(super) fn check(&self) -> Result<()> {
+        let wrong = |problem: &str| Err(Error::Usage(problem.to_string()));
+        match (&self.labels, self.expression.is_empty()) {
+            _ if self.slides.is_empty() => wrong("the cohort names no slides; set cohort.slides"),
+            (None, true) => wrong("the cohort names no expression; set cohort.expression, or cohort.labels"),
+            (Some(_), false) => {
+                wrong("cohort.expression and cohort.labels are both given; a run predicts one of the two")
+            }
+            (Some(_), true) if !self.genes.is_empty() => {
+                wrong("cohort.genes is given, and labels have none; leave it out")
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The configuration of a folder laid out as `isg synth` writes it: `slides/` (or `slides.csv`), `expression.tsv` (or
     /// `expression.csv`, packed or not, or a folder `expression/`), and a sample sheet if there is one.
     pub fn of_folder(folder: impl AsRef<Path>) -> Result<CohortConfig> {
@@ -120,7 +149,8 @@ impl CohortConfig {
                 *path = base.join(&*path).to_string_lossy().into_owned();
             }
         }
-        for path in [&mut self.sample_sheet, &mut self.manifest, &mut self.gene_map].into_iter().flatten() {
+        let files = [&mut self.labels, &mut self.sample_sheet, &mut self.manifest, &mut self.gene_map];
+        for path in files.into_iter().flatten() {
             if path.is_relative() {
                 *path = base.join(&*path);
             }

@@ -13,15 +13,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cohort::{
-        assemble::assemble,
+        assemble::{assemble, rows_in_use},
         barcode::{Barcode, CptacName, sample_type_name},
-        chosen_genes::chosen_genes,
+        chosen_genes::{chosen_genes, with_values},
         config::CohortConfig,
         expression::{ExpressionTable, Sample, file_stem},
         expression_files,
         findings::{Excluded, ExcludedKind, Findings},
         gdc::SampleSheet,
         genes::{GeneMap, GeneName},
+        labels::{Classes, LabelTable},
         matching::match_slides,
         names::folded,
         patients,
@@ -75,6 +76,8 @@ pub struct Cohort {
     /// `[samples, genes]`, transformed, not scaled; every number is finite.
     pub targets: Vec<f64>,
     pub transform: Transform,
+    /// What the targets stand for where they are labels.
+    pub classes: Option<Classes>,
     /// Choices worth knowing: a gene that occurs twice, a table that may be on a log scale.
     pub remarks: Vec<String>,
 }
@@ -83,17 +86,24 @@ impl Cohort {
     /// Reads and matches everything. See [`CohortConfig`]. `findings` is filled as far as this comes, also where it ends
     /// with an error.
     pub fn load(config: &CohortConfig, findings: &mut Findings, progress: &dyn Progress) -> Result<Cohort> {
-        if config.slides.is_empty() || config.expression.is_empty() {
-            let missing = if config.slides.is_empty() { "slides" } else { "expression" };
-            return Err(Error::Usage(format!("the cohort names no {missing}; set cohort.{missing}")));
-        }
+        config.check()?;
+        let labels = config.labels.as_ref().map(|path| LabelTable::read(path, config.label_low)).transpose()?;
+        // Classes are targets as they are.
+        let as_they_are = CohortConfig { transform: Transform::None, ..config.clone() };
+        let config = if labels.is_some() { &as_they_are } else { config };
         let sheet = config.sample_sheet.as_ref().map(SampleSheet::read).transpose()?.unwrap_or_default();
         let map = config.gene_map.as_ref().map(GeneMap::read).transpose()?.unwrap_or_default();
         let slides = usable_slides(config, &sheet, findings)?;
-        let table = expression_files::read(config, &map, &slides, findings, progress)?;
-        let (samples, no_tumour) = usable_samples(config, &table, &sheet, findings);
+        let mut table = match &labels {
+            Some(labels) => labels.samples(),
+            None => expression_files::read(config, &map, &slides, findings, progress)?,
+        };
+        let (samples, mut without) = usable_samples(config, &table, &sheet, findings);
+        if let Some(labels) = &labels {
+            labels.leave_out_undecided(findings, &mut without);
+        }
         let mut remarks: Vec<String> = numbered_copies(&samples).into_iter().collect();
-        let mut matched = match_slides(slides, &samples, &no_tumour, config.match_by, &table, findings)?;
+        let mut matched = match_slides(slides, &samples, &without, config, &table, findings)?;
         if matched.is_empty() {
             return Err(nothing_matched(config, findings));
         }
@@ -109,8 +119,22 @@ impl Cohort {
                 row.patient = patient.to_string();
             }
         }
-        let chosen = chosen_genes(config, &table, &map, &mut remarks)?;
+        let rows = rows_in_use(&matched);
+        let (chosen, classes) = match &labels {
+            Some(labels) => {
+                let classes = labels.one_hot(&mut table, &rows)?;
+                ((0..table.genes.len()).collect(), Some(classes))
+            }
+            None => {
+                let chosen = chosen_genes(config, &table, &map, &mut remarks)?;
+                (with_values(config, &table, chosen, &rows, findings, &mut remarks)?, None)
+            }
+        };
         let mut cohort = assemble(config, &table, &samples, chosen, matched, remarks, findings)?;
+        if let Some(classes) = classes {
+            cohort.remarks.push(classes.describe(&cohort.class_counts(&classes)));
+            cohort.classes = Some(classes);
+        }
         for gene in cohort.genes.iter_mut().filter(|g| g.symbol.is_none()) {
             gene.symbol = gene.ensembl.as_deref().and_then(|id| map.symbol_of(id)).map(str::to_string);
         }
@@ -144,9 +168,27 @@ impl Cohort {
 
     /// The patients as the splits need them.
     pub fn split_patients(&self) -> Vec<SplitPatient> {
-        let entry =
-            |p: &PatientEntry| SplitPatient { id: p.id.clone(), site: p.site.clone(), project: p.project.clone() };
+        let entry = |p: &PatientEntry| SplitPatient {
+            id: p.id.clone(),
+            site: p.site.clone(),
+            project: p.project.clone(),
+            label: self.classes.as_ref().map(|classes| classes.names[self.class_of(p, classes)].clone()),
+        };
         self.patients.iter().map(entry).collect()
+    }
+
+    /// A patient's class: as the targets of their first slide say, since labels are the patients'.
+    fn class_of(&self, patient: &PatientEntry, classes: &Classes) -> usize {
+        let targets = patient.slides.first().map_or(&[][..], |&slide| self.target(slide));
+        let hot = targets.iter().position(|t| *t == 1.0);
+        if classes.names.len() == 2 { usize::from(hot.is_some()) } else { hot.unwrap_or_default() }
+    }
+
+    /// Patients by class.
+    fn class_counts(&self, classes: &Classes) -> Vec<usize> {
+        let mut counts = vec![0; classes.names.len()];
+        self.patients.iter().for_each(|patient| counts[self.class_of(patient, classes)] += 1);
+        counts
     }
 
     /// Slides of the named patients, in order.
@@ -188,7 +230,7 @@ fn nothing_matched(config: &CohortConfig, findings: &Findings) -> Error {
         "check the sample sheet, or give a table slide,patient"
     };
     let first = of_slides.first().map_or(String::new(), |e| format!(" ({} {})", e.name, e.reason));
-    Error::Usage(format!("none of the {n} slides has expression{first}; {remedy}"))
+    Error::Usage(format!("none of the {n} slides has {}{first}; {remedy}", config.wanted()))
 }
 
 /// The slides, with patient, site and project filled in, without normal tissue.
@@ -248,15 +290,16 @@ fn other_than_primary(barcode: Option<&Barcode>, cptac: Option<&CptacName>, word
     (!primary).then(|| words.to_lowercase())
 }
 
-/// The table's samples with what the sheet knows of them, `None` where a sample is left out; and the patients of those.
+/// The table's samples with what the sheet knows of them, `None` where a sample is left out; and of the patients of those
+/// why they have none.
 fn usable_samples(
     config: &CohortConfig,
     table: &ExpressionTable,
     sheet: &SampleSheet,
     findings: &mut Findings,
-) -> (Vec<Option<Sample>>, HashSet<String>) {
+) -> (Vec<Option<Sample>>, HashMap<String, String>) {
     let mut out = Vec::with_capacity(table.samples.len());
-    let mut left_out = HashSet::new();
+    let mut without = HashMap::new();
     let mut first_of: HashMap<String, Vec<usize>> = HashMap::new();
     for (row, sample) in table.samples.iter().enumerate() {
         let mut sample = sample.clone();
@@ -279,7 +322,8 @@ fn usable_samples(
         }
         let kind = other_than_primary(sample.barcode.as_ref(), sample.cptac().as_ref(), sample.sample_type.as_deref());
         if let Some(kind) = kind.filter(|_| config.primary_tumour_only) {
-            left_out.extend(sample.patient_name().map(|p| folded(&p)));
+            let only = || "has only samples that are no primary tumour".to_string();
+            without.extend(sample.patient_name().map(|p| (folded(&p), only())));
             findings.leave_out(ExcludedKind::Sample, sample.name, format!("is {kind}, {NOT_PRIMARY}"));
             out.push(None);
             continue;
@@ -296,7 +340,7 @@ fn usable_samples(
         same_name.push(row);
         out.push(Some(sample));
     }
-    (out, left_out)
+    (out, without)
 }
 
 /// R and pandas write a second column `P01` as `P01.1`: says where a table has both, since it cannot be known.

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::{
     cohort::{
         barcode::{Barcode, CptacName},
-        config::MatchBy,
+        config::{CohortConfig, MatchBy},
         expression::{ExpressionTable, Sample},
         findings::{ExcludedKind, Findings, MatchRow},
         labels::patient_name,
@@ -233,12 +233,13 @@ impl<'a> Samples<'a> {
 }
 
 /// Matches every slide. Slides without expression and samples without a slide are listed. Errors where a name fits two
-/// samples, or tables contradict one another; every slide is in `findings` even then.
+/// samples, or tables contradict one another; every slide is in `findings` even then. `without` says of patients, by their
+/// folded names, why nothing of theirs counts.
 pub(super) fn match_slides(
     slides: Vec<FoundSlide>,
     samples: &[Option<Sample>],
-    no_tumour: &HashSet<String>,
-    by: MatchBy,
+    without: &HashMap<String, String>,
+    config: &CohortConfig,
     table: &ExpressionTable,
     findings: &mut Findings,
 ) -> Result<Vec<Matched>> {
@@ -250,8 +251,8 @@ pub(super) fn match_slides(
     let mut first_error = None;
     for slide in slides {
         let known = slide.known_patient();
-        let Some(hit) = index.find(&slide, by) else {
-            let reason = reason_without(&slide, &index, no_tumour);
+        let Some(hit) = index.find(&slide, config.match_by) else {
+            let reason = reason_without(&slide, &index, without, config.wanted());
             findings.leave_out_slide(&slide.id, known, &reason);
             continue;
         };
@@ -334,15 +335,15 @@ fn contradiction(slide: &FoundSlide, sample: &Sample) -> Option<String> {
     Some(format!("is of patient {of_slide} but its sample {} is of patient {of_sample}", sample.name))
 }
 
-fn reason_without(slide: &FoundSlide, index: &Samples, no_tumour: &HashSet<String>) -> String {
+fn reason_without(slide: &FoundSlide, index: &Samples, without: &HashMap<String, String>, wanted: &str) -> String {
     let patient = slide.known_patient().unwrap_or_else(|| slide.id.clone());
-    if no_tumour.contains(&folded(&patient)) {
-        return format!("has no expression: patient {patient} has only samples that are no primary tumour");
+    if let Some(why) = without.get(&folded(&patient)) {
+        return format!("has no {wanted}: patient {patient} {why}");
     }
     let stated = slide.sample.clone();
     let missing = match stated.or_else(|| slide.barcode.as_ref().and_then(Barcode::sample)) {
-        Some(sample) => format!("has no expression: neither sample {sample} nor patient {patient} is in the table"),
-        None => format!("has no expression: patient {patient} is not in the table"),
+        Some(sample) => format!("has no {wanted}: neither sample {sample} nor patient {patient} is in the table"),
+        None => format!("has no {wanted}: patient {patient} is not in the table"),
     };
     match index.near(slide) {
         Some(near) => format!("{missing} ({near})"),

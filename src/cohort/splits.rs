@@ -72,6 +72,8 @@ pub struct SplitPatient {
     pub id: String,
     pub site: Option<String>,
     pub project: Option<String>,
+    /// Their class where labels are predicted: every fold, and its validation, gets its part of each.
+    pub label: Option<String>,
 }
 
 impl SplitPatient {
@@ -313,10 +315,13 @@ fn fold_with_validation(rest: Vec<&SplitPatient>, test: BTreeSet<&str>, number: 
 /// Deals patients round the folds, stratum after stratum, without starting anew at each: every stratum is spread within
 /// one patient, and so is the whole.
 fn dealt(shuffled: &[&SplitPatient], config: &SplitConfig) -> Vec<usize> {
-    let stratum = |p: &SplitPatient| match config.stratify {
-        Stratify::Site => (p.project.clone(), p.site.clone()),
-        Stratify::Project => (p.project.clone(), None),
-        Stratify::None | Stratify::SitePreserved => (None, None),
+    let stratum = |p: &SplitPatient| {
+        let label = p.label.clone();
+        match config.stratify {
+            Stratify::Site => (p.project.clone(), p.site.clone(), label),
+            Stratify::Project => (p.project.clone(), None, label),
+            Stratify::None | Stratify::SitePreserved => (None, None, label),
+        }
     };
     let mut order: Vec<usize> = (0..shuffled.len()).collect();
     order.sort_by_key(|&i| stratum(shuffled[i])); // stable: the shuffle decides within a stratum

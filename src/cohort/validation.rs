@@ -9,12 +9,12 @@ fn part_of(n: usize, fraction: f64) -> usize {
     if fraction > 0.0 { ((n as f64 * fraction).round() as usize).max(1).min(n.saturating_sub(1)) } else { 0 }
 }
 
-/// Marks the part of the patients that validates, each project's in proportion and at least one of a project that has
-/// two. Takes the first of each project.
+/// Marks the part of the patients that validates, each project's (and class's) in proportion and at least one where there
+/// are two. Takes the first of each.
 pub(super) fn of_every_project(shuffled: &[&SplitPatient], fraction: f64) -> Vec<bool> {
-    let mut projects: BTreeMap<Option<&str>, Vec<usize>> = BTreeMap::new();
+    let mut projects: BTreeMap<[Option<&str>; 2], Vec<usize>> = BTreeMap::new();
     for (i, p) in shuffled.iter().enumerate() {
-        projects.entry(p.project.as_deref()).or_default().push(i);
+        projects.entry([p.project.as_deref(), p.label.as_deref()]).or_default().push(i);
     }
     // Rounded down, the rest to the largest remainders: the whole has the part that was asked for.
     let exact: Vec<f64> = projects.values().map(|p| p.len() as f64 * fraction).collect();

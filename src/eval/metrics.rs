@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
+    classes::{self, ClassScore, ClassScores},
     lanes::{Block, LANES},
     layout::{Column, Design, Layout, mean_finite},
     multiple::FalseDiscovery,
@@ -91,6 +92,8 @@ pub struct GeneScore {
     /// Mean squared error on the scale of the training targets.
     pub mse_scaled: Option<f64>,
     pub r_squared: Option<f64>,
+    /// Where the gene is a label: 0 or 1 for everybody.
+    pub class: Option<ClassScore>,
 }
 
 /// The genes' scores in a project (or [`ALL_PROJECTS`]) over one part of its observations.
@@ -110,12 +113,26 @@ impl GroupScores {
 }
 
 /// How an evaluation is done.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Settings {
     pub unit: Unit,
     pub false_discovery: FalseDiscovery,
     pub bootstrap: Bootstrap,
     pub permutations: Permutations,
+    /// Where labels' sensitivities are counted.
+    pub specificity: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            unit: Unit::default(),
+            false_discovery: FalseDiscovery::default(),
+            bootstrap: Bootstrap::default(),
+            permutations: Permutations::default(),
+            specificity: 0.95,
+        }
+    }
 }
 
 /// All scores of one method.
@@ -288,6 +305,8 @@ impl ProjectScores {
         let p_value = |count: Option<u32>, members: &[u32]| {
             Some((1.0 + f64::from(count?)) / (1.0 + draws)).filter(|_| permutation::moves(design, members))
         };
+        let labels: Option<ClassScores> =
+            classes::is_label(column).then(|| classes::scores(design, column, &self.settings));
         let mut folds = vec![GeneScore::default(); self.folds.len()];
         for (i, cell) in design.cells.iter().enumerate() {
             let Ok(place) = self.folds.binary_search(&cell.fold) else { continue };
@@ -301,6 +320,7 @@ impl ProjectScores {
             folds[place] = GeneScore {
                 interval: score.pearson.and(intervals.cells[i]),
                 p: score.pearson.and(p_value(hits.map(|h| h.cells[i]), &cell.members)),
+                class: labels.as_ref().map(|l| l.cells[i]),
                 ..score
             };
         }
@@ -321,6 +341,7 @@ impl ProjectScores {
         let pooled = GeneScore {
             interval: pool.pearson.and(intervals.cells.last().copied().flatten()),
             p: pool.pearson.and(p_value(hits.and_then(|h| h.cells.last().copied()), &everyone)),
+            class: labels.as_ref().map(|l| l.pooled),
             ..pool
         };
         let mean = |value: fn(&GeneScore) -> Option<f64>| stats::mean_defined(folds.iter().map(value));
@@ -335,6 +356,7 @@ impl ProjectScores {
             mse: mean(|s| s.mse),
             mse_scaled: mean(|s| s.mse_scaled),
             r_squared: mean(|s| s.r_squared),
+            class: labels.as_ref().map(|l| l.mean),
         };
         [mean, pooled].into_iter().chain(folds).collect()
     }

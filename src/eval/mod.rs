@@ -2,9 +2,11 @@
 //!
 //! [`predictions`] reads and checks held-out predictions, [`metrics`] scores them, [`tables`] writes the scores down.
 //! Beneath them [`stats`] has the plain statistics and [`multiple`] the corrections for many tests,
-//! [`paired`] the comparison of two predictors; `layout`, `lanes`,
+//! [`paired`] the comparison of two predictors, [`classes`] the scores of labels; `layout`, `lanes`,
 //! `permutation` and `resampling` are how the p-values and intervals of thousands of genes are counted quickly.
 
+pub mod class_tables;
+pub mod classes;
 mod lanes;
 mod layout;
 pub mod metrics;

@@ -86,17 +86,8 @@ pub struct DeLong {
 /// `None` where a class has fewer than two members, and where the difference has no variance.
 pub fn delong(score: &[f64], other: &[f64], positive: &[bool], level: f64) -> Option<DeLong> {
     let (a, b) = (Placements::of(score, positive)?, Placements::of(other, positive)?);
-    let covariance = |x: &Placements, y: &Placements| {
-        let of = |x: &[f64], y: &[f64]| {
-            let n = x.len() as f64;
-            let (mx, my) = (x.iter().sum::<f64>() / n, y.iter().sum::<f64>() / n);
-            x.iter().zip(y).map(|(x, y)| (x - mx) * (y - my)).sum::<f64>() / (n - 1.0) / n
-        };
-        of(&x.positives, &y.positives) + of(&x.negatives, &y.negatives)
-    };
-    let mean = |p: &Placements| p.positives.iter().sum::<f64>() / p.positives.len() as f64;
-    let (auc, auc_other) = (mean(&a), mean(&b));
-    let (variance, variance_other, shared) = (covariance(&a, &a), covariance(&b, &b), covariance(&a, &b));
+    let (auc, auc_other) = (a.auc(), b.auc());
+    let (variance, variance_other, shared) = (a.covariance(&a), b.covariance(&b), a.covariance(&b));
     let z = (auc - auc_other) / (variance + variance_other - 2.0 * shared).sqrt();
     let half = stats::normal_quantile((1.0 - level) / 2.0) * variance.sqrt();
     z.is_finite().then(|| DeLong {
@@ -111,6 +102,13 @@ pub fn delong(score: &[f64], other: &[f64], positive: &[bool], level: f64) -> Op
     })
 }
 
+/// An area under the ROC curve and its variance by the same placements. `None` where a class has fewer than two members or a
+/// score is NaN.
+pub fn auc_variance(scores: &[f64], positive: &[bool]) -> Option<(f64, f64)> {
+    let placements = Placements::of(scores, positive)?;
+    Some((placements.auc(), placements.covariance(&placements)))
+}
+
 /// Of each positive the share of negatives below it, of each negative the share of positives above it; ties count half.
 struct Placements {
     positives: Vec<f64>,
@@ -118,6 +116,20 @@ struct Placements {
 }
 
 impl Placements {
+    fn auc(&self) -> f64 {
+        self.positives.iter().sum::<f64>() / self.positives.len() as f64
+    }
+
+    /// Of the areas of two scores of the same observations.
+    fn covariance(&self, other: &Placements) -> f64 {
+        let of = |x: &[f64], y: &[f64]| {
+            let n = x.len() as f64;
+            let (mx, my) = (x.iter().sum::<f64>() / n, y.iter().sum::<f64>() / n);
+            x.iter().zip(y).map(|(x, y)| (x - mx) * (y - my)).sum::<f64>() / (n - 1.0) / n
+        };
+        of(&self.positives, &other.positives) + of(&self.negatives, &other.negatives)
+    }
+
     fn of(scores: &[f64], positive: &[bool]) -> Option<Placements> {
         if scores.len() != positive.len() || scores.iter().any(|s| s.is_nan()) {
             return None;

@@ -63,8 +63,8 @@ fn of_block(
     })
 }
 
-/// How many patients these observations are of.
-fn patients(design: &Design, members: &[u32]) -> usize {
+/// How many patients these observations, in ascending order, are of.
+pub(super) fn patients(design: &Design, members: &[u32]) -> usize {
     let mut patients: Vec<u32> = members.iter().map(|&i| design.patient[i as usize]).collect();
     patients.dedup();
     patients.len()
@@ -79,23 +79,17 @@ fn mean_defined(cells: &[Vec<Lane>]) -> Vec<Lane> {
 
 /// `None` where more than half of the draws have no correlation.
 fn percentiles(draws: &[Lane], lane: usize, settings: Bootstrap) -> Option<Interval> {
-    let mut values: Vec<f64> = draws.iter().map(|draw| draw[lane]).filter(|v| v.is_finite()).collect();
-    if values.is_empty() || values.len() * 2 < settings.resamples {
-        return None;
-    }
-    values.sort_unstable_by(f64::total_cmp);
-    let tail = (1.0 - settings.level) / 2.0;
-    Some(Interval { low: stats::quantile(&values, tail)?, high: stats::quantile(&values, 1.0 - tail)? })
+    stats::percentile_interval(draws.iter().map(|draw| draw[lane]).collect(), settings)
 }
 
 /// How often each observation is drawn, resample by resample.
-struct Resamples {
-    weights: Vec<Vec<u16>>,
+pub(super) struct Resamples {
+    pub weights: Vec<Vec<u16>>,
 }
 
 impl Resamples {
     /// Draws the patients of each set.
-    fn draw(design: &Design, sets: &[Vec<u32>], settings: Bootstrap) -> Resamples {
+    pub fn draw(design: &Design, sets: &[Vec<u32>], settings: Bootstrap) -> Resamples {
         let sets: Vec<Vec<&[u32]>> = (sets.iter())
             .map(|set| set.chunk_by(|&a, &b| design.patient[a as usize] == design.patient[b as usize]).collect())
             .collect();

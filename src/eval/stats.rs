@@ -219,13 +219,18 @@ pub fn bootstrap_interval(
             statistic(&draw)
         })
         .collect();
-    let mut values: Vec<f64> = drawn.into_iter().flatten().filter(|v| v.is_finite()).collect();
-    if values.len() * 2 < settings.resamples {
+    percentile_interval(drawn.into_iter().flatten().collect(), settings)
+}
+
+/// The percentile interval of a statistic's draws, undefined ones (NaN) left out; `None` where these are more than half.
+pub fn percentile_interval(mut drawn: Vec<f64>, settings: Bootstrap) -> Option<Interval> {
+    drawn.retain(|v| v.is_finite());
+    if drawn.is_empty() || drawn.len() * 2 < settings.resamples {
         return None;
     }
-    values.sort_by(f64::total_cmp);
+    drawn.sort_unstable_by(f64::total_cmp);
     let tail = (1.0 - settings.level) / 2.0;
-    Some(Interval { low: quantile(&values, tail)?, high: quantile(&values, 1.0 - tail)? })
+    Some(Interval { low: quantile(&drawn, tail)?, high: quantile(&drawn, 1.0 - tail)? })
 }
 
 /// Quantile of sorted values, linear between neighbours (numpy's default). `None` for no values or q outside [0, 1].

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    class_tables::{self, ClassRow, LabelResult},
     metrics::{self, ALL_PROJECTS, Evaluation, GeneScore, Part, Prediction, Settings, Unit},
     stats::{self, Interval},
 };
@@ -57,12 +58,15 @@ impl Comparison {
     }
 
     /// Every score of every method: the array that `isg evaluate --json` prints.
-    pub fn rows(&self) -> Vec<Row<'_>> {
+    pub fn rows(&self) -> Vec<Scored<'_>> {
         (self.methods.iter())
             .flat_map(|(method, evaluation)| {
                 evaluation.groups.iter().flat_map(move |group| {
                     let genes = evaluation.genes.iter().zip(&group.genes);
-                    genes.map(move |(gene, score)| Row::new(method, &group.project, group.part, gene, score))
+                    genes.map(move |(gene, score)| Scored {
+                        row: Row::new(method, &group.project, group.part, gene, score),
+                        class: score.class.map(ClassRow::from),
+                    })
                 })
             })
             .collect()
@@ -90,6 +94,12 @@ impl Comparison {
                 let same = evaluation.genes.iter().position(|g| *g == first.genes[gene]);
                 (format!("{name}_pearson"), same.and_then(|gene| find(evaluation, Part::Mean, gene).pearson))
             });
+            let other_aucs = self.methods[1..].iter().map(|(name, evaluation)| {
+                let same = evaluation.genes.iter().position(|g| *g == first.genes[gene]);
+                let class = same.and_then(|gene| find(evaluation, Part::Mean, gene).class);
+                (name.clone(), class.and_then(|c| c.auc))
+            });
+            let classes = mean.class.zip(pooled.class);
             GeneResult {
                 project: project.to_string(),
                 gene: first.genes[gene].clone(),
@@ -104,6 +114,7 @@ impl Comparison {
                 mse: mean.mse,
                 mse_scaled: mean.mse_scaled,
                 others: others.collect(),
+                label: classes.map(|(mean, pooled)| LabelResult::new(mean, pooled, other_aucs.collect())),
             }
         };
         (0..first.genes.len()).map(one).collect()
@@ -129,6 +140,15 @@ pub struct Row<'a> {
     pub mse: Option<f64>,
     pub mse_scaled: Option<f64>,
     pub r2: Option<f64>,
+}
+
+/// One score with what a label has beside it.
+#[derive(Clone, Copy, Serialize)]
+pub struct Scored<'a> {
+    #[serde(flatten)]
+    pub row: Row<'a>,
+    #[serde(flatten)]
+    pub class: Option<ClassRow>,
 }
 
 impl<'a> Row<'a> {
@@ -171,19 +191,26 @@ pub struct GeneResult {
     pub mse: Option<f64>,
     pub mse_scaled: Option<f64>,
     /// `NAME_pearson`: another method's mean over the same folds.
+    /// Where the gene is a label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<LabelResult>,
     #[serde(flatten)]
     pub others: BTreeMap<String, Option<f64>>,
 }
 
-/// Writes `evaluation.json` and `evaluation.csv` into `dir`. Undefined numbers are null, and empty fields.
+/// Writes `evaluation.json` and `evaluation.csv` into `dir`. Undefined numbers are null, and empty fields. Columns of labels
+/// are there where one is.
 pub fn write(dir: &Path, comparison: &Comparison) -> Result<()> {
     let rows = comparison.rows();
     let text = serde_json::to_string_pretty(&rows).map_err(|e| Error::io(dir, e.into()))?;
     let path = dir.join(EVALUATION_CSV);
     let mut out = csv::Writer::from_writer(Vec::new());
-    for row in &rows {
+    let labels = rows.iter().any(|scored| scored.class.is_some());
+    for Scored { row, class } in &rows {
         let (project, gene) = (escape::cell(row.project), escape::cell(row.gene));
-        out.serialize(Row { project: &project, gene: &gene, ..*row }).map_err(|e| Error::io(&path, e.into()))?;
+        let row = Row { project: &project, gene: &gene, ..*row };
+        let written = if labels { out.serialize((row, class.unwrap_or_default())) } else { out.serialize(row) };
+        written.map_err(|e| Error::io(&path, e.into()))?;
     }
     let bytes = out.into_inner().map_err(|e| Error::io(&path, e.into_error()))?;
     atomic::write_bytes(&path, &bytes)?;
@@ -196,25 +223,55 @@ pub fn text(results: &[GeneResult], over_projects: &[GeneResult], unit: Unit) ->
     let mut out = String::new();
     let who = observations(unit);
     let within = if several { " within each project" } else { "" };
-    let _ = writeln!(out, "held-out {who}: correlation{within}, mean over folds");
-    let others: Vec<&str> =
-        results.first().map_or(Vec::new(), |r| r.others.keys().map(|k| k.trim_end_matches("_pearson")).collect());
-    lines(&mut out, results, several, &others);
-    let defined: Vec<f64> = results.iter().filter_map(|r| r.pearson).collect();
-    if defined.len() > 1 {
-        let mean = defined.iter().sum::<f64>() / defined.len() as f64;
-        let what = if several { "genes and projects" } else { "genes" };
-        let _ = writeln!(out, "mean over {what}: {mean:.3}");
+    let labels = with_label(results);
+    if !labels.is_empty() {
+        let _ = writeln!(out, "held-out {who}: area under the ROC curve{within}, mean over folds");
+        class_tables::lines(&mut out, &labels, several);
+        mean_line(&mut out, labels.iter().map(|(_, l)| l.auc), "labels", several);
+    }
+    let genes = without_label(results);
+    if !genes.is_empty() {
+        let _ = writeln!(out, "held-out {who}: correlation{within}, mean over folds");
+        lines(&mut out, &genes, several);
+        mean_line(&mut out, genes.iter().map(|r| r.pearson), "genes", several);
     }
     if several {
         let _ = writeln!(out, "\nall projects together: telling the projects apart counts as prediction here");
-        lines(&mut out, over_projects, false, &others);
+        if !labels.is_empty() {
+            class_tables::lines(&mut out, &with_label(over_projects), false);
+        }
+        if !genes.is_empty() {
+            lines(&mut out, &without_label(over_projects), false);
+        }
     }
     out
 }
 
-fn lines(out: &mut String, results: &[GeneResult], with_project: bool, others: &[&str]) {
-    let width = |longest: Option<usize>, least: usize| longest.unwrap_or(0).clamp(least, 40);
+fn with_label(results: &[GeneResult]) -> Vec<(&GeneResult, &LabelResult)> {
+    results.iter().filter_map(|r| Some((r, r.label.as_ref()?))).collect()
+}
+
+fn without_label(results: &[GeneResult]) -> Vec<&GeneResult> {
+    results.iter().filter(|r| r.label.is_none()).collect()
+}
+
+fn mean_line(out: &mut String, values: impl Iterator<Item = Option<f64>>, what: &str, several: bool) {
+    let defined: Vec<f64> = values.flatten().collect();
+    if defined.len() > 1 {
+        let mean = defined.iter().sum::<f64>() / defined.len() as f64;
+        let and_projects = if several { " and projects" } else { "" };
+        let _ = writeln!(out, "mean over {what}{and_projects}: {mean:.3}");
+    }
+}
+
+/// Of a column of names, the longest of which has so many letters.
+pub(super) fn width(longest: Option<usize>, least: usize) -> usize {
+    longest.unwrap_or(0).clamp(least, 40)
+}
+
+fn lines(out: &mut String, results: &[&GeneResult], with_project: bool) {
+    let others: Vec<&str> =
+        results.first().map_or(Vec::new(), |r| r.others.keys().map(|k| k.trim_end_matches("_pearson")).collect());
     let gene = width(results.iter().map(|r| r.gene.chars().count()).max(), 12);
     let project = width(results.iter().map(|r| r.project.chars().count()).max(), 8);
     if with_project {
@@ -257,7 +314,8 @@ fn observations(unit: Unit) -> &'static str {
 }
 
 /// What the numbers of [`text`] are, in plain words.
-pub fn explanation(settings: &Settings) -> String {
+pub fn explanation(settings: &Settings, results: &[GeneResult]) -> String {
+    let labels = if with_label(results).is_empty() { String::new() } else { class_tables::explanation(settings) };
     let who = observations(settings.unit);
     let p = match settings.unit {
         Unit::Slide => "No p: slides of one patient are not independent.".to_string(),
@@ -270,7 +328,7 @@ pub fn explanation(settings: &Settings) -> String {
     format!(
         "Intervals are of these predictions, by drawing patients within their project; how another training would have gone is \
          not in them.\n{p}\npooled: the folds together; scaled: MSE on the scale of the training targets; -: too few {who} ({} for a \
-         correlation, {} for an interval), or nothing that varies.\n",
+         correlation, {} for an interval), or nothing that varies.\n{labels}",
         stats::LEAST_FOR_CORRELATION,
         stats::LEAST_FOR_INTERVAL
     )

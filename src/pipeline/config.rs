@@ -244,7 +244,8 @@ impl RunConfig {
         for path in self.cohort.slides.iter_mut().chain(&mut self.cohort.expression) {
             *path = settled(base, Path::new(path)).to_string_lossy().into_owned();
         }
-        let cohort = [&mut self.cohort.sample_sheet, &mut self.cohort.manifest, &mut self.cohort.gene_map];
+        let CohortConfig { labels, sample_sheet, manifest, gene_map, .. } = &mut self.cohort;
+        let cohort = [labels, sample_sheet, manifest, gene_map];
         let splits = [&mut self.splits.file, &mut self.splits.institutions];
         for path in cohort.into_iter().chain(splits).flatten() {
             *path = settled(base, path);

@@ -2,6 +2,7 @@
 
 mod features;
 mod genes;
+mod labels;
 mod loading;
 mod matching;
 mod splits;

@@ -15,6 +15,7 @@ fn patients(n: usize, sites: usize) -> Vec<SplitPatient> {
             id: format!("TCGA-{:02}-{i:04}", i % sites),
             site: Some(format!("{:02}", i % sites)),
             project: Some(["LUAD", "LUSC"][usize::from(i % 5 == 0)].to_string()),
+            label: None,
         })
         .collect()
 }
@@ -279,7 +280,7 @@ fn repeats_are_drawn_anew_and_test_everybody_once() {
 fn a_given_patient_is_tested_once_in_every_repeat() {
     let dir = tempfile::tempdir().unwrap();
     let patients: Vec<SplitPatient> =
-        ["a", "b", "c", "d"].map(|id| SplitPatient { id: id.into(), site: None, project: None }).to_vec();
+        ["a", "b", "c", "d"].map(|id| SplitPatient { id: id.into(), site: None, project: None, label: None }).to_vec();
     let read = |name: &str, text: &str| {
         let path = write(dir.path(), name, text);
         let config = SplitConfig { file: Some(path), valid_fraction: 0.0, ..SplitConfig::default() };

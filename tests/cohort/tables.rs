@@ -7,7 +7,7 @@ use isg::cohort::{
     expression::{ExpressionFormat, ExpressionTable, Measure, Orientation},
     gdc::{Manifest, SampleSheet},
     genes::{GeneMap, wanted_names},
-    labels::{MsiLabels, MsiLow, MsiStatus},
+    labels::{LabelLow, LabelTable},
 };
 
 use super::{real_tables, write};
@@ -72,7 +72,7 @@ fn real_wide_matrix() {
 }
 
 #[test]
-fn real_sample_sheet_manifest_and_msi_labels() {
+fn real_sample_sheet_and_manifest() {
     let Some(folder) = real_tables() else { return };
     let sheet = SampleSheet::read(folder.join("gdc_sample_sheet.2020-02-13.tsv")).unwrap();
     assert_eq!(sheet.entries.len(), 149);
@@ -83,18 +83,6 @@ fn real_sample_sheet_manifest_and_msi_labels() {
     let manifest = Manifest::read(folder.join("gdc_manifest_20200213_235716.txt")).unwrap();
     assert_eq!(manifest.entries[0].size_bytes, Some(251_862));
     assert_eq!(manifest.problems(&[]).len(), manifest.entries.len());
-    let labels = MsiLabels::read(folder.join("msi_COAD.csv")).unwrap();
-    assert_eq!(labels.by_patient["TCGA-3L-AA1B"], MsiStatus::Stable);
-    assert_eq!(labels.by_patient["TCGA-4T-AA8H"], MsiStatus::Indeterminate);
-    let count = |low| {
-        let of = |p| labels.positive(p, low);
-        let classes: Vec<bool> = labels.by_patient.keys().filter_map(|p| of(p)).collect();
-        (classes.iter().filter(|c| **c).count(), classes.iter().filter(|c| !**c).count())
-    };
-    // HE2RNA counts 76 MSI-H and 266 MSS among the patients that have slides; the table has some more.
-    let (high, stable) = count(MsiLow::Drop);
-    assert!((76..90).contains(&high) && (266..320).contains(&stable), "{high} {stable}");
-    assert!(count(MsiLow::Stable).1 > stable);
 }
 
 /// The same four values, in every form that people have them.
@@ -324,19 +312,6 @@ fn samples_of_many_files_side_by_side() {
     assert_eq!(table.sample_values(2)[..2], [6.0, 7.0]);
 }
 
-#[test]
-fn msi_labels_in_other_spellings() {
-    let dir = tempfile::tempdir().unwrap();
-    let text = "patient;msi_status\nTCGA-AA-0001-01A;MSI-H\ntcga-aa-0002;msi-l\nTCGA-AA-0003;MSS\nTCGA-AA-0004;\nTCGA-AA-0003;MSI-H\n";
-    let labels = MsiLabels::read(write(dir.path(), "msi.csv", text)).unwrap();
-    assert_eq!(labels.positive("TCGA-AA-0001-01Z-00-DX1", MsiLow::Drop), Some(true));
-    assert_eq!(labels.positive("TCGA-AA-0002", MsiLow::Drop), None);
-    assert_eq!(labels.positive("TCGA-AA-0002", MsiLow::Stable), Some(false));
-    assert_eq!(labels.contradictory, ["TCGA-AA-0003"]);
-    assert_eq!(labels.positive("TCGA-AA-0003", MsiLow::Drop), None);
-    let error = MsiLabels::read(write(dir.path(), "no.csv", "patient,age\nTCGA-AA-0001,61\n")).unwrap_err().to_string();
-    assert!(error.contains("MSI statuses"), "{error}");
-}
 /// Any text is read or refused: tables out of the pieces that tables are made of.
 #[test]
 fn no_text_is_fatal() {
@@ -402,7 +377,7 @@ fn no_text_is_fatal() {
             assert_eq!(table.values.len(), table.genes.len() * table.samples.len(), "{text:?}");
             assert!(table.values.iter().all(|v| !v.is_infinite()), "{text:?}");
         }
-        drop(MsiLabels::read(&path));
+        drop(LabelTable::read(&path, LabelLow::Drop));
         drop(SampleSheet::read(&path));
         drop(Manifest::read(&path));
         drop(GeneMap::read(&path));

@@ -378,5 +378,5 @@ fn tables_hold_every_score_and_read_naturally() {
     let c = Comparison::new(&[method("isg", &one[..])], by).unwrap();
     let text = tables::text(&c.results(), &c.results_over_projects(), Unit::Patient);
     assert!(!text.contains("project"), "{text}");
-    assert!(tables::explanation(&by).contains("Benjamini-Yekutieli"));
+    assert!(tables::explanation(&by, &[]).contains("Benjamini-Yekutieli"));
 }

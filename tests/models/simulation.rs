@@ -78,7 +78,10 @@ fn feature(
 }
 
 pub fn splits(set: &BagSet, folds: usize, seed: u64) -> Splits {
-    let patients: Vec<SplitPatient> =
-        set.bags.iter().map(|b| SplitPatient { id: b.patient.clone(), site: None, project: None }).collect();
+    let patients: Vec<SplitPatient> = set
+        .bags
+        .iter()
+        .map(|b| SplitPatient { id: b.patient.clone(), site: None, project: None, label: None })
+        .collect();
     Splits::draw(&patients, &SplitConfig { folds, seed, ..SplitConfig::default() }).expect("enough patients")
 }
