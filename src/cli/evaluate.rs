@@ -132,7 +132,7 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
 }
 
 /// The tables to score with their methods' names: one file, or a run's with every other method's beside it.
-fn files(given: &Path) -> Result<Vec<(String, PathBuf)>> {
+pub(super) fn files(given: &Path) -> Result<Vec<(String, PathBuf)>> {
     if !given.is_dir() {
         let name = given.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         return Ok(vec![(name, given.to_path_buf())]);

@@ -4,6 +4,7 @@
 //! and the others were done; 130, 143 or 129 asked to stop by Ctrl-C, SIGTERM or SIGHUP, and the same command resumes where it
 //! stopped.
 
+pub mod compare;
 pub mod demo;
 pub mod doctor;
 pub mod evaluate;
@@ -87,6 +88,8 @@ enum Command {
     Train(run::Args),
     /// Score predictions: correlation per gene, with intervals, p-values and false discovery rate.
     Evaluate(evaluate::Args),
+    /// Compare the predictions of finished runs, or of the methods of one run.
+    Compare(compare::Args),
     /// A run to its end, with its tables and its report.
     Report(run::Args),
     /// What a finished run says about other slides.
@@ -203,6 +206,7 @@ fn run(command: Command, context: &Context) -> Result<Outcome> {
         Command::Features(args) => run::run(args, Stage::Features, context),
         Command::Train(args) => run::run(args, Stage::Training, context),
         Command::Evaluate(args) => evaluate::run(args, context),
+        Command::Compare(args) => compare::run(args, context),
         Command::Predict(args) => predict::run(args, context),
         Command::Demo(args) => demo::run(args, context),
     }

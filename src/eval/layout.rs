@@ -33,7 +33,11 @@ pub(super) struct Column {
 
 impl<'a> Layout<'a> {
     pub fn new(predictions: &'a [Prediction], unit: Unit) -> Layout<'a> {
-        let mut rows: Vec<&Prediction> = predictions.iter().collect();
+        Layout::of(predictions.iter().collect(), unit)
+    }
+
+    /// Of some predictions.
+    pub fn of(mut rows: Vec<&'a Prediction>, unit: Unit) -> Layout<'a> {
         rows.sort_by_key(|p| (&p.project, &p.patient, &p.slide, p.repeat, p.fold));
         let mut projects: Vec<&str> = rows.iter().map(|p| p.project.as_str()).collect();
         projects.dedup();
@@ -62,6 +66,11 @@ impl<'a> Layout<'a> {
             fold_of[repeat][observation] = Some(folds.partition_point(|f| *f < (row.repeat, row.fold)));
         }
         Layout { rows, observation_of, projects, project_of, patient_of, folds, repeats, fold_of }
+    }
+
+    /// Number of patients, where they are the observations.
+    pub fn patients(&self) -> usize {
+        self.project_of.len()
     }
 
     /// Observations of a project; `None`: of all.
@@ -154,6 +163,15 @@ impl<'a> Layout<'a> {
             by_fold: (0..repeats).map(by_fold).collect(),
             cells,
             members,
+        }
+    }
+}
+
+impl Column {
+    /// Forgets what was measured and predicted of the other observations.
+    pub fn keep(&mut self, known: &[bool]) {
+        for values in self.predicted.iter_mut().chain(&mut self.scaled_error).chain([&mut self.truth]) {
+            values.iter_mut().zip(known).filter(|(_, known)| !**known).for_each(|(value, _)| *value = f64::NAN);
         }
     }
 }
