@@ -91,6 +91,7 @@ __device__ __forceinline__ void choose(const BiasActParams& p) {
         case SILU: return each<T, SILU, ORDER>(p);
         case GELU: return each<T, GELU, ORDER>(p);
         case SOFTPLUS: return each<T, SOFTPLUS, ORDER>(p);
+        case HARDSWISH: return each<T, HARDSWISH, ORDER>(p);
         default: return each<T, LINEAR, ORDER>(p);
     }
 }
@@ -212,6 +213,7 @@ __device__ __forceinline__ void choose_epilogue(const EpilogueSumsParams& p, flo
         case SIGMOID: return epilogue_sums<T, W, SIGMOID>(p, parts);
         case SILU: return epilogue_sums<T, W, SILU>(p, parts);
         case GELU: return epilogue_sums<T, W, GELU>(p, parts);
+        case HARDSWISH: return epilogue_sums<T, W, HARDSWISH>(p, parts);
         default: return epilogue_sums<T, W, LINEAR>(p, parts);
     }
 }

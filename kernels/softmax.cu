@@ -12,6 +12,7 @@
 // Tail      columns beyond the row are skipped; a row of -inf gives NaN, as the definition does.
 
 #include "common/block.cuh"
+#include "common/online_softmax.cuh"
 #include "common/row.cuh"
 
 struct SoftmaxParams {
@@ -24,44 +25,6 @@ struct SoftmaxParams {
 };
 
 constexpr int THREADS = 256;
-
-// Online softmax: a running maximum and the sum of exponentials relative to it.
-struct OnlineSoftmax {
-    float max, sum;
-};
-
-__device__ __forceinline__ OnlineSoftmax merge(OnlineSoftmax a, OnlineSoftmax b) {
-    const float row_max = larger(a.max, b.max);
-    // -inf of both sides: nothing seen yet.
-    const float keep_a = a.max == row_max ? 1.0f : expf(a.max - row_max), keep_b = b.max == row_max ? 1.0f : expf(b.max - row_max);
-    return {row_max, a.sum * keep_a + b.sum * keep_b};
-}
-
-// The statistics of a row over `step` threads, of which this is number `me`.
-template <typename T, int W>
-__device__ __forceinline__ OnlineSoftmax row_stats(const T* x, u64 cols, u32 me, u32 step) {
-    OnlineSoftmax all = {-INFINITY, 0.0f};
-    for (u64 col = u64(me) * W; col < cols; col += u64(step) * W) {
-        float v[W];
-        load_floats(v, x + col);
-        float row_max = v[0];
-#pragma unroll
-        for (int i = 1; i < W; ++i) row_max = larger(row_max, v[i]);
-        OnlineSoftmax some = {row_max, 0.0f};
-#pragma unroll
-        for (int i = 0; i < W; ++i) some.sum += v[i] == row_max ? 1.0f : expf(v[i] - row_max);
-        all = merge(all, some);
-    }
-    return all;
-}
-
-__device__ __forceinline__ OnlineSoftmax warp_merge(OnlineSoftmax x) {
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) {
-        x = merge(x, {__shfl_xor_sync(FULL_MASK, x.max, step), __shfl_xor_sync(FULL_MASK, x.sum, step)});
-    }
-    return x;
-}
 
 template <typename T, int W>
 __device__ __forceinline__ void store_softmax(const T* x, T* y, u64 cols, u32 me, u32 step, OnlineSoftmax all) {

@@ -18,10 +18,14 @@ pub enum Activation {
     Gelu,
     /// `ln(1 + eˣ)`.
     Softplus,
+    /// `x · clamp(x + 3, 0, 6) / 6`.
+    Hardswish,
+    /// `clamp(x, 0, 6)`: a ReLU with a clamp of its own, see [`Activation::with`].
+    Relu6,
 }
 
 impl Activation {
-    pub const ALL: [Activation; 8] = [
+    pub const ALL: [Activation; 10] = [
         Activation::Linear,
         Activation::Relu,
         Activation::LeakyRelu,
@@ -30,6 +34,8 @@ impl Activation {
         Activation::Silu,
         Activation::Gelu,
         Activation::Softplus,
+        Activation::Hardswish,
+        Activation::Relu6,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -42,12 +48,25 @@ impl Activation {
             Activation::Silu => "silu",
             Activation::Gelu => "gelu",
             Activation::Softplus => "softplus",
+            Activation::Hardswish => "hardswish",
+            Activation::Relu6 => "relu6",
         }
     }
 
-    /// Whether its derivative needs the pre-activation: all but linear, ReLU and leaky ReLU, whose derivative follows from the result.
+    /// Whether its derivative needs the pre-activation: all but linear and the ReLUs, whose derivative follows from the result.
     pub const fn is_smooth(self) -> bool {
-        !matches!(self, Activation::Linear | Activation::Relu | Activation::LeakyRelu)
+        use Activation::*;
+        !matches!(self, Linear | Relu | LeakyRelu | Relu6)
+    }
+
+    /// The same function as kernels know it, which is a ReLU clamped at 6 for [`Activation::Relu6`], and this one otherwise.
+    pub fn with(self, params: ActivationParams) -> (Activation, ActivationParams) {
+        if self != Activation::Relu6 {
+            return (self, params);
+        }
+        let six = 6.0 * params.gain.abs();
+        let clamp = Some(params.clamp.map_or(six, |clamp| clamp.min(six)));
+        (Activation::Relu, ActivationParams { clamp, ..params })
     }
 
     /// The activation of that name, as [`Activation::name`] writes it.

@@ -19,6 +19,7 @@ pub mod extractor;
 pub mod gemm;
 pub mod image;
 pub mod io;
+pub mod kmeans;
 pub mod math;
 pub mod mil;
 pub mod nn;

@@ -53,6 +53,15 @@ pub fn softplus<T: Elementary>(x: T) -> T {
     if x.is_nan() { x } else { positive + rest }
 }
 
+/// `x · clamp(x + 3, 0, 6) / 6`.
+#[inline(always)]
+pub fn hardswish<T: Elementary>(x: T) -> T {
+    let (zero, six) = (T::zero(), T::constant(6.0));
+    let gate = x + T::constant(3.0);
+    let gate = if gate < zero { zero } else { gate };
+    x * (if gate > six { six } else { gate } / six)
+}
+
 /// The standard normal distribution's density.
 #[inline(always)]
 pub fn normal_pdf<T: Elementary>(x: T) -> T {

@@ -41,6 +41,8 @@ fn fused_is_what_its_parts_are() -> Result<()> {
         (Activation::Sigmoid, params, false),
         (Activation::Silu, ActivationParams { clamp: Some(1.1), ..params }, false),
         (Activation::Gelu, ActivationParams::default(), false),
+        (Activation::Hardswish, ActivationParams { clamp: Some(1.2), ..params }, false),
+        (Activation::Relu6, ActivationParams { gain: 0.2, ..params }, false),
     ];
     let mut found = Vec::new();
     for (device, dtype, limit) in [(&Device::cpu(), DType::F64, 1e-11), (&emulator, DType::F32, 3e-5)] {

@@ -81,7 +81,20 @@ const ROOMS: &[&[&str]] = &[
     &["ops"],
     &["gemm", "cpu", "op+tape+tensor"],
     &["device"],
-    &["error", "escape", "dtype", "shape", "random", "progress", "image", "atomic", "math", "activation", "conv2d"],
+    &[
+        "error",
+        "escape",
+        "dtype",
+        "shape",
+        "random",
+        "progress",
+        "image",
+        "atomic",
+        "math",
+        "kmeans",
+        "activation",
+        "conv2d",
+    ],
 ];
 
 /// What `lib.rs` re-exports and which macros live at the root, by the module they come from.

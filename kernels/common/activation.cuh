@@ -4,7 +4,7 @@
 #include "element.cuh"
 
 // As launch code numbers them.
-enum Function : u32 { LINEAR, RELU, LEAKY_RELU, SIGMOID, TANH, SILU, GELU, SOFTPLUS };
+enum Function : u32 { LINEAR, RELU, LEAKY_RELU, SIGMOID, TANH, SILU, GELU, SOFTPLUS, HARDSWISH };
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 __device__ __forceinline__ float normal_cdf(float x) { return 0.5f * erfcf(x * -0.70710678118654752f); }
@@ -20,6 +20,7 @@ __device__ __forceinline__ float activation(float x, float alpha) {
     if constexpr (FUNCTION == SILU) return x / (1.0f + expf(-x));
     if constexpr (FUNCTION == GELU) return x * normal_cdf(x);
     if constexpr (FUNCTION == SOFTPLUS) return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x)));
+    if constexpr (FUNCTION == HARDSWISH) return x * (fminf(fmaxf(x + 3.0f, 0.0f), 6.0f) / 6.0f);
     return x;
 }
 
@@ -41,6 +42,7 @@ __device__ __forceinline__ float derivative(float x, float alpha) {
     }
     if constexpr (FUNCTION == GELU) return fmaf(x, normal_pdf(x), normal_cdf(x));
     if constexpr (FUNCTION == SOFTPLUS) return sigmoid(x);
+    if constexpr (FUNCTION == HARDSWISH) return x < -3.0f ? 0.0f : x > 3.0f ? 1.0f : (x + x + 3.0f) / 6.0f;
     return 1.0f;
 }
 
@@ -59,5 +61,6 @@ __device__ __forceinline__ float second_derivative(float x) {
         return s * (1.0f - s) * (2.0f + x * (1.0f - 2.0f * s));
     }
     if constexpr (FUNCTION == GELU) return normal_pdf(x) * (2.0f - x * x);
+    if constexpr (FUNCTION == HARDSWISH) return fabsf(x) <= 3.0f ? 1.0f / 3.0f : 0.0f;
     return 0.0f;
 }

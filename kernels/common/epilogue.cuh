@@ -4,8 +4,8 @@
 //
 // PIECEWISE_LINEAR: f is linear, ReLU or leaky ReLU, a choice between two scales, so that one entry serves all three and an
 // absent term costs a uniform branch. Its derivative follows from the sign of y, and whether y was clamped from its magnitude:
-// only y is kept for the gradient, hence no residual after an activation or a clamp. SMOOTH: f may also be sigmoid, SiLU or GELU,
-// whose derivatives need the pre-activation: it is an auxiliary output, written where a gradient will be wanted.
+// only y is kept for the gradient, hence no residual after an activation or a clamp. SMOOTH: f may also be sigmoid, SiLU, GELU or
+// hardswish, whose derivatives need the pre-activation: it is an auxiliary output, written where a gradient will be wanted.
 #pragma once
 
 #include "activation.cuh"
@@ -18,7 +18,7 @@ struct Epilogue {
     void* pre_activation;        // as y, or null; SMOOTH only
     float pos_scale, neg_scale;  // gain times the derivative above and below zero
     float clamp;                 // infinite: none
-    u32 activation;              // SMOOTH only: SIGMOID, SILU and GELU; any other by pos_scale and neg_scale
+    u32 activation;              // SMOOTH only: SIGMOID, SILU, GELU, HARDSWISH; any other by pos_scale and neg_scale
 };
 
 // What an entry does to its accumulators: a compile-time choice, so that the expensive functions are only where they are used.
@@ -50,6 +50,8 @@ __device__ __forceinline__ void activate(const Epilogue& e, float (&v)[N]) {
         smooth_activation<SILU>(v, e.pos_scale);
     } else if (E == SMOOTH && e.activation == GELU) {
         smooth_activation<GELU>(v, e.pos_scale);
+    } else if (E == SMOOTH && e.activation == HARDSWISH) {
+        smooth_activation<HARDSWISH>(v, e.pos_scale);
     } else {
 #pragma unroll
         for (int i = 0; i < N; ++i) v[i] *= v[i] < 0.0f ? e.neg_scale : e.pos_scale;

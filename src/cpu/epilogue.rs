@@ -7,7 +7,7 @@ use crate::{
     activation::{Activation, ActivationParams},
     device::host::Real,
     inlined,
-    math::{normal_cdf, sigmoid},
+    math::{hardswish, normal_cdf, sigmoid},
     vectorised,
 };
 
@@ -121,6 +121,7 @@ impl<T: Real> Epilogue<'_, T> {
             Activation::Sigmoid => self.each(y, inlined!(move |x| positive * sigmoid(x))),
             Activation::Silu => self.each(y, inlined!(move |x| positive * (x * sigmoid(x)))),
             Activation::Gelu => self.each(y, inlined!(move |x| positive * (x * normal_cdf(x)))),
+            Activation::Hardswish => self.each(y, inlined!(move |x| positive * hardswish(x))),
             _ => self.each(y, inlined!(move |x| x * if x < T::zero() { negative } else { positive })),
         }
     }

@@ -4,6 +4,7 @@
 //! clamped, `t` being the product of the gradients that arrived. Order `k` differentiates into itself (by `t`) and order
 //! `k + 1` (by `x`), which gives gradients of gradients; a third derivative is an error. Semantics of bias, gain and clamp
 //! follow StyleGAN2-ADA's `bias_act`; the activations are PyTorch's (GELU by the error function, softplus without threshold).
+//! A ReLU6 is a ReLU with a clamp.
 
 use super::epilogue;
 pub use crate::activation::{Activation, ActivationParams};
@@ -17,7 +18,7 @@ use crate::{
     },
     error::{Error, Result},
     float_dispatch, inlined, kernel_params,
-    math::{normal_cdf, normal_pdf, sigmoid, softplus, tanh},
+    math::{hardswish, normal_cdf, normal_pdf, sigmoid, softplus, tanh},
     op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
@@ -31,6 +32,7 @@ impl Tensor {
         if bias.is_none() && activation == Activation::Linear && params.gain == 1.0 && params.clamp.is_none() {
             return Ok(self.clone());
         }
+        let (activation, params) = activation.with(params);
         let op = BiasActOp { activation, params, order: 0 };
         match bias {
             Some(bias) => apply1(op, &[self, bias]),
@@ -76,6 +78,16 @@ impl Tensor {
     /// `ln(1 + eˣ)`.
     pub fn softplus(&self) -> Result<Tensor> {
         self.activate(Activation::Softplus)
+    }
+
+    /// `x · clamp(x + 3, 0, 6) / 6`.
+    pub fn hardswish(&self) -> Result<Tensor> {
+        self.activate(Activation::Hardswish)
+    }
+
+    /// `clamp(x, 0, 6)`; its gradient at 0 and at 6 is 0.
+    pub fn relu6(&self) -> Result<Tensor> {
+        self.activate(Activation::Relu6)
     }
 }
 
@@ -287,6 +299,20 @@ fn gelu_second_derivative<T: Real>(x: T) -> T {
     normal_pdf(x) * (T::c(2.0) - x * x)
 }
 
+/// At ±3, where there is none, that of PyTorch: the value from between.
+#[inline(always)]
+pub(super) fn hardswish_derivative<T: Real>(x: T) -> T {
+    let three = T::c(3.0);
+    let slope = (x + x + three) / T::c(6.0);
+    let slope = if x < -three { T::zero() } else { slope };
+    if x > three { T::one() } else { slope }
+}
+
+#[inline(always)]
+fn hardswish_second_derivative<T: Real>(x: T) -> T {
+    if x.abs() <= T::c(3.0) { T::one() / T::c(3.0) } else { T::zero() }
+}
+
 impl BiasActOp {
     fn compute<T: Real>(&self, args: &mut HostArgs) {
         let (one, zero, alpha) = (T::one(), T::zero(), T::c(self.params.alpha));
@@ -296,7 +322,8 @@ impl BiasActOp {
         // Value, first and second derivative of each, side by side. The ReLUs are written so that NaN stays NaN.
         match self.activation {
             Activation::Linear => self.each::<T>(args, |x| x, move |_| one, move |_| zero),
-            Activation::Relu => self.each::<T>(
+            // Relu6 came here as a ReLU with a clamp.
+            Activation::Relu | Activation::Relu6 => self.each::<T>(
                 args,
                 inlined!(move |x| if x < zero { zero } else { x }),
                 inlined!(move |x| if x > zero { one } else { zero }),
@@ -313,6 +340,7 @@ impl BiasActOp {
             Activation::Silu => by_name!(silu, silu_derivative, silu_second_derivative),
             Activation::Gelu => by_name!(gelu, gelu_derivative, gelu_second_derivative),
             Activation::Softplus => by_name!(softplus, sigmoid, sigmoid_derivative),
+            Activation::Hardswish => by_name!(hardswish, hardswish_derivative, hardswish_second_derivative),
         }
     }
 
@@ -420,6 +448,10 @@ pub const SPEC: OpSpec = OpSpec {
                 ActivationParams { clamp: Some(1.25), ..ActivationParams::default() },
             )?])
         }));
+        for (name, activation) in [("hardswish_bends", Activation::Hardswish), ("relu6_bends", Activation::Relu6)] {
+            let x = [drawn([5, 23], Draw::Uniform(-9.0, 9.0))];
+            cases.push(Case::new(name, x, move |x| Ok(vec![x[0].bias_act(None, activation, params)?])));
+        }
         cases.push(Case::new("without_bias", [normal([3, 33])], |x| Ok(vec![x[0].gelu()?])));
         cases
     },

@@ -3,8 +3,8 @@
 //! `y = clamp(gain · f(sum + strength · noise + bias)) + residual`
 //!
 //! Linear, ReLU and leaky ReLU are piecewise linear: their derivative follows from the sign of `y`, and whether a value was
-//! clamped from its magnitude, so the tape keeps `y` alone. Sigmoid, SiLU and GELU need their pre-activation again: an op that
-//! takes them ([`Fused::is_smooth`]) writes it as a second output while a tape is alive. A residual would hide the sign, so it is
+//! clamped from its magnitude, so the tape keeps `y` alone; ReLU6 is a ReLU with a clamp. Sigmoid, SiLU, GELU and hardswish need
+//! their pre-activation again: an op that takes them ([`Fused::is_smooth`]) writes it as a second output while a tape is alive. A residual would hide the sign, so it is
 //! taken only where the activation is linear and nothing is clamped.
 
 mod gradient;
@@ -55,7 +55,8 @@ impl<'a> Epilogue<'a> {
 
     /// What the op remembers of it; its tensors are appended to the op's inputs in the order bias, noise, strength, residual.
     pub(crate) fn join(&self, x: &mut Vec<&'a Tensor>) -> Fused {
-        let Epilogue { bias, noise, activation, params, residual } = *self;
+        let Epilogue { bias, noise, residual, .. } = *self;
+        let (activation, params) = self.activation.with(self.params);
         let mut slot = |t: &'a Tensor| {
             x.push(t);
             x.len() - 1
@@ -103,7 +104,7 @@ impl Fused {
     }
 
     /// Whether the tensors fit a result `y`, and the numbers allow what is promised of the gradient. `smooth`: the op takes
-    /// sigmoid, SiLU and GELU.
+    /// sigmoid, SiLU, GELU and hardswish.
     pub fn check(&self, op: &'static str, x: &[Spec], y: Spec, smooth: bool) -> Result<()> {
         let wrong = |what: String| Err(Error::shape(op, what));
         if y.shape.rank() == 0 {
@@ -118,7 +119,7 @@ impl Fused {
         let ActivationParams { alpha, gain, clamp } = self.params;
         match self.activation {
             Activation::Linear | Activation::Relu | Activation::LeakyRelu => {}
-            Activation::Sigmoid | Activation::Silu | Activation::Gelu if smooth => {}
+            Activation::Sigmoid | Activation::Silu | Activation::Gelu | Activation::Hardswish if smooth => {}
             other => return wrong(format!("{} cannot be fused here; use bias_act", other.name())),
         }
         if !self.is_linear()

@@ -22,7 +22,7 @@ impl Tensor {
         self.linear_fused(weight, &Epilogue::bias(bias))
     }
 
-    /// The same with an epilogue, in one pass: linear, ReLU, leaky ReLU, sigmoid, SiLU or GELU.
+    /// The same with an epilogue, in one pass: linear, the ReLUs, sigmoid, SiLU, GELU or hardswish.
     pub fn linear_fused(&self, weight: &Tensor, epilogue: &Epilogue) -> Result<Tensor> {
         let mut x = vec![self, weight];
         let fused = epilogue.join(&mut x);
@@ -135,7 +135,7 @@ pub const SPEC: OpSpec = OpSpec {
         let clamped = ActivationParams { clamp: Some(3.0), ..strong };
         // Few of so many sums lie near this clamp: rounding moves one that does across it, and its gradient with it.
         let clamped_far_out = ActivationParams { clamp: Some(16.0), ..strong };
-        use Activation::{Gelu, LeakyRelu, Relu, Sigmoid, Silu};
+        use Activation::{Gelu, Hardswish, LeakyRelu, Relu, Relu6, Sigmoid, Silu};
         vec![
             fused("epilogue_gelu", &[19, 33], 11, "b", Gelu, plain),
             fused("epilogue_clamped_gelu_past_a_tile", &[67, 24], 72, "b", Gelu, clamped_far_out),
@@ -145,6 +145,8 @@ pub const SPEC: OpSpec = OpSpec {
             fused("epilogue_silu_one_row", &[1, 70], 65, "b", Silu, plain),
             fused("epilogue_sigmoid_skinny", &[3, 24], 70, "b", Sigmoid, plain),
             fused("epilogue_sigmoid", &[13, 1], 1, "", Sigmoid, plain),
+            fused("epilogue_hardswish", &[11, 26], 12, "b", Hardswish, strong),
+            fused("epilogue_relu6", &[9, 30], 8, "b", Relu6, plain),
             fused("epilogue_relu", &[17, 9], 5, "b", Relu, plain),
             fused("epilogue_leaky_relu", &[66, 16], 65, "b", LeakyRelu, clamped),
             fused("epilogue_leaky_skinny", &[4, 17], 9, "b", LeakyRelu, strong),

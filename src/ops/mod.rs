@@ -15,6 +15,7 @@ macro_rules! ops {
 
 pub mod epilogue;
 pub mod lerp;
+mod segment;
 
 ops! {
     attention,
@@ -48,6 +49,9 @@ ops! {
     reshape,
     resize,
     segment_mean,
+    segment_softmax,
+    segment_topk_mean,
+    segment_weighted_sum,
     slice,
     softmax,
     squeeze_excite,

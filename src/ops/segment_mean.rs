@@ -1,17 +1,17 @@
-//! The mean of each run of rows: what a slide's patches amount to, for all slides of a batch at once.
+//! The mean of each segment of rows: what a slide's patches amount to, for all slides of a batch at once.
 //!
-//! `y[s] = mean x[offsets[s] .. offsets[s + 1]]`. Its gradient spreads each run's over its rows; each is the other's
+//! `y[s] = mean x[offsets[s] .. offsets[s + 1]]`. Its gradient spreads each segment's over its rows; each is the other's
 //! transpose, so every order exists.
 
+use super::segment::{SegmentParams, THREADS, count, runs};
 use crate::{
-    device::{modules, 
-        driver::DevicePtr,
+    device::{
+        modules,
         host::Real,
-        kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
+        kernel::{FLOATS, Kernel},
     },
-    dtype::DType,
-    error::{Error, Result},
-    float_dispatch, kernel_params,
+    error::Result,
+    float_dispatch,
     op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::Spec,
     tape::{Keep, Vjp},
@@ -19,20 +19,11 @@ use crate::{
 };
 
 impl Tensor {
-    /// `[rows, c] -> [runs, c]`. `offsets`, i32 `[runs + 1]`, holds the first row of each run, beginning with 0, and the
-    /// number of rows at last. An empty run has mean 0.
+    /// `[rows, c] -> [segments, c]`. `offsets`, i32 `[segments + 1]`, holds the first row of each segment, beginning with 0,
+    /// and the number of rows at last. An empty segment has mean 0.
     pub fn segment_mean(&self, offsets: &Tensor) -> Result<Tensor> {
         apply1(SegmentMean, &[self, offsets])
     }
-}
-
-/// First row and length of each run.
-pub(super) fn runs(op: &'static str, offsets: &[i32], rows: usize) -> Result<Vec<[usize; 2]>> {
-    let ascending = offsets.is_sorted() && offsets.first() == Some(&0);
-    if !ascending || offsets.last().map(|&last| last as usize) != Some(rows) {
-        return Err(Error::shape(op, format!("offsets {offsets:?} for {rows} rows")));
-    }
-    Ok(offsets.windows(2).map(|pair| [pair[0] as usize, (pair[1] - pair[0]) as usize]).collect())
 }
 
 /// Inputs x, offsets.
@@ -44,13 +35,8 @@ impl Op for SegmentMean {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
-        let (rows, offsets) = (x[0].shape, x[1].shape);
-        match (rows.as_array(), offsets.as_array()) {
-            (Some([_, c]), Some([ends])) if ends > 1 && x[0].dtype.is_float() && x[1].dtype == DType::I32 => {
-                Ok(vec![Spec::new([ends - 1, c], x[0].dtype)])
-            }
-            _ => Err(Error::shape("segment_mean", format!("rows {rows} in runs {offsets}"))),
-        }
+        let segments = count(self.name(), x[0], x[1])?;
+        Ok(vec![Spec::new([segments, x[0].shape.last()], x[0].dtype)])
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
@@ -73,9 +59,7 @@ impl Op for SegmentMean {
     }
 
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
-        let (x, y) = (args.x[0], args.y[0]);
-        let params = params(args, x.shape().rows(), y.shape().last());
-        args.launch(&FORWARD, x.dtype(), blocks_for_each(y.shape().rows(), params.tiles), 0, &params)
+        SegmentParams::new(args, 1, args.x[0].shape().rows(), args.y[0].shape().last()).launch_sums(args, &FORWARD)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -121,14 +105,11 @@ impl Op for SegmentSpread {
     }
 
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
-        let dx = args.y[0];
-        let params = params(args, self.rows, dx.shape().last());
-        let each = if params.aligned == 1 { dx.dtype().vector_elems() } else { 1 };
-        args.launch(&BACKWARD, dx.dtype(), blocks(dx.elems(), THREADS as usize * each), 0, &params)
+        SegmentParams::new(args, 1, self.rows, args.y[0].shape().last()).launch_rows(args, &BACKWARD)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
-        // Means weight a run's rows alike, as spreading does.
+        // Means weight a segment's rows alike, as spreading does.
         Ok(vec![Some(v.upstream()?.segment_mean(v.x(1))?), None])
     }
 
@@ -137,40 +118,10 @@ impl Op for SegmentSpread {
     }
 }
 
-kernel_params! {
-    struct SegmentParams {
-        from: DevicePtr,
-        to: DevicePtr,
-        offsets: DevicePtr,
-        rows: u64,
-        runs: u64,
-        c: u64,
-        aligned: u32,
-        tiles: u32,
-    }
-}
-
-const THREADS: u32 = 256;
-// SAFETY: only this file fills `SegmentParams`, from the tensors and scratch memory of the launch and from their sizes.
+// SAFETY: `SegmentParams::new` fills the struct, from the tensors of the launch and from their sizes.
 const FORWARD: Kernel<SegmentParams> = unsafe { Kernel::new(&modules::SEGMENT_MEAN, "fwd", THREADS, FLOATS) };
-// SAFETY: as above, `SegmentParams`.
+// SAFETY: as above.
 const BACKWARD: Kernel<SegmentParams> = unsafe { Kernel::new(&modules::SEGMENT_MEAN, "bwd_x", THREADS, FLOATS) };
-
-/// For either kernel: input 0 to output 0.
-fn params(args: &DeviceArgs, rows: usize, c: usize) -> SegmentParams {
-    let bytes = args.x[0].dtype().bytes();
-    let aligned = (c * bytes).is_multiple_of(16);
-    SegmentParams {
-        from: args.x[0].ptr,
-        to: args.y[0].ptr,
-        offsets: args.x[1].ptr,
-        rows: rows as u64,
-        runs: args.x[1].elems() as u64 - 1,
-        c: c as u64,
-        aligned: aligned.into(),
-        tiles: column_blocks(c, aligned, bytes),
-    }
-}
 
 pub const SPEC: OpSpec = OpSpec {
     name: "segment_mean",

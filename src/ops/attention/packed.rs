@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     float_dispatch,
     op::{Case, DeviceArgs, HostArgs, Op, apply_n, apply1, normal},
-    ops::segment_mean::runs,
+    ops::segment::runs,
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,

@@ -15,9 +15,9 @@ use crate::{
     float_dispatch,
     gemm::heuristics::COLUMN_SUM_BLOCKS,
     inlined, kernel_params,
-    math::{normal_cdf, sigmoid},
+    math::{hardswish, normal_cdf, sigmoid},
     op::{DeviceArgs, HostArgs, Op, apply1},
-    ops::bias_act::{derivative_by_input, gelu_derivative, silu_derivative},
+    ops::bias_act::{derivative_by_input, gelu_derivative, hardswish_derivative, silu_derivative},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -184,6 +184,9 @@ impl Op for DerivativeAndSums {
                     }
                     Activation::Silu => {
                         columns::<T>(args, cols, smooth_derivative(gain, clamp, inlined!(|x| x * sigmoid(x)), silu_derivative::<T>))
+                    }
+                    Activation::Hardswish => {
+                        columns::<T>(args, cols, smooth_derivative(gain, clamp, hardswish::<T>, hardswish_derivative::<T>))
                     }
                     _ => columns::<T>(args, cols, smooth_derivative(gain, clamp, inlined!(|x| x * normal_cdf(x)), gelu_derivative::<T>)),
                 }

@@ -78,10 +78,25 @@ impl CaseFile {
         Ok(case)
     }
 
-    /// The same case with inputs and cotangents rounded to a 16-bit type.
+    pub fn argument(&self, name: &str) -> Result<&Reference> {
+        self.inputs.get(name).with_context(|| format!("no argument {name}"))
+    }
+
+    /// Whether an argument is never rounded: offsets, indices, labels, coordinates.
+    pub fn is_exact(&self, name: &str) -> bool {
+        self.attrs["exact"].as_array().is_some_and(|names| names.iter().any(|exact| exact == name))
+    }
+
+    /// The accepted error of one result where the case has its own.
+    pub fn limit(&self, name: &str) -> Option<f64> {
+        self.attrs["limits"][name].as_f64()
+    }
+
+    /// The same case with cotangents and all arguments but exact ones rounded to a 16-bit type.
     pub fn rounded(&self, dtype: DType) -> CaseFile {
         let mut case = self.clone();
-        for value in case.inputs.values_mut().chain(case.cotangents.values_mut()) {
+        let inputs = case.inputs.iter_mut().filter(|(name, _)| !self.is_exact(name)).map(|(_, value)| value);
+        for value in inputs.chain(case.cotangents.values_mut()) {
             if let HostBuffer::F64(rounded) = HostBuffer::F64(value.values.clone()).cast(dtype).cast(DType::F64) {
                 value.values = rounded;
             }

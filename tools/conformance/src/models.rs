@@ -1,15 +1,12 @@
 //! Blocks and models: built by the library's own constructors from the weights in a case.
 
-use std::collections::HashMap;
-
 use anyhow::{Context, Result};
 use isg::{
-    DType, Device, Tape, Tensor,
+    Tape, Tensor,
     activation::{Activation, ActivationParams},
     extractor::{discriminator::r1_penalty, lpips::Lpips},
     mil::regressor::{Dims, Mode, Regressor, RegressorConfig, Tokens},
     nn::{
-        Builder, Params,
         mbconv::{MbConv, MbConvConfig},
         norm::NormKind,
         vit::{Sequences, VitBlock, VitConfig},
@@ -20,57 +17,24 @@ use isg::{
     },
 };
 
-use super::{Prepared, case::CaseFile, origin};
-
-type Outputs = HashMap<String, Tensor>;
+use crate::{
+    check::Prepared,
+    subject::{Outputs, Subject},
+};
 
 /// `None` where the operation is not one of a model.
-pub fn prepare(
-    case: &CaseFile,
-    inputs: &HashMap<String, Tensor>,
-    dtype: DType,
-    device: &Device,
-) -> Result<Option<Prepared>> {
-    let model = Model { case, inputs, dtype, device };
-    Ok(Some(match case.op.as_str() {
-        "lpips" => model.lpips()?,
-        "r1_penalty" => model.r1_penalty()?,
-        "mbconv" => model.mbconv()?,
-        "vit_block" => model.vit_block()?,
-        "dual_attention" => model.dual_attention()?,
+pub fn prepare(subject: &Subject) -> Result<Option<Prepared>> {
+    Ok(Some(match subject.case.op.as_str() {
+        "lpips" => subject.lpips()?,
+        "r1_penalty" => subject.r1_penalty()?,
+        "mbconv" => subject.mbconv()?,
+        "vit_block" => subject.vit_block()?,
+        "dual_attention" => subject.dual_attention()?,
         _ => return Ok(None),
     }))
 }
 
-struct Model<'a> {
-    case: &'a CaseFile,
-    inputs: &'a HashMap<String, Tensor>,
-    dtype: DType,
-    device: &'a Device,
-}
-
-impl Model<'_> {
-    fn input(&self, name: &str) -> Result<Tensor> {
-        self.inputs.get(name).cloned().with_context(|| format!("no argument {name}"))
-    }
-
-    /// A builder over every argument but those named, which are the model's inputs.
-    fn weights(&self, but: &[&str]) -> Builder {
-        let kept = self.inputs.iter().filter(|(name, _)| !but.contains(&name.as_str()));
-        let tensors = kept.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
-        Builder::load(tensors, &origin(&self.case.path), self.dtype, self.device)
-    }
-
-    /// The model's own tensors by name, with its inputs.
-    fn leaves(&self, params: &Params, inputs: &[&str]) -> Result<HashMap<String, Tensor>> {
-        let mut leaves: HashMap<String, Tensor> =
-            params.named().map(|(name, tensor)| (name.to_string(), tensor.clone())).collect();
-        for name in inputs {
-            leaves.insert((*name).to_string(), self.input(name)?);
-        }
-        Ok(leaves)
-    }
-
+impl Subject<'_> {
     fn lpips(&self) -> Result<Prepared> {
         let inputs = ["x0", "x1"];
         let mut builder = self.weights(&inputs);
@@ -111,11 +75,6 @@ impl Model<'_> {
             Ok(Outputs::from([("penalty".to_string(), penalty), ("logits".to_string(), logits)]))
         };
         Ok(Prepared { leaves, run: Box::new(run) })
-    }
-
-    fn extent(&self, name: &str, axis: usize) -> Result<usize> {
-        let shape = self.input(name)?.shape();
-        shape.get(axis).copied().with_context(|| format!("{name} has no axis {axis}"))
     }
 
     fn mbconv(&self) -> Result<Prepared> {

@@ -6,7 +6,6 @@ use anyhow::{Context, Result, bail};
 use isg::{
     Tensor,
     activation::{Activation, ActivationParams},
-    eval,
     ops::{
         avg_pool2d::Pool2d,
         batch_norm2d,
@@ -17,14 +16,11 @@ use isg::{
     optim::adam::{self, AdamStep},
 };
 
-use super::{Prepared, case::CaseFile};
-
-type Outputs = HashMap<String, Tensor>;
-
-/// One result by name.
-fn one(name: &str, tensor: Tensor) -> Outputs {
-    HashMap::from([(name.to_string(), tensor)])
-}
+use crate::{
+    case::CaseFile,
+    check::Prepared,
+    subject::{Outputs, Subject, one},
+};
 
 /// The arguments of a case by name.
 struct Arguments(HashMap<String, Tensor>);
@@ -36,9 +32,9 @@ impl Arguments {
 }
 
 /// Prepares an operation for its run; unknown operations are an error.
-pub fn prepare(case: &CaseFile, inputs: HashMap<String, Tensor>) -> Result<Prepared> {
-    let leaves = inputs.clone();
-    let a = Arguments(inputs);
+pub fn prepare(subject: &Subject) -> Result<Prepared> {
+    let (case, leaves) = (subject.case, subject.inputs.clone());
+    let a = Arguments(leaves.clone());
     let y = |tensor: isg::Result<Tensor>| tensor.map(|t| one("y", t));
     let run: Box<dyn FnOnce() -> isg::Result<Outputs>> = match case.op.as_str() {
         "matmul" => {
@@ -131,12 +127,18 @@ pub fn prepare(case: &CaseFile, inputs: HashMap<String, Tensor>) -> Result<Prepa
         "l1_loss" => Box::new(move || a.get("x")?.l1_loss(a.get("target")?).map(|t| one("loss", t))),
         "mse_loss" => Box::new(move || a.get("x")?.mse_loss(a.get("target")?).map(|t| one("loss", t))),
         "adam_step" => adam_step(case, a)?,
-        "pearson" => Box::new(move || pearson(&a)),
-        "roc_auc" => Box::new(move || {
-            let (score, label) = (a.get("score")?.to_vec::<f64>()?, a.get("label")?.to_vec::<f64>()?);
-            let positive: Vec<bool> = label.iter().map(|&l| l == 1.0).collect();
-            metric("auc", a.get("score")?, &[eval::stats::roc_auc(&score, &positive).unwrap_or(f64::NAN)])
-        }),
+        "segment_softmax" => {
+            let offsets = subject.indices("offsets")?;
+            Box::new(move || y(a.get("x")?.segment_softmax(&offsets)))
+        }
+        "segment_weighted_sum" => {
+            let offsets = subject.indices("offsets")?;
+            Box::new(move || y(a.get("x")?.segment_weighted_sum(a.get("weights")?, &offsets)))
+        }
+        "segment_topk_mean" => {
+            let (offsets, k) = (subject.indices("offsets")?, case.int("k")?);
+            Box::new(move || y(a.get("scores")?.segment_topk_mean(&offsets, k)))
+        }
         unknown => bail!("unknown operation `{unknown}`"),
     };
     Ok(Prepared { leaves, run })
@@ -177,20 +179,4 @@ fn adam_step(case: &CaseFile, a: Arguments) -> Result<Box<dyn FnOnce() -> isg::R
         adam::update(&step, param, a.get("grad")?, m, v)?;
         Ok([("param", param), ("m", m), ("v", v)].map(|(name, t)| (name.to_string(), t.clone())).into())
     }))
-}
-
-/// Column by column, as genes are scored.
-fn pearson(a: &Arguments) -> isg::Result<Outputs> {
-    let (x, y) = (a.get("x")?, a.get("y")?);
-    let (rows, columns) = (x.shape()[0], x.shape()[1]);
-    let (xs, ys) = (x.to_vec::<f64>()?, y.to_vec::<f64>()?);
-    let column = |values: &[f64], c: usize| (0..rows).map(|r| values[r * columns + c]).collect::<Vec<f64>>();
-    let r: Vec<f64> =
-        (0..columns).map(|c| eval::stats::pearson(&column(&xs, c), &column(&ys, c)).unwrap_or(f64::NAN)).collect();
-    metric("r", x, &r)
-}
-
-/// Metrics are numbers of the host, in f64 whatever the tensors hold.
-fn metric(name: &str, like: &Tensor, values: &[f64]) -> isg::Result<Outputs> {
-    Ok(one(name, Tensor::from_f64(values, [values.len()], isg::DType::F64, like.device())?))
 }
