@@ -12,6 +12,7 @@ pub mod conv2d;
 pub mod cpu;
 pub mod device;
 pub mod dtype;
+pub mod encoder;
 pub mod error;
 pub mod escape;
 pub mod eval;

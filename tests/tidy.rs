@@ -76,7 +76,7 @@ fn one_file_talks_to_nvidias_driver() {
 const ROOMS: &[&[&str]] = &[
     &["cli"],
     &["pipeline"],
-    &["mil", "extractor", "report", "synth"],
+    &["mil", "encoder", "extractor", "report", "synth"],
     &["select", "cohort", "eval", "slide", "nn", "optim", "io"],
     &["ops"],
     &["gemm", "cpu", "op+tape+tensor"],

@@ -90,6 +90,18 @@ impl Extractor {
         Ok(Extractor { config, model, device: device.clone(), digest })
     }
 
+    /// The same networks with drawn weights, as training would begin with them.
+    ///
+    /// # Errors
+    /// A configuration that cannot be, a device that fails.
+    pub fn untrained(config: &ExtractorConfig, device: &Device) -> Result<Extractor> {
+        config.validate()?;
+        let (model, params) = Autoencoder::new(Builder::fresh(config.seed, DType::F32, device), config)?;
+        let tensors = params.named().map(|(name, tensor)| (name.to_string(), tensor.clone())).collect();
+        let digest = content_digest(config, &tensors)?;
+        Ok(Extractor { config: config.clone(), model, device: device.clone(), digest })
+    }
+
     pub fn config(&self) -> &ExtractorConfig {
         &self.config
     }

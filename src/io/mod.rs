@@ -8,6 +8,7 @@ pub mod checksum;
 pub mod file_name;
 pub mod fingerprint;
 pub mod metrics;
+pub mod npz;
 mod pickle;
 pub mod pytorch;
 pub mod safetensors;

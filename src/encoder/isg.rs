@@ -1,0 +1,73 @@
+//! The paper's encoder: that of the StyleGAN pair, trained on the run's patches, each scale its own ([`crate::extractor`]).
+
+use serde::{Deserialize, Serialize};
+
+use super::{Encoder, EncoderSpec, Parameters, PatchEncoder, Site, registry};
+use crate::{
+    device::Device,
+    error::Result,
+    extractor::{Extractor, patches::PatchSource, training},
+    image::RgbImage,
+    io::checksum::Digest,
+    progress::Progress,
+};
+
+pub const SPEC: EncoderSpec = EncoderSpec {
+    name: "isg",
+    title: "StyleGAN pair",
+    cites: "the paper, section 3.2; S2FGAN, Yang et al. 2022",
+    with: |parameters| registry::with::<Isg>("isg", parameters),
+};
+
+/// Its settings are those of `[extractor]`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Isg {}
+
+impl Encoder for Isg {
+    fn spec(&self) -> &'static EncoderSpec {
+        &SPEC
+    }
+
+    fn parameters(&self) -> Parameters {
+        registry::parameters(self)
+    }
+
+    fn cells_by_default(&self) -> bool {
+        true
+    }
+
+    fn learns(&self) -> bool {
+        true
+    }
+
+    fn learn(&self, site: Site, source: &dyn PatchSource, device: &Device, progress: &dyn Progress) -> Result<()> {
+        training::renew(site.extractor, source, site.dir, device, progress).map(drop)
+    }
+
+    fn digest(&self, site: Site) -> Result<Digest> {
+        training::checksum(site.dir)
+    }
+
+    fn load(&self, site: Site, device: &Device) -> Result<Box<dyn PatchEncoder>> {
+        Ok(Box::new(Extractor::load(site.dir, device)?))
+    }
+}
+
+impl PatchEncoder for Extractor {
+    fn d(&self) -> usize {
+        Extractor::d(self)
+    }
+
+    fn digest(&self) -> Digest {
+        Extractor::digest(self)
+    }
+
+    fn encode(&self, images: &[RgbImage]) -> Result<Vec<f32>> {
+        Extractor::encode(self, images)
+    }
+
+    fn extractor(&self) -> Option<&Extractor> {
+        Some(self)
+    }
+}
