@@ -4,6 +4,7 @@ mod cli;
 mod cohort;
 mod contract;
 mod counters;
+mod encoders;
 mod epilogue;
 mod eval;
 mod gpu;

@@ -1,14 +1,22 @@
-//! `isg extractor train`: trains the feature extraction networks on patches cut from images or slides.
+//! `isg extractor`: trains the feature extraction networks on patches cut from images or slides, and shows what they understood.
 
 use std::path::{Path, PathBuf};
 
-use super::{Context, Outcome, output};
+use rayon::prelude::*;
+
+use super::{
+    Context, Outcome,
+    images::{self, LARGEST_WHOLE_IMAGE_PX},
+    output,
+};
 use crate::{
     error::{Error, Result},
-    extractor::{config::ExtractorConfig, patches::PatchSource, training},
+    extractor::{Extractor, config::ExtractorConfig, patches::PatchSource, training},
     image::RgbImage,
     io::{checksum::Digest, text},
     progress::Progress,
+    random::Philox,
+    select::glass::{Cells, GLASS_SHARE},
     slide::{Slide, Tile},
 };
 
@@ -22,13 +30,39 @@ pub struct Args {
 enum Verb {
     /// Train encoder, generator and critic; run again, it resumes where it stopped.
     Train(Train),
+    /// Draw what an extractor understood: each image beside its reconstruction, as PNG.
+    Show(Show),
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  isg extractor show extractor tile.png --out shown
+  isg extractor show run/extractor/local tiles/ --out shown --json")]
+struct Show {
+    /// The folder of `isg extractor train`, or RUN/extractor/global or RUN/extractor/local.
+    dir: PathBuf,
+    /// Images, or folders of them; each is resized to the network's size.
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    /// Folder for the PNGs, named after the images.
+    #[arg(long, value_name = "DIR", default_value = "shown")]
+    out: PathBuf,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   isg extractor train patches/ --out extractor --preset small
-  isg extractor train slide.svs --patch-px 1024 --out extractor --config extractor.toml")]
+  isg extractor train slide.svs --patch-px 1024 --out extractor --config extractor.toml
+  isg extractor train slides/ --patch-px 512 --crops 2000 --out extractor
+
+While it trains, the progress line says what the pair is worth on patches set aside: the L1 of its reconstructions beside that of
+one constant colour and of principal components, how much of the code is common to all images, and how many dimensions it uses.
+Patches of glass teach nothing and are left out; --glass keeps them.")]
 struct Train {
     /// Images and slides, or folders of them. Each image is cut into patches.
     #[arg(required = true, value_name = "PATH")]
@@ -39,6 +73,12 @@ struct Train {
     /// Side of a patch at full resolution; images smaller than that are one patch. Default: whole images.
     #[arg(long, value_name = "PX")]
     patch_px: Option<usize>,
+    /// So many patches of each image at random places instead of a grid of them.
+    #[arg(long, value_name = "N", requires = "patch_px")]
+    crops: Option<usize>,
+    /// Train on glass too.
+    #[arg(long)]
+    glass: bool,
     /// TOML file with the extractor's keys.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -60,27 +100,73 @@ struct Train {
 pub fn run(args: &Args, context: &Context) -> Result<Outcome> {
     match &args.verb {
         Verb::Train(args) => train(args, context),
+        Verb::Show(args) => show(args, context),
     }
+}
+
+/// Pixels between an image and its reconstruction.
+const GAP_PX: usize = 4;
+
+fn show(args: &Show, context: &Context) -> Result<Outcome> {
+    let extractor = Extractor::load(&args.dir, &context.device()?)?;
+    let files = images::files(&args.images)?;
+    std::fs::create_dir_all(&args.out).map_err(|e| Error::io(&args.out, e))?;
+    let (px, mut shown, mut failed) = (extractor.config().image_px, Vec::new(), 0);
+    context.progress.begin("show", files.len() as u64, "images");
+    for path in &files {
+        context.progress.check()?;
+        let image = match images::whole(path) {
+            Ok(image) => image,
+            Err(error) if !error.lies_with(path) => return Err(error),
+            Err(error) => {
+                context.progress.note(&format!("left out: {error}"));
+                failed += 1;
+                continue;
+            }
+        };
+        let (image, back) = (image.resize_bilinear(px, px), extractor.reconstruct(&[image])?.swap_remove(0));
+        let off = image.pixels.iter().zip(&back.pixels).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>();
+        let l1 = off / 127.5 / image.pixels.len() as f64;
+        let mut pair = RgbImage::filled(2 * px + GAP_PX, px, [255; 3]);
+        for (y, x) in (0..px).flat_map(|y| (0..px).map(move |x| (y, x))) {
+            pair.put(x, y, image.pixel(x, y));
+            pair.put(px + GAP_PX + x, y, back.pixel(x, y));
+        }
+        let name = path.file_stem().map_or_else(|| "image".into(), |stem| stem.to_string_lossy().into_owned());
+        let to = args.out.join(format!("{name}.png"));
+        output::refuse_overwriting([to.as_path()], files.iter().map(PathBuf::as_path))?;
+        pair.write_png(&to)?;
+        shown.push((path, to, l1));
+        context.progress.advance(1);
+    }
+    context.progress.end();
+    if args.json {
+        let row =
+            |(image, png, l1): &(&PathBuf, PathBuf, f64)| serde_json::json!({ "image": image, "png": png, "l1": l1 });
+        output::json(&shown.iter().map(row).collect::<Vec<_>>())?;
+    } else {
+        for (image, png, l1) in &shown {
+            output::line(format_args!("{}: {}, mean absolute difference {l1:.4}", image.display(), png.display()))?;
+        }
+    }
+    Ok(if failed == 0 { Outcome::Done } else { Outcome::Partial })
 }
 
 fn train(args: &Train, context: &Context) -> Result<Outcome> {
     let config = configuration(args)?;
     config.validate()?;
-    let patches = SlidePatches::open(&args.images, args.patch_px, &context.progress)?;
+    let patches = SlidePatches::open(args, config.seed, &context.progress)?;
     let trained = training::train(&config, &patches, &args.out, &context.device()?, &context.progress)?;
     if args.json {
         let result = serde_json::json!({
             "dir": trained.dir, "steps": trained.steps, "patches": patches.len(), "last": trained.last,
+            "quality": trained.quality, "warning": trained.quality.and_then(|quality| quality.warning()),
         });
         output::json(&result)?;
     } else {
-        let l1 = trained.last.map_or(String::new(), |last| format!(", mean absolute difference {:.4}", last.l1));
-        output::line(format_args!(
-            "{}: {} steps on {} patches{l1}",
-            trained.dir.display(),
-            trained.steps,
-            patches.len()
-        ))?;
+        let worth = trained.quality.map_or(String::new(), |quality| format!(": {}", quality.remark()));
+        let (dir, steps) = (trained.dir.display(), trained.steps);
+        output::line(format_args!("{dir}: {steps} steps on {} patches{worth}", patches.len()))?;
     }
     Ok(if patches.skipped == 0 { Outcome::Done } else { Outcome::Partial })
 }
@@ -121,14 +207,15 @@ struct SlidePatches {
     skipped: usize,
 }
 
-/// An image larger than this is not one patch by intention.
-const LARGEST_WHOLE_IMAGE_PX: u64 = 4096;
-
 impl SlidePatches {
-    fn open(paths: &[PathBuf], patch_px: Option<usize>, progress: &dyn Progress) -> Result<SlidePatches> {
+    fn open(args: &Train, seed: u64, progress: &dyn Progress) -> Result<SlidePatches> {
         let mut patches = SlidePatches { slides: Vec::new(), places: Vec::new(), skipped: 0 };
-        for path in files(paths)? {
-            match Slide::open(&path).and_then(|slide| Ok((whole_patches(&slide, patch_px)?, slide))) {
+        for path in images::files(&args.images)? {
+            let cut = |slide: &Slide| match (args.crops, args.patch_px) {
+                (Some(count), Some(side)) => random_patches(slide, side as u64, count, seed),
+                _ => whole_patches(slide, args.patch_px),
+            };
+            match Slide::open(&path).and_then(|slide| Ok((cut(&slide)?, slide))) {
                 Ok((tiles, slide)) => {
                     patches.places.extend(tiles.into_iter().map(|tile| (patches.slides.len(), tile)));
                     patches.slides.push(slide);
@@ -187,19 +274,21 @@ fn whole_patches(slide: &Slide, patch_px: Option<usize>) -> Result<Vec<Tile>> {
     Ok(slide.tiles(0, side)?.filter(|tile| alone || whole(tile)).collect())
 }
 
-/// The files named, and those directly inside the folders named, in order.
-fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for path in paths {
-        if path.is_dir() {
-            let entries = std::fs::read_dir(path).map_err(|e| Error::io(path, e))?;
-            let mut inside: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-            inside.retain(|path| path.is_file() && path.file_name().is_none_or(|n| n.as_encoded_bytes()[0] != b'.'));
-            inside.sort();
-            found.extend(inside);
-        } else {
-            found.push(path.clone());
-        }
+/// Squares of `side` px at random places that lie wholly inside; an image smaller than one is a patch by itself.
+fn random_patches(slide: &Slide, side: u64, count: usize, seed: u64) -> Result<Vec<Tile>> {
+    let full = &slide.levels()[0];
+    if full.width_px < side || full.height_px < side {
+        return whole_patches(slide, Some(side as usize));
     }
-    Ok(found)
+    let name = slide.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let chance = Philox::named(seed, &format!("extractor.crops.{name}"));
+    let place = |at: u64, length: u64| chance.below(at, (length - side + 1) as usize) as u64;
+    let tile = |i: u64| Tile {
+        level: 0,
+        x_px: place(2 * i, full.width_px),
+        y_px: place(2 * i + 1, full.height_px),
+        width_px: side,
+        height_px: side,
+    };
+    Ok((0..count as u64).map(tile).collect())
 }

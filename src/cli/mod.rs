@@ -7,8 +7,10 @@
 pub mod compare;
 pub mod demo;
 pub mod doctor;
+pub mod encode;
 pub mod evaluate;
 pub mod extractor;
+mod images;
 pub mod output;
 pub mod predict;
 pub mod progress;
@@ -70,6 +72,8 @@ struct Global {
 enum Command {
     /// Say what this machine offers and what is missing, one sentence each.
     Doctor(doctor::Args),
+    /// The vectors of any images, by any encoder.
+    Encode(encode::Args),
     /// Train the networks that turn patches into feature vectors.
     Extractor(extractor::Args),
     /// Bits of texture in every patch of slides or images, and which patches are kept.
@@ -197,6 +201,7 @@ fn start_threads(asked: Option<usize>) -> Result<()> {
 fn run(command: Command, context: &Context) -> Result<Outcome> {
     match command {
         Command::Doctor(args) => doctor::run(&args, context),
+        Command::Encode(args) => encode::run(&args, context),
         Command::Extractor(args) => extractor::run(&args, context),
         Command::Score(args) => score::run(*args, context),
         Command::Shannon(args) => shannon::run(args, context),

@@ -1,8 +1,8 @@
 //! What was extracted from each slide, on disk: one safetensors file per slide and an index.
 //!
-//! `SLIDE.safetensors` holds `global` `[n, d]` f32, `local` `[n, g, g, d]` f16 or f32, `coords` `[n, 2]` i64 (x, y of each
-//! patch's upper left corner in level-0 pixels) and, where the selector gives them, `scores` `[n]` f64. Its metadata
-//! holds all that it was made from ([`FeatureKey`]), so that nothing is computed twice and a change is noticed. Files are
+//! `SLIDE.safetensors` holds `global` `[n, d]` f32, where the encoder makes cubes `local` `[n, g, g, cell_d]` f16 or f32,
+//! `coords` `[n, 2]` i64 (x, y of each patch's upper left corner in level-0 pixels) and, where the selector gives them,
+//! `scores` `[n]` f64. Its metadata holds all that it was made from ([`FeatureKey`]), so that nothing is computed twice and a change is noticed. Files are
 //! written whole or not at all, carry their checksum, and are read through a map, on demand. `index.json` lists those of a
 //! run for people and scripts; it is written from the files and never trusted over them.
 
@@ -48,20 +48,22 @@ pub struct FeatureKey {
     pub slide: Digest,
     /// Of the kept patches: their corners and scores.
     pub patches: Digest,
-    /// Of the two encoders.
+    /// Of the encoders of whole patches and of fine ones; zeros where there are no cubes.
     pub global_extractor: Digest,
     pub local_extractor: Digest,
     pub local_precision: LocalPrecision,
 }
 
-/// Features of one slide to be written. `n` patches, `d` numbers each, a grid of `g` by `g` fine patches.
+/// Features of one slide to be written: `n` patches, `d` numbers each, and a grid of `g` by `g` fine patches of `cell_d` numbers
+/// each. Without cubes `g` and `cell_d` are 0.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct SlideFeatures {
     pub d: usize,
+    pub cell_d: usize,
     pub g: usize,
     /// `[n, d]`
     pub global: Vec<f32>,
-    /// `[n, g, g, d]`
+    /// `[n, g, g, cell_d]`
     pub local: Vec<f32>,
     /// Upper left corners in level-0 pixels.
     pub coords: Vec<[i64; 2]>,
@@ -87,6 +89,7 @@ pub struct IndexEntry {
     pub file: String,
     pub patches: usize,
     pub d: usize,
+    pub cell_d: usize,
     pub g: usize,
     pub key: FeatureKey,
 }
@@ -122,11 +125,11 @@ impl FeatureStore {
 
     /// Writes a slide's features atomically. Errors where the arrays do not fit each other.
     pub fn write(&self, slide: &str, key: &FeatureKey, features: &SlideFeatures) -> Result<()> {
-        let SlideFeatures { d, g, global, local, coords, scores } = features;
-        let (n, d, g) = (coords.len(), *d, *g);
-        if global.len() != n * d || local.len() != n * g * g * d || !(scores.is_empty() || scores.len() == n) {
+        let SlideFeatures { d, cell_d, g, global, local, coords, scores } = features;
+        let (n, d, cell_d, g) = (coords.len(), *d, *cell_d, *g);
+        if global.len() != n * d || local.len() != n * g * g * cell_d || !(scores.is_empty() || scores.len() == n) {
             let message = format!(
-                "{slide}: {n} coordinates, {} global and {} local numbers, {} scores, with d = {d}, g = {g}",
+                "{slide}: {n} coordinates, {} global and {} local numbers, {} scores, with d = {d} and {cell_d}, g = {g}",
                 global.len(),
                 local.len(),
                 scores.len()
@@ -136,16 +139,16 @@ impl FeatureStore {
         if let Some(bad) = global.iter().chain(local).position(|v| !v.is_finite()) {
             return Err(Error::shape("feature store", format!("{slide}: feature number {bad} is not finite")));
         }
-        let local_shape = [n, g, g, d];
         let corners: Vec<i64> = coords.iter().flatten().copied().collect();
-        let mut arrays = vec![
-            NamedArray::from_f32("global", &[n, d], global)?,
-            match key.local_precision {
-                LocalPrecision::F16 => NamedArray::f16_from_f32("local", &local_shape, local)?,
-                LocalPrecision::F32 => NamedArray::from_f32("local", &local_shape, local)?,
-            },
-            NamedArray::from_i64("coords", &[n, 2], &corners)?,
-        ];
+        let mut arrays =
+            vec![NamedArray::from_f32("global", &[n, d], global)?, NamedArray::from_i64("coords", &[n, 2], &corners)?];
+        if g > 0 {
+            let shape = [n, g, g, cell_d];
+            arrays.push(match key.local_precision {
+                LocalPrecision::F16 => NamedArray::f16_from_f32("local", &shape, local)?,
+                LocalPrecision::F32 => NamedArray::from_f32("local", &shape, local)?,
+            });
+        }
         if !scores.is_empty() {
             arrays.push(NamedArray::from_f64("scores", &[n], scores)?);
         }
@@ -189,6 +192,7 @@ impl FeatureStore {
             file: self.path_of(&stored.slide).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
             patches: stored.n,
             d: stored.d,
+            cell_d: stored.cell_d,
             g: stored.g,
             key: stored.key.clone(),
         };
@@ -217,9 +221,11 @@ pub struct StoredFeatures {
     pub checksum: Digest,
     /// Patches.
     pub n: usize,
-    /// Numbers per vector.
+    /// Numbers per vector of a whole patch.
     pub d: usize,
-    /// Fine patches along a side.
+    /// Numbers per vector of a fine patch; 0 without cubes.
+    pub cell_d: usize,
+    /// Fine patches along a side; 0 without cubes.
     pub g: usize,
 }
 
@@ -241,14 +247,21 @@ impl StoredFeatures {
         let bad = |e: serde_json::Error| not_ours(format!("has unreadable metadata ({e})"));
         let key: FeatureKey = serde_json::from_str(value("key")?).map_err(bad)?;
         let checksum = file.checksum().unwrap_or_default();
-        let (global, local, coords) = (file.get("global")?, file.get("local")?, file.get("coords")?);
-        let (&[n, d], &[n_local, g, g_too, d_local], &[n_coords, 2]) = (global.shape, local.shape, coords.shape) else {
+        let (global, coords) = (file.get("global")?, file.get("coords")?);
+        let (&[n, d], &[n_coords, 2]) = (global.shape, coords.shape) else {
             return Err(not_ours("has arrays of the wrong rank".to_string()));
         };
-        let types = global.element == ElementType::F32
-            && matches!(local.element, ElementType::F16 | ElementType::F32)
-            && coords.element == ElementType::I64;
-        if n_local != n || n_coords != n || d_local != d || g_too != g || !types {
+        let (mut g, mut cell_d) = (0, 0);
+        let mut fits = n_coords == n && global.element == ElementType::F32 && coords.element == ElementType::I64;
+        if file.contains("local") {
+            let local = file.get("local")?;
+            let &[n_local, rows, columns, width] = local.shape else {
+                return Err(not_ours("has arrays of the wrong rank".to_string()));
+            };
+            fits &= n_local == n && rows == columns && matches!(local.element, ElementType::F16 | ElementType::F32);
+            (g, cell_d) = (rows, width);
+        }
+        if !fits {
             return Err(not_ours("has arrays that do not fit each other".to_string()));
         }
         if file.contains("scores") {
@@ -257,7 +270,7 @@ impl StoredFeatures {
                 return Err(not_ours("has scores that do not fit its patches".to_string()));
             }
         }
-        Ok(StoredFeatures { slide, key, checksum, n, d, g, file })
+        Ok(StoredFeatures { slide, key, checksum, n, d, cell_d, g, file })
     }
 
     /// `[n, d]`, borrowed from the map where it lies aligned (as written by this crate, always).
@@ -269,15 +282,18 @@ impl StoredFeatures {
         })
     }
 
-    /// `[n, g, g, d]`, all of it as f32: n g² d · 4 bytes.
+    /// `[n, g, g, cell_d]`, all of it as f32: n g² cell_d · 4 bytes. Nothing without cubes.
     pub fn local(&self) -> Result<Vec<f32>> {
-        Ok(self.file.get("local")?.to_f32())
+        if self.g == 0 { Ok(Vec::new()) } else { Ok(self.file.get("local")?.to_f32()) }
     }
 
-    /// `[g, g, d]` of one patch, read from the file alone.
+    /// `[g, g, cell_d]` of one patch, read from the file alone.
     pub fn local_patch(&self, patch: usize) -> Result<Vec<f32>> {
+        if self.g == 0 {
+            return Ok(Vec::new());
+        }
         let view = self.file.get("local")?;
-        let size = self.g * self.g * self.d;
+        let size = self.g * self.g * self.cell_d;
         let bytes = size * view.element.bytes();
         let bytes = view
             .bytes
@@ -286,14 +302,14 @@ impl StoredFeatures {
         Ok(ArrayView { bytes, shape: &[size], ..view }.to_f32())
     }
 
-    /// Mean of each patch's local features over its g x g cells, `[n, d]`: what the paper feeds its transformer with
+    /// Mean of each patch's local features over its g x g cells, `[n, cell_d]`: what the paper feeds its transformer with
     /// when no updating has happened.
     pub fn local_means(&self) -> Result<Vec<f32>> {
-        let mut out = Vec::with_capacity(self.n * self.d);
+        let mut out = Vec::with_capacity(self.n * self.cell_d);
         for patch in 0..self.n {
             let cells = self.local_patch(patch)?;
-            let mut sum = vec![0.0f64; self.d];
-            for cell in cells.chunks_exact(self.d.max(1)) {
+            let mut sum = vec![0.0f64; self.cell_d];
+            for cell in cells.chunks_exact(self.cell_d.max(1)) {
                 cell.iter().zip(&mut sum).for_each(|(v, s)| *s += f64::from(*v));
             }
             let cells = (self.g * self.g).max(1) as f64;

@@ -79,8 +79,7 @@ impl Default for EncoderConfig {
 
 impl PartialEq for EncoderConfig {
     fn eq(&self, other: &EncoderConfig) -> bool {
-        *self.encoder == *other.encoder
-            && (self.mpp, self.pool, self.cells) == (other.mpp, other.pool, other.cells)
+        *self.encoder == *other.encoder && (self.mpp, self.pool, self.cells) == (other.mpp, other.pool, other.cells)
     }
 }
 

@@ -182,13 +182,20 @@ mod tests {
     fn folding_changes_nothing() -> Result<()> {
         let cpu = Device::cpu();
         for depthwise in [false, true] {
-            let shape =
-                Shape { inputs: 5, outputs: if depthwise { 5 } else { 7 }, kernel_px: 3, stride: 2, padding: Padding::Each(1), depthwise };
+            let shape = Shape {
+                inputs: 5,
+                outputs: if depthwise { 5 } else { 7 },
+                kernel_px: 3,
+                stride: 2,
+                padding: Padding::Each(1),
+                depthwise,
+            };
             let mut b = Builder::fresh(3, DType::F64, &cpu);
             let mut layer = ConvNorm::new(&mut b, ["conv", "norm"], shape, 1e-3, Then::Nothing)?;
             let k = shape.outputs;
             let drawn = |name: &str, low: f64| {
-                let values: Vec<f64> = crate::random::Philox::named(1, name).uniforms(k).iter().map(|u| low + u).collect();
+                let values: Vec<f64> =
+                    crate::random::Philox::named(1, name).uniforms(k).iter().map(|u| low + u).collect();
                 Tensor::from_f64(&values, [k], DType::F64, &cpu)
             };
             (layer.norm_weight, layer.norm_bias) = (drawn("weight", 0.5)?, drawn("bias", -0.5)?);

@@ -113,7 +113,7 @@ impl EfficientNet {
                         expand: expand.transpose()?,
                         depthwise: ConvNorm::new(b, depthwise, each, EPS, Then::Relu6)?,
                         project: ConvNorm::new(b, project, same(hidden, outputs, 1, 1), EPS, Then::Nothing)?,
-                        residual: block > 0,
+                        residual: stride == 1 && inputs == outputs,
                     })
                 })?);
                 inputs = outputs;

@@ -5,8 +5,15 @@ use serde::{Deserialize, Serialize};
 use super::{Encoder, EncoderSpec, Parameters, PatchEncoder, Site, registry};
 use crate::{
     device::Device,
+    dtype::DType,
     error::Result,
-    extractor::{Extractor, patches::PatchSource, training},
+    extractor::{
+        self, Extractor,
+        config::ExtractorConfig,
+        lpips::Lpips,
+        patches::PatchSource,
+        training::{self, StepRecord},
+    },
     image::RgbImage,
     io::checksum::Digest,
     progress::Progress,
@@ -37,8 +44,28 @@ impl Encoder for Isg {
         true
     }
 
+    fn differs_by_scale(&self) -> bool {
+        true
+    }
+
     fn learns(&self) -> bool {
         true
+    }
+
+    fn probe(&self, site: Site) -> Result<usize> {
+        let ExtractorConfig { lpips, d, .. } = site.extractor;
+        if site.extractor.lpips_weight() > 0.0 && lpips.is_trained() {
+            Lpips::load(lpips.weights.as_ref(), &lpips.linear, DType::F32, &Device::cpu())?;
+        }
+        Ok(*d)
+    }
+
+    fn trainable(&self, site: Site) -> Result<usize> {
+        extractor::parameters(site.extractor)
+    }
+
+    fn curve(&self, site: Site) -> Result<Vec<StepRecord>> {
+        training::curve(site.dir)
     }
 
     fn learn(&self, site: Site, source: &dyn PatchSource, device: &Device, progress: &dyn Progress) -> Result<()> {

@@ -9,6 +9,9 @@ use crate::{device::Device, dtype::DType, error::Result, image::RgbImage, io::ch
 /// Pixels of one forward pass: bounds its memory, and is enough for GEMMs to be efficient.
 const PIXELS_A_PASS: usize = 1 << 20;
 
+/// A forward pass, `[n, h, w, 3]` to `[n, d]`.
+pub type Forward = Box<dyn Fn(&Tensor) -> Result<Tensor>>;
+
 /// Images of any size to vectors.
 pub struct Network {
     pub d: usize,
@@ -19,8 +22,7 @@ pub struct Network {
     pub dtype: DType,
     pub device: Device,
     pub digest: Digest,
-    /// `[n, tile_px, tile_px, 3]` to `[n, d]`.
-    pub forward: Box<dyn Fn(&Tensor) -> Result<Tensor>>,
+    pub forward: Forward,
 }
 
 impl PatchEncoder for Network {

@@ -17,7 +17,7 @@ use super::ENCODERS;
 use crate::{
     device::Device,
     error::{Error, Result},
-    extractor::{Extractor, config::ExtractorConfig, patches::PatchSource},
+    extractor::{Extractor, config::ExtractorConfig, patches::PatchSource, training::StepRecord},
     image::RgbImage,
     io::checksum::Digest,
     progress::Progress,
@@ -75,6 +75,11 @@ pub trait Encoder: Debug + Send + Sync {
         false
     }
 
+    /// Whether whole patches and fine ones have networks of their own, in sites of their own.
+    fn differs_by_scale(&self) -> bool {
+        false
+    }
+
     /// Whether it learns from patches: then [`Encoder::learn`] comes before [`Encoder::load`], each scale in its own folder.
     fn learns(&self) -> bool {
         false
@@ -87,6 +92,33 @@ pub trait Encoder: Debug + Send + Sync {
     fn learn(&self, site: Site, source: &dyn PatchSource, device: &Device, progress: &dyn Progress) -> Result<()> {
         let _ = (site, source, device, progress);
         Ok(())
+    }
+
+    /// Looks at everything that it needs of the user's files, so that what cannot be used is refused before any work; gives
+    /// the length of its vectors.
+    ///
+    /// # Errors
+    /// What [`Encoder::load`] would say.
+    fn probe(&self, site: Site) -> Result<usize> {
+        Ok(self.load(site, &Device::cpu())?.d())
+    }
+
+    /// Values that learning changes.
+    ///
+    /// # Errors
+    /// A configuration that cannot be.
+    fn trainable(&self, site: Site) -> Result<usize> {
+        let _ = site;
+        Ok(0)
+    }
+
+    /// How its training went, where it is trained by gradient.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    fn curve(&self, site: Site) -> Result<Vec<StepRecord>> {
+        let _ = site;
+        Ok(Vec::new())
     }
 
     /// Of everything that decides its vectors, files by their bytes and what was learned included.
@@ -156,8 +188,7 @@ impl dyn Encoder {
 /// Another name, a setting that it does not have, a value of another kind.
 pub fn named(name: &str, parameters: Parameters) -> Result<Arc<dyn Encoder>> {
     let spec = ENCODERS.iter().find(|spec| spec.name == name);
-    let spec =
-        spec.ok_or_else(|| Error::Usage(format!("there is no encoder `{name}`; choose one of {}", names())))?;
+    let spec = spec.ok_or_else(|| Error::Usage(format!("there is no encoder `{name}`; choose one of {}", names())))?;
     (spec.with)(parameters)
 }
 

@@ -260,7 +260,8 @@ impl Encoder for ResnetEncoder {
         let mut b = if self.settings.weights == RANDOM {
             Builder::fresh(self.settings.seed, DType::F32, device)
         } else {
-            StateDict::read(Path::new(&self.settings.weights), &["conv1.weight"], &["fc."])?.into_builder(DType::F32, device)?
+            StateDict::read(Path::new(&self.settings.weights), &["conv1.weight"], &["fc."])?
+                .into_builder(DType::F32, device)?
         };
         let config = match self.depth {
             Depth::Resnet18 => ResnetConfig::RESNET18,

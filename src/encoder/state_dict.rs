@@ -47,7 +47,8 @@ impl StateDict {
         let prefix = anchors.iter().flat_map(|anchor| arrays.iter().filter_map(|a| before(&a.name, anchor)));
         let Some(prefix) = prefix.min_by_key(String::len) else {
             let shown: Vec<&str> = arrays.iter().take(6).map(|a| a.name.as_str()).collect();
-            let problem = format!("holds no tensor `{}`, but {} such as {}", anchors[0], arrays.len(), shown.join(", "));
+            let problem =
+                format!("holds no tensor `{}`, but {} such as {}", anchors[0], arrays.len(), shown.join(", "));
             return Err(Error::input(origin, problem, "name the weights of this encoder's network"));
         };
         let own = |mut array: NamedArray| {
@@ -101,7 +102,8 @@ impl StateDict {
 /// One sentence that says which.
 pub fn check(weights: &str) -> Result<()> {
     if weights.is_empty() {
-        let message = "encoder.weights is missing: name a .pth or safetensors file, or write \"random\" for drawn weights";
+        let message =
+            "encoder.weights is missing: name a .pth or safetensors file, or write \"random\" for drawn weights";
         return Err(Error::Usage(message.into()));
     }
     Ok(())
@@ -117,6 +119,5 @@ pub fn digests(weights: &str) -> Result<Vec<Digest>> {
 
 /// A file of weights where `settle` says it lies; nothing where weights are drawn.
 pub fn resolved(weights: &str, settle: &dyn Fn(&Path) -> PathBuf) -> Option<String> {
-    (!weights.is_empty() && weights != RANDOM)
-        .then(|| settle(Path::new(weights)).to_string_lossy().into_owned())
+    (!weights.is_empty() && weights != RANDOM).then(|| settle(Path::new(weights)).to_string_lossy().into_owned())
 }

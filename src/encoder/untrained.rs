@@ -30,6 +30,10 @@ impl Encoder for Untrained {
         true
     }
 
+    fn differs_by_scale(&self) -> bool {
+        true
+    }
+
     fn digest(&self, site: Site) -> Result<Digest> {
         Ok(Extractor::untrained(site.extractor, &Device::cpu())?.digest())
     }

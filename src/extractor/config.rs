@@ -17,7 +17,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    nn::norm::NormKind,
+};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -67,6 +70,8 @@ pub struct EncoderConfig {
     pub merge_layers: usize,
     /// Relative learning rate of heads and merge.
     pub style_lr_mul: f64,
+    /// Normalisation of the code: `none`, as S2FGAN, or `batch`, which centres it.
+    pub code_norm: NormKind,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -85,6 +90,8 @@ pub struct LossConfig {
     pub l1: f64,
     pub lpips: f64,
     pub adversarial: f64,
+    /// Steps over which the adversarial weight grows from 0; the critic itself learns from the first step.
+    pub adversarial_fade_steps: u64,
     /// γ of R1: the critic pays γ/2 times its squared gradient at real images.
     pub r1: f64,
     /// R1 is computed every so many steps and weighted up by as much.
@@ -150,13 +157,21 @@ impl ExtractorConfig {
                 head_layers: 4,
                 merge_layers: 5,
                 style_lr_mul: 0.01,
+                code_norm: NormKind::None,
             },
             generator_channels: vec![512, 512, 512, 512, 256, 128, 64],
             discriminator: DiscriminatorConfig {
                 channels: vec![64, 128, 256, 512, 512, 512, 512],
                 minibatch_stddev_group: 0,
             },
-            loss: LossConfig { l1: 1.0, lpips: 1.0, adversarial: 1.0, r1: 1.0, r1_every_steps: 16 },
+            loss: LossConfig {
+                l1: 1.0,
+                lpips: 1.0,
+                adversarial: 1.0,
+                adversarial_fade_steps: 0,
+                r1: 1.0,
+                r1_every_steps: 16,
+            },
             lpips: LpipsConfig { weights: "alexnet-owt-7be5be79.pth".into(), linear: "alex.pth".into() },
             optimizer: OptimizerConfig {
                 lr: 0.002,
@@ -197,9 +212,12 @@ impl ExtractorConfig {
                 merge_layers: 2,
                 // At a hundredth of the speed these layers would hardly move in a few hundred steps.
                 style_lr_mul: 1.0,
+                code_norm: NormKind::Batch,
             },
             generator_channels: vec![64, 64, 32, 16],
             discriminator: DiscriminatorConfig { channels: vec![16, 32, 64, 64], minibatch_stddev_group: 0 },
+            // With equal weights the critic wins a short run, and the pair gives one image for all.
+            loss: LossConfig { l1: 10.0, adversarial: 0.1, adversarial_fade_steps: 200, ..paper.loss },
             lpips: LpipsConfig { weights: "random".into(), ..paper.lpips },
             augment: AugmentConfig { adaptive_target: 0.0, ..paper.augment },
             batch: 16,
@@ -273,7 +291,13 @@ impl ExtractorConfig {
         if !(lr > 0.0 && lr.is_finite() && eps > 0.0 && (0.0..1.0).contains(&beta1) && (0.0..1.0).contains(&beta2)) {
             return wrong("optimizer.lr and eps are above 0, beta1 and beta2 from 0 to below 1".into());
         }
-        let LossConfig { l1, lpips, adversarial, r1, r1_every_steps } = self.loss;
+        if !matches!(self.encoder.code_norm, NormKind::None | NormKind::Batch) {
+            return wrong("encoder.code_norm is none or batch".into());
+        }
+        if self.encoder.code_norm == NormKind::Batch && self.batch < 2 {
+            return wrong("encoder.code_norm = \"batch\" needs batch of at least 2".into());
+        }
+        let LossConfig { l1, lpips, adversarial, r1, r1_every_steps, .. } = self.loss;
         let numbers = [
             ("loss.l1", l1),
             ("loss.lpips", lpips),

@@ -4,7 +4,8 @@
 //! then stages that each halve the image (a downsampling and a plain residual block). After every stage a head looks at a
 //! coarse average of it (`head_pool_px` squared cells) through a small fully connected net; the heads' vectors are
 //! averaged, normalised to unit mean square, and merged by another such net into the code that also drives the
-//! generator. Images `[n, h, w, 3]` in [-1, 1], code `[n, d]`.
+//! generator. That net ends in a leaky rectifier, so its vectors have a large part in common; `code_norm = "batch"` takes it off and
+//! gives every number one scale, by the batch's statistics in training and by running ones after. Images `[n, h, w, 3]` in [-1, 1], code `[n, d]`.
 
 use crate::{
     device::nvtx,
@@ -13,6 +14,7 @@ use crate::{
     nn::{
         builder::Builder,
         equalized::{EqualizedConv, EqualizedLinear, Then, halving, plain},
+        norm::{Norm, RunningStats},
         residual::ResidualBlock,
     },
     ops::{avg_pool2d::Pool2d, upfirdn2d::Filter},
@@ -25,6 +27,7 @@ pub struct Encoder {
     from_rgb: EqualizedConv,
     stages: Vec<Stage>,
     merge: Vec<EqualizedLinear>,
+    norm: Norm,
 }
 
 struct Stage {
@@ -53,11 +56,22 @@ impl Encoder {
             })
             .collect::<Result<Vec<_>>>()?;
         let merge = mlp(b, "merge", d, d, config.merge_layers, config.style_lr_mul)?;
-        Ok(Encoder { from_rgb, stages, merge })
+        let norm = b.scope("code_norm", |b| Norm::new(b, config.code_norm, d, 1.0))?;
+        Ok(Encoder { from_rgb, stages, merge, norm })
     }
 
     /// `[n, h, w, 3]` in [-1, 1] to `[n, d]`.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        self.norm.forward(&self.merged(images)?, false, "code_norm", &mut RunningStats::default())
+    }
+
+    /// The same of a training batch, and the running statistics that it moves on.
+    pub fn forward_training(&self, images: &Tensor) -> Result<(Tensor, RunningStats)> {
+        let mut stats = RunningStats::default();
+        Ok((self.norm.forward(&self.merged(images)?, true, "code_norm", &mut stats)?, stats))
+    }
+
+    fn merged(&self, images: &Tensor) -> Result<Tensor> {
         let _range = nvtx::range("encoder");
         let mut x = self.from_rgb.forward(images)?;
         let mut sum: Option<Tensor> = None;

@@ -10,6 +10,7 @@ pub mod encoder;
 pub mod generator;
 pub mod lpips;
 pub mod patches;
+pub mod quality;
 pub mod training;
 
 use std::{
@@ -32,7 +33,10 @@ use crate::{
     },
     image::RgbImage,
     io::{checkpoint, checksum::Digest, safetensors::SafetensorsFile},
-    nn::builder::{Builder, Params},
+    nn::{
+        builder::{Builder, Params},
+        norm::RunningStats,
+    },
     ops::upfirdn2d::Filter,
     tensor::Tensor,
 };
@@ -52,6 +56,12 @@ impl Autoencoder {
         let encoder = b.scope("encoder", |b| Encoder::new(b, &config.encoder, config.d, &filter))?;
         let generator = b.scope("generator", |b| Generator::new(b, &config.generator_channels, config.d, &filter))?;
         Ok((Autoencoder { encoder, generator }, b.finish()?))
+    }
+
+    /// As [`Autoencoder::forward`] on a training batch, and the running statistics of codes that it moves on.
+    pub fn forward_training(&self, images: &Tensor) -> Result<(Tensor, RunningStats)> {
+        let (code, stats) = self.encoder.forward_training(images)?;
+        Ok((self.generator.forward(&code)?, stats))
     }
 
     /// Images `[n, px, px, 3]` in [-1, 1] to their reconstructions.
@@ -151,6 +161,15 @@ impl Extractor {
         let rows: Vec<Vec<f32>> = images.par_iter().map(scale).collect::<Result<_>>()?;
         Tensor::from_vec(rows.concat(), [images.len(), px, px, 3], &self.device)
     }
+}
+
+/// The configuration of the extractor in `dir`; nothing where there is none.
+///
+/// # Errors
+/// An extractor that cannot be used.
+pub fn config_of(dir: &Path) -> Result<Option<ExtractorConfig>> {
+    let path = dir.join(FILE);
+    path.is_file().then(|| Header::read(&path).map(|header| header.config)).transpose()
 }
 
 /// Trainable values of encoder, generator and critic.

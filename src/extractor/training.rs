@@ -33,6 +33,7 @@ use crate::{
         discriminator::{Discriminator, r1_penalty},
         lpips::Lpips,
         patches::{BatchLoader, PatchSource},
+        quality::{Quality, Yardstick},
     },
     io::{
         checkpoint::{Checkpoint, Checkpoints},
@@ -49,6 +50,8 @@ use crate::{
     tensor::Tensor,
 };
 
+/// Steps from one measurement of what the pair is worth to the next; about a fortieth of the time.
+const QUALITY_EVERY_STEPS: u64 = 100;
 const METRICS: &str = "metrics.jsonl";
 const CHECKPOINTS: &str = "checkpoints";
 
@@ -60,6 +63,16 @@ pub struct Trained {
     pub steps: u64,
     /// The last step's losses; absent where the curve was deleted.
     pub last: Option<StepRecord>,
+    /// What the pair is worth, as it was measured last.
+    pub quality: Option<Quality>,
+}
+
+impl Trained {
+    fn new(dir: &Path, steps: u64) -> Result<Trained> {
+        let curve = curve(dir)?;
+        let quality = curve.iter().rev().find_map(|record| record.quality);
+        Ok(Trained { dir: dir.to_path_buf(), steps, last: curve.last().cloned(), quality })
+    }
 }
 
 /// The losses of one step, unweighted; a term that is switched off is absent.
@@ -77,6 +90,9 @@ pub struct StepRecord {
     /// Mean squared gradient of the critic at real images, on the steps that compute it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub r1: Option<f64>,
+    /// What the pair is worth after this step, every now and then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
 }
 
 /// The loss curve of a run, for reports.
@@ -157,7 +173,7 @@ fn bring_up_to_date(
                         file.display()
                     ));
                 }
-                return Ok(Trained { dir: dir.to_path_buf(), steps: found.step, last: curve.last().cloned() });
+                return Trained::new(dir, found.step);
             }
             Ok(_) => {}
             Err(error) if error.fault() == Fault::Input => progress.note(&format!("{error}; it is made again")),
@@ -177,13 +193,16 @@ fn bring_up_to_date(
 
     progress.begin("extractor", config.steps, "steps");
     progress.advance(training.step);
-    let outcome = training.run(source, &checkpoints, &mut log, progress);
+    let yardstick = Yardstick::new(source, config)?;
+    let outcome = training.run(source, &yardstick, &checkpoints, &mut log, progress);
     progress.end();
     outcome?;
 
     let weights = training.averaged.named(&training.pair.params);
     Header { config: config.clone(), step: training.step, key }.write(&file, &weights)?;
-    Ok(Trained { dir: dir.to_path_buf(), steps: training.step, last: curve(dir)?.pop() })
+    let trained = Trained::new(dir, training.step)?;
+    trained.quality.and_then(|quality| quality.warning()).iter().for_each(|warning| progress.note(warning));
+    Ok(trained)
 }
 
 /// Of everything that the weights after any number of steps follow from.
@@ -297,10 +316,12 @@ impl<'a> Training<'a> {
     fn run(
         &mut self,
         source: &dyn PatchSource,
+        yardstick: &Yardstick,
         checkpoints: &Checkpoints,
         log: &mut MetricsLog,
         progress: &dyn Progress,
     ) -> Result<()> {
+        let mut worth = String::new();
         let (config, next) = (self.config, self.step + 1);
         std::thread::scope(|scope| {
             // One batch waits while one is in use; dropping `batches` ends the thread.
@@ -318,10 +339,14 @@ impl<'a> Training<'a> {
                 progress.check()?;
                 let images =
                     batches.recv().map_err(|_| Error::Device("cpu: the thread that loads patches died".into()))?;
-                let record = self.one_step(step, images?)?;
+                let mut record = self.one_step(step, images?)?;
+                if step % QUALITY_EVERY_STEPS == 0 || step == config.steps {
+                    let quality = yardstick.measure(&self.pair.model, config.batch, self.device)?;
+                    (record.quality, worth) = (Some(quality), quality.remark());
+                }
                 log.append(&record)?;
                 self.step = step;
-                progress.remark(&remark(&record));
+                progress.remark(&format!("{}  {worth}", remark(&record)));
                 progress.advance(1);
                 if step % config.checkpoint_every_steps == 0 || step == config.steps {
                     self.save(checkpoints)?;
@@ -361,6 +386,7 @@ impl<'a> Training<'a> {
             adversarial: number(&terms.adversarial)?,
             critic: number(&terms.critic)?,
             r1: number(&r1)?,
+            quality: None,
         };
         self.refuse_not_finite(&record)?;
         let AugmentConfig { adaptive_target, adaptive_length_images, .. } = self.config.augment;
@@ -376,7 +402,10 @@ impl<'a> Training<'a> {
         let chance = Philox::named(self.config.seed, "extractor.adaptive");
         let look = |look: u64| Drawn::new([batch, px], self.augment.p, &chance, (step * 4 + look) * batch as u64);
         let fade = (1.0 - ema_decay(self.config, step)) as f32;
-        BatchValues { images, looks: [0, 1, 2, 3].map(look), fade }
+        let fade_steps = self.config.loss.adversarial_fade_steps;
+        let grown = if fade_steps == 0 { 1.0 } else { (step as f64 / fade_steps as f64).min(1.0) };
+        let adversarial = (self.config.loss.adversarial * grown) as f32;
+        BatchValues { images, looks: [0, 1, 2, 3].map(look), fade, adversarial }
     }
 
     /// One update of the pair, one of the critic, and of the averages.
@@ -413,7 +442,7 @@ impl<'a> Training<'a> {
         let tape = Tape::start();
         // Only the pair's weights are watched, so nothing computes gradients of the critic's.
         tape.watch(self.pair.params.trainable());
-        let fake = self.pair.model.forward(&batch.real)?;
+        let (fake, codes) = self.pair.model.forward_training(&batch.real)?;
         let l1 = fake.l1_loss(&batch.real)?;
         let mut loss = l1.scale(weights.l1)?;
         let (mut lpips, mut adversarial) = (None, None);
@@ -424,10 +453,11 @@ impl<'a> Training<'a> {
         }
         if let Some(critic) = &self.critic {
             let recognised = critic.model.forward(&batch.shown(&fake, 0)?)?.neg()?.softplus()?.mean_all()?;
-            loss = loss.add(&recognised.scale(weights.adversarial)?)?;
+            loss = loss.add(&recognised.mul(&batch.adversarial)?)?;
             adversarial = Some(recognised);
         }
         self.pair.apply(&tape.backward(&loss)?, self.config)?;
+        codes.store()?;
         Ok((fake, Terms { l1, lpips, adversarial, critic: None, real_logits: None }))
     }
 
@@ -499,6 +529,8 @@ struct BatchValues {
     looks: [Option<Drawn>; 4],
     /// What the averages take of the current weights.
     fade: f32,
+    /// Weight of the adversarial term.
+    adversarial: f32,
 }
 
 impl BatchValues {
@@ -509,6 +541,7 @@ impl BatchValues {
             real: Tensor::from_vec(self.images, [n, px, px, 3], device)?,
             looks: [a?, b?, c?, d?],
             fade: Tensor::from_vec(vec![self.fade], [1], device)?,
+            adversarial: Tensor::from_vec(vec![self.adversarial], [1], device)?,
         })
     }
 }
@@ -518,6 +551,7 @@ struct Batch {
     real: Tensor,
     looks: [Option<Transforms>; 4],
     fade: Tensor,
+    adversarial: Tensor,
 }
 
 impl Batch {
@@ -530,6 +564,7 @@ impl Batch {
     fn overwrite(&mut self, values: BatchValues) -> Result<()> {
         self.real.overwrite(HostBuffer::F32(values.images))?;
         self.fade.overwrite(HostBuffer::F32(vec![values.fade]))?;
+        self.adversarial.overwrite(HostBuffer::F32(vec![values.adversarial]))?;
         let looks = self.looks.iter_mut().flatten().zip(values.looks.into_iter().flatten());
         looks.into_iter().try_for_each(|(look, drawn)| look.overwrite(drawn))
     }

@@ -25,7 +25,8 @@ const MAX_HEADER_BYTES: usize = 64 << 10;
 pub fn read(path: &Path) -> Result<Vec<NamedArray>> {
     let unusable = |problem: String| Error::input(path, problem, "write it again with numpy.savez");
     let map = safetensors::map(path)?;
-    let mut archive = ZipArchive::new(Cursor::new(&map[..])).map_err(|e| unusable(format!("is no .npz archive ({e})")))?;
+    let mut archive =
+        ZipArchive::new(Cursor::new(&map[..])).map_err(|e| unusable(format!("is no .npz archive ({e})")))?;
     let mut arrays = Vec::new();
     for index in 0..archive.len() {
         let mut entry = archive.by_index(index).map_err(|e| unusable(format!("is damaged ({e})")))?;
@@ -60,7 +61,8 @@ fn read_array(name: &str, from: &mut impl Read) -> Result<NamedArray, String> {
     }
     let shape = field(&header, "shape").and_then(|text| text.strip_prefix('(')).ok_or("does not say its shape")?;
     let extents = shape.split(',').map(str::trim).filter(|extent| !extent.is_empty());
-    let shape: Vec<usize> = extents.map(|e| e.parse().map_err(|_| format!("has extent {e}"))).collect::<Result<_, _>>()?;
+    let shape: Vec<usize> =
+        extents.map(|e| e.parse().map_err(|_| format!("has extent {e}"))).collect::<Result<_, _>>()?;
     let bytes = shape.iter().try_fold(element.bytes() as u64, |n, &extent| n.checked_mul(extent as u64));
     let bytes = bytes.filter(|bytes| *bytes <= MAX_ARRAY_BYTES).ok_or_else(|| format!("is too large, {shape:?}"))?;
     let mut data = Vec::new();

@@ -16,6 +16,8 @@
 //! mpp = 0.5                   # µm per pixel of patches; left out: level-0 pixels, as in the paper
 //! sigma = 0.0                 # or bits, bits_per_px (shannon), min, top
 //! scope = "run"               # or "slide": what the mean and sd of sigma are taken over
+//! [encoder]                   # what turns patches into vectors; see `isg::encoder`
+//! kind = "isg"                # or untrained, colour, texture-words, resnet18, resnet50, efficientnet-lite0, vit, file
 //! [extractor]                 # both pairs; [extractor.global] and [extractor.local] are laid over it
 //! steps = 20000
 //! [train]
@@ -34,6 +36,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cohort::{CohortConfig, SplitConfig},
+    encoder::EncoderConfig,
     error::{Error, Result},
     extractor::config::ExtractorConfig,
     io::{sealed, text},
@@ -54,6 +57,9 @@ pub struct RunConfig {
     pub out: PathBuf,
     pub cohort: CohortConfig,
     pub select: SelectConfig,
+    /// What turns patches into vectors (paper 3.2).
+    pub encoder: EncoderConfig,
+    /// The StyleGAN pairs of the encoders that are one.
     pub extractor: Pair,
     pub train: TrainConfig,
     pub splits: SplitConfig,
@@ -257,6 +263,13 @@ impl RunConfig {
             }
         }
         self.select.selectors.resolve(&|path| settled(base, path));
+        self.encoder.resolve(&|path| settled(base, path));
+    }
+
+    /// The scales at which patches are encoded.
+    pub fn scales(&self) -> Vec<Scale> {
+        let used = [(Scale::Global, self.encoder.encodes_patches()), (Scale::Local, self.encoder.encodes_cells())];
+        used.into_iter().filter_map(|(scale, used)| used.then_some(scale)).collect()
     }
 
     /// The same with an absolute run directory: it means the same wherever it is kept.
@@ -271,7 +284,16 @@ impl RunConfig {
         let out = take(&mut table, "out")?.unwrap_or_else(|| PathBuf::from("run"));
         let cohort =
             take(&mut table, "cohort")?.ok_or_else(|| Error::Usage("the section [cohort] is missing".into()))?;
-        let select = selection(&mut table, preset)?;
+        let mut select = selection(&mut table, preset)?;
+        let encoder: EncoderConfig = take(&mut table, "encoder")?.unwrap_or_default();
+        match (encoder.mpp.filter(|&mpp| mpp > 0.0), select.mpp) {
+            (Some(mpp), Some(other)) if mpp != other => {
+                return Err(Error::Usage(format!(
+                    "encoder.mpp = {mpp}, select.mpp = {other}: patches are cut at one scale; give one of them"
+                )));
+            }
+            (mpp, other) => select.mpp = other.or(mpp),
+        }
         let mut section = |name: &str| -> Result<toml::Table> {
             let mut section: toml::Table = take(&mut table, name)?.unwrap_or_default();
             section.entry("preset").or_insert_with(|| preset.name().into());
@@ -285,10 +307,10 @@ impl RunConfig {
         let splits = splits.try_into().map_err(|e| Error::Usage(format!("splits: {e}")))?;
         if let Some(unknown) = table.keys().next() {
             return Err(Error::Usage(format!(
-                "unknown key `{unknown}`; known are preset, seed, out, cohort, select, extractor, train, splits"
+                "unknown key `{unknown}`; known are preset, seed, out, cohort, select, encoder, extractor, train, splits"
             )));
         }
-        let config = RunConfig { preset, seed, out, cohort, select, extractor, train, splits };
+        let config = RunConfig { preset, seed, out, cohort, select, encoder, extractor, train, splits };
         config.validate()?;
         Ok(config)
     }
@@ -308,12 +330,6 @@ impl RunConfig {
         global.validate()?;
         local.validate()?;
         self.train.validate()?;
-        if global.d != local.d {
-            return Err(Error::Usage(format!(
-                "extractor.global.d = {}, extractor.local.d = {}: global and local features have one length",
-                global.d, local.d
-            )));
-        }
         Ok(())
     }
 }

@@ -1,12 +1,13 @@
-//! Third stage: kept patches become global vectors and p/q x p/q local cubes (paper 3.2), one file a slide.
+//! Third stage: kept patches become global vectors and, where they are asked for, p/q x p/q local cubes (paper 3.2), one file a
+//! slide.
 
-use std::{path::Path, sync::mpsc};
+use std::{path::Path, rc::Rc, sync::mpsc};
 
 use rayon::prelude::*;
 
 use super::{
     Run,
-    config::{Scale, SelectConfig},
+    config::{RunConfig, Scale, SelectConfig},
     extractor_dir,
     scan::{self, LeftOut},
     selection::{Selected, Selection},
@@ -14,8 +15,8 @@ use super::{
 use crate::{
     cohort::feature_store::{FeatureKey, FeatureStore, Held, LocalPrecision, SlideFeatures, StoredFeatures},
     device::Device,
+    encoder::{EncoderConfig, PatchEncoder, Site},
     error::{Error, Result},
-    extractor::Extractor,
     image::RgbImage,
     io::checksum::Digest,
     mil::bags::{Bag, BagSet, HostFeatures, Origin, PatchFeatures},
@@ -27,28 +28,73 @@ use crate::{
 /// Coarse patches read ahead of the encoder at a time; bounds memory at 2 x this x 3 p² bytes.
 const PATCHES_A_READ: usize = 16;
 
-/// The two trained encoders.
+/// The encoders of a run.
 pub struct Encoders {
-    pub global: Extractor,
-    pub local: Extractor,
+    /// Of whole patches; none where their vectors are pooled from cells.
+    pub global: Option<Rc<dyn PatchEncoder>>,
+    /// Of fine patches.
+    pub local: Option<Rc<dyn PatchEncoder>>,
+    /// Whether patches get cubes.
+    cells: bool,
+}
+
+/// Where the encoder of a scale keeps what it learns in the run directory `dir`.
+pub(super) fn at_site<T>(
+    config: &RunConfig,
+    dir: &Path,
+    scale: Scale,
+    work: impl FnOnce(Site) -> Result<T>,
+) -> Result<T> {
+    let folder = extractor_dir(dir, scale);
+    work(Site { dir: &folder, extractor: config.extractor.get(scale) })
 }
 
 impl Encoders {
-    /// Those of the run in `dir`.
-    pub fn load(dir: &Path, device: &Device) -> Result<Encoders> {
-        let load = |scale: Scale| Extractor::load(extractor_dir(dir, scale), device);
-        Ok(Encoders { global: load(Scale::Global)?, local: load(Scale::Local)? })
+    /// Those of a run of this configuration in `dir`.
+    pub fn load(config: &RunConfig, dir: &Path, device: &Device) -> Result<Encoders> {
+        let EncoderConfig { encoder, cells, .. } = &config.encoder;
+        let mut encoders = Encoders { global: None, local: None, cells: *cells };
+        for scale in config.scales() {
+            let shared = encoders.global.clone().filter(|_| !encoder.differs_by_scale());
+            let load = || at_site(config, dir, scale, |site| encoder.load(site, device).map(Rc::from));
+            let loaded = shared.map_or_else(load, Ok)?;
+            match scale {
+                Scale::Global => encoders.global = Some(loaded),
+                Scale::Local => encoders.local = Some(loaded),
+            }
+        }
+        Ok(encoders)
+    }
+
+    /// Length of a patch's vector.
+    pub fn d(&self) -> usize {
+        let pooled = self.local.as_ref().map_or(0, |local| 2 * local.d());
+        self.global.as_ref().map_or(pooled, |global| global.d())
+    }
+
+    /// Length of a cell's vector; 0 without cubes.
+    pub fn cell_d(&self) -> usize {
+        self.local.as_ref().filter(|_| self.cells).map_or(0, |local| local.d())
+    }
+
+    /// Of what makes patches' vectors, and of what makes cells'; zeros without cubes.
+    pub fn digests(&self) -> [Digest; 2] {
+        let local = self.local.as_ref().map(|local| local.digest());
+        let pooled = Digest::of("mean and deviation over cells", &local);
+        let global = self.global.as_ref().map_or(pooled, |global| global.digest());
+        [global, local.filter(|_| self.cells).unwrap_or_default()]
     }
 
     /// Everything that decides the features of a slide: of its pixels, cut at these patches.
     fn key(&self, select: &SelectConfig, slide: &Selected) -> FeatureKey {
+        let [global_extractor, local_extractor] = self.digests();
         FeatureKey {
             patch_px: select.patch_px as u32,
             fine_px: select.local_px as u32,
             slide: slide.pixels,
             patches: slide.kept_digest(),
-            global_extractor: self.global.digest(),
-            local_extractor: self.local.digest(),
+            global_extractor,
+            local_extractor,
             local_precision: LocalPrecision::F16,
         }
     }
@@ -56,6 +102,7 @@ impl Encoders {
     /// Features of the given patches of one slide. Reading the next patches overlaps with encoding the last.
     pub fn encode(
         &self,
+        slide: &str,
         plane: &Plane,
         kept: &[PatchScore],
         select: &SelectConfig,
@@ -63,13 +110,20 @@ impl Encoders {
     ) -> Result<SlideFeatures> {
         let (p, q, g) = (select.patch_px, select.local_px, select.grid());
         let mut features = SlideFeatures {
-            d: self.global.d(),
-            g,
-            global: Vec::new(),
-            local: Vec::new(),
+            d: self.d(),
+            cell_d: self.cell_d(),
+            g: if self.cells { g } else { 0 },
             coords: kept.iter().map(|patch| [patch.x as i64, patch.y as i64]).collect(),
             scores: kept.iter().map(|patch| patch.bits.map_or(patch.score, |bits| bits as f64)).collect(),
+            ..SlideFeatures::default()
         };
+        let stored = self.global.as_ref().map_or(Ok(None), |global| global.at(slide, &features.coords))?;
+        let looked_up = stored.is_some();
+        features.global = stored.unwrap_or_default();
+        if looked_up && self.local.is_none() {
+            progress.advance(kept.len() as u64);
+            return Ok(features);
+        }
         std::thread::scope(|scope| {
             let (send, receive) = mpsc::sync_channel::<Result<Vec<RgbImage>>>(1);
             scope.spawn(move || {
@@ -84,18 +138,41 @@ impl Encoders {
             for images in receive {
                 progress.check()?;
                 let images = images?;
-                features.global.extend(self.global.encode(&images)?);
-                let cells: Vec<RgbImage> = images
-                    .iter()
-                    .flat_map(|image| (0..g * g).map(move |cell| image.crop(cell % g * q, cell / g * q, q, q)))
-                    .collect();
-                features.local.extend(self.local.encode(&cells)?);
+                if let Some(local) = &self.local {
+                    let cells: Vec<RgbImage> = images
+                        .iter()
+                        .flat_map(|image| (0..g * g).map(move |cell| image.crop(cell % g * q, cell / g * q, q, q)))
+                        .collect();
+                    let vectors = local.encode(&cells)?;
+                    if self.global.is_none() {
+                        let patches = vectors.chunks_exact(g * g * local.d());
+                        features.global.extend(patches.flat_map(|cells| mean_and_deviation(cells, local.d())));
+                    }
+                    if self.cells {
+                        features.local.extend(vectors);
+                    }
+                }
+                if let (Some(global), false) = (&self.global, looked_up) {
+                    features.global.extend(global.encode(&images)?);
+                }
                 progress.advance(images.len() as u64);
             }
             Ok(())
         })?;
         Ok(features)
     }
+}
+
+/// Means of `d` numbers over vectors, then their standard deviations ([`Pool::MeanSd`](crate::encoder::Pool::MeanSd)).
+fn mean_and_deviation(vectors: &[f32], d: usize) -> Vec<f32> {
+    let n = (vectors.len() / d) as f64;
+    let mut sums = vec![[0.0f64; 2]; d];
+    for vector in vectors.chunks_exact(d) {
+        sums.iter_mut().zip(vector).for_each(|(s, &v)| *s = [s[0] + f64::from(v), s[1] + f64::from(v) * f64::from(v)]);
+    }
+    let mean = |&[sum, _]: &[f64; 2]| sum / n;
+    let deviation = |s: &[f64; 2]| (s[1] / n - mean(s) * mean(s)).max(0.0).sqrt();
+    sums.iter().map(mean).chain(sums.iter().map(deviation)).map(|v| v as f32).collect()
 }
 
 /// Encodes every slide whose stored features are not made from what there is now. Returns the features of the slides, in
@@ -106,7 +183,7 @@ pub fn extract(
     device: &Device,
     progress: &dyn Progress,
 ) -> Result<(Vec<StoredFeatures>, Vec<LeftOut>)> {
-    let encoders = Encoders::load(&run.config.out, device)?;
+    let encoders = Encoders::load(&run.config, &run.config.out, device)?;
     let store = FeatureStore::open(run.path("features"))?;
     let patches: usize = selected.iter().map(|slide| slide.kept().count()).sum();
     progress.begin("features", patches as u64, "patches");
@@ -127,7 +204,7 @@ pub fn extract(
         progress.remark(id);
         let kept: Vec<PatchScore> = slide.kept().copied().collect();
         let select = &run.config.select;
-        let encode = || encoders.encode(&scan::plane(&slide.entry, select)?, &kept, select, progress);
+        let encode = || encoders.encode(id, &scan::plane(&slide.entry, select)?, &kept, select, progress);
         match encode() {
             Ok(encoded) => {
                 store.write(id, &key, &encoded)?;
@@ -182,10 +259,17 @@ fn origin(selection: &Selection, stored: &[StoredFeatures]) -> Result<Origin> {
 
 /// What the regressor is trained on: stored features with the cohort's targets.
 pub fn bags(run: &Run, selection: &Selection, selected: &[Selected], stored: Vec<StoredFeatures>) -> Result<BagSet> {
-    let floats: usize = stored.iter().map(|s| s.n * s.d * (1 + s.g * s.g)).sum();
+    let floats: usize = stored.iter().map(|s| s.n * (s.d + s.cell_d * s.g * s.g)).sum();
+    let [d, cell_d, grid] = stored.first().map_or([0; 3], |s| [s.d, s.cell_d, s.g]);
+    if d != cell_d {
+        return Err(Error::Usage(format!(
+            "the regressor reads vectors of patches and of cells of one length, and the encoder gives {d} and {cell_d}; set \
+             encoder.cells = true and encoder.pool = \"patch\""
+        )));
+    }
     let mut set = BagSet {
-        width: run.config.extractor.global.d,
-        grid: run.config.select.grid(),
+        width: d,
+        grid,
         genes: run.cohort.gene_labels(),
         origin: origin(selection, &stored)?,
         bags: Vec::with_capacity(stored.len()),

@@ -6,7 +6,7 @@
 //! RUN/excluded.csv           slides, samples, genes and files that are left out, and why
 //! RUN/slides/ID.json         scores of a slide's patches, or why it was left out
 //! RUN/selection.json         the run's threshold and scale, as `predict` uses them
-//! RUN/extractor/{global,local}/   the two autoencoders, their checkpoints and curves
+//! RUN/extractor/{global,local}/   what encoders of either scale learn: the two autoencoders, their checkpoints and curves
 //! RUN/features/ID.safetensors     global vectors and local cubes of a slide
 //! RUN/model/                 one network a fold, their checkpoints and curves
 //! RUN/predictions.csv evaluation.json evaluation.csv summary.json report.html selectors.svg
@@ -46,6 +46,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     cohort::{Cohort, Excluded, ExcludedKind, Findings, SplitPatient, Splits},
     device::Device,
+    encoder::Site,
     error::{Error, Result},
     eval::{
         metrics::Settings,
@@ -127,8 +128,9 @@ impl Run {
         self.config.out.join(name)
     }
 
-    pub fn extractor_dir(&self, scale: Scale) -> PathBuf {
-        extractor_dir(&self.config.out, scale)
+    /// Gives `work` the place of the encoder of this scale.
+    fn at_site<T>(&self, scale: Scale, work: impl FnOnce(Site) -> Result<T>) -> Result<T> {
+        features::at_site(&self.config, &self.config.out, scale, work)
     }
 
     /// Runs a stage and adds what it took to `timings.json`, which sums over interrupted runs.
@@ -214,6 +216,7 @@ pub fn execute(run: &Run, until: Stage, device_name: &str, progress: &dyn Progre
         return Ok(None);
     }
 
+    run.config.encoder.encoder.licence().iter().for_each(|terms| progress.note(terms));
     plan::check_room(&run.config, selected.iter().map(|slide| slide.kept().count() as u64).sum())?;
     run.timed(Stage::Extractors, || train_extractors(run, &selected, &device, progress))?;
     if until == Stage::Extractors {
@@ -272,21 +275,23 @@ pub fn execute(run: &Run, until: Stage, device_name: &str, progress: &dyn Progre
 }
 
 fn train_extractors(run: &Run, selected: &[Selected], device: &Device, progress: &dyn Progress) -> Result<()> {
-    for scale in Scale::BOTH {
-        let config = run.config.extractor.get(scale);
-        let source = SlidePatches::new(selected, &run.config.select, scale, run.config.seed)?;
-        training::renew(config, &source, &run.extractor_dir(scale), device, progress)?;
+    let encoder = &run.config.encoder.encoder;
+    for scale in run.config.scales() {
+        if encoder.learns() {
+            let source = SlidePatches::new(selected, &run.config.select, scale, run.config.seed)?;
+            run.at_site(scale, |site| encoder.learn(site, &source, device, progress))?;
+        }
     }
     Ok(())
 }
 
-/// Of the extractors and networks that are on disk, and of the slides that each is asked about; `None` where one is missing
+/// Of the encoders and networks that are on disk, and of the slides that each is asked about; `None` where one is missing
 /// or damaged.
 fn networks(run: &Run, splits: &Splits) -> Result<Option<Digest>> {
     let Some(models) = crossval::whole_networks(&run.path("model"))? else { return Ok(None) };
     let mut checksums = Vec::new();
-    for scale in Scale::BOTH {
-        checksums.push(training::checksum(&run.extractor_dir(scale))?);
+    for scale in run.config.scales() {
+        checksums.push(run.at_site(scale, |site| run.config.encoder.encoder.digest(site))?);
     }
     Ok(Some(Digest::of("networks", &(checksums, models, splits))))
 }

@@ -5,13 +5,19 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{RunConfig, Scale, config::SelectConfig, features::HELD_FLOATS, patches::MOST_PATCHES, scales, scan};
+use super::{
+    RunConfig, Scale,
+    config::SelectConfig,
+    features::{self, HELD_FLOATS},
+    patches::MOST_PATCHES,
+    scales, scan,
+};
 use crate::{
     cohort::{Cohort, SlideEntry, Splits},
     device::Device,
     dtype::DType,
+    encoder::EncoderConfig,
     error::{Error, Result},
-    extractor::{self, lpips::Lpips},
     mil::{
         crossval,
         regressor::{Dims, Regressor},
@@ -34,13 +40,7 @@ pub fn check(config: &RunConfig, cohort: &Cohort) -> Result<()> {
     crossval::tasks(&config.train, &cohort.gene_labels(), &projects)?;
     let cpu = Device::cpu();
     Scorer::new(&config.select.selector()?, &cpu)?;
-    for scale in Scale::BOTH {
-        let extractor = config.extractor.get(scale);
-        if extractor.lpips_weight() > 0.0 && extractor.lpips.is_trained() {
-            Lpips::load(extractor.lpips.weights.as_ref(), &extractor.lpips.linear, DType::F32, &cpu)?;
-        }
-    }
-    Ok(())
+    widths(config).map(drop)
 }
 
 /// Slides of one fold's sets.
@@ -120,15 +120,29 @@ fn expected(threshold: Threshold, patches: u64, [least, most]: [u64; 2]) -> u64 
     if most > 0 { kept.min(most) } else { kept }
 }
 
+/// Lengths of the vectors of patches and of cells, the latter 0 without cubes. Every file of weights is looked at.
+pub fn widths(config: &RunConfig) -> Result<[usize; 2]> {
+    let EncoderConfig { encoder, cells, .. } = &config.encoder;
+    let mut found = [None; 2];
+    for scale in config.scales() {
+        let shared = found[0].filter(|_| !encoder.differs_by_scale());
+        let probe = || features::at_site(config, &config.out, scale, |site| encoder.probe(site));
+        found[usize::from(scale == Scale::Local)] = Some(shared.map_or_else(probe, Ok)?);
+    }
+    let [global, local] = found;
+    let cell_d = local.unwrap_or(0);
+    Ok([global.unwrap_or(2 * cell_d), if *cells { cell_d } else { 0 }])
+}
+
 /// Bytes of the features of so many patches: a global vector in f32, a cube in f16, corner and score.
-pub fn features_bytes(select: &SelectConfig, d: usize, patches: u64) -> u64 {
-    let cells = (select.grid() * select.grid()) as u64;
-    patches * (d as u64 * (4 + 2 * cells) + 24)
+pub fn features_bytes(select: &SelectConfig, [d, cell_d]: [usize; 2], patches: u64) -> u64 {
+    let cells = select.grid() * select.grid();
+    patches * (4 * d + 2 * cells * cell_d + 24) as u64
 }
 
 /// Refuses to begin what the disk of the run directory has no room for.
 pub fn check_room(config: &RunConfig, patches: u64) -> Result<()> {
-    let wanted = features_bytes(&config.select, config.extractor.global.d, patches);
+    let wanted = features_bytes(&config.select, widths(config)?, patches);
     let held = folder_bytes(&config.out.join("features"));
     match free_bytes(&config.out) {
         Some(free) if free.saturating_add(held) < wanted => Err(Error::input(
@@ -162,7 +176,7 @@ fn free_bytes(_: &Path) -> Option<u64> {
 /// Trainable values of each network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Parameters {
-    /// With its generator and critic.
+    /// What the encoder learns by gradient: with its generator and critic.
     pub global_extractor: usize,
     pub local_extractor: usize,
     pub regressor: usize,
@@ -199,12 +213,18 @@ pub fn plan(config: &RunConfig, cohort: &Cohort, left_out: usize, device_name: &
         refused.get_or_insert(Error::Usage("none of the slides can be opened; `isg slide info` says why".into()));
     }
     let genes = cohort.gene_labels();
-    let dims = Dims { width: config.extractor.global.d, grid: config.select.grid(), genes: genes.len() };
+    let widths = widths(config).unwrap_or_default();
+    let trainable = |scale: Scale| {
+        let used = config.scales().contains(&scale);
+        let count = || features::at_site(config, &config.out, scale, |site| config.encoder.encoder.trainable(site));
+        if used { count() } else { Ok(0) }
+    };
+    let dims = Dims { width: widths[0], grid: config.select.grid(), genes: genes.len() };
     let mut fresh = Builder::fresh(0, DType::F32, &Device::cpu());
     Regressor::new(&mut fresh, &config.train.model, dims)?;
     let parameters = Parameters {
-        global_extractor: extractor::parameters(&config.extractor.global)?,
-        local_extractor: extractor::parameters(&config.extractor.local)?,
+        global_extractor: trainable(Scale::Global)?,
+        local_extractor: trainable(Scale::Local)?,
         regressor: fresh.finish()?.count(),
     };
     let folds = folds(config, cohort).unwrap_or_default();
@@ -215,8 +235,8 @@ pub fn plan(config: &RunConfig, cohort: &Cohort, left_out: usize, device_name: &
         slides: cohort.slides.len(),
         left_out,
         patients: cohort.patients.len(),
-        memory_bytes: memory(config, &parameters, patches, networks, device_name),
-        features_bytes: features_bytes(&config.select, config.extractor.global.d, patches.kept_expected),
+        memory_bytes: memory(config, widths, &parameters, patches, networks, device_name),
+        features_bytes: features_bytes(&config.select, widths, patches.kept_expected),
         free_bytes: free_bytes(&config.out),
         tasks: crossval::tasks(&config.train, &genes, &projects).map_or(0, |tasks| tasks.len()),
         refused: refused.map(|error| error.to_string()),
@@ -230,16 +250,25 @@ pub fn plan(config: &RunConfig, cohort: &Cohort, left_out: usize, device_name: &
 
 /// The largest of: an extractor's training (weights, gradients, two moments and averages, resized patches), and the
 /// networks that train side by side with the features that are held for them.
-fn memory(config: &RunConfig, parameters: &Parameters, patches: PatchPlan, networks: usize, device: &str) -> u64 {
+fn memory(
+    config: &RunConfig,
+    [d, cell_d]: [usize; 2],
+    parameters: &Parameters,
+    patches: PatchPlan,
+    networks: usize,
+    device: &str,
+) -> u64 {
     const COPIES: u64 = 5 * 4;
     let places = patches.kept_expected.min(MOST_PATCHES as u64);
     let extractor = |scale: Scale, parameters: usize| {
+        if parameters == 0 {
+            return 0;
+        }
         let extractor = config.extractor.get(scale);
         let pixels = (extractor.image_px * extractor.image_px * 3) as u64;
         parameters as u64 * COPIES + (places * pixels).min(extractor.cache_bytes)
     };
-    let d = config.extractor.global.d as u64;
-    let floats = patches.kept_expected * d * (1 + (config.select.grid() * config.select.grid()) as u64);
+    let floats = patches.kept_expected * (d + cell_d * config.select.grid() * config.select.grid()) as u64;
     let held = if floats <= HELD_FLOATS as u64 { 4 * floats } else { 0 };
     let side_by_side = crossval::workers(&config.train, networks, device).max(1) as u64;
     let regressors = side_by_side * parameters.regressor as u64 * COPIES + held;

@@ -45,9 +45,9 @@ impl SlidePredictor {
         let mut config = RunConfig::read(&path)?;
         config.out = dir.to_path_buf();
         let predictor = Predictor::load(&config.out.join("model"), device)?;
-        let encoders = Encoders::load(&config.out, device)?;
+        let encoders = Encoders::load(&config, dir, device)?;
         let Origin { global_extractor, local_extractor, selection } = predictor.origin;
-        let ours = [encoders.global.digest(), encoders.local.digest()];
+        let ours = encoders.digests();
         if ours != [global_extractor, local_extractor] {
             let problem = if ours == [local_extractor, global_extractor] {
                 "holds the global extractor in place of the local one, and the other way round"
@@ -66,7 +66,7 @@ impl SlidePredictor {
             return Err(Error::input(&path, problem, "run the same command again to its end"));
         }
         let sizes = (predictor.manifest.width, predictor.manifest.grid);
-        if sizes != (encoders.global.d(), config.select.grid()) || encoders.local.d() != encoders.global.d() {
+        if sizes != (encoders.d(), config.select.grid()) || encoders.cell_d() != encoders.d() {
             let problem = format!("gives features of other sizes than the networks' {sizes:?}");
             return Err(Error::input(&path, problem, "give the directory that one run left, as it left it"));
         }
@@ -97,10 +97,11 @@ impl SlidePredictor {
             return Err(Error::input(path, problem, "look at `isg score` of it"));
         }
         // The name that the slide would have in a run, so that the same patches of it are drawn.
-        self.selection.choice.draw(&slide_id(path), &mut scores.patches);
+        let id = slide_id(path);
+        self.selection.choice.draw(&id, &mut scores.patches);
         scores.patches.retain(|patch| patch.kept);
         let kept = scores.patches.len();
-        let features = self.encoders.encode(&plane, &scores.patches, select, progress)?;
+        let features = self.encoders.encode(&id, &plane, &scores.patches, select, progress)?;
         let bag = HostFeatures { patches: kept, globals: features.global, locals: features.local };
         Ok(SlidePrediction { patches: scored, kept, values: self.predictor.predict(&bag, None)? })
     }

@@ -236,8 +236,12 @@ fn gene_report(view: &View, result: &GeneResult) -> GeneReport {
 
 fn curves(view: &View) -> Result<Vec<Curve>> {
     let mut curves = Vec::new();
-    for scale in Scale::BOTH {
-        let steps = training::curve(view.run.extractor_dir(scale))?;
+    let encoder = &view.run.config.encoder.encoder;
+    for scale in view.run.config.scales() {
+        let steps = view.run.at_site(scale, |site| encoder.curve(site))?;
+        if steps.is_empty() {
+            continue;
+        }
         let series = |name: &str, value: &dyn Fn(&training::StepRecord) -> Option<f64>| Series {
             name: name.to_string(),
             points: smoothed(steps.iter().filter_map(|s| Some((s.step as f64, value(s)?))).collect()),
@@ -293,17 +297,14 @@ fn smoothed(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     points.chunks(run).map(mean).collect()
 }
 
-/// Original and reconstruction of a few kept patches, at both scales.
+/// Original and reconstruction of a few kept patches, at each scale that has a generator.
 fn reconstructions(view: &View, device: &Device) -> Result<Vec<Reconstruction>> {
-    let encoders = Encoders::load(&view.run.config.out, device)?;
+    let encoders = Encoders::load(&view.run.config, &view.run.config.out, device)?;
     let mut out = Vec::new();
-    for scale in Scale::BOTH {
+    for (scale, encoder) in [(Scale::Global, &encoders.global), (Scale::Local, &encoders.local)] {
+        let Some(extractor) = encoder.as_ref().and_then(|encoder| encoder.extractor()) else { continue };
         let source = super::SlidePatches::new(view.selected, &view.run.config.select, scale, view.run.config.seed)?;
         let random = Philox::named(view.run.config.seed, "reconstructions");
-        let extractor = match scale {
-            Scale::Global => &encoders.global,
-            Scale::Local => &encoders.local,
-        };
         let images = (0..RECONSTRUCTIONS_SHOWN as u64)
             .map(|i| source.load(random.below(i, source.len())))
             .collect::<Result<Vec<RgbImage>>>()?;

@@ -24,6 +24,7 @@ fn features(n: usize, g: usize, d: usize) -> SlideFeatures {
     let ramp = |count: usize| (0..count).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<f32>>();
     SlideFeatures {
         d,
+        cell_d: d,
         g,
         global: ramp(n * d),
         local: ramp(n * g * g * d),
@@ -61,6 +62,24 @@ fn features_come_back() {
     store.write_index(&[store.read("b").unwrap(), store.read("a").unwrap()]).unwrap();
     let index: serde_json::Value = isg::io::sealed::read_json(store.folder().join("index.json")).unwrap();
     assert_eq!((&index["slides"][0]["slide"], &index["slides"][1]["patches"]), (&"a".into(), &5.into()));
+}
+
+/// Vectors of patches and of cells may be of two lengths, and there may be no cells.
+#[test]
+fn cubes_are_of_their_own_width_or_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = FeatureStore::open(dir.path()).unwrap();
+    let wide = SlideFeatures { d: 5, global: (0..15).map(|v| v as f32).collect(), ..features(3, 2, 4) };
+    store.write("wide", &key(), &wide).unwrap();
+    let read = store.read("wide").unwrap();
+    assert_eq!((read.n, read.d, read.cell_d, read.g), (3, 5, 4, 2));
+    assert_eq!((read.local_patch(1).unwrap().len(), read.local_means().unwrap().len()), (16, 12));
+    let alone = SlideFeatures { cell_d: 0, g: 0, local: Vec::new(), ..wide };
+    store.write("alone", &key(), &alone).unwrap();
+    let read = store.read("alone").unwrap();
+    assert_eq!((read.n, read.d, read.cell_d, read.g), (3, 5, 0, 0));
+    assert_eq!(read.global().unwrap().as_ref(), alone.global);
+    assert!(read.local().unwrap().is_empty() && read.local_patch(1).unwrap().is_empty());
 }
 
 #[test]

@@ -329,7 +329,7 @@ impl VitEncoder {
             let (heads, width) = (config.heads, config.width);
             return Err(Error::Usage(format!("encoder.heads = {heads} does not divide the network's width, {width}")));
         }
-        if self.tile_px.0 % config.patch_px != 0 {
+        if !self.tile_px.0.is_multiple_of(config.patch_px) {
             let (tile_px, patch_px) = (self.tile_px.0, config.patch_px);
             return Err(Error::Usage(format!(
                 "encoder.tile_px = {tile_px}: the network sees whole patches of {patch_px} px; give a multiple of that"
