@@ -17,7 +17,7 @@ use crate::{
         metrics::{ALL_PROJECTS, GroupScores, Part, Prediction},
         tables::{self, Comparison, GeneResult},
     },
-    extractor::{patches::PatchSource, training},
+    extractor::{patches::PatchSource, quality::Quality, training},
     image::RgbImage,
     io::atomic,
     mil::{bags::BagSet, crossval::CvResult, predictor::Predictor},
@@ -247,8 +247,22 @@ fn curves(view: &View) -> Result<Vec<Curve>> {
             points: smoothed(steps.iter().filter_map(|s| Some((s.step as f64, value(s)?))).collect()),
             dashed: false,
         };
+        // What the pair is worth is measured on other patches than the batch, every hundred steps.
+        let measured = |name: &str, value: &dyn Fn(&Quality) -> Option<f64>| Series {
+            name: name.to_string(),
+            points: (steps.iter()).filter_map(|s| Some((s.step as f64, s.quality.as_ref().and_then(value)?))).collect(),
+            dashed: true,
+        };
+        let last = steps.iter().rev().find_map(|step| step.quality);
+        let worth = last.map_or(String::new(), |quality| {
+            format!(
+                ": {}{}",
+                quality.remark(),
+                quality.warning().map_or(String::new(), |warning| format!(". {warning}"))
+            )
+        });
         curves.push(Curve {
-            title: format!("{} extractor", scale.name()),
+            title: format!("{} extractor{worth}", scale.name()),
             x_label: "step".to_string(),
             y_label: "loss".to_string(),
             logarithmic: true,
@@ -257,6 +271,9 @@ fn curves(view: &View) -> Result<Vec<Curve>> {
                 series("LPIPS", &|s| s.lpips),
                 series("adversarial", &|s| s.adversarial),
                 series("critic", &|s| s.critic),
+                measured("L1, measured", &|q| Some(q.l1)),
+                measured("L1 of a constant", &|q| Some(q.constant_l1)),
+                measured("L1 of PCA", &|q| q.pca_l1),
             ],
             marks: Vec::new(),
         });
