@@ -227,14 +227,34 @@ impl SlidePatches {
                 }
             }
         }
+        if !args.glass {
+            patches.leave_out_glass(progress)?;
+        }
         if patches.places.is_empty() {
-            return Err(Error::input(
-                &paths[0],
-                "no patch could be cut from it",
-                "give images at least as large as a patch",
-            ));
+            let remedy = "give images at least as large as a patch; --glass takes glass too";
+            return Err(Error::input(&args.images[0], "no patch of tissue could be cut from it", remedy));
         }
         Ok(patches)
+    }
+
+    /// Keeps the patches with tissue.
+    fn leave_out_glass(&mut self, progress: &dyn Progress) -> Result<()> {
+        progress.begin("tissue", self.places.len() as u64, "patches");
+        let tissue = |index: usize| {
+            progress.check()?;
+            let glass = Cells::of(&self.load(index)?).glass_share() >= GLASS_SHARE;
+            progress.advance(1);
+            Ok(!glass)
+        };
+        let tissue: Vec<bool> = (0..self.places.len()).into_par_iter().map(tissue).collect::<Result<_>>()?;
+        progress.end();
+        let kept = self.places.iter().zip(&tissue).filter(|(_, tissue)| **tissue).map(|(place, _)| *place).collect();
+        let before = std::mem::replace(&mut self.places, kept).len();
+        if self.places.len() < before {
+            let glass = before - self.places.len();
+            progress.note(&format!("{glass} of {before} patches are glass and left out"));
+        }
+        Ok(())
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 /// It cannot be read, or is a slide rather than a patch of one.
 pub(super) fn whole(path: &Path) -> Result<RgbImage> {
     let slide = Slide::open(path)?;
-    let full = slide.level(0)?;
+    let full = &slide.levels()[0];
     let (width, height) = (full.width_px, full.height_px);
     if width.max(height) > LARGEST_WHOLE_IMAGE_PX {
         let problem = format!("is {width}x{height} px, too large for one patch");
