@@ -28,6 +28,7 @@ pub mod op;
 pub mod ops;
 pub mod optim;
 pub mod pipeline;
+pub mod preset;
 pub mod progress;
 pub mod random;
 pub mod report;

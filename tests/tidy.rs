@@ -88,6 +88,7 @@ const ROOMS: &[&[&str]] = &[
         "shape",
         "random",
         "progress",
+        "preset",
         "image",
         "atomic",
         "math",

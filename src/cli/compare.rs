@@ -12,7 +12,6 @@ use crate::{
         compare::{self, Arm, Run},
         predictions::{self, PredictionTable},
         stats::Bootstrap,
-        tables,
     },
     progress::Progress,
 };
@@ -91,34 +90,34 @@ struct Table {
 
 /// Every method of every run. What is not named is called by its method; where several runs have the method, by its run's folder.
 fn read(given: &[String], context: &Context) -> Result<Vec<Table>> {
-    let named: Vec<(Option<&str>, &Path)> = given.iter().map(|text| named(text)).collect();
     let mut methods_of: BTreeMap<String, usize> = BTreeMap::new();
-    let mut files = Vec::new();
-    for &(name, path) in &named {
-        for (method, file) in evaluate::files(path)? {
-            if name.is_none() {
-                *methods_of.entry(method.clone()).or_default() += 1;
-            }
-            files.push((name, path, method, file));
+    let mut runs = Vec::new();
+    for (name, run) in given.iter().map(|text| named(text)) {
+        let path = evaluate::table(run)?;
+        let methods = predictions::read_methods(&path)?;
+        if name.is_none() {
+            methods.iter().for_each(|(method, _)| *methods_of.entry(method.clone()).or_default() += 1);
         }
+        runs.push((name, run, path, methods));
     }
     let mut tables = Vec::new();
-    for (name, run, method, path) in files {
-        let own = method == tables::OWN_METHOD || !run.is_dir();
-        let arm = match name {
-            // A named run stands for its own method.
-            Some(_) if !own => continue,
-            Some(name) => name.to_string(),
-            None if methods_of[&method] == 1 => method,
-            None => {
-                let folder =
-                    run.file_name().map_or_else(|| run.display().to_string(), |f| f.to_string_lossy().into_owned());
-                if own { folder } else { format!("{folder}/{method}") }
-            }
-        };
-        let table = predictions::read(&path)?;
-        table.remarks().iter().for_each(|remark| context.progress.note(&format!("{}: {remark}", path.display())));
-        tables.push(Table { arm, path, table });
+    for (name, run, path, methods) in runs {
+        for (number, (method, table)) in methods.into_iter().enumerate() {
+            let arm = match name {
+                // A named run stands for its own method, the first.
+                Some(_) if number > 0 => continue,
+                Some(name) => name.to_string(),
+                None if methods_of[&method] == 1 => method,
+                None => {
+                    let folder =
+                        run.file_name().map_or_else(|| run.display().to_string(), |f| f.to_string_lossy().into_owned());
+                    if number == 0 { folder } else { format!("{folder}/{method}") }
+                }
+            };
+            let remark = |remark: &String| context.progress.note(&format!("{}, {arm}: {remark}", path.display()));
+            table.remarks().iter().for_each(remark);
+            tables.push(Table { arm, path: path.clone(), table });
+        }
     }
     Ok(tables)
 }

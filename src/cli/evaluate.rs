@@ -18,8 +18,8 @@ use crate::{
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  isg evaluate run                       a run's held-out predictions again, ridge beside them
-  isg evaluate predictions.csv --json    any table slide,patient,project,repeat,fold,gene,truth,predicted
+  isg evaluate run                       a run's held-out predictions again, every method beside the first
+  isg evaluate predictions.csv --json    any table method,slide,patient,project,repeat,fold,gene,truth,predicted
   isg evaluate run --fdr by --out scores
   isg evaluate msi.csv --specificity 0.9
 
@@ -45,8 +45,8 @@ auc       area under the ROC curve; a fold without patients of both classes does
 auc_low, auc_high        its interval as above; delong_low, delong_high by DeLong's formula (none with --unit slide)
 sensitivity, specificity, threshold   at the lowest threshold that reaches --specificity
 
-A patient's prediction is the mean over their slides; in the pool, over the repeats too. Columns project, repeat, fold and
-target_span may be absent. A directory holds predictions.csv and, for every other method, predictions_NAME.csv.")]
+A patient's prediction is the mean over their slides; in the pool, over the repeats too. Columns method, project, repeat, fold
+and target_span may be absent. The method of the first line stands first, the others beside it.")]
 pub struct Args {
     /// Run directory, or a table with the columns slide,patient,gene,truth,predicted.
     predictions: PathBuf,
@@ -97,19 +97,15 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
         permutations: Permutations { draws: args.permutations, seed: args.seed },
         specificity: args.specificity,
     };
-    let tables = files(&args.predictions)?;
+    let path = table(&args.predictions)?;
     if let Some(out) = &args.out {
         let written = [out.join(tables::EVALUATION_JSON), out.join(tables::EVALUATION_CSV)];
-        output::refuse_overwriting(
-            written.iter().map(PathBuf::as_path),
-            tables.iter().map(|(_, path)| path.as_path()),
-        )?;
+        output::refuse_overwriting(written.iter().map(PathBuf::as_path), [path.as_path()])?;
     }
-    let mut methods = Vec::new();
-    for (name, path) in tables {
-        let table = predictions::read(&path)?;
-        table.remarks().iter().for_each(|remark| context.progress.note(&format!("{}: {remark}", path.display())));
-        methods.push((name, table));
+    let methods = predictions::read_methods(&path)?;
+    for (name, table) in &methods {
+        let remark = |remark: &String| context.progress.note(&format!("{}, {name}: {remark}", path.display()));
+        table.remarks().iter().for_each(remark);
     }
     let scored: Vec<Method> = (methods.iter())
         .map(|(name, table)| Method { name, genes: &table.genes, predictions: &table.predictions })
@@ -131,29 +127,18 @@ pub fn run(args: Args, context: &Context) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// The tables to score with their methods' names: one file, or a run's with every other method's beside it.
-pub(super) fn files(given: &Path) -> Result<Vec<(String, PathBuf)>> {
+/// The table to score: a file, or that of a run.
+pub(super) fn table(given: &Path) -> Result<PathBuf> {
     if !given.is_dir() {
-        let name = given.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-        return Ok(vec![(name, given.to_path_buf())]);
+        return Ok(given.to_path_buf());
     }
-    let own = given.join(tables::PREDICTIONS_FILE);
-    if !own.is_file() {
-        let problem = format!("holds no {}", tables::PREDICTIONS_FILE);
-        return Err(Error::input(
+    let of_run = given.join(tables::PREDICTIONS_FILE);
+    match of_run.is_file() {
+        true => Ok(of_run),
+        false => Err(Error::input(
             given,
-            problem,
+            format!("holds no {}", tables::PREDICTIONS_FILE),
             "name a run that got as far as its training, or a table of predictions",
-        ));
+        )),
     }
-    let mut others = Vec::new();
-    for entry in std::fs::read_dir(given).map_err(|e| Error::io(given, e))? {
-        let path = entry.map_err(|e| Error::io(given, e))?.path();
-        let name = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix(tables::OTHER_PREDICTIONS));
-        if let Some(name) = name.and_then(|n| n.strip_suffix(".csv")).filter(|n| !n.is_empty()) {
-            others.push((name.to_string(), path.clone()));
-        }
-    }
-    others.sort();
-    Ok([(tables::OWN_METHOD.to_string(), own)].into_iter().chain(others).collect())
 }

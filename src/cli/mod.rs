@@ -11,6 +11,7 @@ pub mod encode;
 pub mod evaluate;
 pub mod extractor;
 mod images;
+pub mod methods;
 pub mod output;
 pub mod predict;
 pub mod progress;
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    device::{Device, module},
+    device::{Device, DeviceId, module},
     error::{Error, Result},
     pipeline::Stage,
 };
@@ -53,6 +54,7 @@ Examples:
   isg score slide.svs --out scores.csv     bits of texture in every patch, and which are kept
   isg synth cohort --slides 60 --seed 1    draw a cohort whose truth is known
   isg run cohort/isg.toml                  slides and tables in; trained, cross-validated predictions out
+  isg methods                              the methods that a run trains and compares
   isg predict --model cohort/run slide.svs predict another slide";
 
 #[derive(clap::Args)]
@@ -94,6 +96,8 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Compare the predictions of finished runs, or of the methods of one run.
     Compare(compare::Args),
+    /// The slide-level methods and the encoders there are.
+    Methods(methods::Args),
     /// A run to its end, with its tables and its report.
     Report(run::Args),
     /// What a finished run says about other slides.
@@ -115,25 +119,26 @@ impl Context {
         self.opened().map(|(device, _)| device)
     }
 
-    /// As a name, for worker threads that make their own.
-    pub fn device_name(&self) -> Result<String> {
-        self.opened().map(|(_, name)| name)
+    /// As threads open it for themselves.
+    pub fn device_id(&self) -> Result<DeviceId> {
+        self.opened().map(|(_, id)| id)
     }
 
-    fn opened(&self) -> Result<(Device, String)> {
+    fn opened(&self) -> Result<(Device, DeviceId)> {
         module::check_replacements()?;
         if let Some(name) = &self.device {
-            return Ok((Device::named(name)?, name.clone()));
+            let id = DeviceId::parse(name)?;
+            return Ok((id.open()?, id));
         }
-        let (device, name, why) = match Device::named("cuda") {
-            Ok(device) => (device, "cuda", String::new()),
-            Err(Error::Device(why)) => (Device::cpu(), "cpu", why.replacen("cuda", "", 1)),
+        let (device, id, why) = match DeviceId::Cuda(0).open() {
+            Ok(device) => (device, DeviceId::Cuda(0), String::new()),
+            Err(Error::Device(why)) => (Device::cpu(), DeviceId::Cpu, why.replacen("cuda", "", 1)),
             Err(error) => return Err(error),
         };
         if !self.quiet {
             output::say(format_args!("computing on {device}{why}"));
         }
-        Ok((device, name.to_string()))
+        Ok((device, id))
     }
 }
 
@@ -212,6 +217,7 @@ fn run(command: Command, context: &Context) -> Result<Outcome> {
         Command::Train(args) => run::run(args, Stage::Training, context),
         Command::Evaluate(args) => evaluate::run(args, context),
         Command::Compare(args) => compare::run(args, context),
+        Command::Methods(args) => methods::run(args).map(|()| Outcome::Done),
         Command::Predict(args) => predict::run(args, context),
         Command::Demo(args) => demo::run(args, context),
     }

@@ -9,7 +9,7 @@ use crate::{
     eval::{metrics::Unit, tables},
     pipeline::{
         self, Run, RunConfig, Stage, Summary,
-        plan::{FoldPlan, Parameters, PatchPlan, Plan, size},
+        plan::{FoldPlan, MethodPlan, Parameters, PatchPlan, Plan, size},
     },
     report::PatchCounts,
 };
@@ -48,7 +48,7 @@ pub fn run(args: Args, until: Stage, context: &Context) -> Result<Outcome> {
 
 /// Says what a run would do.
 fn plan(config: &RunConfig, json: bool, context: &Context) -> Result<Outcome> {
-    let planned = context.device_name().and_then(|device| pipeline::dry_run(config, &device, &context.progress));
+    let planned = context.device_id().and_then(|device| pipeline::dry_run(config, device, &context.progress));
     let plan = match planned {
         Ok(plan) => plan,
         Err(Error::Interrupted) => return Err(Error::Interrupted),
@@ -95,9 +95,11 @@ fn print_plan(plan: &Plan) -> Result<()> {
     let PatchPlan { to_score, kept_expected, unreadable } = plan.patches;
     let unreadable = if unreadable > 0 { format!("; {unreadable} slides cannot be opened") } else { String::new() };
     row("patches", format!("{to_score} to score, about {kept_expected} expected to be kept{unreadable}"))?;
-    let Parameters { global_extractor, local_extractor, regressor } = plan.parameters;
-    row("parameters", format!("{global_extractor} and {local_extractor} (extractors), {regressor} (regressor)"))?;
-    row("networks", format!("{}, each with {} tuned copies", plan.networks, plan.tasks))?;
+    let Parameters { global_extractor, local_extractor } = plan.parameters;
+    row("extractors", format!("{global_extractor} and {local_extractor} parameters"))?;
+    for MethodPlan { name, networks, tasks, parameters } in &plan.methods {
+        row(name, format!("{networks} networks of {parameters} parameters, each with {tasks} tuned copies"))?;
+    }
     let free = plan.free_bytes.map_or(String::new(), |free| format!("; {} are free", size(free)));
     row("features", format!("about {} on disk{free}", size(plan.features_bytes)))?;
     row("memory", format!("about {}", size(plan.memory_bytes)))
@@ -105,9 +107,9 @@ fn print_plan(plan: &Plan) -> Result<()> {
 
 /// Runs a configuration and prints what it found.
 pub(super) fn execute(config: RunConfig, until: Stage, json: bool, context: &Context) -> Result<Outcome> {
-    let device = context.device_name()?;
+    let device = context.device_id()?;
     let run = Run::open(config, &context.progress)?;
-    match pipeline::execute(&run, until, &device, &context.progress)? {
+    match pipeline::execute(&run, until, device, &context.progress)? {
         None => {
             output::line(format_args!("{}: finished up to {}", run.config.out.display(), until.name()))?;
             Ok(Outcome::Done)

@@ -49,6 +49,42 @@ pub(crate) enum Kind {
     Gpu(Rc<dyn Driver>),
 }
 
+/// Which device to open. Unlike the device it goes to other threads, each of which opens its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeviceId {
+    Cpu,
+    /// The driver's number of a GPU.
+    Cuda(u32),
+    /// Seed of its schedules.
+    Emulator(u64),
+}
+
+impl DeviceId {
+    /// What a command line names: `cpu`, `cuda`, `cuda:N` or `emulator`.
+    pub fn parse(name: &str) -> Result<DeviceId> {
+        match name.split_once(':').unwrap_or((name, "0")) {
+            ("cpu", _) => Ok(DeviceId::Cpu),
+            ("cuda", index) => match index.parse() {
+                Ok(index) => Ok(DeviceId::Cuda(index)),
+                Err(_) => Err(Error::Usage(format!("--device {name}: the GPU's number is not a number"))),
+            },
+            ("emulator", seed) => match seed.parse() {
+                Ok(seed) => Ok(DeviceId::Emulator(seed)),
+                Err(_) => Err(Error::Usage(format!("--device {name}: the seed is not a number"))),
+            },
+            _ => Err(Error::Usage(format!("--device {name}: unknown; use cpu, cuda, cuda:N or emulator"))),
+        }
+    }
+
+    pub fn open(self) -> Result<Device> {
+        match self {
+            DeviceId::Cpu => Ok(Device::cpu()),
+            DeviceId::Cuda(index) => Ok(Device::gpu(Cuda::open(index)?)),
+            DeviceId::Emulator(seed) => Ok(Device::gpu(Emulator::new(&emulator::Options::from_env(seed)?))),
+        }
+    }
+}
+
 impl Device {
     /// The CPU this program runs on; ops use rayon's current thread pool.
     pub fn cpu() -> Device {
@@ -71,18 +107,7 @@ impl Device {
 
     /// The device a command line names: `cpu`, `cuda`, `cuda:N` or `emulator`.
     pub fn named(name: &str) -> Result<Device> {
-        match name.split_once(':').unwrap_or((name, "0")) {
-            ("cpu", _) => Ok(Device::cpu()),
-            ("cuda", index) => match index.parse() {
-                Ok(index) => Ok(Device::gpu(Cuda::open(index)?)),
-                Err(_) => Err(Error::Usage(format!("--device {name}: the GPU's number is not a number"))),
-            },
-            ("emulator", seed) => match seed.parse() {
-                Ok(seed) => Ok(Device::gpu(Emulator::new(&emulator::Options::from_env(seed)?))),
-                Err(_) => Err(Error::Usage(format!("--device {name}: the seed is not a number"))),
-            },
-            _ => Err(Error::Usage(format!("--device {name}: unknown; use cpu, cuda, cuda:N or emulator"))),
-        }
+        DeviceId::parse(name)?.open()
     }
 
     /// Waits until everything queued is done.

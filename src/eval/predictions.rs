@@ -1,4 +1,4 @@
-//! `predictions.csv`: one line per slide, gene, fold and repeat, a run's own or anybody's.
+//! `predictions.csv`: one line per method, slide, gene, fold and repeat, a run's own or anybody's.
 //!
 //! Read liberally (separators, order and names of columns, folds called `fold0`), believed only where it does not contradict
 //! itself: a text where a number belongs, a slide given twice with other values, a patient tested twice in one
@@ -9,7 +9,10 @@ use std::{
     path::Path,
 };
 
-use super::metrics::{self, Prediction};
+use super::{
+    metrics::{self, Prediction},
+    tables::Method,
+};
 use crate::{
     error::{Error, Result},
     escape,
@@ -19,10 +22,10 @@ use crate::{
     },
 };
 
-const HEADER: [&str; 9] =
-    ["slide", "patient", "project", "repeat", "fold", "gene", "truth", "predicted", "target_span"];
+const HEADER: [&str; 10] =
+    ["method", "slide", "patient", "project", "repeat", "fold", "gene", "truth", "predicted", "target_span"];
 const REMEDY: &str =
-    "give the columns slide,patient,gene,truth,predicted and, where there are several, project,fold,repeat";
+    "give the columns slide,patient,gene,truth,predicted and, where there are several, method,project,fold,repeat";
 
 /// What a table of predictions holds.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -53,22 +56,25 @@ impl PredictionTable {
     }
 }
 
-/// Writes `slide,patient,project,repeat,fold,gene,truth,predicted,target_span`. Truth is empty where nothing was measured;
-/// `target_span` is what the fold divided its training targets by.
-pub fn write(path: &Path, genes: &[String], predictions: &[Prediction]) -> Result<()> {
+/// Writes `method,slide,patient,project,repeat,fold,gene,truth,predicted,target_span`, method by method. Truth is empty where
+/// nothing was measured; `target_span` is what the fold divided its training targets by.
+pub fn write(path: &Path, methods: &[Method]) -> Result<()> {
     let mut out = csv::Writer::from_writer(Vec::new());
     let failed = |e: csv::Error| Error::io(path, e.into());
     out.write_record(HEADER).map_err(failed)?;
     let number = |v: f64| if v.is_finite() { v.to_string() } else { String::new() };
-    for p in predictions {
-        let (repeat, fold) = (p.repeat.to_string(), p.fold.to_string());
-        let [slide, patient, project] = [&p.slide, &p.patient, &p.project].map(|text| escape::cell(text));
-        for (i, gene) in genes.iter().enumerate() {
-            let (truth, span) = (number(p.truth[i]), number(p.target_span[i]));
-            let predicted = p.predicted[i].to_string();
-            let gene = escape::cell(gene);
-            let row = [&slide, &patient, &project, &*repeat, &fold, &gene, &truth, &predicted, &span];
-            out.write_record(row).map_err(failed)?;
+    for Method { name, genes, predictions } in methods {
+        let method = escape::cell(name);
+        for p in *predictions {
+            let (repeat, fold) = (p.repeat.to_string(), p.fold.to_string());
+            let [slide, patient, project] = [&p.slide, &p.patient, &p.project].map(|text| escape::cell(text));
+            for (i, gene) in genes.iter().enumerate() {
+                let (truth, span) = (number(p.truth[i]), number(p.target_span[i]));
+                let predicted = p.predicted[i].to_string();
+                let gene = escape::cell(gene);
+                let row = [&method, &slide, &patient, &project, &*repeat, &fold, &gene, &truth, &predicted, &span];
+                out.write_record(row).map_err(failed)?;
+            }
         }
     }
     let bytes = out.into_inner().map_err(|e| Error::io(path, e.into_error()))?;
@@ -77,6 +83,7 @@ pub fn write(path: &Path, genes: &[String], predictions: &[Prediction]) -> Resul
 
 /// Where each value stands in a line.
 struct Columns {
+    method: Option<usize>,
     slide: usize,
     patient: usize,
     project: Option<usize>,
@@ -93,6 +100,7 @@ impl Columns {
         let column = |names: &[&str]| find_column(path, header, names);
         let required = |names: &[&str]| require_column(path, header, names);
         Ok(Columns {
+            method: column(&["method", "model"])?,
             slide: required(&["slide", "wsi", "slide_id", "filename", "slide_name"])?,
             patient: required(&["patient", "patient_id", "case", "case_id", "submitter_id", "bcr_patient_barcode"])?,
             project: column(&["project", "project_id", "cohort", "cancer"])?,
@@ -158,23 +166,62 @@ struct Entry {
     lines: Vec<u64>,
 }
 
-/// Reads what [`write()`] wrote, or another program in the same columns; `project`, `fold`, `repeat` and `target_span` may be
-/// absent. A slide without a line for a gene has no truth for it. Errors name the line.
+/// One method's table while its lines come in.
+#[derive(Default)]
+struct Reading {
+    table: PredictionTable,
+    gene_numbers: HashMap<String, usize>,
+    entries: BTreeMap<(usize, usize, String), Entry>,
+}
+
+/// Reads a table of one method, as [`read_methods`] does.
+///
+/// # Errors
+/// `Input` where it holds several.
 pub fn read(path: &Path) -> Result<PredictionTable> {
+    match <[_; 1]>::try_from(read_methods(path)?) {
+        Ok([(_, table)]) => Ok(table),
+        Err(several) => {
+            let problem = format!("holds predictions of {} methods", several.len());
+            Err(Error::input(path, problem, "keep the lines of one"))
+        }
+    }
+}
+
+/// Reads what [`write()`] wrote, or another program in the same columns, method by method in order of appearance; `method`,
+/// `project`, `fold`, `repeat` and `target_span` may be absent. A slide without a line for a gene has no truth for it. Errors
+/// name the line.
+pub fn read_methods(path: &Path) -> Result<Vec<(String, PredictionTable)>> {
     let mut source = Source::open(path)?;
     let mut fields = Vec::new();
     // The first row may add a name to the header.
     let mut more = source.next_row(&mut fields)?;
     let columns = Columns::find(path, &source.first)?;
-    let mut table = PredictionTable::default();
-    let mut gene_numbers: HashMap<String, usize> = HashMap::new();
-    let mut entries: BTreeMap<(usize, usize, String), Entry> = BTreeMap::new();
+    let nameless = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut methods: Vec<(String, Reading)> = Vec::new();
     while more {
-        table.lines += 1;
-        let at = source.line();
         let mut line = Line { source: &mut source, fields: &fields };
+        let name = columns.method.map_or(Ok(nameless.clone()), |c| line.text("method", c))?;
+        let place = methods.iter().position(|(known, _)| *known == name).unwrap_or(methods.len());
+        if place == methods.len() {
+            methods.push((name, Reading::default()));
+        }
+        methods[place].1.add(&mut line, &columns)?;
+        more = source.next_row(&mut fields)?;
+    }
+    if methods.is_empty() {
+        return Err(Error::input(path, "holds no prediction", REMEDY));
+    }
+    methods.into_iter().map(|(name, reading)| Ok((name, reading.finish(path)?))).collect()
+}
+
+impl Reading {
+    fn add(&mut self, line: &mut Line, columns: &Columns) -> Result<()> {
+        let Reading { table, gene_numbers, entries } = self;
+        table.lines += 1;
+        let (at, path) = (line.source.line(), line.source.path().to_path_buf());
         let (slide, patient) = (line.text("slide", columns.slide)?, line.text("patient", columns.patient)?);
-        let project = columns.project.map_or(String::new(), |c| escape::uncell(&fields[c]).to_string());
+        let project = columns.project.map_or(String::new(), |c| escape::uncell(&line.fields[c]).to_string());
         let (repeat, fold) = (line.ordinal("repeat", columns.repeat)?, line.ordinal("fold", columns.fold)?);
         let gene = line.text("gene", columns.gene)?;
         let (truth, predicted) = (line.number(columns.truth)?, line.number(columns.predicted)?);
@@ -214,7 +261,7 @@ pub fn read(path: &Path) -> Result<PredictionTable> {
             };
             let before = entry.lines.iter().find(|l| **l > 0).copied().unwrap_or(0);
             let problem = format!("slide {slide} is of {a} (line {before}) and of {b} (line {at})");
-            return Err(Error::input(path, problem, "give every slide one patient and one project"));
+            return Err(Error::input(&path, problem, "give every slide one patient and one project"));
         }
         if entry.lines.len() <= number {
             entry.lines.resize(number + 1, 0);
@@ -229,24 +276,25 @@ pub fn read(path: &Path) -> Result<PredictionTable> {
             if !values.iter().zip([truth, predicted, span]).all(same) {
                 let problem =
                     format!("slide {slide}, gene {gene} is given twice with other values, in lines {before} and {at}");
-                return Err(Error::input(path, problem, "keep one of the two; number repeats in a column repeat"));
+                return Err(Error::input(&path, problem, "keep one of the two; number repeats in a column repeat"));
             }
             table.repeated_lines += 1;
         }
         values.into_iter().zip([truth, predicted, span]).for_each(|(value, given)| *value = given);
-        more = source.next_row(&mut fields)?;
+        Ok(())
     }
-    if entries.is_empty() {
-        return Err(Error::input(path, "holds no prediction", REMEDY));
-    }
-    table.predictions = entries.into_values().map(|entry| entry.prediction).collect();
-    for p in &mut table.predictions {
-        for values in [&mut p.truth, &mut p.predicted, &mut p.target_span] {
-            values.resize(table.genes.len(), f64::NAN);
+
+    fn finish(self, path: &Path) -> Result<PredictionTable> {
+        let Reading { mut table, entries, .. } = self;
+        table.predictions = entries.into_values().map(|entry| entry.prediction).collect();
+        for p in &mut table.predictions {
+            for values in [&mut p.truth, &mut p.predicted, &mut p.target_span] {
+                values.resize(table.genes.len(), f64::NAN);
+            }
         }
+        if let Some((problem, remedy)) = metrics::contradiction(&table.genes, &table.predictions) {
+            return Err(Error::input(path, problem, remedy));
+        }
+        Ok(table)
     }
-    if let Some((problem, remedy)) = metrics::contradiction(&table.genes, &table.predictions) {
-        return Err(Error::input(path, problem, remedy));
-    }
-    Ok(table)
 }

@@ -17,16 +17,10 @@ use crate::{
 };
 
 pub const PREDICTIONS_FILE: &str = "predictions.csv";
-/// `predictions_NAME.csv` holds another method's predictions of the same slides.
-pub const OTHER_PREDICTIONS: &str = "predictions_";
-pub const BASELINE_FILE: &str = "predictions_ridge.csv";
 pub const EVALUATION_JSON: &str = "evaluation.json";
 pub const EVALUATION_CSV: &str = "evaluation.csv";
-/// What a run's own predictions are called among other methods'.
-pub const OWN_METHOD: &str = "isg";
-/// What the baseline of every run is called.
-pub const BASELINE: &str = "ridge";
-
+/// What follows a method's name in [`GeneResult::others`].
+pub const PEARSON: &str = "_pearson";
 /// A method's predictions.
 #[derive(Clone, Copy, Debug)]
 pub struct Method<'a> {
@@ -92,7 +86,7 @@ impl Comparison {
             let (mean, pooled) = (find(first, Part::Mean, gene), find(first, Part::Pooled, gene));
             let others = self.methods[1..].iter().map(|(name, evaluation)| {
                 let same = evaluation.genes.iter().position(|g| *g == first.genes[gene]);
-                (format!("{name}_pearson"), same.and_then(|gene| find(evaluation, Part::Mean, gene).pearson))
+                (format!("{name}{PEARSON}"), same.and_then(|gene| find(evaluation, Part::Mean, gene).pearson))
             });
             let other_aucs = self.methods[1..].iter().map(|(name, evaluation)| {
                 let same = evaluation.genes.iter().position(|g| *g == first.genes[gene]);

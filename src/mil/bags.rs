@@ -1,7 +1,4 @@
-//! What the regressor learns from: per slide a bag of patches, each with its global vector and its local cube, and one
-//! expression value per gene.
-//!
-//! Features are read when needed, so that a cohort need not fit into memory; [`HostFeatures`] keeps them in it.
+//! What methods learn from: per slide a bag of patches with their features, and one expression value per gene.
 
 use std::collections::HashMap;
 
@@ -14,43 +11,8 @@ use crate::{
     },
     error::{Error, Result},
     io::checksum::Digest,
-    random::Philox,
+    mil::features::{FeatureDims, PatchFeatures, PatchValues, READ_PATCHES, Reads},
 };
-
-/// The patch features of one slide.
-pub trait PatchFeatures: Send + Sync {
-    fn patches(&self) -> usize;
-
-    /// Appends the global vectors `[d]` and local cubes `[g, g, d]` of these patches, in this order.
-    fn read(&self, patches: &[usize], globals: &mut Vec<f32>, locals: &mut Vec<f32>) -> Result<()>;
-}
-
-/// Features in host memory.
-pub struct HostFeatures {
-    pub patches: usize,
-    /// `[patches, d]`
-    pub globals: Vec<f32>,
-    /// `[patches, g, g, d]`
-    pub locals: Vec<f32>,
-}
-
-impl PatchFeatures for HostFeatures {
-    fn patches(&self) -> usize {
-        self.patches
-    }
-
-    fn read(&self, patches: &[usize], globals: &mut Vec<f32>, locals: &mut Vec<f32>) -> Result<()> {
-        let (d, cube) = (self.globals.len() / self.patches.max(1), self.locals.len() / self.patches.max(1));
-        for &p in patches {
-            let rows = self.globals.get(p * d..(p + 1) * d).zip(self.locals.get(p * cube..(p + 1) * cube));
-            let (global, local) =
-                rows.ok_or_else(|| Error::shape("features", format!("patch {p} of {}", self.patches)))?;
-            globals.extend_from_slice(global);
-            locals.extend_from_slice(local);
-        }
-        Ok(())
-    }
-}
 
 /// One slide.
 pub struct Bag {
@@ -73,10 +35,8 @@ pub struct Origin {
 
 /// A cohort's slides with their targets.
 pub struct BagSet {
-    /// d: features of a patch.
-    pub width: usize,
-    /// p/q: cells per side of a cube.
-    pub grid: usize,
+    /// Sizes of a patch's features.
+    pub dims: FeatureDims,
     pub genes: Vec<String>,
     pub origin: Origin,
     pub bags: Vec<Bag>,
@@ -102,7 +62,8 @@ impl BagSet {
             let message = format!("{} rows of targets for {} slides", self.targets.len(), self.bags.len());
             return Err(Error::shape("bags", message));
         }
-        let cube = self.grid * self.grid * self.width;
+        let (global, cube) = (self.dims.global, self.dims.cube());
+        let reads = Reads { global: global > 0, cube: cube > 0, coords: false };
         for (bag, targets) in self.bags.iter().zip(&self.targets) {
             if bag.features.patches() == 0 {
                 return wrong(&bag.slide, "has no patches".into());
@@ -111,11 +72,12 @@ impl BagSet {
                 let message = format!("{}: {} targets for {} genes", bag.slide, targets.len(), self.genes.len());
                 return Err(Error::shape("bags", message));
             }
-            let (mut globals, mut locals) = (Vec::new(), Vec::new());
-            bag.features.read(&[0], &mut globals, &mut locals)?;
-            if globals.len() != self.width || locals.len() != cube {
-                let what = format!("a patch has {} and {} features, not {}", globals.len(), locals.len(), self.width);
-                return wrong(&bag.slide, format!("{what} and {cube}"));
+            let mut values = PatchValues::default();
+            bag.features.read(&[0], reads, &mut values)?;
+            let ours = (values.global.len(), values.cube.len());
+            if ours != (global, cube) {
+                let what = format!("a patch has {} and {} features, not {global} and {cube}", ours.0, ours.1);
+                return wrong(&bag.slide, what);
             }
         }
         Ok(())
@@ -154,155 +116,25 @@ impl BagSet {
         Ok(scaler)
     }
 
-    /// Means over a slide's patches of the global vectors and of the cubes' cells, `[2 d]`: what the baseline sees.
-    pub fn mean_features(&self, slide: usize) -> Result<Vec<f64>> {
+    /// Means over a slide's patches of the global vectors and of the cubes' cells, as far as `reads` names them, one after
+    /// the other.
+    pub fn mean_features(&self, slide: usize, reads: Reads) -> Result<Vec<f64>> {
         let features = &self.bags[slide].features;
-        let (d, n) = (self.width, features.patches());
-        let mut mean = vec![0.0; 2 * d];
+        let n = features.patches();
+        let FeatureDims { global, cell, grid } = self.dims;
+        let mut means = [vec![0.0; global], vec![0.0; cell]];
+        let counts = [n, n * grid * grid];
         for chunk in (0..n).collect::<Vec<_>>().chunks(READ_PATCHES) {
-            let (mut globals, mut locals) = (Vec::new(), Vec::new());
-            features.read(chunk, &mut globals, &mut locals)?;
-            let (of_global, of_local) = mean.split_at_mut(d);
-            for row in globals.chunks_exact(d) {
-                of_global.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v) / n as f64);
-            }
-            let cells = (n * self.grid * self.grid) as f64;
-            for row in locals.chunks_exact(d) {
-                of_local.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v) / cells);
-            }
-        }
-        Ok(mean)
-    }
-}
-
-/// Patches read at a time where a whole slide is passed over.
-pub const READ_PATCHES: usize = 64;
-
-/// Mean and deviation of every feature over training slides, stored with the model.
-#[derive(Clone, PartialEq, Debug)]
-pub struct FeatureScale {
-    pub global_mean: Vec<f32>,
-    pub global_span: Vec<f32>,
-    pub local_mean: Vec<f32>,
-    pub local_span: Vec<f32>,
-}
-
-impl FeatureScale {
-    /// Leaves features as they are.
-    pub fn identity(width: usize) -> FeatureScale {
-        let (zeros, ones) = (vec![0.0; width], vec![1.0; width]);
-        FeatureScale { global_mean: zeros.clone(), global_span: ones.clone(), local_mean: zeros, local_span: ones }
-    }
-
-    /// Fits on these slides, each counting the same, by at most `READ_PATCHES` patches of each spread over the slide.
-    pub fn fit(set: &BagSet, slides: &[usize]) -> Result<FeatureScale> {
-        let d = set.width;
-        let mut moments = [vec![[0.0f64; 2]; d], vec![[0.0f64; 2]; d]];
-        for &slide in slides {
-            let features = &set.bags[slide].features;
-            let n = features.patches();
-            let some: Vec<usize> = (0..n.min(READ_PATCHES)).map(|i| i * n / n.min(READ_PATCHES)).collect();
-            let (mut globals, mut locals) = (Vec::new(), Vec::new());
-            features.read(&some, &mut globals, &mut locals)?;
-            for (moments, values) in moments.iter_mut().zip([&globals, &locals]) {
-                let weight = 1.0 / ((values.len() / d).max(1) * slides.len()) as f64;
-                for row in values.chunks_exact(d) {
-                    for (m, &v) in moments.iter_mut().zip(row) {
-                        let v = f64::from(v);
-                        *m = [m[0] + v * weight, m[1] + v * v * weight];
-                    }
+            let mut values = PatchValues::default();
+            features.read(chunk, Reads { coords: false, ..reads }, &mut values)?;
+            for ((mean, count), values) in means.iter_mut().zip(counts).zip([&values.global, &values.cube]) {
+                for row in values.chunks_exact(mean.len().max(1)) {
+                    mean.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v) / count as f64);
                 }
             }
         }
-        let scale = |moments: &[[f64; 2]]| -> (Vec<f32>, Vec<f32>) {
-            let one = |&[mean, square]: &[f64; 2]| {
-                let span = (square - mean * mean).max(0.0).sqrt();
-                // A feature that never changes says nothing, whatever its rounding noise is divided by.
-                (mean as f32, if span > 1e-6 * mean.abs().max(1e-6) { span as f32 } else { 1.0 })
-            };
-            moments.iter().map(one).unzip()
-        };
-        let ((global_mean, global_span), (local_mean, local_span)) = (scale(&moments[0]), scale(&moments[1]));
-        let scale = FeatureScale { global_mean, global_span, local_mean, local_span };
-        if scale.global_mean.iter().chain(&scale.local_mean).any(|v| !v.is_finite()) {
-            return Err(Error::Usage(
-                "the features of a training slide hold NaN or infinite values; train the extractor again".into(),
-            ));
-        }
-        Ok(scale)
-    }
-
-    pub fn global(&self, values: &mut [f32]) {
-        standardise(values, &self.global_mean, &self.global_span);
-    }
-
-    pub fn local(&self, values: &mut [f32]) {
-        standardise(values, &self.local_mean, &self.local_span);
-    }
-}
-
-fn standardise(values: &mut [f32], mean: &[f32], span: &[f32]) {
-    for row in values.chunks_exact_mut(mean.len().max(1)) {
-        for (v, (m, s)) in row.iter_mut().zip(mean.iter().zip(span)) {
-            *v = (*v - m) / s;
-        }
-    }
-}
-
-/// Applies one of the eight symmetries of the square (the dihedral group D4) to a cube `[g, g, d]`: tissue has no upright.
-pub fn dihedral(cube: &mut [f32], grid: usize, symmetry: u32) {
-    if symmetry == 0 || grid < 2 {
-        return;
-    }
-    let d = cube.len() / (grid * grid);
-    let source = cube.to_vec();
-    for y in 0..grid {
-        for x in 0..grid {
-            let (mut from_y, mut from_x) = if symmetry & 4 != 0 { (x, y) } else { (y, x) };
-            if symmetry & 1 != 0 {
-                from_x = grid - 1 - from_x;
-            }
-            if symmetry & 2 != 0 {
-                from_y = grid - 1 - from_y;
-            }
-            let (to, from) = ((y * grid + x) * d, (from_y * grid + from_x) * d);
-            cube[to..to + d].copy_from_slice(&source[from..from + d]);
-        }
-    }
-}
-
-/// A random subset of `0..count`, in ascending order; all of them where `limit` is zero or not smaller.
-pub fn subset(count: usize, limit: usize, random: Philox) -> Vec<usize> {
-    if limit == 0 || count <= limit {
-        return (0..count).collect();
-    }
-    let mut some = random.permutation(count);
-    some.truncate(limit);
-    some.sort_unstable();
-    some
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cube_has_eight_symmetries() {
-        let cube: Vec<f32> = (0..9).map(|v| v as f32).collect();
-        let mut seen: Vec<Vec<f32>> = Vec::new();
-        for symmetry in 0..8 {
-            let mut turned = cube.clone();
-            dihedral(&mut turned, 3, symmetry);
-            assert_eq!(turned[4], 4.0, "the centre stays");
-            assert!(!seen.contains(&turned), "symmetry {symmetry} repeats another");
-            seen.push(turned);
-        }
-    }
-
-    #[test]
-    fn subsets_are_ascending_and_of_the_asked_size() {
-        let some = subset(50, 7, Philox::named(1, "subset"));
-        assert!(some.len() == 7 && some.windows(2).all(|w| w[0] < w[1]) && some[6] < 50);
-        assert_eq!(subset(5, 7, Philox::named(1, "subset")), [0, 1, 2, 3, 4]);
+        let [global, cell] = means;
+        let kept = reads.global.then_some(global).into_iter().chain(reads.cube.then_some(cell));
+        Ok(kept.flatten().collect())
     }
 }

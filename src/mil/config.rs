@@ -1,38 +1,39 @@
-//! Every choice of the regressor's training, with two presets: `paper`, and `small` for cohorts of tens of slides.
+//! Every choice of a method's training, with two presets: `paper`, and `small` for cohorts of tens of slides.
 //!
-//! A configuration names a preset and overrides what it wants:
+//! A configuration names a preset and a method, and overrides what it wants; the method's own keys are in a table of its name:
 //! ```toml
 //! [train]
 //! preset = "small"
+//! method = "isg"
 //! epochs = 40
-//! model.vit_depth = 1
+//! isg.vit_depth = 1
 //! ```
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde_json::Value;
 
 use crate::{
     cohort::targets::Scaling,
     error::{Error, Result},
-    mil::regressor::RegressorConfig,
+    mil::{
+        METHODS,
+        method::{self, Fit, METHOD, MethodConfig, MethodSpec, Parameters},
+    },
+    preset::Preset,
 };
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Preset {
-    /// ISG-10-2 with ViT-S, for hundreds of slides and more.
-    Paper,
-    /// A narrow, strongly regularised network for tens of slides.
-    #[default]
-    Small,
-}
+pub use super::tasks::{FineTuneConfig, NamedTasks, Scope, TaskConfig, TaskSet};
 
-/// How a regressor is trained.
+/// A method and how it is trained.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(remote = "Self", deny_unknown_fields)]
+#[serde(remote = "Self")]
 pub struct TrainConfig {
     pub preset: Preset,
+    /// What tables and folders call it; by default the method's name.
+    pub name: String,
+    #[serde(flatten)]
+    pub method: MethodConfig,
     pub seed: u64,
-    pub model: RegressorConfig,
     /// Passes over the training slides, at most.
     pub epochs: usize,
     /// Slides a step; the loss is averaged over them.
@@ -77,33 +78,25 @@ pub struct TrainConfig {
     pub fine_tune: FineTuneConfig,
 }
 
-/// After a network was trained on all projects and genes, a copy is tuned for each task: a project and its genes.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FineTuneConfig {
-    pub enabled: bool,
-    pub epochs: usize,
-    pub learning_rate: f64,
-    pub patience: usize,
-    /// None: every gene of every project by itself.
-    pub tasks: Vec<TaskConfig>,
-}
-
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TaskConfig {
-    /// Absent: slides of all projects.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub project: Option<String>,
-    pub genes: Vec<String>,
-}
-
 impl TrainConfig {
+    /// The first method of the list.
     pub fn preset(preset: Preset) -> TrainConfig {
+        TrainConfig::of(METHODS[0], preset)
+    }
+
+    pub fn of(spec: &'static MethodSpec, preset: Preset) -> TrainConfig {
+        let mut config = TrainConfig::before_method(spec, preset);
+        (spec.training)(preset, &mut config);
+        config
+    }
+
+    /// What holds for every method that says nothing else.
+    fn before_method(spec: &'static MethodSpec, preset: Preset) -> TrainConfig {
         let paper = TrainConfig {
             preset,
+            name: spec.name.to_string(),
+            method: MethodConfig::preset(spec, preset),
             seed: 0,
-            model: RegressorConfig::paper(),
             epochs: 50,
             batch_slides: 16,
             max_patches: 100,
@@ -129,13 +122,13 @@ impl TrainConfig {
                 epochs: 20,
                 learning_rate: 1e-4,
                 patience: 8,
-                tasks: Vec::new(),
+                scope: Scope::Task,
+                tasks: TaskSet::Named(NamedTasks::Projects),
             },
         };
         match preset {
             Preset::Paper => paper,
             Preset::Small => TrainConfig {
-                model: RegressorConfig::small(),
                 epochs: 60,
                 batch_slides: 8,
                 max_patches: 16,
@@ -158,7 +151,12 @@ impl TrainConfig {
     /// One sentence on the first key that cannot be used.
     pub fn validate(&self) -> Result<()> {
         let bad = |what: &str| Err(Error::Usage(format!("train: {what}")));
-        self.model.validate()?;
+        let name = self.method.name();
+        self.method.check().map_err(|e| Error::Usage(format!("train.{name}: {e}")))?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if self.name.is_empty() || self.name.starts_with('.') || !self.name.chars().all(plain) {
+            return bad("name is made of letters, digits, and dots, underscores and hyphens within");
+        }
         if [self.epochs, self.batch_slides, self.members].contains(&0) {
             return bad("epochs, batch_slides and members must be at least 1");
         }
@@ -195,23 +193,32 @@ impl Serialize for TrainConfig {
     }
 }
 
-/// The given keys laid over those of the named preset.
+/// The given keys laid over those of the named preset and method.
 impl<'de> Deserialize<'de> for TrainConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<TrainConfig, D::Error> {
-        let given = serde_json::Value::deserialize(deserializer)?;
+        let given = Parameters::deserialize(deserializer)?;
         let preset = match given.get("preset") {
             Some(name) => Preset::deserialize(name).map_err(D::Error::custom)?,
             None => Preset::default(),
         };
-        let mut all = serde_json::to_value(TrainConfig::preset(preset)).map_err(D::Error::custom)?;
-        overlay(&mut all, given);
-        TrainConfig::deserialize(all).map_err(D::Error::custom)
+        let spec = match given.get(METHOD) {
+            Some(name) => method::named(name.as_str().unwrap_or_default()).map_err(D::Error::custom)?,
+            None => METHODS[0],
+        };
+        let mut all = serde_json::to_value(TrainConfig::of(spec, preset)).map_err(D::Error::custom)?;
+        overlay(&mut all, Value::Object(given));
+        let mut config = TrainConfig::deserialize(all).map_err(D::Error::custom)?;
+        if let Fit::Closed(_) = config.method.fit() {
+            // Solved twice, it would be the same twice.
+            config.members = 1;
+        }
+        Ok(config)
     }
 }
 
-fn overlay(base: &mut serde_json::Value, over: serde_json::Value) {
+fn overlay(base: &mut Value, over: Value) {
     match (base, over) {
-        (serde_json::Value::Object(base), serde_json::Value::Object(over)) => {
+        (Value::Object(base), Value::Object(over)) => {
             for (key, value) in over {
                 match base.get_mut(&key) {
                     Some(held) => overlay(held, value),
@@ -231,17 +238,34 @@ mod tests {
 
     #[test]
     fn keys_lie_over_their_preset() {
-        let config: TrainConfig = toml::from_str("preset = \"paper\"\nepochs = 7\nmodel.vit_depth = 3").expect("valid");
-        assert_eq!((config.epochs, config.model.vit_depth, config.model.mbconv_blocks), (7, 3, 10));
-        assert_eq!(toml::from_str::<TrainConfig>("").expect("valid"), TrainConfig::preset(Preset::Small));
+        let config: TrainConfig = toml::from_str("preset = \"paper\"\nepochs = 7\nisg.vit_depth = 3").expect("valid");
+        let isg = config.method.parameters();
+        assert_eq!((config.epochs, &isg["vit_depth"], &isg["mbconv_blocks"]), (7, &3.into(), &10.into()));
+        assert_eq!(toml::from_str::<TrainConfig>("").expect("valid"), TrainConfig::preset(Preset::Paper));
         let again: TrainConfig =
             toml::from_str(&toml::to_string(&config).expect("a configuration")).expect("what was written");
         assert_eq!(again, config);
     }
 
     #[test]
-    fn unknown_keys_are_refused() {
-        let error = toml::from_str::<TrainConfig>("model.vit_dept = 3").expect_err("misspelt").to_string();
-        assert!(error.contains("vit_dept"), "{error}");
+    fn every_method_is_written_and_read_again() {
+        for spec in METHODS {
+            for preset in Preset::ALL {
+                let config = TrainConfig::of(spec, preset);
+                config.validate().expect(spec.name);
+                let text = toml::to_string(&config).expect(spec.name);
+                assert_eq!(toml::from_str::<TrainConfig>(&text).expect(&text), config);
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_errors_that_name_them() {
+        let error = |text: &str| toml::from_str::<TrainConfig>(text).expect_err(text).to_string();
+        assert!(error("isg.vit_dept = 3").contains("vit_dept"));
+        assert!(error("epoch = 3").contains("`epoch`"));
+        assert!(error("model.vit_depth = 3").contains("table isg"));
+        assert!(error("method = \"ridge\"\nisg.vit_depth = 3").contains("another method than ridge"));
+        assert!(error("method = \"magic\"").contains("isg, ridge"));
     }
 }

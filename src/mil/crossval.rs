@@ -1,5 +1,4 @@
-//! Patient-level cross-validation of the regressor: per fold a network (or several, averaged) trained on all projects and
-//! genes, then tuned per "cancer + gene" task as the paper does (§4), and the held-out slides predicted.
+//! Patient-level cross-validation of a method: per fold a network (or several, averaged) trained on all projects and genes, then tuned per "cancer + gene" task as the paper does (§4), and the held-out slides predicted.
 //!
 //! Small networks do not fill several cores, so folds train side by side, each on one thread; the numbers are the same
 //! either way. A folder per network keeps its state: a finished one is never trained again.
@@ -13,20 +12,23 @@ use std::{
     },
 };
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     cohort::splits::Splits,
-    device::Device,
+    device::{Device, DeviceId},
     error::{Error, Fault, Result},
     eval::metrics::Prediction,
     io::{checksum::Digest, safetensors::SafetensorsFile},
     mil::{
-        bags::{BagSet, FoldSlides},
+        bags::{Bag, BagSet, FoldSlides},
         config::TrainConfig,
-        manifest::{Manifest, Task, member_dir, model_name, task_dir},
+        features::FeatureDims,
+        manifest::{Manifest, member_dir, model_name, task_dir},
+        method::{Fit, Rows},
         model::Model,
-        ridge::Ridge,
+        tasks::{Task, tasks},
         training::{self, EpochRecord, Job, MODEL_FILE},
     },
     progress::Progress,
@@ -48,39 +50,42 @@ pub struct Curve {
 pub struct CvResult {
     /// Of every held-out slide of every fold, by the networks that never saw its patient.
     pub predictions: Vec<Prediction>,
-    /// The same by ridge regression on mean features.
-    pub baseline: Vec<Prediction>,
     pub curves: Vec<Curve>,
     /// Per slide of the set, the folds (counted over all repeats) that held its patient out.
     pub held_out_by: Vec<Vec<usize>>,
 }
 
-/// Trains and tests every fold in `dir`, or resumes where an earlier run stopped.
+/// Trains and tests every fold of a method in `dir`, or resumes where an earlier run stopped. Worker threads open `device`
+/// for themselves.
 ///
-/// `device_name` is as `--device` takes it: worker threads make their own devices.
+/// # Errors
+/// `Usage` where the features lack what the method reads, or a fold has too few slides.
 pub fn cross_validate(
     config: &TrainConfig,
     set: &BagSet,
     splits: &Splits,
     dir: &Path,
-    device_name: &str,
+    device: DeviceId,
     progress: &dyn Progress,
 ) -> Result<CvResult> {
     config.validate()?;
+    check_features(config, set.dims)?;
     set.validate()?;
     let folds = set.fold_slides(splits);
     for (number, fold) in folds.iter().enumerate() {
         check_fold(number, fold.train.len(), fold.test.len())?;
     }
+    let in_rows = in_rows(config, set)?;
+    let set = in_rows.as_ref().unwrap_or(set);
     let projects: Vec<&str> = set.bags.iter().map(|bag| bag.project.as_str()).collect();
-    let tasks = tasks(config, &set.genes, &projects)?;
+    let tasks = tuned_tasks(config, &set.genes, &projects)?;
     let jobs: Vec<(usize, usize)> = (0..folds.len()).flat_map(|k| (0..config.members).map(move |m| (k, m))).collect();
     let epochs = config.epochs + tasks.len() * config.fine_tune.epochs;
-    progress.begin("regressor", (epochs * jobs.len()) as u64, "epochs");
-    let outcome = side_by_side(jobs.len(), workers(config, jobs.len(), device_name), |i| {
+    progress.begin(&config.name, (epochs * jobs.len()) as u64, "epochs");
+    let outcome = side_by_side(jobs.len(), workers(config, jobs.len(), device), |i| {
         let (fold, member) = jobs[i];
-        let device = Device::named(device_name)?;
-        let cv = Run { config, set, tasks: &tasks, dir, device: &device, progress };
+        let device = device.open()?;
+        let cv = FoldRunner { config, set, tasks: &tasks, dir, device: &device, progress };
         cv.member(&folds[fold], fold, member)
     });
     progress.end();
@@ -103,14 +108,53 @@ pub fn cross_validate(
         curves.extend(member.curves);
         models.extend(member.models);
     }
-    let baseline = ridge(&tested)?;
     let held_out = |slide: usize| (0..folds.len()).filter(|&k| folds[k].test.contains(&slide)).collect();
     let held_out_by = (0..set.bags.len()).map(held_out).collect();
-    let manifest =
-        Manifest::new(set.genes.clone(), [set.width, set.grid, folds.len()], tasks, config, set.origin, models);
+    let manifest = Manifest::new(set.genes.clone(), set.dims, folds.len(), tasks, config, set.origin, models);
     manifest.write(dir)?;
     manifest.remove_others(dir)?;
-    Ok(CvResult { predictions, baseline, curves, held_out_by })
+    Ok(CvResult { predictions, curves, held_out_by })
+}
+
+/// # Errors
+/// `Usage` where features of these sizes lack what the method reads.
+pub fn check_features(config: &TrainConfig, dims: FeatureDims) -> Result<()> {
+    match dims.lack(config.method.reads(dims)) {
+        None => Ok(()),
+        Some(what) => Err(Error::Usage(format!(
+            "{} reads {what}, and these features have none; choose another method (`isg methods` lists them)",
+            config.name
+        ))),
+    }
+}
+
+/// The tasks that the method's networks are tuned for: none where they are not trained step by step.
+pub fn tuned_tasks(config: &TrainConfig, genes: &[String], projects: &[&str]) -> Result<Vec<Task>> {
+    match config.method.fit() {
+        Fit::Gradient => tasks(&config.fine_tune, genes, projects),
+        Fit::Closed(_) => Ok(Vec::new()),
+    }
+}
+
+/// The slides in the rows that the method makes of their patches; `None` where patches are its rows.
+fn in_rows(config: &TrainConfig, set: &BagSet) -> Result<Option<BagSet>> {
+    let of_slide = |bag: &Bag| config.method.rows(&*bag.features);
+    let rows = set.bags.par_iter().map(of_slide).collect::<Result<Vec<_>>>()?;
+    let Some(rows) = rows.into_iter().collect::<Option<Vec<Rows>>>() else { return Ok(None) };
+    let bag = |(bag, rows): (&Bag, Rows)| Bag {
+        slide: bag.slide.clone(),
+        patient: bag.patient.clone(),
+        project: bag.project.clone(),
+        digest: bag.digest,
+        features: Box::new(rows.features),
+    };
+    Ok(Some(BagSet {
+        dims: set.dims,
+        genes: set.genes.clone(),
+        origin: set.origin,
+        bags: set.bags.iter().zip(rows).map(bag).collect(),
+        targets: set.targets.clone(),
+    }))
 }
 
 /// Fewest slides that a network can learn from.
@@ -148,9 +192,8 @@ pub fn whole_networks(dir: &Path) -> Result<Option<BTreeMap<String, Digest>>> {
 }
 
 /// The slides that are held out, fold by fold.
-pub struct Tested<'a> {
+struct Tested<'a> {
     set: &'a BagSet,
-    folds: &'a [FoldSlides],
     /// Repeat and number within it, per fold.
     numbers: Vec<(usize, usize)>,
     /// The targets' scale of every fold, fitted on its training slides.
@@ -158,9 +201,9 @@ pub struct Tested<'a> {
 }
 
 impl<'a> Tested<'a> {
-    pub fn new(config: &TrainConfig, set: &'a BagSet, splits: &Splits, folds: &'a [FoldSlides]) -> Result<Tested<'a>> {
+    fn new(config: &TrainConfig, set: &'a BagSet, splits: &Splits, folds: &[FoldSlides]) -> Result<Tested<'a>> {
         let span = |fold: &FoldSlides| Ok(set.fit_targets(config.target_scaling, &fold.train)?.span);
-        Ok(Tested { set, folds, numbers: splits.numbers(), spans: folds.iter().map(span).collect::<Result<_>>()? })
+        Ok(Tested { set, numbers: splits.numbers(), spans: folds.iter().map(span).collect::<Result<_>>()? })
     }
 
     fn prediction(&self, slide: usize, fold: usize, predicted: Vec<f64>) -> Prediction {
@@ -179,74 +222,11 @@ impl<'a> Tested<'a> {
     }
 }
 
-/// Held-out predictions of ridge regression on mean features, on the same folds. Its penalty is chosen on the training
-/// slides alone; validation slides train too, since nothing else would use them.
-pub fn ridge(tested: &Tested) -> Result<Vec<Prediction>> {
-    let set = tested.set;
-    let features = (0..set.bags.len()).map(|slide| set.mean_features(slide)).collect::<Result<Vec<_>>>()?;
-    let mut predictions = Vec::new();
-    for (number, fold) in tested.folds.iter().enumerate() {
-        let train: Vec<usize> = fold.train.iter().chain(&fold.valid).copied().collect();
-        let rows: Vec<Vec<f64>> = train.iter().map(|&s| features[s].clone()).collect();
-        let targets: Vec<Vec<f64>> = train.iter().map(|&s| set.targets[s].clone()).collect();
-        let model = Ridge::fit(&rows, &targets)?;
-        let predict = |&slide: &usize| tested.prediction(slide, number, model.predict(&features[slide]));
-        predictions.extend(fold.test.iter().map(predict));
-    }
-    Ok(predictions)
-}
-
-/// The tasks to tune for: those named, or every gene of every project by itself.
-///
-/// # Errors
-/// A task that names a project without slides (`projects` has one a slide), or a gene that is not among `genes`.
-pub fn tasks(config: &TrainConfig, genes: &[String], projects: &[&str]) -> Result<Vec<Task>> {
-    if !config.fine_tune.enabled {
-        return Ok(Vec::new());
-    }
-    let mut projects = projects.to_vec();
-    projects.sort_unstable();
-    projects.dedup();
-    let mut tasks: Vec<Task> = Vec::new();
-    if config.fine_tune.tasks.is_empty() {
-        for project in &projects {
-            for (gene, name) in genes.iter().enumerate() {
-                let name = folder_name(&[project, name]);
-                tasks.push(Task { name, project: Some(project.to_string()), genes: vec![gene] });
-            }
-        }
-    }
-    for given in &config.fine_tune.tasks {
-        if let Some(project) = given.project.as_deref().filter(|p| !projects.contains(p)) {
-            return Err(Error::Usage(format!(
-                "train.fine_tune.tasks: project {project} is not in the cohort; it has {}",
-                projects.join(", ")
-            )));
-        }
-        let position = |name: &String| {
-            genes.iter().position(|g| g == name).ok_or_else(|| {
-                Error::Usage(format!("train.fine_tune.tasks: gene {name} is not predicted; add it to the genes"))
-            })
-        };
-        let genes = given.genes.iter().map(position).collect::<Result<Vec<_>>>()?;
-        let first = given.genes.first().map_or("none", String::as_str);
-        let name = folder_name(&[given.project.as_deref().unwrap_or("all"), first]);
-        tasks.push(Task { name: format!("{}-{name}", tasks.len()), project: given.project.clone(), genes });
-    }
-    Ok(tasks)
-}
-
-/// Parts joined into a name that every file system takes.
-fn folder_name(parts: &[&str]) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' };
-    parts.iter().map(|p| p.chars().map(plain).collect::<String>()).collect::<Vec<_>>().join("-")
-}
-
 /// How many networks train at the same time.
-pub(crate) fn workers(config: &TrainConfig, jobs: usize, device_name: &str) -> usize {
+pub(crate) fn workers(config: &TrainConfig, jobs: usize, device: DeviceId) -> usize {
     let threads = rayon::current_num_threads();
     match config.parallel {
-        0 if device_name == "cpu" && jobs >= threads => threads,
+        0 if device == DeviceId::Cpu && jobs >= threads => threads,
         0 => 1,
         given => given.min(jobs),
     }
@@ -296,7 +276,7 @@ fn side_by_side<T: Send>(jobs: usize, workers: usize, run: impl Fn(usize) -> Res
 }
 
 /// What every network of a run is given.
-struct Run<'a> {
+struct FoldRunner<'a> {
     config: &'a TrainConfig,
     set: &'a BagSet,
     tasks: &'a [Task],
@@ -314,17 +294,22 @@ struct Member {
     models: Vec<(String, Digest)>,
 }
 
-impl Run<'_> {
+impl FoldRunner<'_> {
     /// One network of one fold, its tuned copies, and what they predict of the fold's test slides.
     fn member(&self, slides: &FoldSlides, fold: usize, member: usize) -> Result<Member> {
         let (config, set) = (self.config, self.set);
         let dir = member_dir(self.dir, fold, member);
         let seed = Philox::named(config.seed, &format!("fold {fold} member {member}")).block(0);
         let seed = u64::from(seed[0]) << 32 | u64::from(seed[1]);
+        // What needs no validation trains on everything that is not tested.
+        let (train, valid): (Vec<usize>, &[usize]) = match config.method.fit() {
+            Fit::Gradient => (slides.train.clone(), &slides.valid),
+            Fit::Closed(_) => (slides.train.iter().chain(&slides.valid).copied().collect(), &[]),
+        };
         let job = Job {
             set,
-            train: &slides.train,
-            valid: &slides.valid,
+            train: &train,
+            valid,
             genes: (0..set.genes.len()).collect(),
             task: None,
             seed,
@@ -344,8 +329,7 @@ impl Run<'_> {
         let mut predicted = slides.test.iter().map(|&s| predict(&model, s)).collect::<Result<Vec<_>>>()?;
         for task in self.tasks {
             let of_task = |list: &[usize]| -> Vec<usize> {
-                let member = |s: &usize| task.project.as_deref().is_none_or(|p| set.bags[*s].project == p);
-                list.iter().copied().filter(member).collect()
+                list.iter().copied().filter(|s: &usize| task.tunes_on(&set.bags[*s].project)).collect()
             };
             let (train, valid, dir) = (of_task(&slides.train), of_task(&slides.valid), task_dir(&dir, task));
             if train.is_empty() {
@@ -372,7 +356,7 @@ impl Run<'_> {
             let tuned = Model::load(&path, self.device)?;
             models.push(named(&path, &tuned));
             for (&slide, values) in slides.test.iter().zip(&mut predicted) {
-                if task.project.as_deref().is_none_or(|p| set.bags[slide].project == p) {
+                if task.is_for(&set.bags[slide].project) {
                     let again = predict(&tuned, slide)?;
                     task.genes.iter().for_each(|&g| values[g] = again[g]);
                 }

@@ -1,4 +1,4 @@
-//! `regressor.json`: which networks a cross-validation left in its folder, and what they are for.
+//! `model.json`: which networks a cross-validation left in its folder, and what they are for.
 //!
 //! The file is a table of contents. It is believed only as far as the networks themselves say the same: their genes, sizes
 //! and tasks are in their own files, and their checksums are in this one.
@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, Result},
     io::{checksum::Digest, sealed},
-    mil::{bags::Origin, config::TrainConfig, training::MODEL_FILE},
+    mil::{bags::Origin, config::TrainConfig, features::FeatureDims, tasks::Task, training::MODEL_FILE},
 };
 
-const MANIFEST_FILE: &str = "regressor.json";
-const MANIFEST_FORMAT: &str = "isg-cross-validation-1";
+const MANIFEST_FILE: &str = "model.json";
+const MANIFEST_FORMAT: &str = "isg-cross-validation-2";
 const TASKS: &str = "tasks";
 
 /// What a run's folder holds, for whoever predicts with it.
@@ -25,8 +25,8 @@ const TASKS: &str = "tasks";
 pub struct Manifest {
     pub(crate) format: String,
     pub genes: Vec<String>,
-    pub width: usize,
-    pub grid: usize,
+    /// Of the features that its networks read.
+    pub dims: FeatureDims,
     pub folds: usize,
     pub members: usize,
     pub tasks: Vec<Task>,
@@ -37,23 +37,6 @@ pub struct Manifest {
     /// Checksum of every network by its path in the folder; a fold without a slide of a task's project has none of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub models: Option<BTreeMap<String, Digest>>,
-}
-
-/// A project and the genes that a copy of the network is tuned for.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Task {
-    /// Also its folder's name.
-    pub name: String,
-    /// `None`: slides of all projects.
-    pub project: Option<String>,
-    /// Indices into the genes.
-    pub genes: Vec<usize>,
-}
-
-impl Task {
-    pub(crate) fn covers(&self, project: &str, gene: usize) -> bool {
-        self.project.as_deref().is_none_or(|p| p == project) && self.genes.contains(&gene)
-    }
 }
 
 /// Where one network of a run lives.
@@ -75,7 +58,8 @@ pub(crate) fn model_name(dir: &Path, model: &Path) -> String {
 impl Manifest {
     pub(crate) fn new(
         genes: Vec<String>,
-        [width, grid, folds]: [usize; 3],
+        dims: FeatureDims,
+        folds: usize,
         tasks: Vec<Task>,
         config: &TrainConfig,
         origin: Origin,
@@ -83,7 +67,7 @@ impl Manifest {
     ) -> Manifest {
         let (format, members, config) = (MANIFEST_FORMAT.to_string(), config.members, config.clone());
         let (origin, models) = (Some(origin), Some(models));
-        Manifest { format, genes, width, grid, folds, members, tasks, config, origin, models }
+        Manifest { format, genes, dims, folds, members, tasks, config, origin, models }
     }
 
     /// Reads the manifest of a folder and holds it against what the folder holds.
@@ -115,9 +99,7 @@ impl Manifest {
         if self.format != MANIFEST_FORMAT {
             return Some(format!("is of format {:?}, not {MANIFEST_FORMAT}", self.format));
         }
-        for (name, value) in
-            [("folds", self.folds), ("members", self.members), ("width", self.width), ("grid", self.grid)]
-        {
+        for (name, value) in [("folds", self.folds), ("members", self.members)] {
             if value == 0 {
                 return Some(format!("says {name} = 0"));
             }
@@ -134,7 +116,7 @@ impl Manifest {
         }
         let mut names = BTreeSet::new();
         for Task { name, genes, .. } in &self.tasks {
-            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ' ' | '%' | '~');
             if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
                 return Some(format!("names a task {name:?}, which is no folder of a run"));
             }

@@ -1,13 +1,20 @@
 //! Slide-level models: bags of patch features in, gene expression out; their training and cross-validation.
 
 pub mod bags;
+pub mod batch;
 pub mod config;
 pub mod crossval;
-pub mod fusion;
+pub mod features;
 pub mod manifest;
+pub mod method;
+pub mod methods;
 pub mod model;
+pub mod network;
 pub mod predictor;
-pub mod regressor;
 pub mod ridge;
+pub mod tasks;
 pub mod training;
+pub mod transformer;
 mod validation;
+
+pub use methods::METHODS;

@@ -1,4 +1,4 @@
-//! A trained regressor with everything it needs to predict a slide: its sizes, its genes, the scales of features and
+//! A trained network with everything it needs to predict a slide: its method and sizes, its genes, the scales of features and
 //! targets. One safetensors file; weights under `model.`, scales under `scale.`, the rest as JSON in the header.
 
 use std::{
@@ -15,9 +15,11 @@ use crate::{
     error::{Error, Result},
     io::{checkpoint, checksum::Digest, safetensors::SafetensorsFile},
     mil::{
-        bags::{FeatureScale, Origin, PatchFeatures, READ_PATCHES},
-        manifest::Task,
-        regressor::{Dims, Explanation, Mode, Regressor, RegressorConfig},
+        bags::Origin,
+        features::{FeatureDims, FeatureScale, Moments, PatchFeatures, PatchValues, READ_PATCHES},
+        method::MethodConfig,
+        network::{Dims, Explanation, Mode, Network, Patches},
+        tasks::Task,
         training::Job,
     },
     nn::{
@@ -27,14 +29,16 @@ use crate::{
     tensor::Tensor,
 };
 
-const FORMAT: &str = "isg-regressor-2";
+const FORMAT: &str = "isg-model-1";
 
 /// What is known of a model beside its numbers.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ModelHeader {
     format: String,
-    pub config: RegressorConfig,
-    pub dims: Dims,
+    #[serde(flatten)]
+    pub method: MethodConfig,
+    /// Of the features it reads.
+    pub dims: FeatureDims,
     pub genes: Vec<String>,
     /// Which of the genes this model was trained for; a tuned model leaves the others to its parent.
     pub trained_genes: Vec<usize>,
@@ -53,12 +57,12 @@ pub struct ModelHeader {
 
 impl ModelHeader {
     /// Of a model that is about to be trained.
-    pub(crate) fn of_job(job: &Job, config: RegressorConfig, targets: TargetScaler, key: Digest) -> ModelHeader {
+    pub(crate) fn of_job(job: &Job, method: MethodConfig, targets: TargetScaler, key: Digest) -> ModelHeader {
         let genes = job.set.genes.clone();
         ModelHeader {
             format: FORMAT.to_string(),
-            config,
-            dims: Dims { width: job.set.width, grid: job.set.grid, genes: genes.len() },
+            method,
+            dims: job.set.dims,
             genes,
             trained_genes: job.genes.clone(),
             task: job.task.cloned(),
@@ -78,13 +82,13 @@ impl ModelHeader {
     fn of(file: &SafetensorsFile) -> Result<ModelHeader> {
         let no_model =
             |what: String| Error::input(file.path(), what, "name the model of a finished `isg train` or `isg run`");
-        let text = file.metadata_value("header").ok_or_else(|| no_model("is no regressor".into()))?;
+        let text = file.metadata_value("header").ok_or_else(|| no_model("is no model".into()))?;
         let header: ModelHeader =
-            serde_json::from_str(text).map_err(|e| no_model(format!("is no regressor of this version ({e})")))?;
+            serde_json::from_str(text).map_err(|e| no_model(format!("is no model of this version ({e})")))?;
         let genes = header.genes.len();
-        let targets = [header.targets.offset.len(), header.targets.span.len(), header.dims.genes];
+        let targets = [header.targets.offset.len(), header.targets.span.len()];
         if header.format != FORMAT || targets.iter().any(|&n| n != genes) {
-            return Err(no_model(format!("is a regressor of format {:?} with unequal sizes", header.format)));
+            return Err(no_model(format!("is a model of format {:?} with unequal sizes", header.format)));
         }
         if header.trained_genes.iter().any(|&gene| gene >= genes) {
             return Err(no_model(format!("was trained for a gene beyond its {genes}")));
@@ -101,7 +105,7 @@ impl ModelHeader {
 pub struct Model {
     pub header: ModelHeader,
     pub features: FeatureScale,
-    pub regressor: Regressor,
+    pub network: Network,
     pub params: Params,
     /// Of the file it was read from.
     pub checksum: Option<Digest>,
@@ -126,8 +130,9 @@ impl Model {
     }
 
     fn build(header: ModelHeader, features: FeatureScale, mut b: Builder, device: &Device) -> Result<Model> {
-        let regressor = Regressor::new(&mut b, &header.config, header.dims)?;
-        Ok(Model { header, features, regressor, params: b.finish()?, checksum: None, device: device.clone() })
+        let dims = Dims { features: header.dims, genes: header.genes.len() };
+        let network = header.method.network(&mut b, dims)?;
+        Ok(Model { header, features, network, params: b.finish()?, checksum: None, device: device.clone() })
     }
 
     /// # Errors
@@ -149,17 +154,19 @@ impl Model {
                 _ => {}
             }
         }
-        let mut scale = |name: &str| {
-            let values = scales.remove(name).filter(|v| v.len() == header.dims.width);
-            values.ok_or_else(|| {
-                Error::input(path, format!("lacks scale.{name} of {} values", header.dims.width), "train it again")
-            })
+        let mut scale = |name: &str, width: usize| -> Result<Moments> {
+            let mut part = |what: &str| {
+                let values = scales.remove(&format!("{name}_{what}")).filter(|v| v.len() == width);
+                values.ok_or_else(|| {
+                    Error::input(path, format!("lacks scale.{name}_{what} of {width} values"), "train it again")
+                })
+            };
+            Ok(Moments { mean: part("mean")?, span: part("span")? })
         };
+        let reads = header.method.reads(header.dims);
         let features = FeatureScale {
-            global_mean: scale("global_mean")?,
-            global_span: scale("global_span")?,
-            local_mean: scale("local_mean")?,
-            local_span: scale("local_span")?,
+            global: reads.global.then(|| scale("global", header.dims.global)).transpose()?,
+            cube: reads.cube.then(|| scale("cube", header.dims.cell)).transpose()?,
         };
         let model = Model::of_weights(header, features, weights, &path.display().to_string(), device)?;
         Ok(Model { checksum: file.checksum(), ..model })
@@ -175,37 +182,26 @@ impl Model {
         let Some((_, any)) = weights.first() else { return Err(Error::shape("model", "no weights to write")) };
         let mut tensors: Vec<(String, Tensor)> =
             weights.iter().map(|(name, tensor)| (format!("model.{name}"), tensor.clone())).collect();
-        let FeatureScale { global_mean, global_span, local_mean, local_span } = features;
-        let scales = [
-            ("global_mean", global_mean),
-            ("global_span", global_span),
-            ("local_mean", local_mean),
-            ("local_span", local_span),
-        ];
-        for (name, values) in scales {
-            let tensor = Tensor::from_vec(values.clone(), [values.len()], any.device())?;
-            tensors.push((format!("scale.{name}"), tensor));
+        for (name, moments) in [("global", &features.global), ("cube", &features.cube)] {
+            for (what, values) in moments.iter().flat_map(|m| [("mean", &m.mean), ("span", &m.span)]) {
+                let tensor = Tensor::from_vec(values.clone(), [values.len()], any.device())?;
+                tensors.push((format!("scale.{name}_{what}"), tensor));
+            }
         }
         let text = serde_json::to_string(header).map_err(|e| Error::io(path, e.into()))?;
         checkpoint::write_tensors(path, &tensors, &BTreeMap::from([("header".to_string(), text)])).map(drop)
     }
 
-    /// The tensors that its forward pass reads of these patches: cubes `[n, g, g, d]` and global vectors `[n, d]`.
-    fn inputs(&self, features: &dyn PatchFeatures, patches: &[usize]) -> Result<(Tensor, Tensor)> {
-        let (mut globals, mut locals) = (Vec::new(), Vec::new());
-        features.read(patches, &mut globals, &mut locals)?;
-        self.features.global(&mut globals);
-        self.features.local(&mut locals);
-        let (n, Dims { width, grid, .. }) = (patches.len(), self.header.dims);
-        if globals.len() != n * width || locals.len() != n * grid * grid * width {
-            let message = format!("{n} patches have {} and {} features", globals.len(), locals.len());
-            return Err(Error::shape("regressor", message));
-        }
-        let cubes = Tensor::from_vec(locals, [n, grid, grid, width], &self.device)?;
-        Ok((cubes, Tensor::from_vec(globals, [n, width], &self.device)?))
+    /// What its network reads of these patches.
+    fn patches(&self, features: &dyn PatchFeatures, patches: &[usize]) -> Result<Patches> {
+        let mut values = PatchValues::default();
+        features.read(patches, self.network.input.reads, &mut values)?;
+        self.features.apply(&mut values);
+        Patches::upload(values, patches.len(), &self.network.input, self.header.dims, &self.device)
     }
 
-    /// Expression of one slide, one value per gene, on the targets' own scale.
+    /// One slide's values, one per gene, on the targets' own scale. `features` are the [rows](crate::mil::method::Rows) of a
+    /// method that has them; so below.
     pub fn predict(&self, features: &dyn PatchFeatures) -> Result<Vec<f64>> {
         let mut values = self.predict_scaled(features)?;
         self.header.targets.inverse(&mut values);
@@ -222,26 +218,23 @@ impl Model {
         }
         let mut parts = Vec::new();
         for chunk in (0..n).collect::<Vec<_>>().chunks(READ_PATCHES) {
-            let (cubes, globals) = self.inputs(features, chunk)?;
-            parts.push(self.regressor.tokens(&cubes, &globals, &mut Mode::Evaluate)?);
+            parts.push(self.network.encoder.tokens(&self.patches(features, chunk)?, &mut Mode::Evaluate)?);
         }
         let tokens = match &parts[..] {
             [all] => all.clone(),
             _ => Tensor::concat(&parts.iter().collect::<Vec<_>>(), 0)?,
         };
         let slide = Sequences::new(&[n], tokens.device())?;
-        self.regressor.predict(&tokens, &slide, &mut Mode::Evaluate)?.to_vec::<f64>()
+        self.network.aggregator.pool(&tokens, &slide, &mut Mode::Evaluate)?.to_vec::<f64>()
     }
 
     /// One slide's prediction with what led to it, predictions and contributions on the targets' own scale.
     pub fn explain(&self, features: &dyn PatchFeatures) -> Result<Explanation> {
         let all: Vec<usize> = (0..features.patches()).collect();
-        let (cubes, globals) = self.inputs(features, &all)?;
-        let mut explanation = self.regressor.explain(&cubes, &globals)?;
+        let mut explanation = self.network.explain(&self.patches(features, &all)?)?;
         self.header.targets.inverse(&mut explanation.prediction);
-        for row in explanation.contribution.chunks_exact_mut(self.header.dims.genes.max(1)) {
-            self.header.targets.inverse(row);
-        }
+        let rows = explanation.contribution.iter_mut().flat_map(|c| c.chunks_exact_mut(self.header.genes.len().max(1)));
+        rows.for_each(|row| self.header.targets.inverse(row));
         Ok(explanation)
     }
 }

@@ -7,10 +7,13 @@ use crate::{
     device::Device,
     error::{Error, Result},
     mil::{
-        bags::{Origin, PatchFeatures},
-        manifest::{Manifest, Task, member_dir, model_name, task_dir},
+        bags::Origin,
+        features::PatchFeatures,
+        manifest::{Manifest, member_dir, model_name, task_dir},
+        method::Rows,
         model::Model,
-        regressor::Explanation,
+        network::{Explanation, PatchMap},
+        tasks::Task,
         training::MODEL_FILE,
     },
 };
@@ -51,16 +54,16 @@ impl Held<'_> {
             let pair = header.genes.iter().zip(&manifest.genes).find(|(ours, theirs)| ours != theirs);
             let (ours, theirs) = (header.genes.len(), manifest.genes.len());
             return differs(match pair {
-                Some((ours, theirs)) => format!("predicts {ours} where regressor.json has {theirs}"),
-                None => format!("predicts {ours} genes, and regressor.json has {theirs}"),
+                Some((ours, theirs)) => format!("predicts {ours} where model.json has {theirs}"),
+                None => format!("predicts {ours} genes, and model.json has {theirs}"),
             });
         }
-        let (ours, theirs) = ((header.dims.width, header.dims.grid), (manifest.width, manifest.grid));
-        if ours != theirs {
-            return differs(format!("is for features of width and grid {ours:?}, and regressor.json says {theirs:?}"));
+        if header.dims != manifest.dims {
+            let (ours, theirs) = (header.dims, manifest.dims);
+            return differs(format!("is for features of sizes {ours:?}, and model.json says {theirs:?}"));
         }
-        if header.config != manifest.config.model {
-            return differs("is of another shape than regressor.json says".into());
+        if header.method != manifest.config.method {
+            return differs("is of another method or shape than model.json says".into());
         }
         let all: Vec<usize> = (0..manifest.genes.len()).collect();
         if header.task.as_ref() != task || header.trained_genes != *task.map_or(&all, |task| &task.genes) {
@@ -68,7 +71,7 @@ impl Held<'_> {
                 |task: Option<&Task>| task.map_or("all genes and projects".into(), |t| format!("the task {}", t.name));
             let (ours, theirs) = (name(header.task.as_ref()), name(task));
             return differs(if ours == theirs {
-                format!("was trained for other genes or another project than regressor.json gives {theirs}")
+                format!("was trained for other genes or another project than model.json gives {theirs}")
             } else {
                 format!("was trained for {ours}, and lies where the network for {theirs} belongs")
             });
@@ -78,7 +81,7 @@ impl Held<'_> {
         }
         let stored = manifest.models.as_ref().map(|models| models.get(&model_name(self.dir, path)).copied());
         if stored.is_some_and(|stored| stored != model.checksum) {
-            return differs("is not the network that regressor.json was written with".into());
+            return differs("is not the network that model.json was written with".into());
         }
         Ok(model)
     }
@@ -119,15 +122,17 @@ impl Predictor {
         projects.all(|p| p == first).then_some(first)
     }
 
-    /// Expression of one slide, one value per gene, on the targets' own scale. `project` chooses among tuned networks;
-    /// without it those of the only project there is, or else the networks of all projects.
+    /// One slide's values, one per gene, on the targets' own scale. `project` chooses among tuned networks; without it those
+    /// of the only project there is, or else the networks of all projects.
     pub fn predict(&self, features: &dyn PatchFeatures, project: Option<&str>) -> Result<Vec<f64>> {
+        let rows = self.manifest.config.method.rows(features)?;
+        let features = rows.as_ref().map_or(features, |rows| &rows.features);
         let members: Vec<&Member> = self.members.iter().collect();
         Ok(self.average(&members, project, |model| Ok(vec![model.predict(features)?]))?.swap_remove(0))
     }
 
     /// One slide's prediction with what led to it, averaged over the networks: contributions per patch and gene from the
-    /// tuned networks where there are any, maps of attention from the networks of all projects.
+    /// tuned networks where there are any, maps from the networks of all projects.
     pub fn explain(&self, features: &dyn PatchFeatures, project: Option<&str>) -> Result<Explanation> {
         self.explain_by(&self.members.iter().collect::<Vec<_>>(), features, project)
     }
@@ -153,31 +158,33 @@ impl Predictor {
         features: &dyn PatchFeatures,
         project: Option<&str>,
     ) -> Result<Explanation> {
+        let rows = self.manifest.config.method.rows(features)?;
+        let features = rows.as_ref().map_or(features, |rows| &rows.features);
         let genes = self.manifest.genes.len().max(1);
-        let mut maps: Option<Explanation> = None;
-        let share = 1.0 / members.len().max(1) as f64;
+        let mut maps: Vec<PatchMap> = Vec::new();
+        let mut additive = true;
         for member in members {
             let one = member.pooled.explain(features)?;
-            match &mut maps {
-                None => maps = Some(scaled(one, share)),
-                Some(sum) => add(sum, &one, share),
+            additive &= one.contribution.is_some();
+            maps.resize(one.maps.len(), PatchMap::default());
+            for (sum, one) in maps.iter_mut().zip(one.maps) {
+                sum.values.resize(one.values.len(), 0.0);
+                sum.values.iter_mut().zip(&one.values).for_each(|(s, v)| *s += v / members.len() as f64);
+                sum.name = one.name;
             }
         }
-        let rows = self.average(members, project, |model| {
+        let said = self.average(members, project, |model| {
             let e = model.explain(features)?;
-            Ok(std::iter::once(e.prediction).chain(e.contribution.chunks(genes).map(<[f64]>::to_vec)).collect())
+            let contribution = e.contribution.unwrap_or_default();
+            Ok(std::iter::once(e.prediction).chain(contribution.chunks(genes).map(<[f64]>::to_vec)).collect())
         })?;
-        let mut explanation = maps.unwrap_or(Explanation {
-            prediction: Vec::new(),
-            contribution: Vec::new(),
-            attention: Vec::new(),
-            score_maps: Vec::new(),
-            weight_maps: Vec::new(),
-        });
-        let mut rows = rows.into_iter();
-        explanation.prediction = rows.next().unwrap_or_default();
-        explanation.contribution = rows.flatten().collect();
-        Ok(explanation)
+        let mut said = said.into_iter();
+        let prediction = said.next().unwrap_or_default();
+        let contribution = additive.then(|| said.flatten().collect());
+        Ok(match &rows {
+            None => Explanation { prediction, contribution, maps },
+            Some(rows) => of_patches(rows, prediction, maps),
+        })
     }
 
     /// Averages what the networks say, rows of one value per gene; each gene's column is a tuned network's where one
@@ -212,15 +219,19 @@ impl Predictor {
     }
 }
 
-fn scaled(mut e: Explanation, by: f64) -> Explanation {
-    e.attention.iter_mut().for_each(|v| *v *= by);
-    e.score_maps.iter_mut().chain(&mut e.weight_maps).flatten().for_each(|v| *v *= by as f32);
-    e
-}
-
-fn add(sum: &mut Explanation, one: &Explanation, share: f64) {
-    sum.attention.iter_mut().zip(&one.attention).for_each(|(s, v)| *s += v * share);
-    let maps = one.score_maps.iter().chain(&one.weight_maps).flatten();
-    let sums = sum.score_maps.iter_mut().chain(&mut sum.weight_maps).flatten();
-    sums.zip(maps).for_each(|(s, v)| *s += v * share as f32);
+/// What was said of rows, said of the patches in them. Patches of one row share a weight, so that weights still sum to one;
+/// they do not add up to the prediction by themselves.
+fn of_patches(rows: &Rows, prediction: Vec<f64>, maps: Vec<PatchMap>) -> Explanation {
+    let count = rows.features.patches().max(1);
+    let mut patches_in = vec![0usize; count];
+    rows.of_patch.iter().for_each(|&row| patches_in[row] += 1);
+    let spread = |map: PatchMap| {
+        let each = map.values.len() / count;
+        let shared = map.name == PatchMap::ATTENTION;
+        let value =
+            |row: usize, i: usize| map.values[row * each + i] / if shared { patches_in[row] as f64 } else { 1.0 };
+        let values = rows.of_patch.iter().flat_map(|&row| (0..each).map(move |i| (row, i)));
+        PatchMap { values: values.map(|(row, i)| value(row, i)).collect(), name: map.name.clone() }
+    };
+    Explanation { prediction, contribution: None, maps: maps.into_iter().map(spread).collect() }
 }

@@ -43,9 +43,7 @@ impl Ridge {
         for gene in 0..genes {
             let rows: Vec<usize> = (0..y.len()).filter(|&i| y[i][gene].is_finite()).collect();
             if rows.len() < 3 {
-                return Err(Error::Usage(
-                    "the ridge baseline needs three training slides with a value per gene".into(),
-                ));
+                return Err(Error::Usage("ridge regression needs three training slides with a value per gene".into()));
             }
             let spectrum = match last.take() {
                 Some((of, spectrum)) if of == rows => spectrum,
@@ -58,6 +56,15 @@ impl Ridge {
             last = Some((rows, spectrum));
         }
         Ok(model)
+    }
+
+    /// The same line as `y = bias + Σ weight · x`: weights `[genes, features]` row by row, and biases.
+    pub fn line(&self) -> (Vec<f64>, Vec<f64>) {
+        let scaled = |w: &Vec<f64>| w.iter().zip(&self.span).map(|(w, span)| w / span).collect::<Vec<f64>>();
+        let weights: Vec<Vec<f64>> = self.weights.iter().map(scaled).collect();
+        let biases = weights.iter().zip(&self.intercepts).map(|(w, intercept)| intercept - dot(w, &self.mean));
+        let biases = biases.collect();
+        (weights.concat(), biases)
     }
 
     /// One value per gene.

@@ -1,8 +1,9 @@
-//! Training of one Dual Attention network (paper §3.3): L2 loss averaged over slides, AdamW, a warm-up and a cosine,
-//! clipped gradients, patches drawn anew at every step, an average of the weights, early stopping on validation slides.
+//! Training of one network: a loss averaged over slides (paper §3.3: L2), AdamW, a warm-up and a cosine, clipped gradients,
+//! patches drawn anew at every step, an average of the weights, early stopping on validation slides. A method with a closed
+//! form is solved instead.
 //!
 //! A step is a function of the weights, the optimiser's moments, the seed and the step's number. A checkpoint keeps them
-//! exactly at the end of an epoch, so a run that was killed repeats an uninterrupted one exactly.
+//! exactly at the end of an epoch: a run that was killed ends bit-identical to an uninterrupted one.
 
 use std::{
     fs,
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cohort::targets::TargetScaler,
     device::{Device, graph::GraphedStep, host::HostBuffer},
+    dtype::DType,
     error::{Error, Fault, Result},
     io::{
         checkpoint::{Checkpoint, Checkpoints},
@@ -23,17 +25,21 @@ use crate::{
         safetensors::SafetensorsFile,
     },
     mil::{
-        bags::{Bag, BagSet, FeatureScale, dihedral, subset},
+        bags::{Bag, BagSet},
+        batch::{Batch, BatchValues, Draw},
         config::{FineTuneConfig, TrainConfig},
-        manifest::Task,
+        features::FeatureScale,
+        method::{ClosedForm, Fit, TrainingData},
         model::{Model, ModelHeader},
-        regressor::Mode,
+        network::{Mode, TrainingStep},
+        tasks::Task,
         validation,
     },
-    nn::{builder::Params, norm::RunningStats, vit::Sequences},
+    nn::builder::Params,
     optim::{Adam, AdamConfig, Ema, Schedule},
     progress::Progress,
     random::Philox,
+    shape::Shape,
     tape::Tape,
     tensor::Tensor,
 };
@@ -106,12 +112,18 @@ pub fn fit(job: &Job, config: &TrainConfig, device: &Device, progress: &dyn Prog
             Err(error) => return Err(error),
         }
     }
+    if let Fit::Closed(form) = config.method.fit() {
+        begin_anew(job.dir)?;
+        let header = solve(job, form, ModelHeader::of_job(job, config.method.clone(), targets, key), &features)?;
+        progress.advance(job.epochs as u64);
+        return Ok(header);
+    }
     let checkpoints = Checkpoints::new(job.dir.join(CHECKPOINTS), 2);
     let checkpoint = checkpoints.resume(progress, |c| c.state::<State>().is_ok_and(|state| state.key == key))?;
     if checkpoint.is_none() {
         begin_anew(job.dir)?;
     }
-    let header = ModelHeader::of_job(job, config.model.clone(), targets, key);
+    let header = ModelHeader::of_job(job, config.method.clone(), targets, key);
     let mut training = Training::start(job, config, header, features, checkpoint.as_ref(), device)?;
     progress.advance(training.state.epoch);
     let mut log = MetricsLog::resume(job.dir.join(METRICS_FILE), training.state.step)?;
@@ -121,9 +133,21 @@ pub fn fit(job: &Job, config: &TrainConfig, device: &Device, progress: &dyn Prog
     Ok(header)
 }
 
-/// The curve that [`fit`] left in a folder.
+/// Solves a closed form and writes its model.
+fn solve(job: &Job, form: &dyn ClosedForm, header: ModelHeader, features: &FeatureScale) -> Result<ModelHeader> {
+    let data = TrainingData { set: job.set, slides: job.train, features, targets: &header.targets };
+    let tensor = |(name, shape, values): (String, Shape, Vec<f64>)| {
+        Ok((name, Tensor::from_f64(&values, shape, DType::F32, &Device::cpu())?))
+    };
+    let weights = form.solve(&data)?.into_iter().map(tensor).collect::<Result<Vec<_>>>()?;
+    Model::write(&job.dir.join(MODEL_FILE), &header, features, &weights)?;
+    Ok(header)
+}
+
+/// The curve that [`fit`] left in a folder; empty where nothing was trained step by step.
 pub fn curve(dir: impl AsRef<Path>) -> Result<Vec<EpochRecord>> {
-    crate::io::metrics::read(dir.as_ref().join(METRICS_FILE))
+    let path = dir.as_ref().join(METRICS_FILE);
+    if path.is_file() { crate::io::metrics::read(path) } else { Ok(Vec::new()) }
 }
 
 /// Removes what an earlier run with other settings left.
@@ -143,9 +167,10 @@ fn scales(job: &Job, config: &TrainConfig) -> Result<(FeatureScale, TargetScaler
         let model = Model::load(path, &Device::cpu())?;
         return Ok((model.features, model.header.targets));
     }
+    let reads = config.method.reads(job.set.dims);
     let features = match config.standardise_features {
-        true => FeatureScale::fit(job.set, job.train)?,
-        false => FeatureScale::identity(job.set.width),
+        true => FeatureScale::fit(job.set, job.train, reads)?,
+        false => FeatureScale::identity(job.set.dims, reads),
     };
     Ok((features, job.set.fit_targets(config.target_scaling, job.train)?))
 }
@@ -154,6 +179,7 @@ fn scales(job: &Job, config: &TrainConfig) -> Result<(FeatureScale, TargetScaler
 /// at once do not, nor what this one will be tuned for later.
 fn key(job: &Job, config: &TrainConfig, features: &FeatureScale, targets: &TargetScaler) -> Result<Digest> {
     let settings = TrainConfig {
+        name: String::new(),
         parallel: 0,
         checkpoint_s: 0,
         members: 1,
@@ -161,7 +187,7 @@ fn key(job: &Job, config: &TrainConfig, features: &FeatureScale, targets: &Targe
         epochs: job.epochs,
         learning_rate: job.learning_rate,
         patience: job.patience,
-        fine_tune: FineTuneConfig { enabled: false, epochs: 0, learning_rate: 0.0, patience: 0, tasks: Vec::new() },
+        fine_tune: FineTuneConfig::none(),
         ..config.clone()
     };
     let slide = |&slide: &usize| {
@@ -172,10 +198,10 @@ fn key(job: &Job, config: &TrainConfig, features: &FeatureScale, targets: &Targe
     let [train, valid] = [job.train, job.valid].map(|slides| slides.iter().map(slide).collect::<Vec<_>>());
     let parent = job.begin.map(|path| SafetensorsFile::open_own(path).map(|file| file.checksum())).transpose()?;
     let scales = Digest::of_bytes(format!("{features:?} {targets:?}").as_bytes());
-    let of_job = (job.seed, job.task, &job.genes, &job.set.genes, job.set.origin);
+    let of_job = (job.seed, job.task, &job.genes, &job.set.genes, job.set.origin, job.set.dims);
     // The criterion that chooses the epoch.
     let validated = "within projects";
-    Ok(Digest::of("regressor", &(validated, settings, of_job, train, valid, scales, parent)))
+    Ok(Digest::of("model", &(validated, settings, of_job, train, valid, scales, parent)))
 }
 
 struct Training<'a> {
@@ -321,12 +347,12 @@ impl<'a> Training<'a> {
 
     /// One update; returns the loss and the gradient's norm.
     fn step(&mut self, slides: &[usize]) -> Result<[f64; 2]> {
-        let values = self.batch(slides)?;
+        let values = self.draw().values(slides, self.state.step)?;
         self.optimiser.advance()?;
         let results = if self.device.supports_graphs() {
             self.graphed(values)?
         } else {
-            self.launches(&values.into_tensors(self.device)?, None)?
+            self.launches(&values.upload(&self.draw(), self.device)?, None)?
         };
         // The only look at results: until here a GPU has everything queued.
         let [value, norm] = [results[0].item()?, results[1].item()?];
@@ -340,15 +366,15 @@ impl<'a> Training<'a> {
 
     /// The update as a CUDA graph, for as long as batches keep their shape.
     fn graphed(&mut self, values: BatchValues) -> Result<[Tensor; 2]> {
-        let (shape, ema_weight) = (values.shape(), vec![(1.0 - self.decay()) as f32]);
+        let (shape, ema_weight) = ((values.shape(), self.variant()), vec![(1.0 - self.decay()) as f32]);
         let mut update = match self.update.take().filter(|update| update.shape == shape) {
             Some(mut update) => {
-                update.batch.overwrite(values)?;
+                update.batch.overwrite(values, &self.draw())?;
                 update.ema_weight.overwrite(HostBuffer::F32(ema_weight))?;
                 update
             }
             None => {
-                let batch = values.into_tensors(self.device)?;
+                let batch = values.upload(&self.draw(), self.device)?;
                 let ema_weight = Tensor::from_vec(ema_weight, [1], self.device)?;
                 Update { batch, ema_weight, shape, step: GraphedStep::default() }
             }
@@ -359,6 +385,26 @@ impl<'a> Training<'a> {
         Ok(results)
     }
 
+    fn draw(&self) -> Draw<'_> {
+        Draw {
+            set: self.job.set,
+            config: self.config,
+            input: self.model.network.input,
+            features: &self.model.features,
+            targets: &self.model.header.targets,
+            genes: &self.job.genes,
+            seed: self.job.seed,
+        }
+    }
+
+    /// The form of the network that this step trains.
+    fn variant(&self) -> usize {
+        match self.model.network.variants {
+            0 | 1 => 0,
+            variants => Philox::named(self.job.seed, "variants").below(self.state.step, variants),
+        }
+    }
+
     /// What the averaged weights keep. Young averages forget faster, or they would remember the fresh weights.
     fn decay(&self) -> f64 {
         Ema::warmed_up(self.config.ema_decay, self.state.step)
@@ -367,21 +413,14 @@ impl<'a> Training<'a> {
     /// All that an update does on the device, without reading any value on the host; returns the loss and the gradient's norm.
     /// `ema_weight` is where a graph finds what the averages take of the current weights.
     fn launches(&self, batch: &Batch, ema_weight: Option<&Tensor>) -> Result<[Tensor; 2]> {
-        let (config, seed, step) = (self.config, self.job.seed, self.state.step);
-        let mut stats = RunningStats::default();
-        let mut site = 0;
-        let mut drop = |x: Tensor, residual: Option<&Tensor>| {
-            site += 1;
-            x.dropout_onto(residual, config.model.dropout, Philox::named(seed, &format!("dropout {site}")), step as u32)
-        };
+        let mut step = TrainingStep::new(self.job.seed, self.state.step as u32, self.variant());
         let tape = Tape::start();
         tape.watch(self.model.params.trainable());
-        let mode = Mode::Train { drop: &mut drop, stats: &mut stats };
-        let predicted = self.model.regressor.forward(&batch.cubes, &batch.globals, &batch.slides, mode)?;
+        let predicted = self.model.network.forward(&batch.patches, &batch.slides, &mut Mode::Train(&mut step))?;
         let loss = predicted.sub(&batch.targets)?.square()?.mul(&batch.weights)?.sum_all()?;
         let grads = tape.backward(&loss)?;
-        let norm = self.optimiser.apply(&self.model.params, &grads, config.clip_norm)?;
-        stats.store()?;
+        let norm = self.optimiser.apply(&self.model.params, &grads, self.config.clip_norm)?;
+        step.stats.store()?;
         match (&self.averaged, ema_weight) {
             (None, _) => {}
             (Some((_, ema)), None) => ema.update(&self.model.params, self.decay())?,
@@ -391,61 +430,14 @@ impl<'a> Training<'a> {
         Ok([loss, norm])
     }
 
-    /// The drawn patches of these slides, augmented.
-    fn batch(&self, slides: &[usize]) -> Result<BatchValues> {
-        let (set, config, step) = (self.job.set, self.config, self.state.step);
-        let (d, g, genes) = (set.width, set.grid, set.genes.len());
-        let (mut globals, mut locals, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut targets, mut weights) = (Vec::new(), Vec::new());
-        for &slide in slides {
-            let bag = &set.bags[slide];
-            let random = Philox::named(self.job.seed, &format!("patches {step} {slide}"));
-            let some = subset(bag.features.patches(), config.max_patches, random);
-            let (first_global, first_local) = (globals.len(), locals.len());
-            bag.features.read(&some, &mut globals, &mut locals)?;
-            let (globals, locals) = (&mut globals[first_global..], &mut locals[first_local..]);
-            self.model.features.global(globals);
-            self.model.features.local(locals);
-            if config.augment_cubes {
-                let random = Philox::named(self.job.seed, &format!("turns {step} {slide}"));
-                let cubes = locals.chunks_exact_mut(g * g * d);
-                cubes.enumerate().for_each(|(i, cube)| dihedral(cube, g, random.below(i as u64, 8) as u32));
-            }
-            if config.slide_noise > 0.0 {
-                let random = Philox::named(self.job.seed, &format!("slide noise {step} {slide}"));
-                let shift: Vec<f32> = random.normals(2 * d).iter().map(|v| (v * config.slide_noise) as f32).collect();
-                for (values, shift) in [(&mut *globals, &shift[..d]), (&mut *locals, &shift[d..])] {
-                    values.chunks_exact_mut(d).for_each(|row| row.iter_mut().zip(shift).for_each(|(v, s)| *v += s));
-                }
-            }
-            if config.feature_noise > 0.0 {
-                let name = |what: &str| Philox::named(self.job.seed, &format!("{what} noise {step} {slide}"));
-                add_noise(globals, config.feature_noise, name("global"));
-                add_noise(locals, config.feature_noise, name("local"));
-            }
-            lengths.push(some.len());
-            let mut row = set.targets[slide].clone();
-            self.model.header.targets.transform(&mut row);
-            for (gene, value) in row.into_iter().enumerate() {
-                let counts = value.is_finite() && self.job.genes.contains(&gene);
-                targets.push(if counts { value } else { 0.0 });
-                weights.push(f64::from(u8::from(counts)));
-            }
-        }
-        let counted = weights.iter().sum::<f64>().max(1.0);
-        weights.iter_mut().for_each(|w| *w /= counted);
-        let [targets, weights] = [targets, weights].map(|values| values.into_iter().map(|v| v as f32).collect());
-        Ok(BatchValues { cubes: locals, globals, targets, weights, lengths, grid: g, width: d, genes })
-    }
-
     /// The model that is evaluated and kept.
-    fn judged(&self) -> &Model {
+    fn evaluated(&self) -> &Model {
         self.averaged.as_ref().map_or(&self.model, |(model, _)| model)
     }
 
     /// Mean squared error and mean correlation on the validation slides.
     fn validate(&self) -> Result<(Option<f64>, Option<f64>)> {
-        let model = self.judged();
+        let model = self.evaluated();
         let mut slides = Vec::new();
         for &slide in self.job.valid {
             let bag = &self.job.set.bags[slide];
@@ -465,7 +457,7 @@ impl<'a> Training<'a> {
             && self.state.best.is_none_or(|(_, best)| score > best)
         {
             self.state.best = Some((self.state.epoch, score));
-            self.best = copies(&self.judged().params)?;
+            self.best = copies(&self.evaluated().params)?;
         }
         Ok(())
     }
@@ -492,7 +484,7 @@ impl<'a> Training<'a> {
             }
             None => {
                 (header.epoch, header.valid_pearson) = (self.state.epoch, self.validate()?.1);
-                named(&self.judged().params)
+                named(&self.evaluated().params)
             }
         };
         Model::write(path, &header, &self.model.features, &weights)?;
@@ -500,71 +492,14 @@ impl<'a> Training<'a> {
     }
 }
 
-/// One step's input.
-struct Batch {
-    cubes: Tensor,
-    globals: Tensor,
-    slides: Sequences,
-    targets: Tensor,
-    /// What each squared error counts: zero where nothing was measured, summing to one.
-    weights: Tensor,
-}
-
-/// The same in host memory.
-struct BatchValues {
-    cubes: Vec<f32>,
-    globals: Vec<f32>,
-    targets: Vec<f32>,
-    weights: Vec<f32>,
-    lengths: Vec<usize>,
-    grid: usize,
-    width: usize,
-    genes: usize,
-}
-
-impl BatchValues {
-    /// Patches and slides.
-    fn shape(&self) -> [usize; 2] {
-        [self.lengths.iter().sum(), self.lengths.len()]
-    }
-
-    fn into_tensors(self, device: &Device) -> Result<Batch> {
-        let ([n, slides], g) = (self.shape(), self.grid);
-        Ok(Batch {
-            cubes: Tensor::from_vec(self.cubes, [n, g, g, self.width], device)?,
-            globals: Tensor::from_vec(self.globals, [n, self.width], device)?,
-            targets: Tensor::from_vec(self.targets, [slides, self.genes], device)?,
-            weights: Tensor::from_vec(self.weights, [slides, self.genes], device)?,
-            slides: Sequences::new(&self.lengths, device)?,
-        })
-    }
-}
-
-impl Batch {
-    /// Other values in the same memory.
-    fn overwrite(&mut self, values: BatchValues) -> Result<()> {
-        self.cubes.overwrite(HostBuffer::F32(values.cubes))?;
-        self.globals.overwrite(HostBuffer::F32(values.globals))?;
-        self.targets.overwrite(HostBuffer::F32(values.targets))?;
-        self.weights.overwrite(HostBuffer::F32(values.weights))?;
-        self.slides.overwrite(&values.lengths)
-    }
-}
-
 /// An update that the device repeats by itself: on the values that are in `batch` and `ema_weight`.
 struct Update {
     batch: Batch,
     ema_weight: Tensor,
-    /// Patches and slides of the batch.
-    shape: [usize; 2],
+    /// Patches and slides of the batch, and the network's variant.
+    shape: ([usize; 2], usize),
     /// Random numbers count on with its replays, which are the steps that follow each other.
     step: GraphedStep<[Tensor; 2]>,
-}
-
-fn add_noise(values: &mut [f32], deviation: f64, random: Philox) {
-    for (i, four) in values.chunks_mut(4).enumerate() {
-        four.iter_mut().zip(random.normal4(i as u64)).for_each(|(v, noise)| *v += (deviation * noise) as f32);
-    }
 }
 
 fn named(params: &Params) -> Vec<(String, Tensor)> {

@@ -4,12 +4,15 @@
 //! Tokens of several sequences lie one after another in one matrix, so that everything but the attention itself runs on
 //! all of them at once; attention stays within a sequence.
 
+use std::cell::OnceCell;
+
 use crate::{
     activation::Activation,
     device::{Device, host::HostBuffer, nvtx},
     error::{Error, Result},
     nn::{
         builder::Builder,
+        class_token::WithClassToken,
         linear::Linear,
         mbconv::RESIDUAL_GAIN,
         norm::{LAYER_EPS, LayerNorm},
@@ -26,13 +29,15 @@ pub struct Sequences {
     lengths: Vec<usize>,
     /// First rows, and the number of rows at last.
     offsets: Tensor,
+    /// The same with a class token each, once somebody asked.
+    with_class_token: OnceCell<Box<WithClassToken>>,
 }
 
 impl Sequences {
     pub fn new(lengths: &[usize], device: &Device) -> Result<Sequences> {
         let offsets = offsets(lengths)?;
-        let count = offsets.len();
-        Ok(Sequences { lengths: lengths.to_vec(), offsets: Tensor::from_vec(offsets, [count], device)? })
+        let offsets = Tensor::from_vec(offsets.clone(), [offsets.len()], device)?;
+        Ok(Sequences { lengths: lengths.to_vec(), offsets, with_class_token: OnceCell::new() })
     }
 
     /// Other lengths in the same memory: as many, of the same total.
@@ -44,7 +49,17 @@ impl Sequences {
         self.check("vit", lengths.iter().sum())?;
         self.offsets.overwrite(HostBuffer::I32(offsets(lengths)?))?;
         self.lengths.copy_from_slice(lengths);
-        Ok(())
+        self.with_class_token.get_mut().map_or(Ok(()), |longer| longer.overwrite(lengths))
+    }
+
+    /// The same sequences with a class token in front of each. Made when first asked for, and kept up to date by
+    /// [`Sequences::overwrite`].
+    pub fn with_class_token(&self) -> Result<&WithClassToken> {
+        if let Some(longer) = self.with_class_token.get() {
+            return Ok(longer);
+        }
+        let longer = Box::new(WithClassToken::new(self)?);
+        Ok(self.with_class_token.get_or_init(|| longer))
     }
 
     pub fn lengths(&self) -> &[usize] {

@@ -21,7 +21,11 @@
 //! [extractor]                 # both pairs; [extractor.global] and [extractor.local] are laid over it
 //! steps = 20000
 //! [train]
+//! method = "isg"              # `isg methods` lists them
 //! epochs = 50
+//! isg.vit_depth = 12
+//! [[compare]]                 # another method on the same folds and features; left out: ridge and mean-mlp; compare = []: none
+//! method = "ridge"
 //! [splits]
 //! folds = 5
 //! repeats = 1                 # passes through the whole cross-validation, each with other folds
@@ -41,6 +45,7 @@ use crate::{
     extractor::config::ExtractorConfig,
     io::{sealed, text},
     mil::config::TrainConfig,
+    preset::Preset,
     select::{Choice, SELECTORS, Scope, Selector, Selectors, Threshold},
     slide::scale,
 };
@@ -62,24 +67,9 @@ pub struct RunConfig {
     /// The StyleGAN pairs of the encoders that are one.
     pub extractor: Pair,
     pub train: TrainConfig,
+    /// Methods that stand beside `train`'s in every table.
+    pub compare: Vec<TrainConfig>,
     pub splits: SplitConfig,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Preset {
-    #[default]
-    Paper,
-    Small,
-}
-
-impl Preset {
-    fn name(self) -> &'static str {
-        match self {
-            Preset::Paper => "paper",
-            Preset::Small => "small",
-        }
-    }
 }
 
 /// Which patches are kept (paper 3.1), and the two patch sizes.
@@ -228,7 +218,22 @@ fn overlay(base: &mut toml::Table, over: toml::Table) {
     }
 }
 
+/// What stands beside the method of a run that names nothing: linear and not, both on mean features.
+const COMPARED: [&str; 2] = ["ridge", "mean-mlp"];
+
+/// Keys of `[train]` that hold for every method, unless it has its own: how a comparison is done, not how a method learns.
+const PROTOCOL: [&str; 6] = ["members", "parallel", "checkpoint_s", "target_scaling", "min_valid_slides", "fine_tune"];
+
 impl RunConfig {
+    /// The methods of the run, the one in question first.
+    pub fn methods(&self) -> impl Iterator<Item = &TrainConfig> {
+        [&self.train].into_iter().chain(&self.compare)
+    }
+
+    pub(super) fn methods_mut(&mut self) -> impl Iterator<Item = &mut TrainConfig> {
+        [&mut self.train].into_iter().chain(&mut self.compare)
+    }
+
     /// Reads a configuration; every relative path in it becomes relative to the file's folder.
     pub fn read(path: &Path) -> Result<RunConfig> {
         let wrong = |e: String| Error::input(path, e.trim().replace('\n', " "), "correct that key");
@@ -301,16 +306,34 @@ impl RunConfig {
             Ok(section)
         };
         let extractor = Pair::from_table(section("extractor")?)?;
-        let train = section("train")?.try_into().map_err(|e| Error::Usage(format!("train: {e}")))?;
+        let train_keys = section("train")?;
+        let wrong = |name: &str, e: toml::de::Error| Error::Usage(format!("{name}: {}", e.message()));
+        let train: TrainConfig = train_keys.clone().try_into().map_err(|e| wrong("train", e))?;
+        let compared: Vec<toml::Table> = match take(&mut table, "compare")? {
+            Some(tables) => tables,
+            None => (COMPARED.iter().filter(|name| **name != train.name))
+                .map(|name| toml::Table::from_iter([("method".to_string(), (*name).into())]))
+                .collect(),
+        };
+        let of_protocol = train_keys
+            .into_iter()
+            .filter(|(key, _)| ["preset", "seed"].contains(&&**key) || PROTOCOL.contains(&&**key));
+        let of_protocol: toml::Table = of_protocol.collect();
+        let compare = compared.into_iter().map(|own| {
+            let mut keys = of_protocol.clone();
+            overlay(&mut keys, own);
+            keys.try_into().map_err(|e| wrong("compare", e))
+        });
+        let compare = compare.collect::<Result<Vec<TrainConfig>>>()?;
         let mut splits: toml::Table = take(&mut table, "splits")?.unwrap_or_default();
         splits.entry("seed").or_insert(toml::Value::Integer(seed as i64));
         let splits = splits.try_into().map_err(|e| Error::Usage(format!("splits: {e}")))?;
         if let Some(unknown) = table.keys().next() {
             return Err(Error::Usage(format!(
-                "unknown key `{unknown}`; known are preset, seed, out, cohort, select, encoder, extractor, train, splits"
+                "unknown key `{unknown}`; known are preset, seed, out, cohort, select, encoder, extractor, train, compare, splits"
             )));
         }
-        let config = RunConfig { preset, seed, out, cohort, select, encoder, extractor, train, splits };
+        let config = RunConfig { preset, seed, out, cohort, select, encoder, extractor, train, compare, splits };
         config.validate()?;
         Ok(config)
     }
@@ -329,7 +352,15 @@ impl RunConfig {
         let Pair { global, local } = &self.extractor;
         global.validate()?;
         local.validate()?;
-        self.train.validate()?;
+        for (number, method) in self.methods().enumerate() {
+            method.validate()?;
+            if self.methods().take(number).any(|before| before.name.eq_ignore_ascii_case(&method.name)) {
+                let name = &method.name;
+                return Err(Error::Usage(format!(
+                    "compare: {name} stands twice; give one of them another name = \"...\""
+                )));
+            }
+        }
         Ok(())
     }
 }

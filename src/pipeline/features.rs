@@ -19,7 +19,10 @@ use crate::{
     error::{Error, Result},
     image::RgbImage,
     io::checksum::Digest,
-    mil::bags::{Bag, BagSet, HostFeatures, Origin, PatchFeatures},
+    mil::{
+        bags::{Bag, BagSet, Origin},
+        features::{FeatureDims, HostFeatures, PatchFeatures, PatchValues, Reads},
+    },
     progress::Progress,
     select::PatchScore,
     slide::Plane,
@@ -66,14 +69,20 @@ impl Encoders {
         Ok(encoders)
     }
 
+    /// Sizes of a patch's features.
+    pub fn dims(&self, select: &SelectConfig) -> FeatureDims {
+        let grid = if self.cells { select.grid() } else { 0 };
+        FeatureDims { global: self.d(), cell: self.cell_d(), grid }
+    }
+
     /// Length of a patch's vector.
-    pub fn d(&self) -> usize {
+    fn d(&self) -> usize {
         let pooled = self.local.as_ref().map_or(0, |local| 2 * local.d());
         self.global.as_ref().map_or(pooled, |global| global.d())
     }
 
     /// Length of a cell's vector; 0 without cubes.
-    pub fn cell_d(&self) -> usize {
+    fn cell_d(&self) -> usize {
         self.local.as_ref().filter(|_| self.cells).map_or(0, |local| local.d())
     }
 
@@ -223,23 +232,43 @@ pub fn extract(
 }
 
 /// A slide's features on disk, read patch by patch.
-struct StoredPatches(StoredFeatures);
+struct StoredPatches {
+    stored: StoredFeatures,
+    places: Vec<[f64; 2]>,
+}
 
 impl PatchFeatures for StoredPatches {
     fn patches(&self) -> usize {
-        self.0.n
+        self.stored.n
     }
 
-    fn read(&self, patches: &[usize], globals: &mut Vec<f32>, locals: &mut Vec<f32>) -> Result<()> {
-        let all = self.0.global()?;
-        for &patch in patches {
-            let row = all.get(patch * self.0.d..(patch + 1) * self.0.d);
-            let row = row.ok_or_else(|| Error::shape("features", format!("patch {patch} of {}", self.0.n)))?;
-            globals.extend_from_slice(row);
-            locals.extend(self.0.local_patch(patch)?);
+    fn read(&self, patches: &[usize], reads: Reads, to: &mut PatchValues) -> Result<()> {
+        let StoredFeatures { n, d, .. } = self.stored;
+        let none = |patch: usize| Error::shape("features", format!("patch {patch} of {n}"));
+        if reads.global {
+            let all = self.stored.global()?;
+            for &patch in patches {
+                to.global.extend_from_slice(all.get(patch * d..(patch + 1) * d).ok_or_else(|| none(patch))?);
+            }
+        }
+        if reads.cube {
+            for &patch in patches {
+                to.cube.extend(self.stored.local_patch(patch)?);
+            }
+        }
+        if reads.coords {
+            for &patch in patches {
+                to.coords.push(*self.places.get(patch).ok_or_else(|| none(patch))?);
+            }
         }
         Ok(())
     }
+}
+
+/// Corners of patches in sides of a patch, which is `side` level-0 pixels.
+pub(super) fn places(corners: &[[i64; 2]], side: [u64; 2]) -> Vec<[f64; 2]> {
+    let place = |corner: &[i64; 2]| [0, 1].map(|axis| corner[axis] as f64 / side[axis].max(1) as f64);
+    corners.iter().map(place).collect()
 }
 
 /// Cohorts whose features are larger than this are read from disk at every step.
@@ -257,19 +286,12 @@ fn origin(selection: &Selection, stored: &[StoredFeatures]) -> Result<Origin> {
     first.ok_or_else(|| Error::internal("no slide has features"))
 }
 
-/// What the regressor is trained on: stored features with the cohort's targets.
+/// What methods are trained on: stored features with the cohort's targets.
 pub fn bags(run: &Run, selection: &Selection, selected: &[Selected], stored: Vec<StoredFeatures>) -> Result<BagSet> {
     let floats: usize = stored.iter().map(|s| s.n * (s.d + s.cell_d * s.g * s.g)).sum();
     let [d, cell_d, grid] = stored.first().map_or([0; 3], |s| [s.d, s.cell_d, s.g]);
-    if d != cell_d {
-        return Err(Error::Usage(format!(
-            "the regressor reads vectors of patches and of cells of one length, and the encoder gives {d} and {cell_d}; set \
-             encoder.cells = true and encoder.pool = \"patch\""
-        )));
-    }
     let mut set = BagSet {
-        width: d,
-        grid,
+        dims: FeatureDims { global: d, cell: cell_d, grid },
         genes: run.cohort.gene_labels(),
         origin: origin(selection, &stored)?,
         bags: Vec::with_capacity(stored.len()),
@@ -277,11 +299,12 @@ pub fn bags(run: &Run, selection: &Selection, selected: &[Selected], stored: Vec
     };
     for (slide, stored) in selected.iter().zip(stored) {
         let digest = Digest::of("features", &stored.checksum);
+        let coords = places(&stored.coords()?, slide.extent_px);
         let features: Box<dyn PatchFeatures> = if floats <= HELD_FLOATS {
-            let (globals, locals) = (stored.global()?.into_owned(), stored.local()?);
-            Box::new(HostFeatures { patches: stored.n, globals, locals })
+            let values = PatchValues { global: stored.global()?.into_owned(), cube: stored.local()?, coords };
+            Box::new(HostFeatures { patches: stored.n, values })
         } else {
-            Box::new(StoredPatches(stored))
+            Box::new(StoredPatches { stored, places: coords })
         };
         let entry = &slide.entry;
         let index = run.cohort.slides.iter().position(|s| s.id == entry.id);

@@ -8,7 +8,7 @@
 //! RUN/selection.json         the run's threshold and scale, as `predict` uses them
 //! RUN/extractor/{global,local}/   what encoders of either scale learn: the two autoencoders, their checkpoints and curves
 //! RUN/features/ID.safetensors     global vectors and local cubes of a slide
-//! RUN/model/                 one network a fold, their checkpoints and curves
+//! RUN/model/METHOD/          per method one network a fold, their checkpoints and curves
 //! RUN/predictions.csv evaluation.json evaluation.csv summary.json report.html selectors.svg
 //! RUN/results.json           what the files of the line above were made from, and their checksums
 //! ```
@@ -45,7 +45,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     cohort::{Cohort, Excluded, ExcludedKind, Findings, SplitPatient, Splits},
-    device::Device,
+    device::{Device, DeviceId},
     encoder::Site,
     error::{Error, Result},
     eval::{
@@ -57,7 +57,7 @@ use crate::{
     },
     extractor::training,
     io::{atomic, checksum::Digest, sealed},
-    mil::crossval,
+    mil::{config::TrainConfig, crossval},
     progress::Progress,
     report::PatchCounts,
 };
@@ -190,18 +190,18 @@ fn load_cohort(config: &RunConfig, progress: &dyn Progress) -> Result<(Cohort, V
 ///
 /// # Errors
 /// What keeps the cohort from being loaded. What would be refused later is in the plan.
-pub fn dry_run(config: &RunConfig, device_name: &str, progress: &dyn Progress) -> Result<plan::Plan> {
-    Device::named(device_name)?;
+pub fn dry_run(config: &RunConfig, device: DeviceId, progress: &dyn Progress) -> Result<plan::Plan> {
+    device.open()?;
     let (cohort, excluded) = load_cohort(config, progress)?;
     let left_out = excluded.iter().filter(|e| e.kind == ExcludedKind::Slide).count();
-    plan::plan(config, &cohort, left_out, device_name)
+    plan::plan(config, &cohort, left_out, device)
 }
 
 /// Runs every stage up to `until`. Finished work is kept and not done again. `None` unless the report was reached.
 ///
-/// `device_name` is as `--device` takes it: folds train on threads that make their own devices.
-pub fn execute(run: &Run, until: Stage, device_name: &str, progress: &dyn Progress) -> Result<Option<Summary>> {
-    let device = Device::named(device_name)?;
+/// Folds train on threads that open `id` for themselves.
+pub fn execute(run: &Run, until: Stage, id: DeviceId, progress: &dyn Progress) -> Result<Option<Summary>> {
+    let device = id.open()?;
     let Scanned { mut selected, mut left_out, selection } =
         run.timed(Stage::Scan, || scan::scan(run, &device, progress))?;
     let excluded = run.excluded.iter().filter(|e| e.kind == ExcludedKind::Slide);
@@ -240,17 +240,22 @@ pub fn execute(run: &Run, until: Stage, device_name: &str, progress: &dyn Progre
     }
     let set = features::bags(run, &selection, &selected, stored)?;
     remarks.iter().for_each(|remark| progress.note(remark));
-    let cv = run.timed(Stage::Training, || {
-        crossval::cross_validate(&run.config.train, &set, &splits, &run.path("model"), device_name, progress)
+    let results = run.timed(Stage::Training, || {
+        let one = |train: &TrainConfig| {
+            crossval::cross_validate(train, &set, &splits, &model_dir(&run.config.out, train), id, progress)
+        };
+        remove_other_methods(run)?;
+        run.config.methods().map(one).collect::<Result<Vec<_>>>()
     })?;
-    predictions::write(&run.path(tables::PREDICTIONS_FILE), &set.genes, &cv.predictions)?;
-    predictions::write(&run.path(tables::BASELINE_FILE), &set.genes, &cv.baseline)?;
+    let named = run.config.methods().zip(&results);
+    let methods: Vec<Method> = named
+        .map(|(train, cv)| Method { name: &train.name, genes: &set.genes, predictions: &cv.predictions })
+        .collect();
+    predictions::write(&run.path(tables::PREDICTIONS_FILE), &methods)?;
     if until == Stage::Training {
         return Ok(None);
     }
 
-    let method = |name, predictions| Method { name, genes: &set.genes, predictions };
-    let methods = [method(tables::OWN_METHOD, &cv.predictions[..]), method(tables::BASELINE, &cv.baseline[..])];
     let comparison = Comparison::new(&methods, evaluation_settings(run.config.seed))?;
     tables::write(&run.config.out, &comparison)?;
     let report = run.timed(Stage::Report, || {
@@ -259,7 +264,7 @@ pub fn execute(run: &Run, until: Stage, device_name: &str, progress: &dyn Progre
             selected: &selected,
             selection: &selection,
             set: &set,
-            cv: &cv,
+            cv: &results[0],
             comparison: &comparison,
             left_out: &left_out,
         };
@@ -288,7 +293,13 @@ fn train_extractors(run: &Run, selected: &[Selected], device: &Device, progress:
 /// Of the encoders and networks that are on disk, and of the slides that each is asked about; `None` where one is missing
 /// or damaged.
 fn networks(run: &Run, splits: &Splits) -> Result<Option<Digest>> {
-    let Some(models) = crossval::whole_networks(&run.path("model"))? else { return Ok(None) };
+    let mut models = Vec::new();
+    for method in run.config.methods() {
+        match crossval::whole_networks(&model_dir(&run.config.out, method))? {
+            Some(of_method) => models.push(of_method),
+            None => return Ok(None),
+        }
+    }
     let mut checksums = Vec::new();
     for scale in run.config.scales() {
         checksums.push(run.at_site(scale, |site| run.config.encoder.encoder.digest(site))?);
@@ -330,6 +341,25 @@ fn summarise(
         all_projects: comparison.results_over_projects(),
         seconds: run.timings(),
     }
+}
+
+/// Where a method's networks lie.
+fn model_dir(run: &Path, method: &TrainConfig) -> PathBuf {
+    run.join("model").join(&method.name)
+}
+
+/// Removes the networks of methods that the run no longer has.
+fn remove_other_methods(run: &Run) -> Result<()> {
+    let dir = run.path("model");
+    let Ok(entries) = std::fs::read_dir(&dir) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let kept = run.config.methods().any(|method| path == model_dir(&run.config.out, method));
+        if !kept && path.is_dir() {
+            std::fs::remove_dir_all(&path).map_err(|e| Error::io(&path, e))?;
+        }
+    }
+    Ok(())
 }
 
 fn extractor_dir(run: &Path, scale: Scale) -> PathBuf {

@@ -14,14 +14,11 @@ use super::{
 };
 use crate::{
     cohort::{Cohort, SlideEntry, Splits},
-    device::Device,
+    device::{Device, DeviceId},
     dtype::DType,
     encoder::EncoderConfig,
     error::{Error, Result},
-    mil::{
-        crossval,
-        regressor::{Dims, Regressor},
-    },
+    mil::{config::TrainConfig, crossval, features::FeatureDims, network::Dims},
     nn::builder::Builder,
     select::{Scorer, Threshold},
     slide::{Plane, Slide},
@@ -37,10 +34,21 @@ pub fn check(config: &RunConfig, cohort: &Cohort) -> Result<()> {
         scales::check(&slides.map(|slide| slide.mpp()).collect::<Vec<_>>())?;
     }
     let projects: Vec<&str> = cohort.slides.iter().map(|slide| slide.project.as_deref().unwrap_or("all")).collect();
-    crossval::tasks(&config.train, &cohort.gene_labels(), &projects)?;
+    let dims = dims(config)?;
+    for method in config.methods() {
+        crossval::check_features(method, dims)?;
+        trainable(method, dims, cohort.gene_labels().len())?;
+        crossval::tuned_tasks(method, &cohort.gene_labels(), &projects)?;
+    }
     let cpu = Device::cpu();
-    Scorer::new(&config.select.selector()?, &cpu)?;
-    widths(config).map(drop)
+    Scorer::new(&config.select.selector()?, &cpu).map(drop)
+}
+
+/// Trainable values of a method's network.
+fn trainable(config: &TrainConfig, features: FeatureDims, genes: usize) -> Result<usize> {
+    let mut fresh = Builder::fresh(0, DType::F32, &Device::cpu());
+    config.method.network(&mut fresh, Dims { features, genes })?;
+    Ok(fresh.finish()?.count())
 }
 
 /// Slides of one fold's sets.
@@ -120,8 +128,8 @@ fn expected(threshold: Threshold, patches: u64, [least, most]: [u64; 2]) -> u64 
     if most > 0 { kept.min(most) } else { kept }
 }
 
-/// Lengths of the vectors of patches and of cells, the latter 0 without cubes. Every file of weights is looked at.
-pub fn widths(config: &RunConfig) -> Result<[usize; 2]> {
+/// Sizes of the features that a run computes. Every file of weights is looked at.
+pub fn dims(config: &RunConfig) -> Result<FeatureDims> {
     let EncoderConfig { encoder, cells, .. } = &config.encoder;
     let mut found = [None; 2];
     for scale in config.scales() {
@@ -130,19 +138,19 @@ pub fn widths(config: &RunConfig) -> Result<[usize; 2]> {
         found[usize::from(scale == Scale::Local)] = Some(shared.map_or_else(probe, Ok)?);
     }
     let [global, local] = found;
-    let cell_d = local.unwrap_or(0);
-    Ok([global.unwrap_or(2 * cell_d), if *cells { cell_d } else { 0 }])
+    let of_cell = local.unwrap_or(0);
+    let [cell, grid] = if *cells { [of_cell, config.select.grid()] } else { [0, 0] };
+    Ok(FeatureDims { global: global.unwrap_or(2 * of_cell), cell, grid })
 }
 
 /// Bytes of the features of so many patches: a global vector in f32, a cube in f16, corner and score.
-pub fn features_bytes(select: &SelectConfig, [d, cell_d]: [usize; 2], patches: u64) -> u64 {
-    let cells = select.grid() * select.grid();
-    patches * (4 * d + 2 * cells * cell_d + 24) as u64
+pub fn features_bytes(dims: FeatureDims, patches: u64) -> u64 {
+    patches * (4 * dims.global + 2 * dims.cube() + 24) as u64
 }
 
 /// Refuses to begin what the disk of the run directory has no room for.
 pub fn check_room(config: &RunConfig, patches: u64) -> Result<()> {
-    let wanted = features_bytes(&config.select, widths(config)?, patches);
+    let wanted = features_bytes(dims(config)?, patches);
     let held = folder_bytes(&config.out.join("features"));
     match free_bytes(&config.out) {
         Some(free) if free.saturating_add(held) < wanted => Err(Error::input(
@@ -173,13 +181,24 @@ fn free_bytes(_: &Path) -> Option<u64> {
     None
 }
 
-/// Trainable values of each network.
+/// Trainable values of each autoencoder, generator and critic included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Parameters {
     /// What the encoder learns by gradient: with its generator and critic.
     pub global_extractor: usize,
     pub local_extractor: usize,
-    pub regressor: usize,
+}
+
+/// What would be trained of a method.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct MethodPlan {
+    pub name: String,
+    /// Trained from their beginning, one a fold and member.
+    pub networks: usize,
+    /// Tuned copies of each.
+    pub tasks: usize,
+    /// Trainable values of one.
+    pub parameters: usize,
 }
 
 /// What a run would do.
@@ -191,10 +210,8 @@ pub struct Plan {
     pub patients: usize,
     pub genes: Vec<String>,
     pub folds: Vec<FoldPlan>,
-    /// Networks trained from their beginning, one a fold and member.
-    pub networks: usize,
-    /// Tuned copies of each.
-    pub tasks: usize,
+    /// The run's method first.
+    pub methods: Vec<MethodPlan>,
     pub patches: PatchPlan,
     pub parameters: Parameters,
     pub features_bytes: u64,
@@ -206,43 +223,42 @@ pub struct Plan {
 }
 
 /// Plans a run of a loaded cohort. What would be refused is in the plan.
-pub fn plan(config: &RunConfig, cohort: &Cohort, left_out: usize, device_name: &str) -> Result<Plan> {
+pub fn plan(config: &RunConfig, cohort: &Cohort, left_out: usize, device: DeviceId) -> Result<Plan> {
     let patches = patches(config, cohort)?;
     let mut refused = check(config, cohort).and_then(|()| check_room(config, patches.kept_expected)).err();
     if patches.unreadable == cohort.slides.len() as u64 {
         refused.get_or_insert(Error::Usage("none of the slides can be opened; `isg slide info` says why".into()));
     }
     let genes = cohort.gene_labels();
-    let widths = widths(config).unwrap_or_default();
-    let trainable = |scale: Scale| {
+    let dims = dims(config).unwrap_or_default();
+    let learned = |scale: Scale| {
         let used = config.scales().contains(&scale);
         let count = || features::at_site(config, &config.out, scale, |site| config.encoder.encoder.trainable(site));
         if used { count() } else { Ok(0) }
     };
-    let dims = Dims { width: widths[0], grid: config.select.grid(), genes: genes.len() };
-    let mut fresh = Builder::fresh(0, DType::F32, &Device::cpu());
-    Regressor::new(&mut fresh, &config.train.model, dims)?;
-    let parameters = Parameters {
-        global_extractor: trainable(Scale::Global)?,
-        local_extractor: trainable(Scale::Local)?,
-        regressor: fresh.finish()?.count(),
-    };
+    let parameters = Parameters { global_extractor: learned(Scale::Global)?, local_extractor: learned(Scale::Local)? };
     let folds = folds(config, cohort).unwrap_or_default();
-    let networks = folds.len() * config.train.members;
     let projects: Vec<&str> = cohort.slides.iter().map(|slide| slide.project.as_deref().unwrap_or("all")).collect();
+    let method = |train: &TrainConfig| MethodPlan {
+        name: train.name.clone(),
+        networks: folds.len() * train.members,
+        tasks: crossval::tuned_tasks(train, &genes, &projects).map_or(0, |tasks| tasks.len()),
+        // What cannot be built is refused above.
+        parameters: trainable(train, dims, genes.len()).unwrap_or(0),
+    };
+    let methods: Vec<MethodPlan> = config.methods().map(method).collect();
     Ok(Plan {
         run: config.out.display().to_string(),
         slides: cohort.slides.len(),
         left_out,
         patients: cohort.patients.len(),
-        memory_bytes: memory(config, widths, &parameters, patches, networks, device_name),
-        features_bytes: features_bytes(&config.select, widths, patches.kept_expected),
+        memory_bytes: memory(config, dims, &parameters, patches, &methods, device),
+        features_bytes: features_bytes(dims, patches.kept_expected),
         free_bytes: free_bytes(&config.out),
-        tasks: crossval::tasks(&config.train, &genes, &projects).map_or(0, |tasks| tasks.len()),
         refused: refused.map(|error| error.to_string()),
         genes,
         folds,
-        networks,
+        methods,
         patches,
         parameters,
     })
@@ -252,11 +268,11 @@ pub fn plan(config: &RunConfig, cohort: &Cohort, left_out: usize, device_name: &
 /// networks that train side by side with the features that are held for them.
 fn memory(
     config: &RunConfig,
-    [d, cell_d]: [usize; 2],
+    dims: FeatureDims,
     parameters: &Parameters,
     patches: PatchPlan,
-    networks: usize,
-    device: &str,
+    methods: &[MethodPlan],
+    device: DeviceId,
 ) -> u64 {
     const COPIES: u64 = 5 * 4;
     let places = patches.kept_expected.min(MOST_PATCHES as u64);
@@ -268,13 +284,16 @@ fn memory(
         let pixels = (extractor.image_px * extractor.image_px * 3) as u64;
         parameters as u64 * COPIES + (places * pixels).min(extractor.cache_bytes)
     };
-    let floats = patches.kept_expected * (d + cell_d * config.select.grid() * config.select.grid()) as u64;
+    let floats = patches.kept_expected * (dims.global + dims.cube()) as u64;
     let held = if floats <= HELD_FLOATS as u64 { 4 * floats } else { 0 };
-    let side_by_side = crossval::workers(&config.train, networks, device).max(1) as u64;
-    let regressors = side_by_side * parameters.regressor as u64 * COPIES + held;
+    let networks = |(train, plan): (&TrainConfig, &MethodPlan)| {
+        let side_by_side = crossval::workers(train, plan.networks, device).max(1) as u64;
+        side_by_side * plan.parameters as u64 * COPIES + held
+    };
+    let networks = config.methods().zip(methods).map(networks).max().unwrap_or(0);
     extractor(Scale::Global, parameters.global_extractor)
         .max(extractor(Scale::Local, parameters.local_extractor))
-        .max(regressors)
+        .max(networks)
 }
 
 /// A number of bytes for people.

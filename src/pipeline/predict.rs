@@ -2,16 +2,22 @@
 
 use std::path::Path;
 
-use super::{RunConfig, features::Encoders, scales, scan, selection::Selection};
+use super::{
+    RunConfig,
+    features::{self, Encoders},
+    model_dir, scales, scan,
+    selection::Selection,
+};
 use crate::{
     device::Device,
     error::{Error, Result},
     mil::{
-        bags::{HostFeatures, Origin},
+        bags::Origin,
+        features::{HostFeatures, PatchValues},
         predictor::Predictor,
     },
     progress::Progress,
-    select::Scorer,
+    select::{PatchGrid, Scorer},
     slide::{Slide, SlideOptions, file_name::slide_id},
 };
 
@@ -44,7 +50,7 @@ impl SlidePredictor {
         }
         let mut config = RunConfig::read(&path)?;
         config.out = dir.to_path_buf();
-        let predictor = Predictor::load(&config.out.join("model"), device)?;
+        let predictor = Predictor::load(&model_dir(&config.out, &config.train), device)?;
         let encoders = Encoders::load(&config, dir, device)?;
         let Origin { global_extractor, local_extractor, selection } = predictor.origin;
         let ours = encoders.digests();
@@ -65,8 +71,8 @@ impl SlidePredictor {
             let problem = "chooses patches otherwise than when the networks were trained";
             return Err(Error::input(&path, problem, "run the same command again to its end"));
         }
-        let sizes = (predictor.manifest.width, predictor.manifest.grid);
-        if sizes != (encoders.d(), config.select.grid()) || encoders.cell_d() != encoders.d() {
+        let (sizes, given) = (predictor.manifest.dims, encoders.dims(&config.select));
+        if sizes != given {
             let problem = format!("gives features of other sizes than the networks' {sizes:?}");
             return Err(Error::input(&path, problem, "give the directory that one run left, as it left it"));
         }
@@ -101,8 +107,11 @@ impl SlidePredictor {
         self.selection.choice.draw(&id, &mut scores.patches);
         scores.patches.retain(|patch| patch.kept);
         let kept = scores.patches.len();
-        let features = self.encoders.encode(&id, &plane, &scores.patches, select, progress)?;
-        let bag = HostFeatures { patches: kept, globals: features.global, locals: features.local };
+        let encoded = self.encoders.encode(&id, &plane, &scores.patches, select, progress)?;
+        let side = PatchGrid::of(&plane, select.patch_px).extent(&plane);
+        let coords = features::places(&encoded.coords, side);
+        let values = PatchValues { global: encoded.global, cube: encoded.local, coords };
+        let bag = HostFeatures { patches: kept, values };
         Ok(SlidePrediction { patches: scored, kept, values: self.predictor.predict(&bag, None)? })
     }
 }

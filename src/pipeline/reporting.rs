@@ -50,7 +50,7 @@ pub struct View<'a> {
 pub fn report(view: &View, device: &Device, progress: &dyn Progress) -> Result<String> {
     let shown = shown_slides(view);
     progress.begin("report", shown.len() as u64, "slides");
-    let predictor = Predictor::load(&view.run.path("model"), device)?;
+    let predictor = Predictor::load(&super::model_dir(&view.run.config.out, &view.run.config.train), device)?;
     let mut slides = Vec::with_capacity(shown.len());
     for &index in &shown {
         progress.check()?;
@@ -139,7 +139,7 @@ fn panel(view: &View, predictor: &Predictor, index: usize) -> Result<SlidePanel>
     // A map by networks that trained on the slide would show what they remember of it.
     let folds = &view.cv.held_out_by[index];
     let explanation = predictor.explain_held_out(&*bag.features, Some(&bag.project), folds)?;
-    let mut attention = explanation.iter().flat_map(|e| e.attention.iter().copied());
+    let mut attention = explanation.iter().filter_map(|e| e.attention()).flatten().copied();
     let side_px = selected.extent_px[0];
     let patches = selected.patches.iter().map(|patch| PatchMark {
         x_px: patch.x,
@@ -199,11 +199,7 @@ fn gene_report(view: &View, result: &GeneResult) -> GeneReport {
         }
         _ => None,
     };
-    let others = result.others.iter().filter_map(|(name, pearson)| match (name.strip_suffix("_pearson"), pearson) {
-        (Some(tables::BASELINE), Some(r)) => Some(format!("ridge regression on mean features: PCC {r:.2}")),
-        (Some(name), Some(r)) => Some(format!("{name}: PCC {r:.2}")),
-        _ => None,
-    });
+    let other = |(key, pearson): (&String, &Option<f64>)| (key.trim_end_matches(tables::PEARSON).to_string(), *pearson);
     let of_project = |p: &&Prediction| result.project == ALL_PROJECTS || p.project == result.project;
     GeneReport {
         name: result.gene.clone(),
@@ -230,7 +226,8 @@ fn gene_report(view: &View, result: &GeneResult) -> GeneReport {
         p_value: result.p_value,
         q_fdr: result.false_discovery_rate,
         folds: evaluation.groups.iter().filter_map(fold_score).collect(),
-        note: others.collect::<Vec<_>>().join("; "),
+        others: result.others.iter().map(other).collect(),
+        note: String::new(),
     }
 }
 
@@ -294,7 +291,7 @@ fn curves(view: &View) -> Result<Vec<Curve>> {
     let mut folds: Vec<(usize, Vec<Series>)> = folds.into_iter().collect();
     folds.sort_by_key(|(fold, _)| *fold);
     curves.push(Curve {
-        title: "Dual Attention network".to_string(),
+        title: view.run.config.train.method.spec().title.to_string(),
         x_label: "epoch".to_string(),
         y_label: "mean squared error, scaled targets".to_string(),
         logarithmic: true,

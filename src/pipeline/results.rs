@@ -22,9 +22,8 @@ pub const SELECTORS_FILE: &str = "selectors.svg";
 const RESULTS_FILE: &str = "results.json";
 
 /// What is made anew from networks and features, and belongs to nothing else.
-const FILES: [&str; 7] = [
+const FILES: [&str; 6] = [
     tables::PREDICTIONS_FILE,
-    tables::BASELINE_FILE,
     tables::EVALUATION_JSON,
     tables::EVALUATION_CSV,
     SUMMARY_FILE,
@@ -45,7 +44,9 @@ struct Stored {
 pub fn inputs(run: &Run, selected: &[Selected], left_out: &[LeftOut]) -> Digest {
     let mut config = run.config.absolute();
     config.out.clear();
-    (config.train.parallel, config.train.checkpoint_s) = (0, 0);
+    for train in config.methods_mut() {
+        (train.parallel, train.checkpoint_s) = (0, 0);
+    }
     let slide = |slide: &Selected| {
         let marks: Vec<_> = slide.patches.iter().map(|p| (p.x, p.y, p.score.to_bits(), p.kept)).collect();
         let entry = (&slide.entry.id, &slide.entry.patient, &slide.entry.project);

@@ -66,6 +66,8 @@ pub struct GeneReport {
     /// The p-value after control of the false discovery rate over all genes.
     pub q_fdr: Option<f64>,
     pub folds: Vec<FoldScore>,
+    /// Other methods by name, and their `pcc` on the same folds.
+    pub others: Vec<(String, Option<f64>)>,
     /// What is known about the gene, e.g. what it was planted to follow.
     pub note: String,
 }

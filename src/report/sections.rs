@@ -105,6 +105,10 @@ fn results(data: &ReportData) -> String {
             result_table(&data.over_projects, false)
         )
     };
+    let compared = match data.genes.iter().any(|gene| !gene.others.is_empty()) {
+        true => " The last columns are the same correlation of other methods, on the same folds and features.",
+        false => "",
+    };
     let within = if data.over_projects.is_empty() { "" } else { " of its project" };
     format!(
         "<p>Every prediction is held out: it was made by networks that were trained and chosen without the patient's \
@@ -112,7 +116,7 @@ fn results(data: &ReportData) -> String {
          slides, these among them. Correlations are means over the folds, each over the fold's patients{within}; pooled: the \
          folds together. Intervals are 95 % bootstrap intervals of these predictions, patients drawn anew; how another \
          training would have gone is not in them. p is by permutation of the patients' targets within project and fold. \
-         MSE, scaled: on the scale of the training targets.</p>\n<figure class=\"wide\">{}</figure>\n{}{over_projects}",
+         MSE, scaled: on the scale of the training targets.{compared}</p>\n<figure class=\"wide\">{}</figure>\n{}{over_projects}",
         figures::forest(&data.genes),
         result_table(&data.genes, data.genes.iter().any(|gene| !gene.project.is_empty()))
     )
@@ -127,9 +131,11 @@ fn result_table(genes: &[GeneReport], with_project: bool) -> String {
                 format!("{} to {}", fixed(Some(low), 2), fixed(Some(high), 2))
             });
             let project = if with_project { format!("<td>{}</td>", escape(&gene.project)) } else { String::new() };
+            let others: String =
+                gene.others.iter().map(|(_, pcc)| format!("<td>{}</td>", fixed(*pcc, 3))).collect();
             format!(
                 "<tr{}><th scope=\"row\">{}</th>{project}<td><strong>{}</strong></td><td>{interval}</td><td>{}</td>\
-                 <td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"note\">{}</td></tr>",
+                 <td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>{others}<td class=\"note\">{}</td></tr>",
                 if found { " class=\"found\"" } else { "" },
                 escape(&gene.name),
                 fixed(gene.pcc, 3),
@@ -145,8 +151,10 @@ fn result_table(genes: &[GeneReport], with_project: bool) -> String {
         })
         .collect();
     let project = if with_project { "<th scope=\"col\">Project</th>" } else { "" };
-    let columns = ["Pearson", "95 % interval", "p", "FDR", "Pooled", "Spearman", "MSE", "MSE, scaled", "n", ""];
-    let columns: String = columns.iter().map(|name| format!("<th scope=\"col\">{name}</th>")).collect();
+    let columns = ["Pearson", "95 % interval", "p", "FDR", "Pooled", "Spearman", "MSE", "MSE, scaled", "n"];
+    let others = genes.first().map_or(Vec::new(), |gene| gene.others.iter().map(|(name, _)| escape(name)).collect());
+    let columns = columns.iter().map(|name| name.to_string()).chain(others).chain([String::new()]);
+    let columns: String = columns.map(|name| format!("<th scope=\"col\">{name}</th>")).collect();
     format!(
         "<div class=\"scroll\"><table><thead><tr><th scope=\"col\">Gene</th>{project}{columns}</tr></thead>\
          <tbody>{rows}</tbody></table></div>"

@@ -4,7 +4,10 @@
 use isg::{
     cohort::splits::{SplitConfig, SplitPatient, Splits},
     io::checksum::Digest,
-    mil::bags::{Bag, BagSet, HostFeatures, Origin},
+    mil::{
+        bags::{Bag, BagSet, Origin},
+        features::{FeatureDims, HostFeatures, PatchValues},
+    },
     random::Philox,
 };
 
@@ -51,10 +54,14 @@ pub fn bags(slides: usize, width: usize, grid: usize, seed: u64) -> BagSet {
         targets.push(linear.iter().map(|x| (1.0 + x).log10()).collect());
         let name = format!("S{slide:03}");
         let digest = Digest::of("features", &(&globals, &locals));
-        let features = Box::new(HostFeatures { patches, globals, locals });
+        // Patches in rows of five.
+        let coords = (0..patches).map(|p| [(p % 5) as f64, (p / 5) as f64]).collect();
+        let values = PatchValues { global: globals, cube: locals, coords };
+        let features = Box::new(HostFeatures { patches, values });
         bags.push(Bag { slide: name.clone(), patient: name, project: "SIM".into(), digest, features });
     }
-    BagSet { width, grid, genes: GENES.map(String::from).to_vec(), origin: Origin::default(), bags, targets }
+    let dims = FeatureDims { global: width, cell: width, grid };
+    BagSet { dims, genes: GENES.map(String::from).to_vec(), origin: Origin::default(), bags, targets }
 }
 
 fn uniform(normal: f64) -> f64 {

@@ -171,7 +171,7 @@ fn results_are_kept_while_they_are_whole_and_of_the_same_inputs() {
 fn leftovers_of_killed_processes_go() {
     let lab = Lab::new();
     let out = lab.path.join("run");
-    let ours = ["features/.isg-a1B2c3", "model/fold-0/member-0/.isg-zzzzzz", ".isg-000000", "slides/.isg-Qwerty"];
+    let ours = ["features/.isg-a1B2c3", "model/isg/fold-0/member-0/.isg-zzzzzz", ".isg-000000", "slides/.isg-Qwerty"];
     let checkpoint = out.join("extractor/local/checkpoints/tmp-step-000004");
     fs::create_dir_all(&checkpoint).expect("writable");
     ours.iter().for_each(|name| fs::write(out.join(name), b"half").expect("writable"));

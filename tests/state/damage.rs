@@ -79,8 +79,8 @@ fn what_is_made_again_is_said_once() {
         Path::new("features").join(features.expect("features")),
         Path::new("slides").join(scores.expect("scores")),
         "extractor/global/extractor.safetensors".into(),
-        "model/fold-1/member-0/model.safetensors".into(),
-        "model/fold-0/member-0/tasks/0-all-LYMPH1/model.safetensors".into(),
+        "model/isg/fold-1/member-0/model.safetensors".into(),
+        "model/isg/fold-0/member-0/tasks/0-all-LYMPH1/model.safetensors".into(),
     ];
     for name in damaged {
         let path = out.join(&name);

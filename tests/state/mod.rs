@@ -19,6 +19,7 @@ use std::{
 
 use isg::{
     Result,
+    device::DeviceId,
     pipeline::{self, Run, RunConfig, Stage, Summary},
     progress::{Progress, Silent},
     synth::{self, SynthOptions},
@@ -73,7 +74,7 @@ epochs = 2
 members = 1
 max_patches = 4
 checkpoint_s = 0
-[train.model]
+[train.isg]
 vit_width = 8
 [train.fine_tune]
 enabled = true
@@ -132,7 +133,7 @@ fn reseeded(config: &RunConfig, seed: u64) -> RunConfig {
 
 fn run(config: &RunConfig, out: &Path, until: Stage, progress: &dyn Progress) -> Result<Option<Summary>> {
     let run = Run::open(RunConfig { out: out.to_path_buf(), ..config.clone() }, progress)?;
-    pipeline::execute(&run, until, "cpu", progress)
+    pipeline::execute(&run, until, DeviceId::Cpu, progress)
 }
 
 /// Everything that a run is done for: extractors, features of the slides in use, networks, predictions, folds.
@@ -143,7 +144,7 @@ fn artefacts(out: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = files(out);
     found.retain(|path, _| {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        let kept = ["extractor.safetensors", "model.safetensors", "regressor.json", "splits.json", "index.json"];
+        let kept = ["extractor.safetensors", "model.safetensors", "model.json", "splits.json", "index.json"];
         let of_run = !path.components().any(|part| part.as_os_str() == "checkpoints");
         of_run && kept.contains(&name) || name.starts_with("predictions") || used.contains(path)
     });

@@ -27,7 +27,7 @@ fn refusal(lab: &Lab, what: &str) -> String {
 
 /// The manifest as somebody would write it by hand: without checksums.
 fn by_hand(lab: &Lab) -> Value {
-    let text = fs::read_to_string(lab.path.join("run/model/regressor.json")).expect("a manifest");
+    let text = fs::read_to_string(lab.path.join("run/model/isg/model.json")).expect("a manifest");
     let mut manifest: Value = serde_json::from_str(&text).expect("JSON");
     for key in ["checksum", "models", "origin"] {
         assert!(manifest.as_object_mut().expect("an object").remove(key).is_some(), "it has {key}");
@@ -36,7 +36,7 @@ fn by_hand(lab: &Lab) -> Value {
 }
 
 fn put(lab: &Lab, manifest: &Value) {
-    fs::write(lab.path.join("run/model/regressor.json"), manifest.to_string()).expect("writable");
+    fs::write(lab.path.join("run/model/isg/model.json"), manifest.to_string()).expect("writable");
 }
 
 #[test]
@@ -65,15 +65,15 @@ fn a_manifest_is_believed_only_as_far_as_the_networks_agree() {
         ("/members", json!(2), "members"),
         ("/members", json!(1e30), "invalid type"),
         ("/config/members", json!(3), "members"),
-        ("/genes", json!(reversed), "where regressor.json has"),
+        ("/genes", json!(reversed), "where model.json has"),
         ("/genes", json!(doubled), "twice"),
-        ("/genes", json!(renamed), "where regressor.json has CD3D"),
+        ("/genes", json!(renamed), "where model.json has CD3D"),
         ("/genes", json!([]), "no gene"),
         ("/genes", json!(genes[..2]), "2"),
         ("/genes", json!({ "LYMPH1": 0 }), "invalid type"),
-        ("/width", json!(64), "width"),
-        ("/width", json!(0), "width = 0"),
-        ("/grid", json!(4), "grid"),
+        ("/dims/global", json!(64), "sizes"),
+        ("/dims/cell", json!(0), "sizes"),
+        ("/dims/grid", json!(4), "sizes"),
         ("/tasks", json!([]), "does not name the task"),
         ("/tasks/0/genes", json!([999]), "999"),
         ("/tasks/0/genes", json!([1]), "other genes"),
@@ -83,8 +83,8 @@ fn a_manifest_is_believed_only_as_far_as_the_networks_agree() {
         ("/tasks/0/project", json!("TCGA-X"), "another project"),
         ("/tasks/0/name", json!("../../../tmp"), "no folder of a run"),
         ("/tasks/0/name", json!("other"), "other"),
-        ("/config/model/vit_width", json!(16), "another shape"),
-        ("/config/model/dropout", json!("much"), "invalid type"),
+        ("/config/isg/vit_width", json!(16), "another method or shape"),
+        ("/config/isg/dropout", json!("much"), "invalid type"),
         ("/format", json!("isg-cross-validation-9"), "isg-cross-validation-9"),
     ];
     for (place, value, words) in lies {
@@ -95,22 +95,22 @@ fn a_manifest_is_believed_only_as_far_as_the_networks_agree() {
         assert!(message.contains(words), "{place} = {value}: {message}");
         assert!(!message.contains('\n'), "{message}");
     }
-    for key in ["genes", "folds", "members", "tasks", "config", "width", "grid", "format"] {
+    for key in ["genes", "folds", "members", "tasks", "config", "dims", "format"] {
         let mut manifest = good.clone();
         manifest.as_object_mut().expect("an object").remove(key);
         put(&lab, &manifest);
         assert!(refusal(&lab, key).contains(key), "without {key}");
     }
-    for text in ["", "{", "[]", "null", "\u{0}", "{\"format\": \"isg-cross-validation-1\"}"] {
-        fs::write(lab.path.join("run/model/regressor.json"), text).expect("writable");
-        assert!(refusal(&lab, text).contains("regressor.json"), "{text}");
+    for text in ["", "{", "[]", "null", "\u{0}", "{\"format\": \"isg-cross-validation-2\"}"] {
+        fs::write(lab.path.join("run/model/isg/model.json"), text).expect("writable");
+        assert!(refusal(&lab, text).contains("model.json"), "{text}");
     }
 }
 
 #[test]
 fn an_edited_manifest_with_its_checksum_is_refused() {
     let lab = Lab::new();
-    let path = lab.path.join("run/model/regressor.json");
+    let path = lab.path.join("run/model/isg/model.json");
     let text = fs::read_to_string(&path).expect("a manifest");
     fs::write(&path, text.replace("LYMPH1", "LYMPH9")).expect("writable");
     assert!(refusal(&lab, "edited").contains("checksum"));
@@ -131,7 +131,7 @@ fn swapped_lost_and_foreign_networks_are_refused() {
     let of_same_features = lab.path.join("third");
     lab.finish(&third, &of_same_features);
 
-    let model = |dir: &Path, name: &str| dir.join("model").join(name);
+    let model = |dir: &Path, name: &str| dir.join("model/isg").join(name);
     let (pooled, second) = ("fold-0/member-0/model.safetensors", "fold-1/member-0/model.safetensors");
     let tuned = "fold-0/member-0/tasks/0-all-LYMPH1/model.safetensors";
     type Spoil<'a> = Box<dyn Fn(&Path) + 'a>;
@@ -160,7 +160,7 @@ fn swapped_lost_and_foreign_networks_are_refused() {
         ("a tuned network lost", Box::new(|run| remove(&model(run, tuned))), "LYMPH1"),
         ("the folder of a task lost", Box::new(|run| remove(&model(run, "fold-1/member-0/tasks"))), "LYMPH1"),
         ("the folder of a fold lost", Box::new(|run| remove(&model(run, "fold-1"))), "says 2 folds"),
-        ("the manifest lost", Box::new(|run| remove(&model(run, "regressor.json"))), "regressor.json"),
+        ("the manifest lost", Box::new(|run| remove(&model(run, "model.json"))), "model.json"),
         (
             "an extractor lost",
             Box::new(|run| remove(&run.join("extractor/local/extractor.safetensors"))),

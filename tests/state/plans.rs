@@ -46,7 +46,11 @@ fn a_plan_is_printed_and_nothing_is_done() {
     assert_eq!(plan["features_bytes"], 8 * 13 * (6 * (4 + 2 * 4) + 24));
     assert_eq!(plan["folds"].as_array().map(Vec::len), Some(2));
     assert_eq!(plan["refused"], Value::Null);
-    assert!(["global_extractor", "regressor"].iter().all(|name| plan["parameters"][name].as_u64() > Some(100)));
+    assert!(plan["parameters"]["global_extractor"].as_u64() > Some(100));
+    let methods: Vec<_> =
+        plan["methods"].as_array().expect("a list").iter().map(|m| (&m["name"], &m["networks"])).collect();
+    assert_eq!(methods, [(&"isg".into(), &2.into()), (&"ridge".into(), &2.into()), (&"mean-mlp".into(), &2.into())]);
+    assert!(plan["methods"][0]["parameters"].as_u64() > Some(100));
     let written = names(&lab.path.join("planned"));
     assert!(written.iter().all(|name| ["excluded.csv", "matching.csv"].contains(&name.as_str())), "{written:?}");
     let text = isg(&lab, super::CONFIG, &["--dry-run"]);

@@ -27,9 +27,8 @@ pub fn prepare(subject: &Subject) -> Result<Prepared> {
         "resnet18" | "resnet50" => {
             let net = Resnet::new(&mut b, &resnet(case)?)?;
             Box::new(move |x| {
-                let outputs = [("layer3", 3), ("features", 4)].map(|(name, stages)| {
-                    net.forward(x, stages).map(|features| (name.to_string(), features))
-                });
+                let outputs = [("layer3", 3), ("features", 4)]
+                    .map(|(name, stages)| net.forward(x, stages).map(|features| (name.to_string(), features)));
                 outputs.into_iter().collect()
             })
         }

@@ -27,6 +27,8 @@ pub struct FusionConfig {
     pub residual: bool,
     /// Normalises cube and vector before they enter the equations.
     pub norm: bool,
+    /// Renews the vector too. A block whose vector nobody reads has no parameters for that.
+    pub global_update: bool,
 }
 
 /// W_q, W_k, W_v, W_r of the local and W_z, W_p, W_f of the global updater.
@@ -36,25 +38,29 @@ pub struct Fusion {
     w_k: Tensor,
     w_v: Tensor,
     w_r: Tensor,
+    global: Option<GlobalUpdate>,
+    residual: bool,
+}
+
+struct GlobalUpdate {
     w_z: Tensor,
     w_p: Tensor,
     w_f: Tensor,
-    residual: bool,
 }
 
 /// Where a block looks, per patch.
 pub struct FusionMaps {
     /// A of eq. 4, averaged over the channels: `[n, g, g]`.
     pub score: Tensor,
-    /// Z of eq. 6, which sums to one over a patch: `[n, g, g]`.
-    pub weight: Tensor,
+    /// Z of eq. 6, which sums to one over a patch: `[n, g, g]`; `None` where the vector is not renewed.
+    pub weight: Option<Tensor>,
 }
 
 impl Fusion {
     /// Parameters `w_q`, `w_z` `[g², d]`, the others `[d, d]` (applied on the right), and with normalisation
-    /// `norm_local.*` and `norm_global.*`.
+    /// `norm_local.*` and `norm_global.*`; no `w_z`, `w_p`, `w_f` where the vector is not renewed.
     pub fn new(b: &mut Builder, config: FusionConfig) -> Result<Fusion> {
-        let FusionConfig { width, grid, residual, norm } = config;
+        let FusionConfig { width, grid, residual, norm, global_update } = config;
         let deviation = 1.0 / (width.max(1) as f64).sqrt();
         let last = if residual { RESIDUAL_GAIN * deviation } else { deviation };
         let norms = match norm {
@@ -72,21 +78,28 @@ impl Fusion {
             w_k: b.param("w_k", square, Init::Normal(deviation))?,
             w_v: b.param("w_v", square, Init::Normal(deviation))?,
             w_r: b.param("w_r", square, Init::Normal(last))?,
-            w_z: b.param("w_z", cells, Init::Normal(deviation))?,
-            w_p: b.param("w_p", square, Init::Normal(deviation))?,
-            w_f: b.param("w_f", square, Init::Normal(last))?,
+            global: match global_update {
+                true => Some(GlobalUpdate {
+                    w_z: b.param("w_z", cells, Init::Normal(deviation))?,
+                    w_p: b.param("w_p", square, Init::Normal(deviation))?,
+                    w_f: b.param("w_f", square, Init::Normal(last))?,
+                }),
+                false => None,
+            },
             residual,
         })
     }
 
-    /// Cube `[n, g, g, d]` and vector `[n, d]` to their updates, both computed from the values before.
-    pub fn forward(&self, cube: &Tensor, global: &Tensor) -> Result<(Tensor, Tensor)> {
+    /// Cube `[n, g, g, d]` and vector `[n, d]` to their updates, both computed from the values before; `None` where the
+    /// vector is not renewed.
+    pub fn forward(&self, cube: &Tensor, global: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
         let _range = nvtx::range("fusion");
         let (r, f) = self.normalised(cube, global)?;
         let local = r.local_feature_updater(&f, &self.w_q, &self.w_k, &self.w_v, &self.w_r)?;
-        let renewed = r.global_feature_updater(&f, &self.w_z, &self.w_p, &self.w_f)?;
+        let update = |GlobalUpdate { w_z, w_p, w_f }: &GlobalUpdate| r.global_feature_updater(&f, w_z, w_p, w_f);
+        let renewed = self.global.as_ref().map(update).transpose()?;
         match self.residual {
-            true => Ok((cube.add(&local)?, global.add(&renewed)?)),
+            true => Ok((cube.add(&local)?, renewed.map(|renewed| global.add(&renewed)).transpose()?)),
             false => Ok((local, renewed)),
         }
     }
@@ -96,8 +109,8 @@ impl Fusion {
         let (r, f) = self.normalised(cube, global)?;
         let (n, g) = (r.shape()[0], r.shape()[1]);
         let score = r.local_score_map(&f, &self.w_q, &self.w_k)?.mean(&[3])?.reshape([n, g, g])?;
-        let weight = r.global_weight_map(&f, &self.w_z)?.reshape([n, g, g])?;
-        Ok(FusionMaps { score, weight })
+        let weight = |update: &GlobalUpdate| r.global_weight_map(&f, &update.w_z)?.reshape([n, g, g]);
+        Ok(FusionMaps { score, weight: self.global.as_ref().map(weight).transpose()? })
     }
 
     fn normalised(&self, cube: &Tensor, global: &Tensor) -> Result<(Tensor, Tensor)> {
