@@ -7,10 +7,14 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use isg::{
     DType, Device, Result, Tape, Tensor,
-    mil::regressor::{Dims, Mode, Regressor, RegressorConfig},
+    mil::{
+        features::FeatureDims,
+        method::Method,
+        methods::isg::Isg,
+        network::{Dims, Mode, Network, Patches, TrainingStep},
+    },
     nn::{
         builder::{Builder, Params},
-        norm::RunningStats,
         vit::Sequences,
     },
     optim::{Adam, AdamConfig},
@@ -19,52 +23,47 @@ use isg::{
 
 struct Step {
     params: Params,
-    model: Regressor,
+    network: Network,
     optimiser: Adam,
-    cubes: Tensor,
-    globals: Tensor,
+    patches: Patches,
     targets: Tensor,
     slides: Sequences,
-    dropout: f64,
     number: u32,
 }
 
 impl Step {
-    fn new(config: &RegressorConfig, dims: Dims, slides: usize, patches: usize) -> Result<Step> {
+    fn new(isg: &Isg, dims: Dims, slides: usize, patches: usize) -> Result<Step> {
         let device = Device::cpu();
         let mut b = Builder::fresh(0, DType::F32, &device);
-        let model = Regressor::new(&mut b, config, dims)?;
+        let network = isg.network(&mut b, dims)?;
         let params = b.finish()?;
-        let Dims { width, grid, genes } = dims;
+        let Dims { features: FeatureDims { global, cell, grid }, genes } = dims;
         let normal = |name: &str, shape: &[usize]| {
             let count = shape.iter().product();
             Tensor::from_f64(&Philox::named(0, name).normals(count), shape, DType::F32, &device)
         };
         Ok(Step {
             optimiser: Adam::new(&params, AdamConfig::default())?,
-            cubes: normal("cubes", &[slides * patches, grid, grid, width])?,
-            globals: normal("globals", &[slides * patches, width])?,
+            patches: Patches {
+                cube: Some(normal("cubes", &[slides * patches, grid, grid, cell])?),
+                global: Some(normal("globals", &[slides * patches, global])?),
+                position: None,
+            },
             targets: normal("targets", &[slides, genes])?,
             slides: Sequences::new(&vec![patches; slides], &device)?,
-            dropout: config.dropout,
             number: 0,
             params,
-            model,
+            network,
         })
     }
 
     /// Forward, backward, clipping, AdamW.
     fn run(&mut self) -> Result<f64> {
         self.number += 1;
-        let (mut site, mut stats) = (0, RunningStats::default());
-        let mut drop = |x: Tensor, residual: Option<&Tensor>| {
-            site += 1;
-            x.dropout_onto(residual, self.dropout, Philox::named(site, "dropout"), self.number)
-        };
+        let mut step = TrainingStep::new(0, self.number, 0);
         let tape = Tape::start();
         tape.watch(self.params.trainable());
-        let mode = Mode::Train { drop: &mut drop, stats: &mut stats };
-        let y = self.model.forward(&self.cubes, &self.globals, &self.slides, mode)?;
+        let y = self.network.forward(&self.patches, &self.slides, &mut Mode::Train(&mut step))?;
         let loss = y.mse_loss(&self.targets)?;
         let value = loss.item()?;
         let grads = tape.backward(&loss)?;
@@ -76,12 +75,10 @@ impl Step {
 fn step(c: &mut Criterion) {
     let mut group = c.benchmark_group("regressor_step");
     group.sample_size(10);
-    let small = Dims { width: 64, grid: 4, genes: 4 };
-    let paper = Dims { width: 512, grid: 8, genes: 4 };
-    for (name, config, dims, slides) in
-        [("small", RegressorConfig::small(), small, 8), ("paper", RegressorConfig::paper(), paper, 2)]
-    {
-        let mut step = Step::new(&config, dims, slides, 16).expect("the preset is valid");
+    let dims = |width, grid| Dims { features: FeatureDims { global: width, cell: width, grid }, genes: 4 };
+    let (small, paper) = (dims(64, 4), dims(512, 8));
+    for (name, isg, dims, slides) in [("small", Isg::small(), small, 8), ("paper", Isg::paper(), paper, 2)] {
+        let mut step = Step::new(&isg, dims, slides, 16).expect("the preset is valid");
         group.bench_function(name, |b| b.iter(|| black_box(step.run().expect("shapes that fit"))));
     }
     group.finish();

@@ -85,6 +85,7 @@ fn gene(name: &str, strength: f64, note: &str) -> GeneReport {
         p_value: Some(if strength > 0.3 { 3.1e-12 } else { 0.64 }),
         q_fdr: Some(if strength > 0.3 { 1.2e-11 } else { 0.64 }),
         folds: folds.collect(),
+        others: vec![("ridge".into(), Some(strength - 0.2)), ("mean-mlp".into(), None)],
         note: note.into(),
         points,
     }

@@ -8,23 +8,26 @@ use ::isg::{
     device::emulator::{Emulator, Options},
     extractor::{config::ExtractorConfig, training::Training},
     mil::{
-        config::{Preset, TrainConfig},
-        regressor::{Dims, Mode, Regressor, RegressorConfig},
+        config::TrainConfig,
+        features::FeatureDims,
+        method::Method as _,
+        methods::isg::Isg,
+        network::{Dims, Mode, Network, Patches, TrainingStep},
         training::{Job, curve, fit},
     },
     nn::{
         builder::{Builder, Params},
-        norm::RunningStats,
         vit::Sequences,
     },
     optim::{Adam, AdamConfig, Ema},
+    preset::Preset,
     progress::Silent,
     random::Philox,
 };
 
 use crate::models::simulation;
 
-fn device() -> Device {
+pub(crate) fn device() -> Device {
     match env::var("ISG_DEVICE") {
         Ok(name) if !name.is_empty() && !name.starts_with("emulator") => {
             Device::named(&name).unwrap_or_else(|error| panic!("{error}"))
@@ -35,22 +38,21 @@ fn device() -> Device {
 
 /// A small Dual Attention network on two slides of 3 and 5 patches.
 struct Regression {
-    model: Regressor,
+    network: Network,
     params: Params,
     adam: RefCell<Adam>,
     averaged: Ema,
     slides: Sequences,
-    cubes: Tensor,
-    globals: Tensor,
+    patches: Patches,
     targets: Tensor,
-    dropout: f64,
 }
 
 impl Regression {
     fn new(device: &Device) -> Result<Regression> {
-        let config = RegressorConfig { mbconv_blocks: 2, ..RegressorConfig::small() };
+        let isg = Isg { mbconv_blocks: 2, ..Isg::small() };
+        let features = FeatureDims { global: 12, cell: 12, grid: 3 };
         let mut b = Builder::fresh(5, DType::F32, device);
-        let model = Regressor::new(&mut b, &config, Dims { width: 12, grid: 3, genes: 3 })?;
+        let network = isg.network(&mut b, Dims { features, genes: 3 })?;
         let params = b.finish()?;
         let drawn = |name: &str, shape: &[usize]| {
             let shape = Shape::from(shape);
@@ -58,29 +60,26 @@ impl Regression {
         };
         let settings = AdamConfig { lr: 3e-3, weight_decay: 0.01, ..AdamConfig::default() };
         Ok(Regression {
-            model,
+            network,
             adam: RefCell::new(Adam::new(&params, settings)?),
             averaged: Ema::of(&params)?,
             params,
             slides: Sequences::new(&[3, 5], device)?,
-            cubes: drawn("cubes", &[8, 3, 3, 12])?,
-            globals: drawn("globals", &[8, 12])?,
+            patches: Patches {
+                cube: Some(drawn("cubes", &[8, 3, 3, 12])?),
+                global: Some(drawn("globals", &[8, 12])?),
+                position: None,
+            },
             targets: drawn("targets", &[2, 3])?,
-            dropout: config.dropout,
         })
     }
 
     /// Everything of a step that happens on the device; returns the loss and the gradient's norm, not looked at.
     fn launches(&self, number: u32) -> Result<[Tensor; 2]> {
-        let (mut site, mut stats) = (0, RunningStats::default());
-        let mut drop = |x: Tensor, residual: Option<&Tensor>| {
-            site += 1;
-            x.dropout_onto(residual, self.dropout, Philox::named(site, "dropout"), number)
-        };
+        let mut step = TrainingStep::new(3, number, 0);
         let tape = Tape::start();
         tape.watch(self.params.trainable());
-        let mode = Mode::Train { drop: &mut drop, stats: &mut stats };
-        let y = self.model.forward(&self.cubes, &self.globals, &self.slides, mode)?;
+        let y = self.network.forward(&self.patches, &self.slides, &mut Mode::Train(&mut step))?;
         let loss = y.mse_loss(&self.targets)?;
         let grads = tape.backward(&loss)?;
         let norm = self.adam.borrow().apply(&self.params, &grads, 0.5)?.expect("gradients");

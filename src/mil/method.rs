@@ -126,7 +126,7 @@ pub trait Keys {
     fn parameters(&self) -> Parameters;
 }
 
-impl<T: Serialize> Keys for T {
+impl<T: Method + Serialize> Keys for T {
     fn parameters(&self) -> Parameters {
         match serde_json::to_value(self) {
             Ok(Value::Object(parameters)) => parameters,

@@ -1,6 +1,9 @@
 //! Tables of predictions: what is read, and what is refused with its line.
 
-use isg::eval::predictions::{PredictionTable, read, write};
+use isg::eval::{
+    predictions::{PredictionTable, read, read_methods, write},
+    tables::Method,
+};
 
 fn reading(text: &str) -> isg::Result<PredictionTable> {
     let dir = tempfile::tempdir().unwrap();
@@ -97,11 +100,24 @@ fn what_is_written_is_read() {
     let table = reading(text).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("again.csv");
-    write(&path, &table.genes, &table.predictions).unwrap();
+    let method = Method { name: "predictions", genes: &table.genes, predictions: &table.predictions };
+    write(&path, &[method]).unwrap();
     assert_eq!(format!("{:?}", read(&path).unwrap()), format!("{table:?}"));
     assert!(
         std::fs::read_to_string(path)
             .unwrap()
-            .starts_with("slide,patient,project,repeat,fold,gene,truth,predicted,target_span\n")
+            .starts_with("method,slide,patient,project,repeat,fold,gene,truth,predicted,target_span\n")
     );
+}
+
+#[test]
+fn methods_of_one_table_are_kept_apart() {
+    let text = "method,slide,patient,gene,truth,predicted\nridge,s0,p0,G,1,2\nisg,s0,p0,G,1,1.5\nridge,s1,p1,G,2,3\n";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("several.csv");
+    std::fs::write(&path, text).unwrap();
+    let methods = read_methods(&path).unwrap();
+    let found: Vec<(&str, usize)> = methods.iter().map(|(name, t)| (name.as_str(), t.predictions.len())).collect();
+    assert_eq!(found, [("ridge", 2), ("isg", 1)]);
+    assert!(read(&path).expect_err("two methods").to_string().contains("2 methods"));
 }

@@ -1,4 +1,4 @@
-//! The Dual Attention network: against reference values, its training, and what it predicts.
+//! Blocks and the Dual Attention network against reference values; training, cross-validation, and what is predicted.
 
 use std::{
     collections::HashMap,
@@ -9,6 +9,7 @@ use std::{
 use isg::{
     DType, Device, Error, Result, Shape, Tape, Tensor,
     cohort::{Fold, Splits},
+    device::DeviceId,
     eval::{
         metrics::{self, Prediction, Settings},
         permutation::Permutations,
@@ -19,18 +20,23 @@ use isg::{
     io::safetensors::SafetensorsFile,
     mil::{
         bags::BagSet,
-        config::{Preset, TaskConfig, TrainConfig},
+        config::{TaskConfig, TaskSet, TrainConfig},
         crossval::{self, CvResult},
+        features::{FeatureDims, Reads},
+        method::{self, Method as _},
+        methods::isg::{Isg, Tokens},
         model::Model,
+        network::{Dims, Mode, Network, PatchMap, Patches},
         predictor::Predictor,
-        regressor::{Dims, Mode, Regressor, RegressorConfig, Tokens},
+        transformer::TransformerConfig,
     },
     nn::{
         builder::{Builder, Params},
         mbconv::{MbConv, MbConvConfig},
-        norm::{NormKind, RunningStats},
+        norm::NormKind,
         vit::{Sequences, VitBlock, VitConfig},
     },
+    preset::Preset,
     progress::{Progress, Silent},
 };
 
@@ -178,7 +184,7 @@ fn the_paper_literal_network_computes_the_reference() -> Result<()> {
         let (cubes, globals) = (case.tensor("in.R"), case.tensor("in.f"));
         let [n, grid, _, width]: [usize; 4] = cubes.shape().nhwc().expect("cubes");
         let (embed, head) = (case.shape("in.embed.weight"), case.shape("in.head.weight"));
-        let config = RegressorConfig {
+        let isg = Isg {
             mbconv_blocks: case.number("mbconv_blocks"),
             fusion_every: case.number("fusion_every"),
             mbconv_expansion: case.shape("in.mbconv.0.expand.weight")[0] / width,
@@ -186,32 +192,50 @@ fn the_paper_literal_network_computes_the_reference() -> Result<()> {
             fusion_residual: false,
             fusion_norm: false,
             tokens: Tokens::Local,
-            vit_width: embed[0],
-            vit_depth: case.number("vit_depth"),
-            vit_heads: case.number("vit_heads"),
-            vit_mlp_ratio: case.shape("in.vit.0.fc1.weight")[0] as f64 / embed[0] as f64,
-            ..RegressorConfig::paper()
+            transformer: TransformerConfig {
+                vit_width: embed[0],
+                vit_depth: case.number("vit_depth"),
+                vit_heads: case.number("vit_heads"),
+                vit_mlp_ratio: case.shape("in.vit.0.fc1.weight")[0] as f64 / embed[0] as f64,
+                ..TransformerConfig::vit_s()
+            },
+            ..Isg::paper()
         };
-        let mut b = case.builder(&["R", "f"]);
-        let model = Regressor::new(&mut b, &config, Dims { width, grid, genes: head[0] })?;
+        // Nothing reads the last global update; the reference carries its weights all the same, with gradients of zero.
+        let last = isg.mbconv_blocks / isg.fusion_every - 1;
+        let unread = ["w_z", "w_p", "w_f"].map(|name| format!("fusion.{last}.{name}"));
+        let mut b = case.builder(&["R", "f", &unread[0], &unread[1], &unread[2]]);
+        let features = FeatureDims { global: width, cell: width, grid };
+        let network = isg.network(&mut b, Dims { features, genes: head[0] })?;
         let params = b.finish()?;
+        let unread: Vec<(String, Tensor)> =
+            unread.into_iter().map(|name| (name.clone(), case.tensor(&format!("in.{name}")))).collect();
         let tape = Tape::start();
         tape.watch(params.trainable().into_iter().chain([&cubes, &globals]));
         let slide = Sequences::new(&[n], cubes.device())?;
-        let y = model.forward(&cubes, &globals, &slide, Mode::Evaluate)?.reshape([head[0]])?;
-        case.compare(&[("R", &cubes), ("f", &globals)], &params, tape, &[("y", &y)]);
+        let patches = Patches { cube: Some(cubes.clone()), global: Some(globals.clone()), position: None };
+        let y = network.forward(&patches, &slide, &mut Mode::Evaluate)?.reshape([head[0]])?;
+        let mut inputs = vec![("R", &cubes), ("f", &globals)];
+        inputs.extend(unread.iter().map(|(name, tensor)| (name.as_str(), tensor)));
+        case.compare(&inputs, &params, tape, &[("y", &y)]);
     }
     Ok(())
 }
 
 // ------------------------------------------------------------------------------------------- the network
 
-fn small_network(genes: usize) -> Result<(Regressor, Params, Device)> {
+fn small_network(genes: usize) -> Result<(Network, Device)> {
     let device = Device::cpu_poisoned();
     let mut b = Builder::fresh(3, DType::F64, &device);
-    let config = RegressorConfig { mbconv_blocks: 2, vit_depth: 2, ..RegressorConfig::small() };
-    let model = Regressor::new(&mut b, &config, Dims { width: 6, grid: 3, genes })?;
-    Ok((model, b.finish()?, device))
+    let isg = Isg {
+        mbconv_blocks: 2,
+        transformer: TransformerConfig { vit_depth: 2, ..TransformerConfig::small() },
+        ..Isg::small()
+    };
+    let features = FeatureDims { global: 6, cell: 6, grid: 3 };
+    let network = isg.network(&mut b, Dims { features, genes })?;
+    b.finish()?;
+    Ok((network, device))
 }
 
 fn drawn(shape: impl Into<Shape>, name: &str, device: &Device) -> Result<Tensor> {
@@ -221,77 +245,44 @@ fn drawn(shape: impl Into<Shape>, name: &str, device: &Device) -> Result<Tensor>
 }
 
 #[test]
-fn a_slide_is_predicted_alike_alone_and_among_others() -> Result<()> {
-    let (model, _, device) = small_network(2)?;
-    let lengths = [4usize, 4, 1, 7];
-    let (cubes, globals) = (drawn([16, 3, 3, 6], "cubes", &device)?, drawn([16, 6], "globals", &device)?);
-    let slides = Sequences::new(&lengths, &device)?;
-    let together = model.forward(&cubes, &globals, &slides, Mode::Evaluate)?.to_vec::<f64>()?;
-    let mut begin = 0;
-    for (slide, &n) in lengths.iter().enumerate() {
-        let (cubes, globals) = (cubes.slice(0, begin, n)?, globals.slice(0, begin, n)?);
-        let alone = Sequences::new(&[n], &device)?;
-        let alone = model.forward(&cubes, &globals, &alone, Mode::Evaluate)?.to_vec::<f64>()?;
-        for gene in 0..2 {
-            assert!((alone[gene] - together[2 * slide + gene]).abs() < 1e-12);
-        }
-        begin += n;
-    }
-    Ok(())
-}
-
-#[test]
 fn contributions_average_to_the_prediction_and_attention_sums_to_one() -> Result<()> {
-    let (model, _, device) = small_network(3)?;
-    let (cubes, globals) = (drawn([5, 3, 3, 6], "cubes", &device)?, drawn([5, 6], "globals", &device)?);
+    let (network, device) = small_network(3)?;
+    let patches = Patches {
+        cube: Some(drawn([5, 3, 3, 6], "cubes", &device)?),
+        global: Some(drawn([5, 6], "globals", &device)?),
+        position: None,
+    };
     let slide = Sequences::new(&[5], &device)?;
-    let wanted = model.forward(&cubes, &globals, &slide, Mode::Evaluate)?.to_vec::<f64>()?;
-    let e = model.explain(&cubes, &globals)?;
-    assert_eq!((e.contribution.len(), e.attention.len()), (15, 5));
+    let wanted = network.forward(&patches, &slide, &mut Mode::Evaluate)?.to_vec::<f64>()?;
+    let e = network.explain(&patches)?;
     assert!(wanted.iter().zip(&e.prediction).all(|(w, p)| (w - p).abs() < 1e-12));
-    assert!((e.attention.iter().sum::<f64>() - 1.0).abs() < 1e-12 && e.attention.iter().all(|a| *a > 0.0));
-    assert_eq!((e.score_maps.len(), e.weight_maps.len()), (2, 2));
-    for map in e.weight_maps.iter().flat_map(|m| m.chunks(9)) {
-        assert!((map.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+    let attention = e.attention().expect("weights of patches");
+    assert!(attention.len() == 5 && attention.iter().all(|a| *a > 0.0));
+    assert!((attention.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+    let of = |what: &str| e.maps.iter().filter(|map| map.name.ends_with(what)).collect::<Vec<&PatchMap>>();
+    assert_eq!((of("score").len(), of("weight").len()), (2, 2));
+    for map in of("weight").iter().flat_map(|m| m.values.chunks(9)) {
+        assert!((map.iter().sum::<f64>() - 1.0).abs() < 1e-12);
     }
-    assert!(e.score_maps.iter().flatten().all(|s| (0.0..=1.0).contains(s)));
-    Ok(())
-}
-
-#[test]
-fn every_parameter_learns_when_training() -> Result<()> {
-    let (model, params, device) = small_network(2)?;
-    let (cubes, globals) = (drawn([7, 3, 3, 6], "cubes", &device)?, drawn([7, 6], "globals", &device)?);
-    let tape = Tape::start();
-    tape.watch(params.trainable());
-    let mut stats = RunningStats::default();
-    let mut keep =
-        |x: Tensor, residual: Option<&Tensor>| x.dropout_onto(residual, 0.0, isg::random::Philox::new(0, 0), 0);
-    let mode = Mode::Train { drop: &mut keep, stats: &mut stats };
-    let slides = Sequences::new(&[3, 4], &device)?;
-    let loss = model.forward(&cubes, &globals, &slides, mode)?.square()?.sum_all()?;
-    let grads = tape.backward(&loss)?;
-    for (name, tensor) in params.named_trainable() {
-        let gradient = grads.get(tensor).map(|g| g.to_vec::<f64>()).transpose()?.unwrap_or_default();
-        assert!(gradient.iter().any(|g| *g != 0.0), "{name} gets no gradient");
-    }
+    assert!(of("score").iter().flat_map(|m| &m.values).all(|s| (0.0..=1.0).contains(s)));
     Ok(())
 }
 
 #[test]
 fn the_paper_preset_has_the_papers_sizes() -> Result<()> {
-    let config = RegressorConfig::paper();
-    assert_eq!((config.mbconv_blocks, config.fusion_every), (10, 2));
-    assert_eq!((config.vit_width, config.vit_depth, config.vit_heads), (384, 12, 6));
+    let isg = Isg::paper();
+    let TransformerConfig { vit_width, vit_depth, vit_heads, .. } = isg.transformer;
+    assert_eq!((isg.mbconv_blocks, isg.fusion_every, vit_width, vit_depth, vit_heads), (10, 2, 384, 12, 6));
     let mut b = Builder::fresh(0, DType::F32, &Device::cpu());
-    Regressor::new(
-        &mut b,
-        &RegressorConfig { vit_depth: 1, mbconv_blocks: 2, ..config },
-        Dims { width: 16, grid: 8, genes: 7 },
-    )?;
+    let transformer = TransformerConfig { vit_depth: 1, ..isg.transformer };
+    let features = FeatureDims { global: 16, cell: 16, grid: 8 };
+    Isg { transformer, mbconv_blocks: 4, ..isg }.network(&mut b, Dims { features, genes: 7 })?;
     let params = b.finish()?;
-    assert_eq!(params.get("fusion.0.w_q").map(|t| t.shape()), Some([64, 16].into()));
+    assert_eq!(params.get("fusion.0.w_z").map(|t| t.shape()), Some([64, 16].into()));
+    assert!(params.get("fusion.1.w_q").is_some() && params.get("fusion.1.w_z").is_none(), "nothing reads the last one");
     assert_eq!(params.get("head.weight").map(|t| t.shape()), Some([7, 384].into()));
+    // Without a fusion block nothing reads the global vectors.
+    assert_eq!(Isg { fusion_every: 99, ..Isg::paper() }.reads(features), Reads::CUBE);
     Ok(())
 }
 
@@ -304,8 +295,12 @@ fn quick(epochs: usize) -> TrainConfig {
     config
 }
 
+fn ridge() -> TrainConfig {
+    TrainConfig::of(method::named("ridge").expect("it is in the list"), Preset::Small)
+}
+
 fn run(config: &TrainConfig, set: &BagSet, dir: &Path, progress: &dyn Progress) -> Result<CvResult> {
-    crossval::cross_validate(config, set, &simulation::splits(set, 3, 1), dir, "cpu", progress)
+    crossval::cross_validate(config, set, &simulation::splits(set, 3, 1), dir, DeviceId::Cpu, progress)
 }
 
 fn bits(predictions: &[Prediction]) -> Vec<(String, Vec<u64>)> {
@@ -313,7 +308,7 @@ fn bits(predictions: &[Prediction]) -> Vec<(String, Vec<u64>)> {
 }
 
 /// Asks to stop after so many epochs.
-struct StopAfter(AtomicU64);
+pub(super) struct StopAfter(pub AtomicU64);
 
 impl Progress for StopAfter {
     fn begin(&self, _: &str, _: u64, _: &'static str) {}
@@ -333,8 +328,8 @@ fn an_interrupted_run_ends_as_an_uninterrupted_one() -> Result<()> {
     let set = simulation::bags(12, 8, 2, 5);
     let mut config = quick(4);
     (config.members, config.fine_tune.enabled, config.fine_tune.epochs) = (1, true, 2);
-    config.fine_tune.tasks =
-        vec![TaskConfig { project: Some("SIM".into()), genes: vec!["LOCAL".into(), "BOTH".into()] }];
+    let task = TaskConfig { project: Some("SIM".into()), genes: vec!["LOCAL".into(), "BOTH".into()] };
+    config.fine_tune.tasks = TaskSet::Given(vec![task]);
     let (whole, pieces) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     let wanted = run(&config, &set, whole.path(), &Silent)?;
     let mut attempts = 0;
@@ -391,7 +386,8 @@ fn planted_genes_are_found_on_held_out_slides() -> Result<()> {
         ..Settings::default()
     };
     let method = |name, predictions| Method { name, genes: &set.genes, predictions };
-    let methods = [method("isg", &cv.predictions[..]), method("ridge", &cv.baseline[..])];
+    let ridge = run(&ridge(), &set, tempfile::tempdir().expect("a folder").path(), &Silent)?;
+    let methods = [method("isg", &cv.predictions[..]), method("ridge", &ridge.predictions[..])];
     let comparison = Comparison::new(&methods, settings)?;
     let results = comparison.results();
     let pooled = |gene: usize| results[gene].pooled_pearson.expect("a correlation");
@@ -406,8 +402,10 @@ fn planted_genes_are_found_on_held_out_slides() -> Result<()> {
     assert!(results[0].mse_scaled.is_some());
 
     let path = dir.path().join(tables::PREDICTIONS_FILE);
-    predictions::write(&path, &set.genes, &cv.predictions)?;
-    let read = predictions::read(&path)?;
+    predictions::write(&path, &methods)?;
+    let mut read = predictions::read_methods(&path)?;
+    assert_eq!(read.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["isg", "ridge"]);
+    let (_, read) = read.remove(0);
     assert_eq!((&read.genes, read.without_truth), (&set.genes, 2));
     let again = metrics::evaluate(&read.genes, &read.predictions, settings)?;
     assert_eq!(again.groups, comparison.first().groups);
@@ -427,10 +425,11 @@ fn planted_genes_are_found_on_held_out_slides() -> Result<()> {
     for (gene, (predicted, explained)) in predicted.iter().zip(&e.prediction).enumerate() {
         assert!((predicted - explained).abs() < 1e-4, "{predicted} {explained}");
         let n = features.patches();
-        let mean = e.contribution.iter().skip(gene).step_by(4).sum::<f64>() / n as f64;
+        let contribution = e.contribution.as_ref().expect("an additive method");
+        let mean = contribution.iter().skip(gene).step_by(4).sum::<f64>() / n as f64;
         assert!((mean - predicted).abs() < 1e-4);
     }
-    assert!((e.attention.iter().sum::<f64>() - 1.0).abs() < 1e-6);
+    assert!((e.attention().expect("weights").iter().sum::<f64>() - 1.0).abs() < 1e-6);
     Ok(())
 }
 
@@ -443,9 +442,11 @@ fn repeats_of_a_cross_validation_are_kept_apart() -> Result<()> {
     let splits = Splits { folds: once.folds.iter().cloned().chain(again).collect() };
     assert_eq!(splits.numbers(), [(0, 0), (0, 1), (1, 0), (1, 1)]);
     let dir = tempfile::tempdir().expect("a folder");
-    let cv = crossval::cross_validate(&quick(1), &set, &splits, dir.path(), "cpu", &Silent)?;
+    let cv = crossval::cross_validate(&quick(1), &set, &splits, dir.path(), DeviceId::Cpu, &Silent)?;
+    let ridge_dir = tempfile::tempdir().expect("a folder");
+    let of_ridge = crossval::cross_validate(&ridge(), &set, &splits, ridge_dir.path(), DeviceId::Cpu, &Silent)?;
     let slides = set.bags.len();
-    assert_eq!((cv.predictions.len(), cv.baseline.len()), (2 * slides, 2 * slides));
+    assert_eq!((cv.predictions.len(), of_ridge.predictions.len()), (2 * slides, 2 * slides));
     for (slide, bag) in set.bags.iter().enumerate() {
         let of_slide: Vec<&Prediction> = cv.predictions.iter().filter(|p| p.slide == bag.slide).collect();
         assert_eq!([of_slide[0].repeat, of_slide[1].repeat], [0, 1]);
@@ -455,7 +456,7 @@ fn repeats_of_a_cross_validation_are_kept_apart() -> Result<()> {
                 Model::load(&dir.path().join(format!("fold-{fold}/member-0/model.safetensors")), &Device::cpu())?;
             assert_eq!(p.predicted, model.predict(&*bag.features)?);
         }
-        let ridge: Vec<&Prediction> = cv.baseline.iter().filter(|p| p.slide == bag.slide).collect();
+        let ridge: Vec<&Prediction> = of_ridge.predictions.iter().filter(|p| p.slide == bag.slide).collect();
         assert_eq!(ridge[0].predicted, ridge[1].predicted, "the same folds, the same line");
     }
     Ok(())
@@ -470,7 +471,8 @@ fn unusable_cohorts_are_one_sentence() {
     assert!(message.contains("GLOBAL") && !message.contains('\n'), "{message}");
     let mut config = quick(1);
     config.fine_tune.enabled = true;
-    config.fine_tune.tasks = vec![TaskConfig { project: Some("LIHC".into()), genes: vec!["LOCAL".into()] }];
+    let task = TaskConfig { project: Some("LIHC".into()), genes: vec!["LOCAL".into()] };
+    config.fine_tune.tasks = TaskSet::Given(vec![task]);
     let set = simulation::bags(6, 8, 2, 1);
     let message = run(&config, &set, dir.path(), &Silent).map(drop).expect_err("no such project").to_string();
     assert!(message.contains("LIHC") && message.contains("SIM"), "{message}");

@@ -5,7 +5,13 @@ use isg::{
     Tape, Tensor,
     activation::{Activation, ActivationParams},
     extractor::{discriminator::r1_penalty, lpips::Lpips},
-    mil::regressor::{Dims, Mode, Regressor, RegressorConfig, Tokens},
+    mil::{
+        features::FeatureDims,
+        method::Method,
+        methods::isg::{Isg, Tokens},
+        network::{Dims, Mode, Patches},
+        transformer::TransformerConfig,
+    },
     nn::{
         mbconv::{MbConv, MbConvConfig},
         norm::NormKind,
@@ -141,7 +147,7 @@ impl Subject<'_> {
         let [n, grid, _, width] = self.input("R")?.shape().nhwc().context("R is not [n, g, g, d]")?;
         let block = self.mbconv_config("mbconv.0.", 1)?;
         let vit_width = self.extent("embed.weight", 0)?;
-        let config = RegressorConfig {
+        let isg = Isg {
             mbconv_blocks: self.case.int("mbconv_blocks")?,
             fusion_every: self.case.int("fusion_every")?,
             mbconv_expansion: block.expansion,
@@ -151,20 +157,30 @@ impl Subject<'_> {
             fusion_residual: false,
             fusion_norm: false,
             tokens: Tokens::Local,
-            vit_width,
-            vit_depth: self.case.int("vit_depth")?,
-            vit_heads: self.case.int("vit_heads")?,
-            vit_mlp_ratio: self.extent("vit.0.fc1.weight", 0)? as f64 / vit_width as f64,
-            dropout: 0.0,
+            transformer: TransformerConfig {
+                vit_width,
+                vit_depth: self.case.int("vit_depth")?,
+                vit_heads: self.case.int("vit_heads")?,
+                vit_mlp_ratio: self.extent("vit.0.fc1.weight", 0)? as f64 / vit_width as f64,
+                ..TransformerConfig::vit_s()
+            },
         };
         let genes = self.extent("head.weight", 0)?;
-        let mut builder = self.weights(&inputs);
-        let regressor = Regressor::new(&mut builder, &config, Dims { width, grid, genes })?;
-        let leaves = self.leaves(&builder.finish()?, &inputs)?;
-        let (cubes, globals) = (self.input("R")?, self.input("f")?);
+        // Nothing reads the last global update; the case carries its weights all the same, with gradients of zero.
+        let last = isg.mbconv_blocks / isg.fusion_every - 1;
+        let unread = ["w_z", "w_p", "w_f"].map(|name| format!("fusion.{last}.{name}"));
+        let mut builder = self.weights(&[inputs[0], inputs[1], &unread[0], &unread[1], &unread[2]]);
+        let features = FeatureDims { global: width, cell: width, grid };
+        let network = isg.network(&mut builder, Dims { features, genes })?;
+        let mut leaves = self.leaves(&builder.finish()?, &inputs)?;
+        for name in unread {
+            leaves.insert(name.clone(), self.input(&name)?);
+        }
+        let patches = Patches { cube: Some(self.input("R")?), global: Some(self.input("f")?), position: None };
+        let device = self.device.clone();
         let run = move || {
-            let slide = Sequences::new(&[n], cubes.device())?;
-            let y = regressor.forward(&cubes, &globals, &slide, Mode::Evaluate)?.reshape([genes])?;
+            let slide = Sequences::new(&[n], &device)?;
+            let y = network.forward(&patches, &slide, &mut Mode::Evaluate)?.reshape([genes])?;
             Ok(Outputs::from([("y".to_string(), y)]))
         };
         Ok(Prepared { leaves, run: Box::new(run) })
