@@ -44,6 +44,18 @@ impl RgbImage {
         RgbImage { width_px, height_px, pixels }
     }
 
+    /// In the middle of a square of one colour; what stands out of the square is cut off.
+    pub fn letterboxed(&self, side_px: usize, rgb: [u8; 3]) -> RgbImage {
+        let mut square = RgbImage::filled(side_px, side_px, rgb);
+        let [left, top] = [self.width_px, self.height_px].map(|extent| side_px.saturating_sub(extent) / 2);
+        for y in 0..self.height_px.min(side_px - top) {
+            for x in 0..self.width_px.min(side_px - left) {
+                square.put(left + x, top + y, self.pixel(x, y));
+            }
+        }
+        square
+    }
+
     /// Mean over the source area of every target pixel: the right filter for making images smaller.
     pub fn resize_area(&self, width_px: usize, height_px: usize) -> RgbImage {
         let mut out = RgbImage::filled(width_px, height_px, [0; 3]);
@@ -154,5 +166,13 @@ mod tests {
         (1..15).for_each(|x| assert_eq!(small.pixel(x, 2), [16 * x as u8 + 6; 3]));
         let large = small.resize_bilinear(32, 8);
         (4..28).for_each(|x| assert!(large.pixel(x, 3)[0].abs_diff(8 * x as u8 + 2) <= 1, "{:?}", large.pixel(x, 3)));
+    }
+
+    #[test]
+    fn letterboxes_are_square_and_centred() {
+        let wide = RgbImage::filled(4, 2, [7; 3]).letterboxed(5, [255; 3]);
+        let rows: Vec<usize> = (0..5).map(|y| (0..5).filter(|&x| wide.pixel(x, y) == [7; 3]).count()).collect();
+        assert_eq!((wide.width_px, wide.height_px, rows), (5, 5, vec![0, 4, 4, 0, 0]));
+        assert_eq!(RgbImage::filled(9, 1, [7; 3]).letterboxed(3, [0; 3]).pixel(2, 1), [7; 3]);
     }
 }

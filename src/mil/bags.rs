@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -11,7 +12,10 @@ use crate::{
     },
     error::{Error, Result},
     io::checksum::Digest,
-    mil::features::{FeatureDims, PatchFeatures, PatchValues, READ_PATCHES, Reads},
+    mil::{
+        features::{FeatureDims, PatchFeatures, PatchValues, READ_PATCHES, Reads},
+        method::{Method, Rows},
+    },
 };
 
 /// One slide.
@@ -42,6 +46,8 @@ pub struct BagSet {
     pub bags: Vec<Bag>,
     /// Per slide one value per gene, such as log10(1 + x); NaN where it was not measured.
     pub targets: Vec<Vec<f64>>,
+    /// Rows stand for their slide together: training takes all of them at every step, none turned.
+    pub whole: bool,
 }
 
 /// One fold as indices into [`BagSet::bags`].
@@ -81,6 +87,30 @@ impl BagSet {
             }
         }
         Ok(())
+    }
+
+    /// The same slides in the rows that a method makes of their patches; `None` where patches are its rows.
+    ///
+    /// # Errors
+    /// Features that cannot be read.
+    pub fn in_rows(&self, method: &dyn Method) -> Result<Option<BagSet>> {
+        let rows = self.bags.par_iter().map(|bag| method.rows(&*bag.features)).collect::<Result<Vec<_>>>()?;
+        let Some(rows) = rows.into_iter().collect::<Option<Vec<Rows>>>() else { return Ok(None) };
+        let bag = |(bag, rows): (&Bag, Rows)| Bag {
+            slide: bag.slide.clone(),
+            patient: bag.patient.clone(),
+            project: bag.project.clone(),
+            digest: bag.digest,
+            features: Box::new(rows.features),
+        };
+        Ok(Some(BagSet {
+            dims: method.row_dims(self.dims),
+            genes: self.genes.clone(),
+            origin: self.origin,
+            bags: self.bags.iter().zip(rows).map(bag).collect(),
+            targets: self.targets.clone(),
+            whole: true,
+        }))
     }
 
     /// The folds by slide. Slides of patients that a fold does not mention are in none of its sets.

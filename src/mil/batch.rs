@@ -37,7 +37,8 @@ impl Draw<'_> {
         for &slide in slides {
             let features = &set.bags[slide].features;
             let random = Philox::named(seed, &format!("patches {step} {slide}"));
-            let some = subset(features.patches(), config.max_patches, random);
+            let most = if set.whole { 0 } else { config.max_patches };
+            let some = subset(features.patches(), most, random);
             let first = [batch.patches.global.len(), batch.patches.cube.len()];
             features.read(&some, self.input.reads, &mut batch.patches)?;
             let PatchValues { global, cube, .. } = &mut batch.patches;
@@ -63,7 +64,7 @@ impl Draw<'_> {
         let config = self.config;
         let name = |what: &str| Philox::named(self.seed, &format!("{what} {step} {slide}"));
         let dims = self.set.dims;
-        if config.augment_cubes && !cube.is_empty() {
+        if config.augment_cubes && !self.set.whole && !cube.is_empty() {
             let random = name("turns");
             let cubes = cube.chunks_exact_mut(dims.cube());
             cubes.enumerate().for_each(|(i, cube)| dihedral(cube, dims.grid, random.below(i as u64, 8) as u32));

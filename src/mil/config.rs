@@ -90,6 +90,11 @@ impl TrainConfig {
         config
     }
 
+    /// What networks are tuned with, where it is another method than the pooled ones'.
+    pub fn tuned(&self) -> Option<TrainConfig> {
+        Some(TrainConfig { method: self.method.tuned()?, ..self.clone() })
+    }
+
     /// What holds for every method that says nothing else.
     fn before_method(spec: &'static MethodSpec, preset: Preset) -> TrainConfig {
         let paper = TrainConfig {

@@ -75,17 +75,26 @@ pub fn cross_validate(
     for (number, fold) in folds.iter().enumerate() {
         check_fold(number, fold.train.len(), fold.test.len())?;
     }
-    let in_rows = in_rows(config, set)?;
-    let set = in_rows.as_ref().unwrap_or(set);
     let projects: Vec<&str> = set.bags.iter().map(|bag| bag.project.as_str()).collect();
     let tasks = tuned_tasks(config, &set.genes, &projects)?;
+    let tuned_config = config.tuned();
+    let in_rows = set.in_rows(&*config.method)?;
+    let pooled = Stage { config, set: in_rows.as_ref().unwrap_or(set) };
+    let tuned_rows = match &tuned_config {
+        Some(tuned) if !tasks.is_empty() => set.in_rows(&*tuned.method)?,
+        _ => None,
+    };
+    let tuned = match &tuned_config {
+        Some(config) => Stage { config, set: tuned_rows.as_ref().unwrap_or(set) },
+        None => pooled,
+    };
     let jobs: Vec<(usize, usize)> = (0..folds.len()).flat_map(|k| (0..config.members).map(move |m| (k, m))).collect();
     let epochs = config.epochs + tasks.len() * config.fine_tune.epochs;
     progress.begin(&config.name, (epochs * jobs.len()) as u64, "epochs");
     let outcome = side_by_side(jobs.len(), workers(config, jobs.len(), device), |i| {
         let (fold, member) = jobs[i];
         let device = device.open()?;
-        let cv = FoldRunner { config, set, tasks: &tasks, dir, device: &device, progress };
+        let cv = FoldRunner { pooled, tuned, tasks: &tasks, dir, device: &device, progress };
         cv.member(&folds[fold], fold, member)
     });
     progress.end();
@@ -134,27 +143,6 @@ pub fn tuned_tasks(config: &TrainConfig, genes: &[String], projects: &[&str]) ->
         Fit::Gradient => tasks(&config.fine_tune, genes, projects),
         Fit::Closed(_) => Ok(Vec::new()),
     }
-}
-
-/// The slides in the rows that the method makes of their patches; `None` where patches are its rows.
-fn in_rows(config: &TrainConfig, set: &BagSet) -> Result<Option<BagSet>> {
-    let of_slide = |bag: &Bag| config.method.rows(&*bag.features);
-    let rows = set.bags.par_iter().map(of_slide).collect::<Result<Vec<_>>>()?;
-    let Some(rows) = rows.into_iter().collect::<Option<Vec<Rows>>>() else { return Ok(None) };
-    let bag = |(bag, rows): (&Bag, Rows)| Bag {
-        slide: bag.slide.clone(),
-        patient: bag.patient.clone(),
-        project: bag.project.clone(),
-        digest: bag.digest,
-        features: Box::new(rows.features),
-    };
-    Ok(Some(BagSet {
-        dims: set.dims,
-        genes: set.genes.clone(),
-        origin: set.origin,
-        bags: set.bags.iter().zip(rows).map(bag).collect(),
-        targets: set.targets.clone(),
-    }))
 }
 
 /// Fewest slides that a network can learn from.
@@ -275,10 +263,17 @@ fn side_by_side<T: Send>(jobs: usize, workers: usize, run: impl Fn(usize) -> Res
     results.into_iter().map(|r| r.unwrap_or(Err(Error::Interrupted))).collect()
 }
 
-/// What every network of a run is given.
-struct FoldRunner<'a> {
+/// A method with the cohort in its rows.
+#[derive(Clone, Copy)]
+struct Stage<'a> {
     config: &'a TrainConfig,
     set: &'a BagSet,
+}
+
+/// What every network of a run is given.
+struct FoldRunner<'a> {
+    pooled: Stage<'a>,
+    tuned: Stage<'a>,
     tasks: &'a [Task],
     dir: &'a Path,
     device: &'a Device,
@@ -297,7 +292,7 @@ struct Member {
 impl FoldRunner<'_> {
     /// One network of one fold, its tuned copies, and what they predict of the fold's test slides.
     fn member(&self, slides: &FoldSlides, fold: usize, member: usize) -> Result<Member> {
-        let (config, set) = (self.config, self.set);
+        let Stage { config, set } = self.pooled;
         let dir = member_dir(self.dir, fold, member);
         let seed = Philox::named(config.seed, &format!("fold {fold} member {member}")).block(0);
         let seed = u64::from(seed[0]) << 32 | u64::from(seed[1]);
@@ -325,8 +320,9 @@ impl FoldRunner<'_> {
         let model = Model::load(&pooled, self.device)?;
         let named = |path: &Path, model: &Model| (model_name(self.dir, path), model.checksum.unwrap_or_default());
         let mut models = vec![named(&pooled, &model)];
-        let predict = |model: &Model, slide: usize| model.predict(&*set.bags[slide].features);
-        let mut predicted = slides.test.iter().map(|&s| predict(&model, s)).collect::<Result<Vec<_>>>()?;
+        let predict = |model: &Model, set: &BagSet, slide: usize| model.predict(&*set.bags[slide].features);
+        let mut predicted = slides.test.iter().map(|&s| predict(&model, set, s)).collect::<Result<Vec<_>>>()?;
+        let Stage { config, set } = self.tuned;
         for task in self.tasks {
             let of_task = |list: &[usize]| -> Vec<usize> {
                 list.iter().copied().filter(|s: &usize| task.tunes_on(&set.bags[*s].project)).collect()
@@ -338,6 +334,7 @@ impl FoldRunner<'_> {
                 continue;
             }
             let tune = Job {
+                set,
                 train: &train,
                 valid: &valid,
                 genes: task.genes.clone(),
@@ -357,7 +354,7 @@ impl FoldRunner<'_> {
             models.push(named(&path, &tuned));
             for (&slide, values) in slides.test.iter().zip(&mut predicted) {
                 if task.is_for(&set.bags[slide].project) {
-                    let again = predict(&tuned, slide)?;
+                    let again = predict(&tuned, set, slide)?;
                     task.genes.iter().for_each(|&g| values[g] = again[g]);
                 }
             }

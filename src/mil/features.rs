@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
+    image::RgbImage,
     mil::bags::BagSet,
 };
 
@@ -71,6 +72,15 @@ pub trait PatchFeatures: Send + Sync {
 
     /// Appends what `reads` names of these patches, in this order.
     fn read(&self, patches: &[usize], reads: Reads, to: &mut PatchValues) -> Result<()>;
+
+    /// The whole slide as a square image of this side, in the middle of white where it is not square.
+    ///
+    /// # Errors
+    /// `Usage` where features are at hand without their slide; a slide that cannot be read.
+    fn image(&self, side_px: usize) -> Result<RgbImage> {
+        let _ = side_px;
+        Err(Error::Usage("these features come without their slides, whose images the method reads".into()))
+    }
 }
 
 /// Features in host memory.

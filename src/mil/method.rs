@@ -55,7 +55,7 @@ pub trait Method: Keys + Debug + Send + Sync {
         Ok(())
     }
 
-    /// What it reads, where features of these sizes are at hand.
+    /// What it reads, where features of these sizes are at hand; what its [rows](Method::rows) are made of among it.
     fn reads(&self, available: FeatureDims) -> Reads;
 
     /// The network, its parameters handed out by `b`. Every parameter must be able to get a gradient.
@@ -75,6 +75,16 @@ pub trait Method: Keys + Debug + Send + Sync {
     fn rows(&self, features: &dyn PatchFeatures) -> Result<Option<Rows>> {
         let _ = features;
         Ok(None)
+    }
+
+    /// Sizes of a row's features, where those of patches are these.
+    fn row_dims(&self, patches: FeatureDims) -> FeatureDims {
+        patches
+    }
+
+    /// The method that tuned networks are of, where their keys or rows differ: its parameters are the same.
+    fn tuned(&self) -> Option<Arc<dyn Method>> {
+        None
     }
 }
 
@@ -117,7 +127,7 @@ impl TrainingData<'_> {
 /// Rows that stand for a slide's patches.
 pub struct Rows {
     pub features: HostFeatures,
-    /// For every patch the row that it is in.
+    /// For every patch the row that it is in; empty where rows are not made of patches.
     pub of_patch: Vec<usize>,
 }
 
@@ -181,6 +191,11 @@ impl MethodConfig {
 
     pub fn name(&self) -> &'static str {
         self.spec.name
+    }
+
+    /// That of tuned networks, where it is another one.
+    pub fn tuned(&self) -> Option<MethodConfig> {
+        Some(MethodConfig { spec: self.spec, keys: self.keys.tuned()? })
     }
 
     /// The same with keys changed by `change`.

@@ -2,8 +2,10 @@
 
 pub mod bags;
 pub mod batch;
+pub mod clusters;
 pub mod config;
 pub mod crossval;
+pub mod embedding;
 pub mod features;
 pub mod manifest;
 pub mod method;

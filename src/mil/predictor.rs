@@ -10,7 +10,7 @@ use crate::{
         bags::Origin,
         features::PatchFeatures,
         manifest::{Manifest, member_dir, model_name, task_dir},
-        method::Rows,
+        method::{MethodConfig, Rows},
         model::Model,
         network::{Explanation, PatchMap},
         tasks::Task,
@@ -58,11 +58,16 @@ impl Held<'_> {
                 None => format!("predicts {ours} genes, and model.json has {theirs}"),
             });
         }
-        if header.dims != manifest.dims {
+        let pooled = &manifest.config.method;
+        let method = match task {
+            Some(_) => pooled.tuned().unwrap_or_else(|| pooled.clone()),
+            None => pooled.clone(),
+        };
+        if header.dims != method.row_dims(manifest.dims) {
             let (ours, theirs) = (header.dims, manifest.dims);
             return differs(format!("is for features of sizes {ours:?}, and model.json says {theirs:?}"));
         }
-        if header.method != manifest.config.method {
+        if header.method != method {
             return differs("is of another method or shape than model.json says".into());
         }
         let all: Vec<usize> = (0..manifest.genes.len()).collect();
@@ -125,10 +130,9 @@ impl Predictor {
     /// One slide's values, one per gene, on the targets' own scale. `project` chooses among tuned networks; without it those
     /// of the only project there is, or else the networks of all projects.
     pub fn predict(&self, features: &dyn PatchFeatures, project: Option<&str>) -> Result<Vec<f64>> {
-        let rows = self.manifest.config.method.rows(features)?;
-        let features = rows.as_ref().map_or(features, |rows| &rows.features);
+        let slide = SlideRows::of(features, &self.manifest.config.method, &self.manifest.tasks)?;
         let members: Vec<&Member> = self.members.iter().collect();
-        Ok(self.average(&members, project, |model| Ok(vec![model.predict(features)?]))?.swap_remove(0))
+        Ok(self.average(&members, project, |model| Ok(vec![model.predict(slide.read_by(model))?]))?.swap_remove(0))
     }
 
     /// One slide's prediction with what led to it, averaged over the networks: contributions per patch and gene from the
@@ -158,13 +162,12 @@ impl Predictor {
         features: &dyn PatchFeatures,
         project: Option<&str>,
     ) -> Result<Explanation> {
-        let rows = self.manifest.config.method.rows(features)?;
-        let features = rows.as_ref().map_or(features, |rows| &rows.features);
+        let slide = SlideRows::of(features, &self.manifest.config.method, &self.manifest.tasks)?;
         let genes = self.manifest.genes.len().max(1);
         let mut maps: Vec<PatchMap> = Vec::new();
-        let mut additive = true;
+        let mut additive = slide.pooled.is_none();
         for member in members {
-            let one = member.pooled.explain(features)?;
+            let one = member.pooled.explain(slide.read_by(&member.pooled))?;
             additive &= one.contribution.is_some();
             maps.resize(one.maps.len(), PatchMap::default());
             for (sum, one) in maps.iter_mut().zip(one.maps) {
@@ -174,14 +177,14 @@ impl Predictor {
             }
         }
         let said = self.average(members, project, |model| {
-            let e = model.explain(features)?;
-            let contribution = e.contribution.unwrap_or_default();
+            let e = model.explain(slide.read_by(model))?;
+            let contribution = e.contribution.filter(|_| additive).unwrap_or_default();
             Ok(std::iter::once(e.prediction).chain(contribution.chunks(genes).map(<[f64]>::to_vec)).collect())
         })?;
         let mut said = said.into_iter();
         let prediction = said.next().unwrap_or_default();
         let contribution = additive.then(|| said.flatten().collect());
-        Ok(match &rows {
+        Ok(match &slide.pooled {
             None => Explanation { prediction, contribution, maps },
             Some(rows) => of_patches(rows, prediction, maps),
         })
@@ -216,6 +219,31 @@ impl Predictor {
             }
         }
         Ok(sum)
+    }
+}
+
+/// A slide in the rows that networks read.
+struct SlideRows<'a> {
+    patches: &'a dyn PatchFeatures,
+    /// Those of the networks of all projects; `None` where patches are their rows.
+    pooled: Option<Rows>,
+    /// Those of tuned networks, where they read others.
+    tuned: Option<Option<Rows>>,
+}
+
+impl<'a> SlideRows<'a> {
+    fn of(patches: &'a dyn PatchFeatures, method: &MethodConfig, tasks: &[Task]) -> Result<SlideRows<'a>> {
+        let tuned = method.tuned().filter(|_| !tasks.is_empty());
+        let tuned = tuned.map(|method| method.rows(patches)).transpose()?;
+        Ok(SlideRows { patches, pooled: method.rows(patches)?, tuned })
+    }
+
+    fn read_by(&self, model: &Model) -> &dyn PatchFeatures {
+        let rows = match &self.tuned {
+            Some(rows) if model.header.task.is_some() => rows,
+            _ => &self.pooled,
+        };
+        rows.as_ref().map_or(self.patches, |rows| &rows.features)
     }
 }
 

@@ -7,7 +7,8 @@ use crate::{
     device::nvtx,
     error::{Error, Result},
     nn::{
-        builder::{Builder, Init},
+        builder::Builder,
+        depthwise::DepthwiseConv,
         linear::Linear,
         norm::{Norm, NormKind, RunningStats},
     },
@@ -31,14 +32,12 @@ pub struct MbConvConfig {
 
 pub struct MbConv {
     expand: Option<(Linear, Norm)>,
-    depthwise: Tensor,
+    depthwise: DepthwiseConv,
     depthwise_norm: Norm,
     reduce: Linear,
     excite: Linear,
     project: Linear,
     project_norm: Norm,
-    stride: usize,
-    padding: usize,
     residual: bool,
 }
 
@@ -64,27 +63,13 @@ impl MbConv {
                 b.scope("bn0", |b| Norm::new(b, norm, hidden, 1.0))?,
             )),
         };
-        let deviation = 1.0 / kernel as f64;
-        let depthwise =
-            b.scope("depthwise", |b| b.param("weight", [kernel, kernel, hidden], Init::Normal(deviation)))?;
+        let depthwise = b.scope("depthwise", |b| DepthwiseConv::without_bias(b, kernel, hidden, stride))?;
         let depthwise_norm = b.scope("bn1", |b| Norm::new(b, norm, hidden, 1.0))?;
         let reduce = b.scope("se.reduce", |b| Linear::new(b, hidden, squeeze, 1.0))?;
         let excite = b.scope("se.expand", |b| Linear::new(b, squeeze, hidden, 1.0))?;
         let project = b.scope("project", |b| Linear::without_bias(b, hidden, outputs, project_gain))?;
         let project_norm = b.scope("bn2", |b| Norm::new(b, norm, outputs, project_norm_gain))?;
-        let padding = kernel / 2;
-        Ok(MbConv {
-            expand,
-            depthwise,
-            depthwise_norm,
-            reduce,
-            excite,
-            project,
-            project_norm,
-            stride,
-            padding,
-            residual,
-        })
+        Ok(MbConv { expand, depthwise, depthwise_norm, reduce, excite, project, project_norm, residual })
     }
 
     /// `[n, h, w, inputs] -> [n, h', w', outputs]`, and in training the running statistics it moved (`bn0.running_mean`
@@ -96,7 +81,7 @@ impl MbConv {
         if let Some((expand, norm)) = &self.expand {
             y = norm.forward(&expand.forward(&y)?, training, "bn0", &mut stats)?.silu()?;
         }
-        y = y.depthwise_conv2d(&self.depthwise, self.stride, self.padding)?;
+        y = self.depthwise.forward(&y)?;
         let [hidden, squeezed] = self.depthwise_norm.forward(&y, training, "bn1", &mut stats)?.silu_pool()?;
         let gate = self
             .excite

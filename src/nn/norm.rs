@@ -28,6 +28,8 @@ pub const BATCH_MOMENTUM: f64 = 0.1;
 pub const BATCH_EPS: f64 = 1e-5;
 /// As the vision transformers of timm.
 pub const LAYER_EPS: f64 = 1e-6;
+/// PyTorch's default for `LayerNorm`.
+pub const TORCH_LAYER_EPS: f64 = 1e-5;
 
 /// Running statistics that a training step has moved on: written back by [`RunningStats::store`] once no tape lives.
 #[derive(Default)]

@@ -16,6 +16,7 @@ use crate::{
         linear::Linear,
         mbconv::RESIDUAL_GAIN,
         norm::{LAYER_EPS, LayerNorm},
+        row_numbers::RowNumbers,
     },
     tensor::Tensor,
 };
@@ -31,13 +32,16 @@ pub struct Sequences {
     offsets: Tensor,
     /// The same with a class token each, once somebody asked.
     with_class_token: OnceCell<Box<WithClassToken>>,
+    /// Of their rows, once somebody asked.
+    row_numbers: OnceCell<RowNumbers>,
 }
 
 impl Sequences {
     pub fn new(lengths: &[usize], device: &Device) -> Result<Sequences> {
         let offsets = offsets(lengths)?;
         let offsets = Tensor::from_vec(offsets.clone(), [offsets.len()], device)?;
-        Ok(Sequences { lengths: lengths.to_vec(), offsets, with_class_token: OnceCell::new() })
+        let (with_class_token, row_numbers) = (OnceCell::new(), OnceCell::new());
+        Ok(Sequences { lengths: lengths.to_vec(), offsets, with_class_token, row_numbers })
     }
 
     /// Other lengths in the same memory: as many, of the same total.
@@ -49,7 +53,8 @@ impl Sequences {
         self.check("vit", lengths.iter().sum())?;
         self.offsets.overwrite(HostBuffer::I32(offsets(lengths)?))?;
         self.lengths.copy_from_slice(lengths);
-        self.with_class_token.get_mut().map_or(Ok(()), |longer| longer.overwrite(lengths))
+        self.with_class_token.get_mut().map_or(Ok(()), |longer| longer.overwrite(lengths))?;
+        self.row_numbers.get_mut().map_or(Ok(()), |numbers| numbers.overwrite(lengths))
     }
 
     /// The same sequences with a class token in front of each. Made when first asked for, and kept up to date by
@@ -60,6 +65,16 @@ impl Sequences {
         }
         let longer = Box::new(WithClassToken::new(self)?);
         Ok(self.with_class_token.get_or_init(|| longer))
+    }
+
+    /// Of each row, its sequence and its place in it. Made when first asked for, and kept up to date by
+    /// [`Sequences::overwrite`].
+    pub fn row_numbers(&self) -> Result<&RowNumbers> {
+        if let Some(numbers) = self.row_numbers.get() {
+            return Ok(numbers);
+        }
+        let numbers = RowNumbers::new(&self.lengths, self.offsets.device())?;
+        Ok(self.row_numbers.get_or_init(|| numbers))
     }
 
     pub fn lengths(&self) -> &[usize] {
@@ -116,17 +131,27 @@ pub struct VitBlock {
 impl VitBlock {
     /// Parameters `ln1.*`, `qkv.*` (queries, keys, values, in this order), `proj.*`, `ln2.*`, `fc1.*`, `fc2.*`.
     pub fn new(b: &mut Builder, config: VitConfig) -> Result<VitBlock> {
+        VitBlock::named(b, config, ["ln1", "qkv", "proj", "ln2", "fc1", "fc2"])
+    }
+
+    /// The same under timm's names: `norm1.*`, `attn.qkv.*`, `attn.proj.*`, `norm2.*`, `mlp.fc1.*`, `mlp.fc2.*`.
+    pub fn timm(b: &mut Builder, config: VitConfig) -> Result<VitBlock> {
+        VitBlock::named(b, config, ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"])
+    }
+
+    fn named(b: &mut Builder, config: VitConfig, names: [&str; 6]) -> Result<VitBlock> {
         let VitConfig { width, heads, mlp } = config;
         if heads == 0 || width == 0 || width % heads != 0 || mlp == 0 {
             return Err(Error::shape("vit", format!("a width that {heads} heads divide wanted, got {config:?}")));
         }
+        let [ln1, qkv, proj, ln2, fc1, fc2] = names;
         Ok(VitBlock {
-            ln1: b.scope("ln1", |b| LayerNorm::new(b, width, 1.0, LAYER_EPS))?,
-            qkv: b.scope("qkv", |b| Linear::new(b, width, 3 * width, 1.0))?,
-            proj: b.scope("proj", |b| Linear::new(b, width, width, RESIDUAL_GAIN))?,
-            ln2: b.scope("ln2", |b| LayerNorm::new(b, width, 1.0, LAYER_EPS))?,
-            fc1: b.scope("fc1", |b| Linear::new(b, width, mlp, 1.0))?,
-            fc2: b.scope("fc2", |b| Linear::new(b, mlp, width, RESIDUAL_GAIN))?,
+            ln1: b.scope(ln1, |b| LayerNorm::new(b, width, 1.0, LAYER_EPS))?,
+            qkv: b.scope(qkv, |b| Linear::new(b, width, 3 * width, 1.0))?,
+            proj: b.scope(proj, |b| Linear::new(b, width, width, RESIDUAL_GAIN))?,
+            ln2: b.scope(ln2, |b| LayerNorm::new(b, width, 1.0, LAYER_EPS))?,
+            fc1: b.scope(fc1, |b| Linear::new(b, width, mlp, 1.0))?,
+            fc2: b.scope(fc2, |b| Linear::new(b, mlp, width, RESIDUAL_GAIN))?,
             heads,
         })
     }

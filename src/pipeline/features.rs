@@ -1,7 +1,11 @@
 //! Third stage: kept patches become global vectors and, where they are asked for, p/q x p/q local cubes (paper 3.2), one file a
 //! slide.
 
-use std::{path::Path, rc::Rc, sync::mpsc};
+use std::{
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::mpsc,
+};
 
 use rayon::prelude::*;
 
@@ -25,7 +29,7 @@ use crate::{
     },
     progress::Progress,
     select::PatchScore,
-    slide::Plane,
+    slide::{Plane, Slide},
 };
 
 /// Coarse patches read ahead of the encoder at a time; bounds memory at 2 x this x 3 p² bytes.
@@ -271,6 +275,27 @@ pub(super) fn places(corners: &[[i64; 2]], side: [u64; 2]) -> Vec<[f64; 2]> {
     corners.iter().map(place).collect()
 }
 
+/// Features and the slide that they are of, for methods that look at the whole of it.
+pub(super) struct WithSlide<F> {
+    pub features: F,
+    pub path: PathBuf,
+}
+
+impl<F: PatchFeatures> PatchFeatures for WithSlide<F> {
+    fn patches(&self) -> usize {
+        self.features.patches()
+    }
+
+    fn read(&self, patches: &[usize], reads: Reads, to: &mut PatchValues) -> Result<()> {
+        self.features.read(patches, reads, to)
+    }
+
+    fn image(&self, side_px: usize) -> Result<RgbImage> {
+        const WHITE: [u8; 3] = [255; 3];
+        Ok(Slide::open(&self.path)?.thumbnail(side_px)?.letterboxed(side_px, WHITE))
+    }
+}
+
 /// Cohorts whose features are larger than this are read from disk at every step.
 pub(super) const HELD_FLOATS: usize = 1 << 29;
 
@@ -296,15 +321,17 @@ pub fn bags(run: &Run, selection: &Selection, selected: &[Selected], stored: Vec
         origin: origin(selection, &stored)?,
         bags: Vec::with_capacity(stored.len()),
         targets: Vec::with_capacity(stored.len()),
+        whole: false,
     };
     for (slide, stored) in selected.iter().zip(stored) {
         let digest = Digest::of("features", &stored.checksum);
         let coords = places(&stored.coords()?, slide.extent_px);
+        let path = slide.entry.path.clone();
         let features: Box<dyn PatchFeatures> = if floats <= HELD_FLOATS {
             let values = PatchValues { global: stored.global()?.into_owned(), cube: stored.local()?, coords };
-            Box::new(HostFeatures { patches: stored.n, values })
+            Box::new(WithSlide { features: HostFeatures { patches: stored.n, values }, path })
         } else {
-            Box::new(StoredPatches { stored, places: coords })
+            Box::new(WithSlide { features: StoredPatches { stored, places: coords }, path })
         };
         let entry = &slide.entry;
         let index = run.cohort.slides.iter().position(|s| s.id == entry.id);

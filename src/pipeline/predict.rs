@@ -111,7 +111,7 @@ impl SlidePredictor {
         let side = PatchGrid::of(&plane, select.patch_px).extent(&plane);
         let coords = features::places(&encoded.coords, side);
         let values = PatchValues { global: encoded.global, cube: encoded.local, coords };
-        let bag = HostFeatures { patches: kept, values };
+        let bag = features::WithSlide { features: HostFeatures { patches: kept, values }, path: path.to_path_buf() };
         Ok(SlidePrediction { patches: scored, kept, values: self.predictor.predict(&bag, None)? })
     }
 }

@@ -10,15 +10,18 @@ use isg::{
     DType, Device, Error, Result, Tape, Tensor,
     device::DeviceId,
     eval::metrics::Prediction,
+    image::RgbImage,
     mil::{
         METHODS,
         bags::BagSet,
         config::TrainConfig,
         crossval,
         features::{FeatureDims, PatchFeatures, PatchValues, Reads},
-        method::{Fit, Method, MethodSpec},
+        method::{self, Fit, Method, MethodSpec},
+        model::ModelHeader,
         network::{Dims, Mode, Network, Patches, TrainingStep},
         predictor::Predictor,
+        training::MODEL_FILE,
     },
     nn::{
         builder::{Builder, Params},
@@ -32,12 +35,14 @@ use isg::{
 use super::{regressor::StopAfter, simulation};
 
 const FEATURES: FeatureDims = FeatureDims { global: 6, cell: 6, grid: 4 };
-const DIMS: Dims = Dims { features: FEATURES, genes: 2 };
+const GENES: usize = 2;
 
 /// A method's network with its weights, in f64.
 struct Built {
     name: String,
     method: Arc<dyn Method>,
+    /// Of what it reads, which may be other rows than patches.
+    dims: Dims,
     network: Network,
     params: Params,
     device: Device,
@@ -46,10 +51,12 @@ struct Built {
 impl Built {
     fn fresh(spec: &MethodSpec, method: Arc<dyn Method>, dtype: DType, device: &Device) -> Result<Built> {
         let mut b = Builder::fresh(3, dtype, device);
-        let network = method.network(&mut b, DIMS)?;
+        let dims = Dims { features: method.row_dims(FEATURES), genes: GENES };
+        let network = method.network(&mut b, dims)?;
         Ok(Built {
             name: format!("{} {method:?}", spec.name),
             method,
+            dims,
             network,
             params: b.finish()?,
             device: device.clone(),
@@ -63,7 +70,7 @@ impl Built {
         let shape = weights[name].shape();
         weights.insert(name.to_string(), Tensor::from_f64(values, shape, DType::F64, &self.device)?);
         let mut b = Builder::load(weights, "the test", DType::F64, &self.device);
-        let network = self.method.network(&mut b, DIMS)?;
+        let network = self.method.network(&mut b, self.dims)?;
         b.finish()?;
         Ok(network)
     }
@@ -77,7 +84,7 @@ impl Built {
         };
         let coords: Vec<[f64; 2]> = (0..n).map(|i| [(i % 4) as f64, (i / 4) as f64 + 1.5]).collect();
         let Reads { global, cube, .. } = input.reads;
-        let FeatureDims { global: width, cell, grid } = FEATURES;
+        let FeatureDims { global: width, cell, grid } = self.dims.features;
         let position = input.position.input(&coords, input.width, dtype);
         let position = position.map(|v| {
             let shape = input.position.input_shape(n, input.width);
@@ -218,7 +225,7 @@ fn a_slide_is_predicted_alike_alone_and_among_others() -> Result<()> {
             let part = rows_of(&patches, begin, n, 16)?;
             let alone = case.network.forward(&part, &alone, &mut Mode::Evaluate)?.to_vec::<f64>()?;
             for (gene, value) in alone.iter().enumerate() {
-                let other = together[DIMS.genes * slide + gene];
+                let other = together[GENES * slide + gene];
                 assert!((value - other).abs() < 1e-12, "{}: {value} alone, {other} among others", case.name);
             }
             begin += n;
@@ -240,7 +247,7 @@ fn explanations_fit_the_prediction() -> Result<()> {
             assert!(wanted.iter().zip(&e.prediction).all(|(a, b)| agree(*a, *b)), "{}", case.name);
             if let Some(contribution) = &e.contribution {
                 for (gene, wanted) in wanted.iter().enumerate() {
-                    let mean = contribution.iter().skip(gene).step_by(DIMS.genes).sum::<f64>() / n as f64;
+                    let mean = contribution.iter().skip(gene).step_by(GENES).sum::<f64>() / n as f64;
                     assert!(agree(mean, *wanted), "{}: {mean} for {wanted}", case.name);
                 }
             }
@@ -355,6 +362,10 @@ impl PatchFeatures for Only<'_> {
         assert!(global >= reads.global && cube >= reads.cube && coords >= reads.coords, "{reads:?} is read");
         self.0.read(patches, reads, to)
     }
+
+    fn image(&self, side_px: usize) -> Result<RgbImage> {
+        self.0.image(side_px)
+    }
 }
 
 #[test]
@@ -370,6 +381,42 @@ fn nothing_is_read_beyond_what_a_method_says() -> Result<()> {
         let lack = FeatureDims { global: 8, cell: 0, grid: 0 };
         let outcome = crossval::check_features(&config, lack);
         assert_eq!(outcome.is_err(), config.method.reads(lack).cube, "{}", spec.name);
+    }
+    Ok(())
+}
+
+/// HE2RNA goes over from super-tiles to tiles.
+#[test]
+fn tuned_networks_may_read_other_rows() -> Result<()> {
+    let set = simulation::bags(8, 8, 4, 5);
+    let mut config = quick(method::named("he2rna")?);
+    config.method = config.method.changed(|keys| drop(keys.insert("supertiles".into(), 3.into())))?;
+    (config.fine_tune.enabled, config.fine_tune.epochs) = (true, 2);
+    let dir = tempfile::tempdir().expect("a folder");
+    let wanted = run(&config, &set, dir.path(), &Silent)?;
+    let predictor = Predictor::load(dir.path(), &Device::cpu())?;
+    let rows = config.method.rows(&*set.bags[0].features)?.expect("super-tiles");
+    assert_eq!((rows.features.patches, rows.of_patch.len()), (3, set.bags[0].features.patches()));
+    assert!(config.tuned().is_some_and(|tuned| tuned.method.rows(&*set.bags[0].features).is_ok_and(|r| r.is_none())));
+    let mut folders = vec![dir.path().to_path_buf()];
+    let mut tuned = 0;
+    while let Some(folder) = folders.pop() {
+        folders.extend(std::fs::read_dir(&folder).expect("a folder").flatten().map(|e| e.path()).filter(|p| p.is_dir()));
+        let model = folder.join(MODEL_FILE);
+        if let Some(header) = model.is_file().then(|| ModelHeader::read(&model)).transpose()?
+            && header.task.is_some()
+        {
+            assert_eq!(Some(header.method), config.method.tuned());
+            tuned += 1;
+        }
+    }
+    assert_eq!(tuned, 2, "one a fold");
+    for found in wanted {
+        let bag = set.bags.iter().find(|bag| bag.slide == found.slide).expect("a slide");
+        let e = predictor.explain_held_out(&*bag.features, Some("SIM"), &[found.fold])?.expect("a network");
+        for (ours, theirs) in e.prediction.iter().zip(&found.predicted) {
+            assert!((ours - theirs).abs() < 1e-6, "{}: {ours} for {theirs}", found.slide);
+        }
     }
     Ok(())
 }

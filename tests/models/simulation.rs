@@ -2,16 +2,38 @@
 //! a gene that follows nothing. Features mix them with nuisances non-linearly, a slide's stain shifts them all.
 
 use isg::{
+    Result,
     cohort::splits::{SplitConfig, SplitPatient, Splits},
+    image::RgbImage,
     io::checksum::Digest,
     mil::{
         bags::{Bag, BagSet, Origin},
-        features::{FeatureDims, HostFeatures, PatchValues},
+        features::{FeatureDims, HostFeatures, PatchFeatures, PatchValues, Reads},
     },
     random::Philox,
 };
 
 pub const GENES: [&str; 4] = ["LOCAL", "GLOBAL", "BOTH", "NULL"];
+
+/// Features whose slide is of one colour.
+struct Simulated {
+    features: HostFeatures,
+    colour: [u8; 3],
+}
+
+impl PatchFeatures for Simulated {
+    fn patches(&self) -> usize {
+        self.features.patches()
+    }
+
+    fn read(&self, patches: &[usize], reads: Reads, to: &mut PatchValues) -> Result<()> {
+        self.features.read(patches, reads, to)
+    }
+
+    fn image(&self, side_px: usize) -> Result<RgbImage> {
+        Ok(RgbImage::filled(side_px, side_px, self.colour))
+    }
+}
 
 /// How cells, patches and slides vary, apart from what the genes follow.
 const NUISANCES: usize = 6;
@@ -57,11 +79,12 @@ pub fn bags(slides: usize, width: usize, grid: usize, seed: u64) -> BagSet {
         // Patches in rows of five.
         let coords = (0..patches).map(|p| [(p % 5) as f64, (p / 5) as f64]).collect();
         let values = PatchValues { global: globals, cube: locals, coords };
-        let features = Box::new(HostFeatures { patches, values });
+        let colour = [density, glands, 0.5].map(|v| (v * 255.0) as u8);
+        let features = Box::new(Simulated { features: HostFeatures { patches, values }, colour });
         bags.push(Bag { slide: name.clone(), patient: name, project: "SIM".into(), digest, features });
     }
     let dims = FeatureDims { global: width, cell: width, grid };
-    BagSet { dims, genes: GENES.map(String::from).to_vec(), origin: Origin::default(), bags, targets }
+    BagSet { dims, genes: GENES.map(String::from).to_vec(), origin: Origin::default(), bags, targets, whole: false }
 }
 
 fn uniform(normal: f64) -> f64 {

@@ -9,9 +9,10 @@ use crate::{
     activation::Activation,
     error::{Error, Result},
     mil::{
+        embedding::GlobalVectors,
         features::{FeatureDims, Reads},
         method::{Method, MethodSpec, with},
-        network::{Aggregator, Dims, Input, Mode, Network, PatchEncoder, Patches},
+        network::{Aggregator, Dims, Input, Mode, Network},
         transformer::HEAD_GAIN,
     },
     nn::{builder::Builder, linear::Linear, vit::Sequences},
@@ -75,14 +76,6 @@ impl Method for MeanMlp {
         let head = b.scope("head", |b| Linear::new(b, width, dims.genes, HEAD_GAIN))?;
         let mlp = MeanThenMlp { hidden, activation: self.activation, head, dropout: self.dropout };
         Ok(Network::new(Input::of(Reads::GLOBAL), GlobalVectors, mlp))
-    }
-}
-
-struct GlobalVectors;
-
-impl PatchEncoder for GlobalVectors {
-    fn tokens(&self, patches: &Patches, _: &mut Mode) -> Result<Tensor> {
-        patches.global().cloned()
     }
 }
 

@@ -19,4 +19,10 @@ methods! {
     ridge: SPEC;
     mean: SPEC;
     mean_mlp: SPEC;
+    he2rna: SPEC;
+    abmil: SPEC;
+    cyclemlp: SPEC;
+    mpvit: SPEC;
+    sequoia: SPEC;
+    image_vit: SPEC;
 }
