@@ -29,9 +29,7 @@ const RELU_GAIN: f64 = std::f64::consts::SQRT_2;
 impl Embedding {
     /// Layers named by `name`, each from one of the widths to the next.
     pub fn new(b: &mut Builder, name: impl Fn(usize) -> String, widths: &[usize], dropout: f64) -> Result<Embedding> {
-        let layer = |(i, pair): (usize, &[usize])| {
-            b.scope(&name(i), |b| Linear::new(b, pair[0], pair[1], RELU_GAIN))
-        };
+        let layer = |(i, pair): (usize, &[usize])| b.scope(&name(i), |b| Linear::new(b, pair[0], pair[1], RELU_GAIN));
         Ok(Embedding { layers: widths.windows(2).enumerate().map(layer).collect::<Result<_>>()?, dropout })
     }
 }

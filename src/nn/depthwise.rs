@@ -27,7 +27,10 @@ impl DepthwiseConv {
     /// `Shape` where the kernel is even or the stride 0.
     pub fn without_bias(b: &mut Builder, kernel: usize, channels: usize, stride: usize) -> Result<DepthwiseConv> {
         if kernel.is_multiple_of(2) || stride == 0 {
-            return Err(Error::shape("depthwise_conv2d", format!("an odd kernel wanted, got {kernel}, stride {stride}")));
+            return Err(Error::shape(
+                "depthwise_conv2d",
+                format!("an odd kernel wanted, got {kernel}, stride {stride}"),
+            ));
         }
         // The deviation that keeps the variance: a channel's fan-in is the kernel alone.
         let weight = b.param("weight", [kernel, kernel, channels], Init::Normal(1.0 / kernel as f64))?;

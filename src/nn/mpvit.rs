@@ -70,9 +70,8 @@ impl MpvitStage {
         config.check()?;
         let MpvitConfig { width, outputs, paths, stride, .. } = config;
         let stride_of = |path: usize| if path == 0 { stride } else { 1 };
-        let embedding = |b: &mut Builder, j: usize| {
-            b.scope(&format!("embed.{j}"), |b| PathEmbedding::new(b, width, stride_of(j)))
-        };
+        let embedding =
+            |b: &mut Builder, j: usize| b.scope(&format!("embed.{j}"), |b| PathEmbedding::new(b, width, stride_of(j)));
         Ok(MpvitStage {
             embed: (0..paths).map(|j| embedding(b, j)).collect::<Result<_>>()?,
             paths: (0..paths)

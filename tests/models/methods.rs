@@ -401,7 +401,8 @@ fn tuned_networks_may_read_other_rows() -> Result<()> {
     let mut folders = vec![dir.path().to_path_buf()];
     let mut tuned = 0;
     while let Some(folder) = folders.pop() {
-        folders.extend(std::fs::read_dir(&folder).expect("a folder").flatten().map(|e| e.path()).filter(|p| p.is_dir()));
+        folders
+            .extend(std::fs::read_dir(&folder).expect("a folder").flatten().map(|e| e.path()).filter(|p| p.is_dir()));
         let model = folder.join(MODEL_FILE);
         if let Some(header) = model.is_file().then(|| ModelHeader::read(&model)).transpose()?
             && header.task.is_some()

@@ -128,7 +128,8 @@ fn image_network(subject: &Subject, image: &Tensor, builder: &mut Builder) -> Re
         ..ImageVit::paper()
     };
     let network = method.of_squares(builder, rows * columns, int("genes")?)?;
-    let squares = image.reshape([slides, rows, square_px, columns, square_px, channels])?.permute(&[0, 1, 3, 2, 4, 5])?;
+    let squares =
+        image.reshape([slides, rows, square_px, columns, square_px, channels])?.permute(&[0, 1, 3, 2, 4, 5])?;
     let squares = squares.reshape([slides * rows * columns, square_px, square_px, channels])?;
     Ok((network, Patches { cube: Some(squares), ..Patches::default() }, vec![rows * columns; slides]))
 }
