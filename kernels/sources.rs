@@ -1,7 +1,8 @@
 //! What a PTX file was made of: the sources it includes, the compiler and its flags, in one hash.
 //!
 //! `cargo tool ptx` writes the hash as the first line of `kernels/ptx/S.ptx`; `build.rs` compares it with what the sources
-//! say now. Both include this file, and it uses the standard library alone.
+//! say now. Both include this file, and it uses the standard library alone. A module may also be written in PTX itself,
+//! `kernels/S.ptx`: then that is the source, and what is shipped.
 
 use std::{
     fs, io,
@@ -22,12 +23,23 @@ pub fn flags(module: &str) -> [String; 4] {
     ["-ptx".to_string(), "-O3".to_string(), "-std=c++17".to_string(), arch]
 }
 
-/// The modules of `kernels/*.cu`, sorted.
+/// Whether the module is written in PTX itself.
+pub fn is_ptx(kernels: &Path, module: &str) -> bool {
+    kernels.join(format!("{module}.ptx")).is_file()
+}
+
+/// The PTX that is shipped.
+pub fn shipped(kernels: &Path, module: &str) -> PathBuf {
+    let folder = if is_ptx(kernels, module) { kernels.to_path_buf() } else { kernels.join("ptx") };
+    folder.join(format!("{module}.ptx"))
+}
+
+/// The modules of `kernels/*.cu` and `kernels/*.ptx`, sorted.
 pub fn modules(kernels: &Path) -> io::Result<Vec<String>> {
     let mut modules = Vec::new();
     for entry in fs::read_dir(kernels)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "cu") {
+        if path.extension().is_some_and(|e| e == "cu" || e == "ptx") {
             modules.extend(path.file_stem().and_then(|module| module.to_str()).map(str::to_string));
         }
     }

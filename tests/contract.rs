@@ -1,7 +1,7 @@
 //! What launch code and PTX must agree on without being compiled together: which kernels there are, the layout of their
 //! parameters, how many threads a block has.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, env, fs, path::Path};
 
 use isg::{
     DType,
@@ -121,6 +121,27 @@ fn blocks_have_the_threads_their_kernels_were_compiled_for() {
         }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// What programs hold, cut at its entries and deflated, is what is committed; every entry stands alone, on its own lines.
+#[test]
+fn shipped_entries_are_those_of_the_committed_text() {
+    if env::var_os("ISG_NVCC").is_some() || env::var_os("ISG_PTX").is_some() {
+        return; // Others are in their place.
+    }
+    for module in modules::ALL {
+        let file = format!("{}.ptx", module.name);
+        let folders = ["kernels", "kernels/ptx"].map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join(folder));
+        let path = folders.iter().map(|folder| folder.join(&file)).find(|path| path.is_file()).expect("committed");
+        let committed = fs::read_to_string(&path).expect("committed");
+        assert!(module.text().expect("held") == committed, "{}", path.display());
+        let lines: Vec<&str> = committed.lines().collect();
+        for name in module.entries().expect("held") {
+            let text = module.entry(&name, module.arch.capability, "a GPU").expect("held");
+            assert_eq!(text.matches(".entry ").count(), 1, "{name}");
+            assert!(text.lines().zip(&lines).all(|(line, whole)| line.is_empty() || line == *whole), "{name}");
+        }
+    }
 }
 
 #[test]

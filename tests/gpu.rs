@@ -4,15 +4,16 @@
 //! poisoned, and each element type runs under another seed: another order of blocks and warps, other errors of approximate
 //! instructions. `ISG_OP=conv2d` runs the cases of the ops whose name contains that.
 
-use std::env;
+use std::{env, rc::Rc};
 
 use isg::{
     DType, Device, Error, Result, Tape, Tensor,
     device::{
         Precision,
-        cuda::Cuda,
+        cuda::{Cuda, jit::complaint},
         driver::Driver,
         emulator::{Emulator, Options},
+        loads,
         module::Arch,
         modules,
     },
@@ -215,14 +216,51 @@ fn replays_draw_the_numbers_of_the_following_steps() {
     }
 }
 
+/// The GPU that `ISG_DEVICE` names.
+fn cuda() -> Rc<Cuda> {
+    let index = env::var("ISG_DEVICE").ok().and_then(|name| name.split_once(':')?.1.parse().ok()).unwrap_or(0);
+    Cuda::open(index).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// What a training preloads is there before its first launch.
+#[test]
+fn preloaded_kernels_are_not_loaded_again() {
+    if on_emulator() {
+        return; // Nothing is compiled there.
+    }
+    let (cuda, types) = (cuda(), [DType::F32, DType::Bf16]);
+    let kernels = || chosen().flat_map(|spec| spec.kernels).copied().take(8);
+    Device::gpu(cuda.clone()).preload(kernels(), &types).expect("loaded");
+    let loaded = cuda.loaded();
+    assert!(loaded > 0);
+    for kernel in kernels() {
+        for entry in types.iter().filter_map(|&dtype| kernel.entry(dtype)) {
+            cuda.entry(kernel.module, &entry).expect("loaded");
+        }
+    }
+    assert_eq!(cuda.loaded(), loaded);
+}
+
+/// A device that another run, or another device of this one, has compiled for loads what is on disk.
+#[test]
+fn images_of_compiled_kernels_are_found_again() {
+    if on_emulator() || env::var_os("ISG_CACHE").is_some_and(|value| value == "off") {
+        return;
+    }
+    for seed in [14, 15] {
+        Tensor::full(1.0, [3], DType::F32, &device(seed)).and_then(|x| x.square()).expect("runs");
+    }
+    let found = |load: &loads::Load| load.entry == "unary_square_f32" && load.origin == loads::Origin::Cached;
+    assert!(loads::all().iter().any(found), "{}", loads::report(loads::all()));
+}
+
 /// The driver's own compiler may need other registers than the pinned assembler; it must not spill where that one did not.
 #[test]
 fn the_drivers_compiler_takes_every_kernel_without_spills() {
     if on_emulator() {
         return; // The assemblers' verdict is part of `cargo tool ptx`.
     }
-    let index = env::var("ISG_DEVICE").ok().and_then(|name| name.split_once(':')?.1.parse().ok()).unwrap_or(0);
-    let cuda = Cuda::open(index).unwrap_or_else(|error| panic!("{error}"));
+    let cuda = cuda();
     let budget: toml::Table = include_str!("../kernels/budget.toml").parse().expect("a budget");
     let mut problems = Vec::new();
     for module in modules::ALL.iter().filter(|module| module.arch.runs_on(cuda.props().capability)) {
@@ -236,5 +274,9 @@ fn the_drivers_compiler_takes_every_kernel_without_spills() {
             }
         }
     }
+    let loads = loads::all();
+    let complaint = |load: &loads::Load| Some(format!("{}: {}", load.entry, complaint(&load.log)?));
+    problems.extend(loads.iter().filter_map(complaint));
+    assert!(loads.iter().all(|load| !load.log.is_empty()), "the compiler's log is captured");
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }

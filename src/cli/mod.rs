@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    device::{Device, DeviceId, module},
+    device::{Device, DeviceId, loads, module},
     error::{Error, Result},
     pipeline::Stage,
 };
@@ -164,7 +164,11 @@ pub fn main() -> ExitCode {
     signals::listen();
     let context =
         Context { device: cli.global.device, quiet: cli.global.quiet, progress: progress::Bars::new(cli.global.quiet) };
-    match start_threads(cli.global.threads).and_then(|()| run(cli.command, &context)) {
+    let outcome = start_threads(cli.global.threads).and_then(|()| run(cli.command, &context));
+    if std::env::var_os("ISG_LOG").is_some_and(|what| what == "load") {
+        output::say(loads::report(loads::all()));
+    }
+    match outcome {
         Ok(Outcome::Done) => output::exit_status(0),
         Ok(Outcome::Partial) => output::exit_status(EXIT_PARTIAL),
         Ok(Outcome::Refused) => ExitCode::from(EXIT_FAILED),

@@ -1,11 +1,15 @@
-//! The [`Driver`] that is NVIDIA's: one GPU through the driver API, loaded when asked for. The only file that names cudarc.
+//! The [`Driver`] that is NVIDIA's: one GPU through the driver API, loaded when asked for. With the files below `cuda/`, the
+//! only one that names cudarc.
 //!
 //! Nothing of a toolkit is needed to build or to run; a driver of R525 or newer is. Work goes to one explicit stream, copies
-//! between host and device go through pinned staging memory on a second one, ordered against the first by events. PTX is
-//! compiled by the driver when a kernel is first used (it caches the result on disk), and what its compiler says is part of
-//! the error. Memory comes from a caching [`Pool`]; captured steps become CUDA graphs.
+//! between host and device go through pinned staging memory on a second one, ordered against the first by events. The PTX of
+//! an entry is compiled when it is first used, or before that in parallel with others. Memory comes from a caching [`Pool`]; captured steps become CUDA graphs.
 //!
 //! `ISG_CUDA_SYNC=1` waits after every launch, so that a fault names its kernel.
+
+pub mod errors;
+pub mod jit;
+mod library;
 
 use std::{
     cell::{Cell, RefCell},
@@ -13,16 +17,24 @@ use std::{
     ffi::{CString, c_char, c_int, c_void},
     ptr::null_mut,
     rc::Rc,
+    time::Instant,
 };
 
 use cudarc::driver::sys;
+use rayon::prelude::*;
 
+use self::{
+    errors::{check, sentence},
+    jit::{Made, Maker},
+    library::probe,
+};
 use super::{
-    cuda_errors::{OLDEST, SYMBOLS, UNUSUAL_FOLDERS, sentence},
     driver::{
         Attributes, CapturedGraph, DeviceProps, DevicePtr, Driver, KernelEntry, LaunchConfig, Memory, Pattern,
         TensorMap,
     },
+    images::Images,
+    loads::{self, Load, Origin},
     module::Module,
     pool::{Failure, Pool, Source},
 };
@@ -34,61 +46,6 @@ use crate::{
 /// Staging memory: pieces of this size, this many.
 const PIECE_BYTES: usize = 4 << 20;
 const PIECES: usize = 4;
-
-fn check(result: sys::CUresult, doing: &str) -> Result<()> {
-    match result as u32 {
-        0 => Ok(()),
-        code => Err(Error::Device(format!("cuda: {doing}: {} (error {code})", sentence(code)))),
-    }
-}
-
-/// Loads the library and answers why it cannot be used, or the version it supports.
-fn probe() -> Result<i32> {
-    let failed = |what: String| Error::Device(format!("cuda: {what}"));
-    // SAFETY: opens libraries by name; a driver's initialisers are harmless.
-    let mut present = unsafe { sys::is_culib_present() };
-    for folder in UNUSUAL_FOLDERS {
-        if present {
-            break;
-        }
-        let path = std::path::Path::new(folder).join("libcuda.so.1");
-        // SAFETY: as above. Kept open, so that the loader finds it by its name from now on.
-        if path.exists() && unsafe { libloading::Library::new(&path) }.map(std::mem::forget).is_ok() {
-            // SAFETY: as above.
-            present = unsafe { sys::is_culib_present() };
-        }
-    }
-    if !present {
-        return Err(failed(
-            "no NVIDIA driver: libcuda.so.1 is not found; install the driver, or name its folder in LD_LIBRARY_PATH"
-                .into(),
-        ));
-    }
-    // SAFETY: the library is present, so this opens it and cannot panic.
-    let library = unsafe { sys::culib() };
-    let is_missing = |symbol: &&&str| {
-        // SAFETY: only the address is looked at.
-        unsafe { library.get::<*const c_void>(symbol.as_bytes()) }.is_err()
-    };
-    if let Some(symbol) = SYMBOLS.iter().find(is_missing) {
-        return Err(failed(format!(
-            "libcuda lacks {symbol}: the driver is broken or older than R525; install a newer one"
-        )));
-    }
-    // SAFETY: the symbol is there.
-    check(unsafe { sys::cuInit(0) }, "starting the driver")?;
-    let mut version = 0;
-    // SAFETY: the symbol is there and `version` outlives the call.
-    check(unsafe { sys::cuDriverGetVersion(&mut version) }, "asking the driver's version")?;
-    if version < OLDEST {
-        return Err(failed(format!(
-            "the driver is too old: it knows CUDA {}.{}, 12.0 is needed; install R525 or newer",
-            version / 1000,
-            version % 1000 / 10
-        )));
-    }
-    Ok(version)
-}
 
 /// One NVIDIA GPU.
 pub struct Cuda(Rc<Context>);
@@ -103,9 +60,11 @@ struct Context {
     stream: sys::CUstream,
     copies: Copies,
     pool: RefCell<Pool>,
-    /// By the module's address: two crates may call theirs the same.
-    modules: RefCell<HashMap<*const Module, sys::CUmodule>>,
+    images: Images,
+    /// One for each entry.
+    modules: RefCell<Vec<sys::CUmodule>>,
     entries: RefCell<Vec<(sys::CUfunction, String)>>,
+    /// By the module's address: two crates may call theirs the same.
     by_name: RefCell<HashMap<(*const Module, String), KernelEntry>>,
     capture: Cell<Option<Capture>>,
     wait_always: bool,
@@ -203,6 +162,9 @@ impl Cuda {
                 "cuda: {name} has compute capability {major}.{minor}; the kernels need 8.0 (Ampere) or newer"
             )));
         }
+        // The release of the kernel module tells drivers of one CUDA version apart.
+        let release = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+        let compiler = format!("{} {release} {capability:?}", cuda_version()?);
         let owned = stream.is_none();
         // SAFETY: the context is live: retained by `open`, or promised by `adopt`'s caller.
         check(unsafe { sys::cuCtxSetCurrent(context) }, "entering the context")?;
@@ -223,6 +185,7 @@ impl Cuda {
             stream,
             copies,
             pool: RefCell::default(),
+            images: Images::from_env(&compiler),
             modules: RefCell::default(),
             entries: RefCell::default(),
             by_name: RefCell::default(),
@@ -238,17 +201,20 @@ impl Cuda {
 
     /// The newest CUDA the driver knows, as people write it.
     pub fn cuda_version(&self) -> Result<String> {
-        let mut version = 0;
-        // SAFETY: the driver is loaded and the result goes to a local.
-        check(unsafe { sys::cuDriverGetVersion(&mut version) }, "asking the driver's version")?;
-        Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
+        cuda_version()
     }
 
-    /// Entries compiled so far, with what the driver's compiler made of them.
-    pub fn compiled(&self) -> Result<Vec<(String, Attributes)>> {
-        let entries = self.0.entries.borrow();
-        entries.iter().map(|(function, name)| Ok((name.clone(), attributes(*function)?))).collect()
+    /// How many entries are ready to be launched.
+    pub fn loaded(&self) -> usize {
+        self.0.entries.borrow().len()
     }
+}
+
+fn cuda_version() -> Result<String> {
+    let mut version = 0;
+    // SAFETY: the driver is loaded and the result goes to a local.
+    check(unsafe { sys::cuDriverGetVersion(&mut version) }, "asking the driver's version")?;
+    Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
 }
 
 fn new_stream() -> Result<sys::CUstream> {
@@ -362,46 +328,44 @@ impl Context {
         }
     }
 
-    fn module(&self, module: &'static Module) -> Result<sys::CUmodule> {
-        if let Some(loaded) = self.modules.borrow().get(&std::ptr::from_ref(module)) {
-            return Ok(*loaded);
-        }
-        let text = module.text_for(self.props.capability, &self.name)?;
-        let loaded = compile(module.name, &text)?;
-        self.modules.borrow_mut().insert(module, loaded);
-        Ok(loaded)
+    /// Makes an image an entry: what its first launch waits for.
+    fn add(&self, module: &'static Module, kernel: &str, made: Made) -> Result<KernelEntry> {
+        let Made { ptx, mut image, mut origin, mut took } = made;
+        let start = Instant::now();
+        let loaded = match jit::load(kernel, &image) {
+            // Whole, and yet not this driver's: compiled again.
+            Err(_) if origin == Origin::Cached => {
+                image = jit::compile(self.context, kernel, module.arch, &ptx)?;
+                self.images.put(&ptx, &image);
+                origin = Origin::Compiled;
+                jit::load(kernel, &image)?
+            }
+            loaded => loaded?,
+        };
+        self.modules.borrow_mut().push(loaded);
+        let symbol = CString::new(kernel).map_err(|_| Error::Device(format!("cuda: {kernel:?} names no kernel")))?;
+        let mut function = null_mut();
+        // SAFETY: the module is loaded, the name zero-terminated.
+        let found = unsafe { sys::cuModuleGetFunction(&mut function, loaded, symbol.as_ptr()) };
+        check(found, &format!("module {} has no entry {kernel}", module.name))?;
+        let dynamic = self.props.shared_bytes.saturating_sub(attributes(function)?.shared_bytes);
+        let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function is live.
+        check(unsafe { sys::cuFuncSetAttribute(function, most, dynamic as c_int) }, "allowing shared memory")?;
+        let mut entries = self.entries.borrow_mut();
+        let entry = KernelEntry(entries.len() as u64);
+        entries.push((function, kernel.to_string()));
+        self.by_name.borrow_mut().insert((std::ptr::from_ref(module), kernel.to_string()), entry);
+        took += start.elapsed();
+        loads::record(Load { entry: kernel.to_string(), origin, took, log: image.log });
+        Ok(entry)
     }
 }
 
-/// Has the driver compile a PTX text; its compiler's complaints are the error.
-fn compile(name: &str, text: &str) -> Result<sys::CUmodule> {
-    use sys::CUjit_option as Option;
-    const LOG_BYTES: usize = 16 << 10;
-    let failed = |what: String| Error::Device(format!("cuda: module {name}: {what}"));
-    let text = CString::new(text).map_err(|_| failed("its PTX holds a zero byte".into()))?;
-    let mut log = vec![0u8; LOG_BYTES];
-    let mut options = [
-        Option::CU_JIT_ERROR_LOG_BUFFER,
-        Option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
-        Option::CU_JIT_GENERATE_LINE_INFO,
-    ];
-    let number = std::ptr::without_provenance_mut::<c_void>;
-    let mut values = [log.as_mut_ptr().cast::<c_void>(), number(LOG_BYTES), number(1)];
-    let mut module = null_mut();
-    // SAFETY: the text is zero-terminated, the log is as long as said, options and values are three each, and all outlive
-    // the call.
-    let result = unsafe {
-        sys::cuModuleLoadDataEx(&mut module, text.as_ptr().cast(), 3, options.as_mut_ptr(), values.as_mut_ptr())
-    };
-    match result as u32 {
-        0 => Ok(module),
-        code => {
-            let end = log.iter().position(|byte| *byte == 0).unwrap_or(LOG_BYTES);
-            let log = String::from_utf8_lossy(&log[..end]);
-            let log = log.trim();
-            let colon = if log.is_empty() { "" } else { ": " };
-            Err(failed(format!("{} (error {code}){colon}{log}", sentence(code))))
-        }
+impl Context {
+    fn maker(&self) -> Maker<'_> {
+        let Context { context, ref images, props, ref name, .. } = *self;
+        Maker { context, images, capability: props.capability, device: name }
     }
 }
 
@@ -506,26 +470,29 @@ impl Driver for Cuda {
 
     fn entry(&self, module: &'static Module, kernel: &str) -> Result<KernelEntry> {
         let context = &*self.0;
-        let key = (std::ptr::from_ref(module), kernel.to_string());
-        if let Some(entry) = context.by_name.borrow().get(&key) {
+        if let Some(entry) = context.by_name.borrow().get(&(std::ptr::from_ref(module), kernel.to_string())) {
             return Ok(*entry);
         }
         context.enter()?;
-        let loaded = context.module(module)?;
-        let symbol = CString::new(kernel).map_err(|_| Error::Device(format!("cuda: {kernel:?} names no kernel")))?;
-        let mut function = null_mut();
-        // SAFETY: the module is loaded, the name zero-terminated.
-        let found = unsafe { sys::cuModuleGetFunction(&mut function, loaded, symbol.as_ptr()) };
-        check(found, &format!("module {} has no entry {kernel}", module.name))?;
-        let dynamic = context.props.shared_bytes.saturating_sub(attributes(function)?.shared_bytes);
-        let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        // SAFETY: the function is live.
-        check(unsafe { sys::cuFuncSetAttribute(function, most, dynamic as c_int) }, "allowing shared memory")?;
-        let mut entries = context.entries.borrow_mut();
-        let entry = KernelEntry(entries.len() as u64);
-        entries.push((function, kernel.to_string()));
-        context.by_name.borrow_mut().insert(key, entry);
-        Ok(entry)
+        context.add(module, kernel, context.maker().make(module, kernel)?)
+    }
+
+    fn preload(&self, wanted: &[(&'static Module, String)]) -> Result<()> {
+        let context = &*self.0;
+        let missing: Vec<_> = {
+            let known = context.by_name.borrow();
+            wanted
+                .iter()
+                .filter(|(module, kernel)| !known.contains_key(&(std::ptr::from_ref(*module), kernel.clone())))
+                .collect()
+        };
+        let maker = context.maker();
+        let made: Vec<Result<Made>> = missing.par_iter().map(|(module, kernel)| maker.make(module, kernel)).collect();
+        context.enter()?;
+        missing
+            .into_iter()
+            .zip(made)
+            .try_for_each(|((module, kernel), made)| context.add(module, kernel, made?).map(|_| ()))
     }
 
     unsafe fn launch(&self, entry: KernelEntry, config: LaunchConfig, params: &[u8]) -> Result<()> {
@@ -752,8 +719,8 @@ impl Drop for Context {
         pool.into_addresses().for_each(|address| Raw(self).give_back(address));
         // SAFETY: all of these are ours, live, and used by nothing any more: tensors and graphs hold this context.
         unsafe {
-            for module in self.modules.get_mut().drain() {
-                let _ = sys::cuModuleUnload(module.1);
+            for module in self.modules.get_mut().drain(..) {
+                let _ = sys::cuModuleUnload(module);
             }
             for piece in self.copies.pieces.get_mut().drain(..) {
                 let _ = (sys::cuMemFreeHost(piece.memory.cast()), sys::cuEventDestroy_v2(piece.done));

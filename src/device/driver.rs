@@ -102,6 +102,10 @@ pub trait Driver {
     unsafe fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()>;
     /// The entry `kernel` of a module, loaded on first use.
     fn entry(&self, module: &'static Module, kernel: &str) -> Result<KernelEntry>;
+    /// As [`entry`](Driver::entry) for many, in parallel where that saves time.
+    fn preload(&self, _: &[(&'static Module, String)]) -> Result<()> {
+        Ok(())
+    }
     /// # Safety
     /// `entry` came from this driver. `params` is the kernel's one parameter struct; every pointer in it is live and as large as the kernel reads or writes.
     unsafe fn launch(&self, entry: KernelEntry, config: LaunchConfig, params: &[u8]) -> Result<()>;

@@ -7,6 +7,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap, HashSet},
     rc::{Rc, Weak},
+    time::Instant,
 };
 
 pub use ptx_emulator::Checks;
@@ -17,6 +18,7 @@ use super::{
         CapturedGraph, DeviceProps, DevicePtr, Driver, KernelCounters, KernelEntry, LaunchConfig, Memory, Pattern,
         TensorMap,
     },
+    loads::{self, Load, Origin},
     module::Module,
 };
 use crate::error::{Error, Result};
@@ -106,9 +108,8 @@ struct State {
     gpu: Gpu,
     capacity: u64,
     peak: u64,
-    /// By the module's address: two crates may call theirs the same.
-    modules: HashMap<*const Module, ptx_emulator::Module>,
     entries: Vec<(ptx_emulator::Module, String)>,
+    /// By the module's address: two crates may call theirs the same.
     by_name: HashMap<(*const Module, String), KernelEntry>,
     counters: BTreeMap<String, (u64, Counters)>,
     capture: Option<Capture>,
@@ -169,7 +170,6 @@ impl Emulator {
             gpu,
             capacity: options.memory_bytes,
             peak: 0,
-            modules: HashMap::new(),
             entries: Vec::new(),
             by_name: HashMap::new(),
             counters: BTreeMap::new(),
@@ -319,20 +319,12 @@ impl Driver for Emulator {
         if let Some(entry) = state.by_name.get(&key) {
             return Ok(*entry);
         }
-        let name = module.name;
-        let loaded = match state.modules.get(&key.0) {
-            Some(loaded) => loaded.clone(),
-            None => {
-                let text = module.text_for(self.props.capability, &self.name)?;
-                let loaded = ptx_emulator::Module::load(&text)
-                    .map_err(|error| Error::Device(format!("emulator: module {name}: {error}")))?;
-                state.modules.insert(key.0, loaded.clone());
-                loaded
-            }
-        };
-        if loaded.entry(kernel).is_none() {
-            return Err(Error::Device(format!("emulator: module {name} has no entry {kernel}")));
-        }
+        let start = Instant::now();
+        let ptx = module.entry(kernel, self.props.capability, &self.name)?;
+        let loaded = ptx_emulator::Module::load(&ptx)
+            .map_err(|error| Error::Device(format!("emulator: module {}: {error}", module.name)))?;
+        let (entry, origin) = (kernel.to_string(), Origin::Interpreted);
+        loads::record(Load { entry, origin, took: start.elapsed(), log: String::new() });
         let entry = KernelEntry(state.entries.len() as u64);
         state.entries.push((loaded, kernel.to_string()));
         state.by_name.insert(key, entry);

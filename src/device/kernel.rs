@@ -83,6 +83,77 @@ macro_rules! kernel_params {
 /// A kernel family: one entry `<module>_<name>_<dtype>` for each of `types`, or `<module>_<name>` where there are none.
 ///
 /// Having one is the right to launch it with any `P`: see [`Kernel::new`].
+///
+/// ```
+/// use isg::{DType, Device, Result, Tensor, kernel_params};
+/// use isg::device::{driver::DevicePtr, kernel::{Kernel, blocks}, module::{Arch, Module}};
+/// use isg::op::{DeviceArgs, HostArgs, Op, apply1};
+/// use isg::shape::Spec;
+///
+/// static TWICE: Module = Module::new("twice", Arch::SM_80, "
+/// .version 8.0
+/// .target sm_80
+/// .address_size 64
+/// .visible .entry twice_fwd_f32(.param .align 8 .b8 p[24])
+/// .maxntid 128, 1, 1
+/// {
+///     .reg .pred %beyond;
+///     .reg .f32 %v;
+///     .reg .b32 %i, %block, %thread, %count;
+///     .reg .b64 %x, %y;
+///     mov.u32 %block, %ctaid.x;
+///     mov.u32 %thread, %tid.x;
+///     mad.lo.u32 %i, %block, 128, %thread;
+///     ld.param.u32 %count, [p+16];
+///     setp.ge.u32 %beyond, %i, %count;
+///     @%beyond bra $L__end;
+///     ld.param.u64 %x, [p];
+///     ld.param.u64 %y, [p+8];
+///     mad.wide.u32 %x, %i, 4, %x;
+///     mad.wide.u32 %y, %i, 4, %y;
+///     ld.global.f32 %v, [%x];
+///     add.f32 %v, %v, %v;
+///     st.global.f32 [%y], %v;
+/// $L__end:
+///     ret;
+/// }
+/// ");
+///
+/// kernel_params! {
+///     struct TwiceParams { x: DevicePtr, y: DevicePtr, count: u32, unused: u32 }
+/// }
+///
+/// // SAFETY: `Twice::gpu` alone fills `TwiceParams`, with two tensors of one shape and the number of their elements.
+/// const FORWARD: Kernel<TwiceParams> = unsafe { Kernel::new(&TWICE, "fwd", 128, &[DType::F32]) };
+///
+/// struct Twice;
+///
+/// impl Op for Twice {
+/// #    fn name(&self) -> &'static str {
+/// #        "twice"
+/// #    }
+/// #    fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+/// #        Ok(vec![x[0]])
+/// #    }
+/// #    fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+/// #        let x = args.x::<f32>(0);
+/// #        args.y::<f32>(0).iter_mut().zip(x).for_each(|(y, x)| *y = x + x);
+/// #        Ok(())
+/// #    }
+///     // ... name, shapes and the definition on the CPU
+///     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
+///         let (x, y) = (args.x[0], args.y[0]);
+///         let params = TwiceParams { x: x.ptr, y: y.ptr, count: y.elems() as u32, unused: 0 };
+///         args.launch(&FORWARD, y.dtype(), blocks(y.elems(), 128), 0, &params)
+///     }
+/// }
+///
+/// # fn main() -> Result<()> {
+/// let x = Tensor::from_vec(vec![1.0f32, 2.5], [2], &Device::named("emulator")?)?;
+/// assert_eq!(apply1(Twice, &[&x])?.to_vec::<f32>()?, [2.0, 5.0]);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Kernel<P> {
     pub module: &'static Module,
     pub name: &'static str,

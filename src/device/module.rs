@@ -5,18 +5,57 @@ use std::{
     borrow::Cow,
     collections::HashMap,
     fmt, fs,
+    io::Read,
     path::{Path, PathBuf},
     sync::{LazyLock, Mutex, PoisonError},
 };
 
+use super::entries::{self, Cut};
 use crate::error::{Error, Result};
 
-/// PTX for a family of GPUs.
+/// PTX for a family of GPUs. Devices load it entry by entry.
 pub struct Module {
     /// What its file under `kernels/` is called, and how the names of its entries begin.
     pub name: &'static str,
     pub arch: Arch,
-    ptx: &'static str,
+    ptx: Ptx,
+}
+
+#[derive(Clone, Copy)]
+enum Ptx {
+    Text(&'static str),
+    Deflated(Deflated),
+}
+
+/// A text cut at its entries ([`entries`]) and deflated piece by piece: what `build.rs` makes of `kernels/ptx`.
+#[derive(Clone, Copy)]
+pub(super) struct Deflated {
+    pub bytes: &'static [u8],
+    pub around: Piece,
+    pub entries: &'static [DeflatedEntry],
+}
+
+pub(super) struct DeflatedEntry {
+    pub name: &'static str,
+    /// Where it belongs in the text around.
+    pub at: usize,
+    pub piece: Piece,
+}
+
+/// Where a piece lies in the deflated bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Piece {
+    pub from: usize,
+    pub to: usize,
+}
+
+impl Deflated {
+    fn text(&self, piece: Piece) -> Result<String> {
+        let mut text = String::new();
+        let read = flate2::read::ZlibDecoder::new(&self.bytes[piece.from..piece.to]).read_to_string(&mut text);
+        read.map_err(|e| Error::Device(format!("the PTX in this program is damaged ({e}); install it again")))?;
+        Ok(text)
+    }
 }
 
 /// The GPUs a module's PTX is for, as its `.target` says.
@@ -48,31 +87,67 @@ impl fmt::Display for Arch {
 }
 
 impl Module {
+    /// A crate's own, e.g. `include_str!("kernels/swish.ptx")`.
     pub const fn new(name: &'static str, arch: Arch, ptx: &'static str) -> Module {
-        Module { name, arch, ptx }
+        Module { name, arch, ptx: Ptx::Text(ptx) }
     }
 
-    /// The PTX.
+    pub(super) const fn deflated(name: &'static str, arch: Arch, ptx: Deflated) -> Module {
+        Module { name, arch, ptx: Ptx::Deflated(ptx) }
+    }
+
+    /// All of the PTX.
     ///
     /// For people tuning kernels: where `ISG_PTX` names a folder that holds `<name>.ptx`, that file is read instead, once.
     pub fn text(&self) -> Result<Cow<'static, str>> {
-        Ok(Cow::Borrowed(replacement(self.name)?.unwrap_or(self.ptx)))
-    }
-
-    /// As [`text`](Module::text), for a GPU of this compute capability.
-    pub fn text_for(&self, capability: (u32, u32), device: &str) -> Result<Cow<'static, str>> {
-        if !self.arch.runs_on(capability) {
-            let (Module { name, arch, .. }, (major, minor)) = (self, capability);
-            return Err(Error::Device(format!("{device}: module {name} is for {arch}, not for sm_{major}{minor}")));
+        match self.ptx()? {
+            Ptx::Text(text) => Ok(Cow::Borrowed(text)),
+            Ptx::Deflated(ptx) => {
+                let mut text = ptx.text(ptx.around)?;
+                // Last first, so that what lies before stays where it is.
+                for entry in ptx.entries.iter().rev() {
+                    text = entries::alone(&text, entry.at, &ptx.text(entry.piece)?);
+                }
+                Ok(Cow::Owned(text))
+            }
         }
-        self.text()
     }
 
     /// The names of its entries, in the order of the text.
     pub fn entries(&self) -> Result<Vec<String>> {
-        let text = self.text()?;
-        let names = text.split(".entry ").skip(1).filter_map(|rest| rest.split('(').next());
-        Ok(names.map(|name| name.trim().to_string()).collect())
+        match self.ptx()? {
+            Ptx::Text(text) => Ok(self.cut(text)?.entries.iter().map(|entry| entry.name.to_string()).collect()),
+            Ptx::Deflated(ptx) => Ok(ptx.entries.iter().map(|entry| entry.name.to_string()).collect()),
+        }
+    }
+
+    /// The PTX of one entry with what stands around it, for a GPU of this compute capability. Lines are those of the whole text.
+    pub fn entry(&self, entry: &str, capability: (u32, u32), device: &str) -> Result<String> {
+        let name = self.name;
+        if !self.arch.runs_on(capability) {
+            let (arch, (major, minor)) = (self.arch, capability);
+            return Err(Error::Device(format!("{device}: module {name} is for {arch}, not for sm_{major}{minor}")));
+        }
+        let missing = || Error::Device(format!("{device}: module {name} has no entry {entry}"));
+        match self.ptx()? {
+            Ptx::Text(text) => {
+                let Cut { around, entries } = self.cut(text)?;
+                let found = entries.iter().find(|candidate| candidate.name == entry).ok_or_else(missing)?;
+                Ok(entries::alone(&around, found.at, found.text))
+            }
+            Ptx::Deflated(ptx) => {
+                let found = ptx.entries.iter().find(|candidate| candidate.name == entry).ok_or_else(missing)?;
+                Ok(entries::alone(&ptx.text(ptx.around)?, found.at, &ptx.text(found.piece)?))
+            }
+        }
+    }
+
+    fn ptx(&self) -> Result<Ptx> {
+        Ok(replacement(self.name)?.map_or(self.ptx, Ptx::Text))
+    }
+
+    fn cut<'a>(&self, text: &'a str) -> Result<Cut<'a>> {
+        entries::cut(text).map_err(|what| Error::Device(format!("the PTX of module {}: {what}", self.name)))
     }
 }
 
@@ -125,10 +200,15 @@ mod tests {
 
     #[test]
     fn a_crates_own_ptx_is_a_module() {
-        static OWN: Module = Module::new("own", Arch::SM_90A, ".target sm_90a\n.visible .entry own_a(\n)\n{}\n");
-        assert_eq!(OWN.entries().ok(), Some(vec!["own_a".to_string()]));
-        assert!(OWN.text_for((9, 0), "a GPU").is_ok());
-        let refusal = OWN.text_for((8, 0), "a GPU").expect_err("another generation's").to_string();
-        assert!(refusal.contains("module own is for sm_90a, not for sm_80"), "{refusal}");
+        static OWN: Module =
+            Module::new("own", Arch::SM_90A, ".target sm_90a\n.entry own_a()\n{}\n.entry own_b()\n{}\n");
+        assert_eq!(OWN.entries().ok(), Some(vec!["own_a".to_string(), "own_b".to_string()]));
+        assert_eq!(
+            OWN.entry("own_b", (9, 0), "a GPU").ok().as_deref(),
+            Some(".target sm_90a\n\n\n.entry own_b()\n{}\n")
+        );
+        let refusal = |entry, capability| OWN.entry(entry, capability, "a GPU").expect_err("refused").to_string();
+        assert!(refusal("own_b", (8, 0)).contains("module own is for sm_90a, not for sm_80"));
+        assert!(refusal("own_c", (9, 0)).contains("module own has no entry own_c"));
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use ptx_emulator::Module;
 
 use crate::{
-    INVALID_PTX, INVALID_VALUE, NOT_FOUND, SUCCESS, Status,
+    INVALID_IMAGE, INVALID_PTX, INVALID_VALUE, NOT_FOUND, SUCCESS, Status,
     graph::{Node, do_or_record},
     put,
 };
@@ -18,45 +18,130 @@ struct Function {
     entry: Arc<str>,
 }
 
+const INFO_LOG_BUFFER: c_int = 3;
 const ERROR_LOG_BUFFER: c_int = 5;
-const ERROR_LOG_BYTES: c_int = 6;
+
+/// How compiled code begins here; PTX and a zero follow.
+const MAGIC: &[u8] = b"emulated ";
+
+/// A text being compiled. Real drivers report at the end, into buffers named at the beginning.
+struct Link {
+    /// Where what is said goes, and how many bytes fit.
+    info: (*mut u8, usize),
+    error: (*mut u8, usize),
+    code: Vec<u8>,
+}
+
+/// Writes a text with a zero, or nothing where there is no room.
+///
+/// # Safety
+/// `to` is null or has `bytes` bytes.
+unsafe fn say((to, bytes): (*mut u8, usize), text: &str) {
+    if !to.is_null() && bytes > text.len() {
+        // SAFETY: there is room for the text and a zero.
+        unsafe {
+            std::ptr::copy_nonoverlapping(text.as_ptr(), to, text.len());
+            to.add(text.len()).write(0);
+        }
+    }
+}
 
 /// # Safety
-/// `image` is zero-terminated PTX; there are `count` options with a value each.
+/// There are `count` options with a value each; buffers they name outlive the state.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuLinkCreate_v2(
+    count: c_uint,
+    options: *const c_int,
+    values: *const *mut c_void,
+    state: *mut *mut c_void,
+) -> Status {
+    let log = |buffer: c_int| {
+        let (mut at, mut bytes) = (std::ptr::null_mut(), 0);
+        for i in 0..count as usize {
+            // SAFETY: there are `count` of each.
+            let (option, value) = unsafe { (*options.add(i), *values.add(i)) };
+            match option - buffer {
+                0 => at = value.cast(),
+                1 => bytes = value.addr(),
+                _ => {}
+            }
+        }
+        (at, bytes)
+    };
+    let link = Link { info: log(INFO_LOG_BUFFER), error: log(ERROR_LOG_BUFFER), code: Vec::new() };
+    // SAFETY: by the caller.
+    unsafe { put(state, Box::into_raw(Box::new(link)).cast()) }
+}
+
+/// # Safety
+/// `state` is live, `data` zero-terminated PTX of `bytes` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuLinkAddData_v2(
+    state: *mut c_void,
+    _: c_int,
+    data: *const c_void,
+    bytes: usize,
+    _: *const c_char,
+    _: c_uint,
+    _: *const c_int,
+    _: *const *mut c_void,
+) -> Status {
+    // SAFETY: by the caller.
+    let (link, data) = unsafe { (&mut *state.cast::<Link>(), std::slice::from_raw_parts(data.cast::<u8>(), bytes)) };
+    match Module::load(String::from_utf8_lossy(data).trim_end_matches('\0')) {
+        Ok(module) => {
+            link.code = [MAGIC, data].concat();
+            for entry in module.entries() {
+                let said = format!("info    : Compiling entry function '{}', 0 bytes spill stores", entry.name);
+                // SAFETY: the buffer outlives the state, by the caller of `cuLinkCreate`.
+                unsafe { say(link.info, &said) };
+            }
+            SUCCESS
+        }
+        Err(error) => {
+            // SAFETY: as above.
+            unsafe { say(link.error, &error.to_string()) };
+            INVALID_PTX
+        }
+    }
+}
+
+/// # Safety
+/// `state` is live; the code is its own.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuLinkComplete(state: *mut c_void, code: *mut *mut c_void, bytes: *mut usize) -> Status {
+    // SAFETY: by the caller.
+    let link = unsafe { &mut *state.cast::<Link>() };
+    // SAFETY: by the caller.
+    unsafe { put(bytes, link.code.len()).max(put(code, link.code.as_mut_ptr().cast())) }
+}
+
+/// # Safety
+/// `state` is from `cuLinkCreate`, and not used again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuLinkDestroy(state: *mut c_void) -> Status {
+    // SAFETY: a box of ours, dropped once.
+    drop(unsafe { Box::from_raw(state.cast::<Link>()) });
+    SUCCESS
+}
+
+/// # Safety
+/// `image` is what `cuLinkComplete` gave.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadDataEx(
     module: *mut *mut c_void,
     image: *const c_void,
-    count: c_uint,
-    options: *const c_int,
-    values: *const *mut c_void,
+    _: c_uint,
+    _: *const c_int,
+    _: *const *mut c_void,
 ) -> Status {
-    // SAFETY: by the caller.
-    let text = unsafe { CStr::from_ptr(image.cast()) }.to_string_lossy();
-    match Module::load(&text) {
+    // SAFETY: by the caller: it ends in a zero, and none lies before.
+    let image = unsafe { CStr::from_ptr(image.cast()) };
+    let Some(ptx) = image.to_bytes().strip_prefix(MAGIC) else { return INVALID_IMAGE };
+    match Module::load(&String::from_utf8_lossy(ptx)) {
         // SAFETY: by the caller.
         Ok(loaded) => unsafe { put(module, Box::into_raw(Box::new(loaded)).cast()) },
-        Err(error) => {
-            let (mut log, mut bytes) = (std::ptr::null_mut::<u8>(), 0);
-            for i in 0..count as usize {
-                // SAFETY: there are `count` of each.
-                let (option, value) = unsafe { (*options.add(i), *values.add(i)) };
-                match option {
-                    ERROR_LOG_BUFFER => log = value.cast(),
-                    ERROR_LOG_BYTES => bytes = value.addr(),
-                    _ => {}
-                }
-            }
-            let said = error.to_string();
-            if !log.is_null() && bytes > said.len() {
-                // SAFETY: the log has `bytes` bytes, which is more than the text.
-                unsafe {
-                    std::ptr::copy_nonoverlapping(said.as_ptr(), log, said.len());
-                    log.add(said.len()).write(0);
-                }
-            }
-            INVALID_PTX
-        }
+        Err(_) => INVALID_IMAGE,
     }
 }
 

@@ -6,7 +6,7 @@
 //! ```text
 //! cargo build --release --package emulated-driver
 //! mkdir -p target/emulated && cp target/release/libemulated_driver.so target/emulated/libcuda.so.1
-//! LD_LIBRARY_PATH=target/emulated ISG_DEVICE=cuda cargo test --release gpu::
+//! XDG_CACHE_HOME=$PWD/target/emulated LD_LIBRARY_PATH=target/emulated ISG_DEVICE=cuda cargo test --release gpu::
 //! ```
 //!
 //! Work is done when it is queued. `EMULATED_MEMORY_MIB` sets the memory; a fault is printed and is error 719.
@@ -28,6 +28,7 @@ pub(crate) type Status = c_uint;
 pub(crate) const SUCCESS: Status = 0;
 pub(crate) const INVALID_VALUE: Status = 1;
 pub(crate) const OUT_OF_MEMORY: Status = 2;
+pub(crate) const INVALID_IMAGE: Status = 200;
 pub(crate) const INVALID_PTX: Status = 218;
 pub(crate) const NOT_FOUND: Status = 500;
 pub(crate) const LAUNCH_FAILED: Status = 719;

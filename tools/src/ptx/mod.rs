@@ -1,4 +1,5 @@
-//! `cargo tool ptx`: compiles `kernels/*.cu` to the PTX that is committed, and holds every file against its gates.
+//! `cargo tool ptx`: compiles `kernels/*.cu` to the PTX that is committed, and holds every file against its gates; those of
+//! `kernels/*.ptx`, which are written by hand, too.
 //!
 //! The compiler is pinned to the release (see [`toolchain`]): with it, a file's PTX is the same bytes on every machine.
 //! Its `.version` is lowered to 8.0, the oldest that knows every instruction used here, so that any driver from R525 on
@@ -13,7 +14,7 @@ mod toolchain;
 use std::{
     collections::BTreeMap,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     sync::{
         Mutex,
@@ -83,7 +84,8 @@ pub fn run(args: &Args) -> Result<bool> {
     }
     let mut todo = Vec::new();
     for module in wanted {
-        if args.check || args.force || !is_current(&kernels, &module)? {
+        let named = sources::is_ptx(&kernels, &module) && !whole;
+        if args.check || args.force || named || !is_current(&kernels, &module)? {
             todo.push(module);
         }
     }
@@ -132,7 +134,8 @@ fn whole_is_tidy(kernels: &Path, every: &[String], remove: bool) -> Result<bool>
     for entry in fs::read_dir(kernels.join("ptx")).into_iter().flatten() {
         let path = entry?.path();
         let module = path.file_stem().and_then(|module| module.to_str()).unwrap_or_default().to_string();
-        if path.extension().is_some_and(|e| e == "ptx") && !every.contains(&module) {
+        let has_source = every.contains(&module) && !sources::is_ptx(kernels, &module);
+        if path.extension().is_some_and(|e| e == "ptx") && !has_source {
             if remove {
                 fs::remove_file(&path).with_context(|| path.display().to_string())?;
             } else {
@@ -145,27 +148,33 @@ fn whole_is_tidy(kernels: &Path, every: &[String], remove: bool) -> Result<bool>
 }
 
 fn is_current(kernels: &Path, module: &str) -> Result<bool> {
+    if sources::is_ptx(kernels, module) {
+        return Ok(true);
+    }
     let line = sources::first_line(kernels, module).with_context(|| format!("kernels/{module}.cu"))?;
-    Ok(fs::read_to_string(ptx_path(kernels, module)).is_ok_and(|text| text.lines().next() == Some(&*line)))
-}
-
-fn ptx_path(kernels: &Path, module: &str) -> PathBuf {
-    kernels.join("ptx").join(format!("{module}.ptx"))
+    Ok(fs::read_to_string(sources::shipped(kernels, module)).is_ok_and(|text| text.lines().next() == Some(&*line)))
 }
 
 /// Compiles one file, puts it through the gates, and writes it or compares it.
 fn make(toolchain: &Toolchain, kernels: &Path, module: &str, scratch: &Path, check: bool) -> Result<Outcome> {
     let start = Instant::now();
+    let path = sources::shipped(kernels, module);
+    let file = scratch.join(format!("{module}.ptx"));
+    if sources::is_ptx(kernels, module) {
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        fs::write(&file, &text).with_context(|| file.display().to_string())?;
+        let usage = gate::assemble(toolchain, module, &file)?;
+        let line = line(module, &usage, text.len(), start);
+        return Ok(Outcome { usage, line });
+    }
     // The hash first: a source saved again while it compiles leaves a file that is seen to be stale.
     let first = sources::first_line(kernels, module)?;
     let raw = scratch.join(format!("{module}.raw.ptx"));
     compile(toolchain, kernels, module, &raw)?;
     let text = fs::read_to_string(&raw).with_context(|| raw.display().to_string())?;
     let text = format!("{first}\n{}", lowered(&text, module)?);
-    let file = scratch.join(format!("{module}.ptx"));
     fs::write(&file, &text).with_context(|| file.display().to_string())?;
     let usage = gate::assemble(toolchain, module, &file)?;
-    let path = ptx_path(kernels, module);
     if check {
         // A second compilation, in another place, must give the same bytes.
         let again = scratch.join("again").join(format!("{module}.raw.ptx"));
@@ -181,20 +190,25 @@ fn make(toolchain: &Toolchain, kernels: &Path, module: &str, scratch: &Path, che
         fs::create_dir_all(kernels.join("ptx")).context("kernels/ptx")?;
         fs::write(&path, &text).with_context(|| path.display().to_string())?;
     }
+    let line = line(module, &usage, text.len(), start);
+    Ok(Outcome { usage, line })
+}
+
+/// What a module uses, for people.
+fn line(module: &str, usage: &BTreeMap<String, Usage>, bytes: usize, start: Instant) -> String {
     let span = |f: fn(&Usage) -> u32| {
         let (low, high) = (usage.values().map(f).min().unwrap_or(0), usage.values().map(f).max().unwrap_or(0));
         if low == high { low.to_string() } else { format!("{low}-{high}") }
     };
-    let line = format!(
+    format!(
         "{module}: {} entries, {} registers, {} shared bytes, {} stack bytes, {} kB, {:.1} s",
         usage.len(),
         span(|u| u.registers),
         span(|u| u.shared_bytes),
         span(|u| u.stack_bytes),
-        text.len().div_ceil(1000),
+        bytes.div_ceil(1000),
         start.elapsed().as_secs_f64()
-    );
-    Ok(Outcome { usage, line })
+    )
 }
 
 fn compile(toolchain: &Toolchain, kernels: &Path, module: &str, out: &Path) -> Result<()> {

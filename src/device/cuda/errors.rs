@@ -1,63 +1,15 @@
-//! What NVIDIA's driver must offer for the kernels to run, and what its errors mean in a sentence each.
+//! What the driver's errors mean, in a sentence each.
 
-/// The CUDA that the shipped PTX and the calls below ask for, as the driver counts: 12.0.
-pub const OLDEST: i32 = 12000;
-/// Everything used below, so that an old or broken library is one sentence and not a panic at the first call.
-pub const SYMBOLS: &[&str] = &[
-    "cuInit",
-    "cuDriverGetVersion",
-    "cuDeviceGet",
-    "cuDeviceGetCount",
-    "cuDeviceGetName",
-    "cuDeviceGetAttribute",
-    "cuDevicePrimaryCtxRetain",
-    "cuDevicePrimaryCtxRelease_v2",
-    "cuCtxSetCurrent",
-    "cuStreamCreate",
-    "cuStreamDestroy_v2",
-    "cuStreamSynchronize",
-    "cuStreamWaitEvent",
-    "cuEventCreate",
-    "cuEventRecord",
-    "cuEventSynchronize",
-    "cuEventElapsedTime",
-    "cuEventDestroy_v2",
-    "cuMemAlloc_v2",
-    "cuMemFree_v2",
-    "cuMemGetInfo_v2",
-    "cuMemHostAlloc",
-    "cuMemFreeHost",
-    "cuMemcpyHtoDAsync_v2",
-    "cuMemcpyDtoHAsync_v2",
-    "cuMemcpyDtoDAsync_v2",
-    "cuMemsetD8Async",
-    "cuMemsetD16Async",
-    "cuMemsetD32Async",
-    "cuModuleLoadDataEx",
-    "cuModuleGetFunction",
-    "cuModuleUnload",
-    "cuFuncGetAttribute",
-    "cuFuncSetAttribute",
-    "cuLaunchKernel",
-    "cuStreamBeginCapture_v2",
-    "cuStreamEndCapture",
-    "cuGraphGetNodes",
-    "cuGraphInstantiateWithFlags",
-    "cuGraphLaunch",
-    "cuGraphExecDestroy",
-    "cuGraphDestroy",
-    "cuTensorMapEncodeTiled",
-    "cuProfilerStart",
-    "cuProfilerStop",
-];
-/// Where containers and some distributions mount the driver outside the loader's path.
-pub const UNUSUAL_FOLDERS: &[&str] = &[
-    "/usr/local/nvidia/lib64",
-    "/usr/lib/wsl/lib",
-    "/run/opengl-driver/lib",
-    "/usr/lib64",
-    "/usr/lib/x86_64-linux-gnu",
-];
+use cudarc::driver::sys;
+
+use crate::error::{Error, Result};
+
+pub(super) fn check(result: sys::CUresult, doing: &str) -> Result<()> {
+    match result as u32 {
+        0 => Ok(()),
+        code => Err(Error::Device(format!("cuda: {doing}: {} (error {code})", sentence(code)))),
+    }
+}
 
 /// What an error of the driver means and what to do about it. Codes are the driver's published ones.
 pub fn sentence(code: u32) -> &'static str {
