@@ -19,6 +19,47 @@ use crate::{
 };
 
 /// One operation: its shapes, its definition, its kernels and its gradient, together.
+///
+/// An op without kernels computes on the CPU, and is an error elsewhere:
+///
+/// ```
+/// use isg::{Device, Result, Tape, Tensor, float_dispatch, op::{HostArgs, Op, apply1}, shape::Spec, tape::Vjp};
+///
+/// /// `x³`
+/// struct Cube;
+///
+/// impl Op for Cube {
+///     fn name(&self) -> &'static str {
+///         "cube"
+///     }
+///
+///     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
+///         Ok(vec![x[0]])
+///     }
+///
+///     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
+///         float_dispatch!(args, T => {
+///             let x = args.x::<T>(0);
+///             args.y::<T>(0).iter_mut().zip(x).for_each(|(y, x)| *y = x * x * x);
+///         });
+///         Ok(())
+///     }
+///
+///     // With ordinary methods, so that the gradient has a gradient.
+///     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
+///         Ok(vec![Some(v.upstream()?.mul(&v.x(0).square()?.scale(3.0)?)?)])
+///     }
+/// }
+///
+/// # fn main() -> Result<()> {
+/// let x = Tensor::from_vec(vec![2.0], [1], &Device::cpu())?;
+/// let tape = Tape::start();
+/// tape.watch([&x]);
+/// let y = apply1(Cube, &[&x])?;
+/// assert_eq!((y.item()?, tape.backward(&y)?.get(&x).expect("watched").item()?), (8.0, 12.0));
+/// # Ok(())
+/// # }
+/// ```
 pub trait Op: 'static {
     /// Names the op in errors, listings and profiles.
     fn name(&self) -> &'static str;

@@ -8,16 +8,22 @@ pub mod checksum;
 pub mod file_name;
 pub mod fingerprint;
 pub mod metrics;
+#[cfg(feature = "app")]
 pub mod npz;
+#[cfg(feature = "app")]
 mod pickle;
+#[cfg(feature = "app")]
 pub mod pytorch;
 pub mod safetensors;
 pub mod sealed;
+#[cfg(feature = "app")]
 pub mod table;
 pub mod text;
+#[cfg(feature = "app")]
 pub mod weights;
 
 pub use array::{ArrayView, ElementType, NamedArray};
+#[cfg(feature = "app")]
 pub use weights::Weights;
 
 use std::{fs::File, path::Path};

@@ -36,11 +36,13 @@ pub fn read(path: &Path, limit_bytes: u64) -> Result<String> {
 }
 
 /// A TOML file of at most [`MAX_CONFIG_BYTES`].
+#[cfg(feature = "app")]
 pub fn read_toml(path: &Path) -> Result<toml::Table> {
     parse_toml(path, &read(path, MAX_CONFIG_BYTES)?)
 }
 
 /// The text of a TOML file. Errors say line, column and what is wrong there; the line itself is not repeated.
+#[cfg(feature = "app")]
 pub fn parse_toml(path: &Path, text: &str) -> Result<toml::Table> {
     text.parse().map_err(|e: toml::de::Error| {
         let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();

@@ -147,6 +147,25 @@ impl SlideScores {
 /// Scores the patches of a slide in parallel and marks those kept under the slide's own threshold. At most a few patches per thread
 /// are in memory at once.
 ///
+/// ```
+/// use isg::{image::RgbImage, progress::Silent, random::Philox, select::{ScoreOptions, score_slide}, slide::Slide};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut image = RgbImage::filled(128, 64, [230, 180, 210]);
+/// for (i, noise) in Philox::named(1, "texture").uniforms(64 * 64).into_iter().enumerate() {
+///     image.put(64 + i % 64, i / 64, [(255.0 * noise) as u8; 3]);
+/// }
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("half.png");
+/// image.write_png(&path)?;
+///
+/// let options = ScoreOptions { patch_px: 64, ..ScoreOptions::default() };
+/// let scores = score_slide(&Slide::open(&path)?, &options, &Silent)?;
+/// assert!(scores.patches[1].score > 2.0 && scores.patches[0].score < 0.1); // bits per pixel
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// Options that cannot be, a level or scale that the slide does not have, a tile that cannot be decoded, or the user's
 /// interruption.

@@ -93,6 +93,22 @@ pub struct Level {
 }
 
 /// An open slide. Cloning shares the file and the cache.
+///
+/// ```
+/// use isg::{image::RgbImage, slide::Slide};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("pink.png"); // or an SVS, a TIFF, an OME-TIFF
+/// RgbImage::filled(300, 200, [230, 180, 210]).write_png(&path)?;
+///
+/// let slide = Slide::open(&path)?;
+/// assert_eq!((slide.levels()[0].width_px, slide.levels()[0].height_px), (300, 200));
+/// let region = slide.read_region(0, 290, 0, 20, 4)?;
+/// assert_eq!([region.pixel(0, 0), region.pixel(19, 3)], [[230, 180, 210], [255; 3]]); // outside is white
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Slide {
     inner: Arc<Inner>,
