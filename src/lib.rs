@@ -46,6 +46,7 @@ pub mod conv2d;
 pub mod cpu;
 pub mod device;
 pub mod dtype;
+#[cfg(feature = "app")]
 pub mod encoder;
 pub mod error;
 pub mod escape;
@@ -67,6 +68,7 @@ pub mod ops;
 pub mod optim;
 #[cfg(feature = "app")]
 pub mod pipeline;
+#[cfg(feature = "app")]
 pub mod preset;
 pub mod progress;
 pub mod random;
