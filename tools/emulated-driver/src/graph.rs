@@ -1,112 +1,92 @@
-//! Work that can be recorded: done at once on a stream that is not recording, kept in order on one that is.
+//! Graphs of work: recorded from streams or built node by node.
 
 use std::{
-    ffi::{c_uint, c_ulonglong, c_void},
-    sync::Arc,
+    collections::{HashSet, VecDeque},
+    ffi::c_void,
 };
 
-use ptx_emulator::Module;
-
-use crate::{INVALID_VALUE, LAUNCH_FAILED, SUCCESS, State, Status, put, state};
+use crate::{
+    abi::{Answer, error},
+    work::Work,
+};
 
 #[derive(Clone)]
-pub(crate) enum Node {
-    Launch { module: Module, entry: Arc<str>, grid: [u32; 3], block: [u32; 3], shared_bytes: u32, params: Vec<u8> },
-    Fill { to: u64, bytes: Vec<u8>, count: usize },
-    Copy { to: u64, from: u64, bytes: u64 },
+pub(crate) struct Node {
+    /// What the program knows it by.
+    pub handle: usize,
+    pub work: Work,
+    /// Handles of the nodes that come before it.
+    pub after: Vec<usize>,
 }
 
-fn run(state: &mut State, node: &Node) -> Status {
-    match node {
-        Node::Launch { module, entry, grid, block, shared_bytes, params } => {
-            match state.gpu.launch(module, entry, *grid, *block, *shared_bytes, params) {
-                Ok(_) => SUCCESS,
-                Err(fault) => {
-                    eprintln!("emulated driver: {fault}");
-                    LAUNCH_FAILED
-                }
-            }
+#[derive(Clone, Default)]
+pub(crate) struct Graph {
+    pub nodes: Vec<Node>,
+}
+
+/// A number that no other node has.
+fn fresh() -> usize {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static NEXT: AtomicUsize = AtomicUsize::new(1 << 32);
+    NEXT.fetch_add(16, Ordering::Relaxed)
+}
+
+impl Graph {
+    /// Work after everything that is there.
+    pub fn append(&mut self, work: Work) {
+        let after = self.nodes.last().map(|node| node.handle).into_iter().collect();
+        self.nodes.push(Node { handle: fresh(), work, after });
+    }
+
+    /// Work after the nodes that the program names.
+    pub fn add(&mut self, work: Work, after: &[*mut c_void]) -> Answer<*mut c_void> {
+        let after: Vec<usize> = after.iter().map(|node| node.addr()).collect();
+        if after.iter().any(|handle| self.nodes.iter().all(|node| node.handle != *handle)) {
+            return Err(error::INVALID_VALUE);
         }
-        Node::Fill { to, bytes, count } => {
-            state.gpu.write(*to, &bytes.repeat(*count)).map_or(INVALID_VALUE, |()| SUCCESS)
+        let handle = fresh();
+        self.nodes.push(Node { handle, work, after });
+        Ok(std::ptr::without_provenance_mut(handle))
+    }
+
+    /// One node comes before another.
+    pub fn depend(&mut self, before: usize, after: usize) -> Answer {
+        let node = self.nodes.iter_mut().find(|node| node.handle == after).ok_or(error::INVALID_VALUE)?;
+        node.after.push(before);
+        Ok(())
+    }
+
+    /// The nodes in the order in which they were made, as far as their dependences allow it; an error where they go in circles.
+    pub fn ordered(&self) -> Answer<Vec<Node>> {
+        let mut left: VecDeque<&Node> = self.nodes.iter().collect();
+        let mut waiting: HashSet<usize> = left.iter().map(|node| node.handle).collect();
+        let mut done = Vec::with_capacity(left.len());
+        while !left.is_empty() {
+            let ready = |node: &&Node| node.after.iter().all(|before| !waiting.contains(before));
+            let next = left.iter().position(ready).ok_or(error::INVALID_VALUE)?;
+            let node = left.remove(next).ok_or(error::INVALID_VALUE)?;
+            waiting.remove(&node.handle);
+            done.push(node.clone());
         }
-        Node::Copy { to, from, bytes } => state.gpu.copy(*to, *from, *bytes).map_or(INVALID_VALUE, |()| SUCCESS),
+        Ok(done)
     }
 }
 
-pub(crate) fn do_or_record(stream: *mut c_void, node: Node) -> Status {
-    let mut state = state();
-    match state.captures.get_mut(&stream.addr()) {
-        Some(nodes) => {
-            nodes.push(node);
-            SUCCESS
-        }
-        None => run(&mut state, &node),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_run_after_what_they_depend_on() {
+        let mut graph = Graph::default();
+        let first = graph.add(Work::Nothing, &[]).expect("a node");
+        let second = graph.add(Work::Nothing, &[]).expect("a node");
+        let third = graph.add(Work::Nothing, &[second]).expect("a node");
+        graph.depend(third.addr(), first.addr()).expect("both are there");
+        let order: Vec<usize> = graph.ordered().expect("no circle").iter().map(|node| node.handle).collect();
+        assert_eq!(order, [second.addr(), third.addr(), first.addr()]);
+        graph.depend(first.addr(), second.addr()).expect("both are there");
+        assert!(graph.ordered().is_err(), "a circle");
+        assert!(graph.add(Work::Nothing, &[std::ptr::without_provenance_mut(8)]).is_err());
     }
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuStreamBeginCapture_v2(stream: *mut c_void, _: c_uint) -> Status {
-    state().captures.insert(stream.addr(), Vec::new()).map_or(SUCCESS, |_| INVALID_VALUE)
-}
-
-/// # Safety
-/// As every function of the driver API: pointers are valid for what they name. This holds for all of them here.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamEndCapture(stream: *mut c_void, graph: *mut *mut c_void) -> Status {
-    let Some(nodes) = state().captures.remove(&stream.addr()) else { return INVALID_VALUE };
-    // SAFETY: by the caller.
-    unsafe { put(graph, Box::into_raw(Box::new(nodes)).cast()) }
-}
-
-/// # Safety
-/// `graph` is live.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphGetNodes(graph: *mut c_void, _: *mut c_void, count: *mut usize) -> Status {
-    // SAFETY: graphs are boxes of nodes.
-    let nodes = unsafe { &*graph.cast::<Vec<Node>>() };
-    // SAFETY: by the caller.
-    unsafe { put(count, nodes.len()) }
-}
-
-/// # Safety
-/// `graph` is live.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphInstantiateWithFlags(
-    exec: *mut *mut c_void,
-    graph: *mut c_void,
-    _: c_ulonglong,
-) -> Status {
-    // SAFETY: graphs are boxes of nodes.
-    let nodes = unsafe { (*graph.cast::<Vec<Node>>()).clone() };
-    // SAFETY: by the caller.
-    unsafe { put(exec, Box::into_raw(Box::new(nodes)).cast()) }
-}
-
-/// # Safety
-/// `exec` is live.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphLaunch(exec: *mut c_void, _: *mut c_void) -> Status {
-    // SAFETY: executable graphs are boxes of nodes, too.
-    let nodes = unsafe { &*exec.cast::<Vec<Node>>() };
-    let mut state = state();
-    nodes.iter().map(|node| run(&mut state, node)).find(|status| *status != SUCCESS).unwrap_or(SUCCESS)
-}
-
-/// # Safety
-/// `exec` is live, and not used again.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphExecDestroy(exec: *mut c_void) -> Status {
-    // SAFETY: from `cuGraphInstantiateWithFlags`, dropped once.
-    drop(unsafe { Box::from_raw(exec.cast::<Vec<Node>>()) });
-    SUCCESS
-}
-
-/// # Safety
-/// `graph` is live, and not used again.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphDestroy(graph: *mut c_void) -> Status {
-    // SAFETY: from `cuStreamEndCapture`, dropped once.
-    drop(unsafe { Box::from_raw(graph.cast::<Vec<Node>>()) });
-    SUCCESS
 }

@@ -1,232 +1,95 @@
-//! Modules, functions and launches.
+//! Launches as both interfaces give them, and how many blocks fit.
 
-use std::{
-    ffi::{CStr, c_char, c_int, c_uint, c_void},
-    sync::Arc,
-};
+use std::ffi::c_void;
 
-use ptx_emulator::Module;
+use ptx_emulator::LaunchShape;
 
 use crate::{
-    INVALID_IMAGE, INVALID_PTX, INVALID_VALUE, NOT_FOUND, SUCCESS, Status,
-    graph::{Node, do_or_record},
-    put,
+    abi::{Answer, error},
+    device::{MULTIPROCESSORS, SHARED_DEFAULT},
+    module::Function,
+    state::{State, state},
+    work::{Launch, Work, queue},
 };
 
-struct Function {
-    module: Module,
-    entry: Arc<str>,
+/// An attribute of an extended launch: `CUlaunchAttribute`, `cudaLaunchAttribute`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Attribute {
+    pub id: u32,
+    pub pad: u32,
+    pub value: [u32; 16],
 }
 
-const INFO_LOG_BUFFER: c_int = 3;
-const ERROR_LOG_BUFFER: c_int = 5;
+const COOPERATIVE: u32 = 2;
+const CLUSTER_DIMENSION: u32 = 4;
 
-/// How compiled code begins here; PTX and a zero follow.
-const MAGIC: &[u8] = b"emulated ";
-
-/// A text being compiled. Real drivers report at the end, into buffers named at the beginning.
-struct Link {
-    /// Where what is said goes, and how many bytes fit.
-    info: (*mut u8, usize),
-    error: (*mut u8, usize),
-    code: Vec<u8>,
-}
-
-/// Writes a text with a zero, or nothing where there is no room.
-///
-/// # Safety
-/// `to` is null or has `bytes` bytes.
-unsafe fn say((to, bytes): (*mut u8, usize), text: &str) {
-    if !to.is_null() && bytes > text.len() {
-        // SAFETY: there is room for the text and a zero.
-        unsafe {
-            std::ptr::copy_nonoverlapping(text.as_ptr(), to, text.len());
-            to.add(text.len()).write(0);
+impl Attribute {
+    /// What an attribute says of the shape; those about scheduling say nothing here.
+    pub fn apply(&self, shape: &mut LaunchShape) {
+        let [x, y, z, ..] = self.value;
+        match self.id {
+            COOPERATIVE => shape.cooperative = x != 0,
+            CLUSTER_DIMENSION => shape.cluster = Some([x, y, z]),
+            _ => {}
         }
     }
 }
 
-/// # Safety
-/// There are `count` options with a value each; buffers they name outlive the state.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkCreate_v2(
-    count: c_uint,
-    options: *const c_int,
-    values: *const *mut c_void,
-    state: *mut *mut c_void,
-) -> Status {
-    let log = |buffer: c_int| {
-        let (mut at, mut bytes) = (std::ptr::null_mut(), 0);
-        for i in 0..count as usize {
-            // SAFETY: there are `count` of each.
-            let (option, value) = unsafe { (*options.add(i), *values.add(i)) };
-            match option - buffer {
-                0 => at = value.cast(),
-                1 => bytes = value.addr(),
-                _ => {}
-            }
-        }
-        (at, bytes)
-    };
-    let link = Link { info: log(INFO_LOG_BUFFER), error: log(ERROR_LOG_BUFFER), code: Vec::new() };
-    // SAFETY: by the caller.
-    unsafe { put(state, Box::into_raw(Box::new(link)).cast()) }
-}
-
-/// # Safety
-/// `state` is live, `data` zero-terminated PTX of `bytes` bytes.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkAddData_v2(
-    state: *mut c_void,
-    _: c_int,
-    data: *const c_void,
-    bytes: usize,
-    _: *const c_char,
-    _: c_uint,
-    _: *const c_int,
-    _: *const *mut c_void,
-) -> Status {
-    // SAFETY: by the caller.
-    let (link, data) = unsafe { (&mut *state.cast::<Link>(), std::slice::from_raw_parts(data.cast::<u8>(), bytes)) };
-    match Module::load(String::from_utf8_lossy(data).trim_end_matches('\0')) {
-        Ok(module) => {
-            link.code = [MAGIC, data].concat();
-            for entry in module.entries() {
-                let said = format!("info    : Compiling entry function '{}', 0 bytes spill stores", entry.name);
-                // SAFETY: the buffer outlives the state, by the caller of `cuLinkCreate`.
-                unsafe { say(link.info, &said) };
-            }
-            SUCCESS
-        }
-        Err(error) => {
-            // SAFETY: as above.
-            unsafe { say(link.error, &error.to_string()) };
-            INVALID_PTX
+/// Queues a launch, refusing at once what a device would.
+pub(crate) fn launch(stream: *mut c_void, function: Function, shape: LaunchShape, params: Vec<u8>) -> Answer {
+    {
+        let mut state = state();
+        state.healthy()?;
+        let threads = shape.block.iter().map(|n| u64::from(*n)).product::<u64>();
+        let grid = shape.grid;
+        if grid.contains(&0) || grid[1] > 65535 || grid[2] > 65535 || threads == 0 || threads > 1024 {
+            let [x, y, z] = shape.block;
+            state.refuse(&format!("{}: a grid of {grid:?} blocks of {x} x {y} x {z} threads", function.entry));
+            return Err(error::INVALID_CONFIGURATION);
         }
     }
+    queue(stream, Work::Launch(Launch { function, shape, params }))
 }
 
-/// # Safety
-/// `state` is live; the code is its own.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkComplete(state: *mut c_void, code: *mut *mut c_void, bytes: *mut usize) -> Status {
-    // SAFETY: by the caller.
-    let link = unsafe { &mut *state.cast::<Link>() };
-    // SAFETY: by the caller.
-    unsafe { put(bytes, link.code.len()).max(put(code, link.code.as_mut_ptr().cast())) }
-}
-
-/// # Safety
-/// `state` is from `cuLinkCreate`, and not used again.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkDestroy(state: *mut c_void) -> Status {
-    // SAFETY: a box of ours, dropped once.
-    drop(unsafe { Box::from_raw(state.cast::<Link>()) });
-    SUCCESS
-}
-
-/// # Safety
-/// `image` is what `cuLinkComplete` gave.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleLoadDataEx(
-    module: *mut *mut c_void,
-    image: *const c_void,
-    _: c_uint,
-    _: *const c_int,
-    _: *const *mut c_void,
-) -> Status {
-    // SAFETY: by the caller: it ends in a zero, and none lies before.
-    let image = unsafe { CStr::from_ptr(image.cast()) };
-    let Some(ptx) = image.to_bytes().strip_prefix(MAGIC) else { return INVALID_IMAGE };
-    match Module::load(&String::from_utf8_lossy(ptx)) {
-        // SAFETY: by the caller.
-        Ok(loaded) => unsafe { put(module, Box::into_raw(Box::new(loaded)).cast()) },
-        Err(_) => INVALID_IMAGE,
+impl State {
+    /// Blocks of a kernel that fit on a multiprocessor at once. Registers are the assembler's choice and not counted.
+    pub fn occupancy(&self, function: &Function, threads: u32, dynamic_shared: usize) -> Answer<u32> {
+        let entry = function.entry()?;
+        let shared = entry.shared_bytes.saturating_add(u32::try_from(dynamic_shared).unwrap_or(u32::MAX / 2));
+        Ok(self.capability.blocks_per_multiprocessor(threads, shared))
     }
-}
 
-/// # Safety
-/// `module` is from `cuModuleLoadDataEx`, and not used again.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleUnload(module: *mut c_void) -> Status {
-    // SAFETY: a box of ours, dropped once; functions hold the module themselves.
-    drop(unsafe { Box::from_raw(module.cast::<Module>()) });
-    SUCCESS
-}
-
-/// # Safety
-/// `module` is live, `name` zero-terminated.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleGetFunction(
-    function: *mut *mut c_void,
-    module: *mut c_void,
-    name: *const c_char,
-) -> Status {
-    // SAFETY: by the caller.
-    let (module, name) = unsafe { (&*module.cast::<Module>(), CStr::from_ptr(name).to_string_lossy()) };
-    if module.entry(&name).is_none() {
-        return NOT_FOUND;
+    /// Dynamic shared memory that so many blocks leave each other.
+    pub fn shared_available(&self, function: &Function, blocks: u32) -> Answer<usize> {
+        let room = self.capability.shared_per_multiprocessor() / blocks.max(1);
+        let most = room.saturating_sub(crate::device::SHARED_RESERVED).min(self.capability.shared_per_block());
+        Ok(most.saturating_sub(function.entry()?.shared_bytes) as usize)
     }
-    // Lives as long as the program, as there are as many as there are kernels.
-    let found = Box::new(Function { module: module.clone(), entry: name.as_ref().into() });
-    // SAFETY: by the caller.
-    unsafe { put(function, Box::into_raw(found).cast()) }
-}
 
-/// # Safety
-/// `function` is from `cuModuleGetFunction`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuFuncGetAttribute(value: *mut c_int, attribute: c_int, function: *mut c_void) -> Status {
-    // SAFETY: by the caller.
-    let Function { module, entry } = unsafe { &*function.cast::<Function>() };
-    let Some(entry) = module.entry(entry) else { return INVALID_VALUE };
-    let found = match attribute {
-        0 => entry.max_threads.map_or(1024, |t| t.iter().product::<u32>()) as c_int,
-        1 => entry.shared_bytes as c_int,
-        // Registers and local memory are the assembler's choice; there is none here.
-        3 | 4 => 0,
-        _ => return INVALID_VALUE,
-    };
-    // SAFETY: by the caller.
-    unsafe { put(value, found) }
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuFuncSetAttribute(_: *mut c_void, _: c_int, _: c_int) -> Status {
-    SUCCESS
-}
-
-/// # Safety
-/// `function` is live; `params` points to a pointer to its one parameter.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLaunchKernel(
-    function: *mut c_void,
-    grid_x: c_uint,
-    grid_y: c_uint,
-    grid_z: c_uint,
-    block_x: c_uint,
-    block_y: c_uint,
-    block_z: c_uint,
-    shared_bytes: c_uint,
-    stream: *mut c_void,
-    params: *mut *mut c_void,
-    _: *mut *mut c_void,
-) -> Status {
-    // SAFETY: by the caller.
-    let Function { module, entry } = unsafe { &*function.cast::<Function>() };
-    let Some(found) = module.entry(entry) else { return INVALID_VALUE };
-    // SAFETY: by the caller; the entry's own declaration says how long its parameter is, as with the real driver.
-    let params = unsafe { std::slice::from_raw_parts((*params).cast::<u8>(), found.param_bytes as usize) }.to_vec();
-    let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
-    if grid.contains(&0) || grid[1] > 65535 || grid[2] > 65535 {
-        return INVALID_VALUE;
+    /// Clusters of a launch that fit on the device at once.
+    pub fn clusters(&self, function: &Function, shape: &LaunchShape) -> Answer<i32> {
+        let threads = shape.block.iter().product();
+        let blocks = self.occupancy(function, threads, shape.dynamic_shared_bytes as usize)? as i32;
+        let size = function.entry()?.cluster.or(shape.cluster).unwrap_or([1; 3]).iter().product::<u32>() as i32;
+        Ok(blocks * MULTIPROCESSORS / size.max(1))
     }
-    let (module, entry) = (module.clone(), entry.clone());
-    do_or_record(stream, Node::Launch { module, entry, grid, block, shared_bytes, params })
-}
 
-/// No tensor memory accelerator: this GPU is of compute capability 8.0.
-#[unsafe(no_mangle)]
-pub extern "C" fn cuTensorMapEncodeTiled() -> Status {
-    INVALID_VALUE
+    /// What is asked of a kernel by the numbers of `CUfunction_attribute`.
+    pub fn function_attribute(&self, function: &Function, attribute: i32) -> Answer<i32> {
+        let entry = function.entry()?;
+        let threads = entry.required_threads.or(entry.max_threads).map_or(1024, |t| t.iter().product::<u32>());
+        let cluster = |axis: usize| entry.cluster.map_or(0, |c| c[axis]) as i32;
+        Ok(match attribute {
+            0 => threads as i32,
+            1 => entry.shared_bytes as i32,
+            // Constants, local memory, registers, caches: the assembler's choice, of which there is none here.
+            2..=4 | 7 | 9 | 14 | 15 => 0,
+            5 | 6 => self.capability.number() as i32,
+            8 => SHARED_DEFAULT as i32 - entry.shared_bytes as i32,
+            10 => i32::from(entry.cluster.is_some()),
+            11..=13 => cluster(attribute as usize - 11),
+            _ => return Err(error::INVALID_VALUE),
+        })
+    }
 }

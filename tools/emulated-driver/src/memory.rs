@@ -1,129 +1,97 @@
-//! Memory of the device and of the host, copies and fills.
+//! Memory that both sides see at one address, managed, mapped and pinned, and what is known of an address.
 
-use std::{
-    alloc::{Layout, alloc_zeroed, dealloc},
-    collections::HashMap,
-    ffi::{c_uchar, c_uint, c_ushort, c_void},
-    sync::{LazyLock, Mutex, PoisonError},
-};
+use std::ptr::NonNull;
 
 use crate::{
-    CAPTURE_UNSUPPORTED, INVALID_VALUE, OUT_OF_MEMORY, SUCCESS, Status,
-    graph::{Node, do_or_record},
-    put, state,
+    abi::{Answer, error},
+    state::State,
 };
 
-/// Sizes of what is alive: the device's blocks, and pinned host memory.
-static DEVICE: LazyLock<Mutex<HashMap<u64, u64>>> = LazyLock::new(Mutex::default);
-static HOST: LazyLock<Mutex<HashMap<usize, Layout>>> = LazyLock::new(Mutex::default);
-
-/// # Safety
-/// As every function of the driver API: pointers are valid for what they name. This holds for all of them here.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> Status {
-    let mut state = state();
-    let Ok(found) = state.gpu.alloc(bytes as u64) else { return OUT_OF_MEMORY };
-    state.held_bytes += bytes as u64;
-    DEVICE.lock().unwrap_or_else(PoisonError::into_inner).insert(found, bytes as u64);
-    // SAFETY: by the caller.
-    unsafe { put(address, found) }
+/// A mapping of the host that the device sees.
+pub(crate) struct HostMemory {
+    pub bytes: usize,
+    pub flags: u32,
+    pub managed: bool,
 }
 
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemFree_v2(address: u64) -> Status {
-    let mut state = state();
-    match DEVICE.lock().unwrap_or_else(PoisonError::into_inner).remove(&address) {
-        Some(bytes) if state.gpu.free(address).is_ok() => {
-            state.held_bytes -= bytes;
-            SUCCESS
+/// The emulated device's addresses have the number of the allocation above this bit: memory of both starts at a multiple.
+const STEP: usize = 1 << 36;
+/// Numbers to try: where programs, their heaps and libraries are not.
+const WINDOWS: std::ops::Range<usize> = 0x80..0x7f0;
+
+impl State {
+    /// Fresh memory of zeros at an address that is the same for host and device.
+    pub fn map(&mut self, bytes: usize, name: &str) -> Answer<usize> {
+        let length = bytes.max(1).next_multiple_of(4096);
+        if length >= STEP || self.gpu.held_bytes() + length as u64 > self.total_bytes {
+            return Err(error::MEMORY_ALLOCATION);
         }
-        _ => INVALID_VALUE,
+        for window in WINDOWS {
+            let wanted = std::ptr::without_provenance_mut(window * STEP);
+            if self.host.contains_key(&(window * STEP)) {
+                continue;
+            }
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE | libc::MAP_NORESERVE;
+            // SAFETY: a mapping that replaces none.
+            let found = unsafe { libc::mmap(wanted, length, protection, flags, -1, 0) };
+            if found == libc::MAP_FAILED {
+                continue;
+            }
+            // Kernels before 4.17 take the wish for a hint.
+            if let Some(start) = NonNull::new(found.cast::<u8>()).filter(|_| found == wanted) {
+                // SAFETY: mapped now, unmapped in `unmap` after the GPU has let it go.
+                if let Ok(address) = unsafe { self.gpu.adopt(start, bytes as u64, name) } {
+                    self.host.insert(address as usize, HostMemory { bytes: length, flags: 0, managed: false });
+                    return Ok(address as usize);
+                }
+            }
+            // SAFETY: mapped above, known to nobody.
+            unsafe { libc::munmap(found, length) };
+        }
+        Err(error::MEMORY_ALLOCATION)
     }
-}
 
-/// # Safety
-/// As above.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> Status {
-    let state = state();
-    // SAFETY: by the caller.
-    unsafe { put(free, (state.total_bytes - state.held_bytes) as usize).max(put(total, state.total_bytes as usize)) }
-}
-
-/// # Safety
-/// As above.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemHostAlloc(memory: *mut *mut c_void, bytes: usize, _: c_uint) -> Status {
-    let Ok(layout) = Layout::from_size_align(bytes.max(1), 4096) else { return INVALID_VALUE };
-    // SAFETY: at least one byte.
-    let found = unsafe { alloc_zeroed(layout) };
-    if found.is_null() {
-        return OUT_OF_MEMORY;
+    /// The same for managed memory.
+    pub fn map_managed(&mut self, bytes: usize, name: &str) -> Answer<usize> {
+        let address = self.map(bytes, name)?;
+        if let Some(memory) = self.host.get_mut(&address) {
+            memory.managed = true;
+        }
+        Ok(address)
     }
-    HOST.lock().unwrap_or_else(PoisonError::into_inner).insert(found.addr(), layout);
-    // SAFETY: by the caller.
-    unsafe { put(memory, found.cast()) }
-}
 
-/// # Safety
-/// `memory` is from `cuMemHostAlloc` and no longer used.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemFreeHost(memory: *mut c_void) -> Status {
-    let Some(layout) = HOST.lock().unwrap_or_else(PoisonError::into_inner).remove(&memory.addr()) else {
-        return INVALID_VALUE;
-    };
-    // SAFETY: allocated above with this layout, freed once.
-    unsafe { dealloc(memory.cast(), layout) };
-    SUCCESS
-}
-
-/// # Safety
-/// `from` holds `bytes` bytes.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
-    to: u64,
-    from: *const c_void,
-    bytes: usize,
-    stream: *mut c_void,
-) -> Status {
-    let mut state = state();
-    if state.captures.contains_key(&stream.addr()) {
-        return CAPTURE_UNSUPPORTED;
+    /// Ends memory of [`State::map`].
+    pub fn unmap(&mut self, address: usize) -> Answer {
+        let memory = self.host.remove(&address).ok_or(error::INVALID_VALUE)?;
+        let freed = self.gpu.free(address as u64);
+        // SAFETY: mapped by `map`; the program has given it back, and the GPU holds it no longer.
+        unsafe { libc::munmap(std::ptr::with_exposed_provenance_mut(address), memory.bytes) };
+        freed.map_err(|_| error::INVALID_VALUE)
     }
-    // SAFETY: by the caller.
-    let from = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), bytes) };
-    state.gpu.write(to, from).map_or(INVALID_VALUE, |()| SUCCESS)
-}
 
-/// # Safety
-/// `to` has room for `bytes` bytes.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, stream: *mut c_void) -> Status {
-    let state = state();
-    if state.captures.contains_key(&stream.addr()) {
-        return CAPTURE_UNSUPPORTED;
+    /// Device memory.
+    pub fn allocate(&mut self, bytes: usize) -> Answer<u64> {
+        self.gpu.alloc(bytes as u64).map_err(|_| error::MEMORY_ALLOCATION)
     }
-    // SAFETY: by the caller.
-    let to = unsafe { std::slice::from_raw_parts_mut(to.cast::<u8>(), bytes) };
-    state.gpu.read(from, to).map_or(INVALID_VALUE, |()| SUCCESS)
-}
 
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: *mut c_void) -> Status {
-    do_or_record(stream, Node::Copy { to, from, bytes: bytes as u64 })
-}
+    /// Ends device or managed memory; null is nothing.
+    pub fn free(&mut self, address: usize) -> Answer {
+        if address == 0 {
+            return Ok(());
+        }
+        if self.host.contains_key(&address) {
+            return self.unmap(address);
+        }
+        self.gpu.free(address as u64).map_err(|wrong| {
+            self.refuse(&format!("a free of {address:#x}: {wrong}"));
+            error::INVALID_VALUE
+        })
+    }
 
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD8Async(to: u64, value: c_uchar, count: usize, stream: *mut c_void) -> Status {
-    do_or_record(stream, Node::Fill { to, bytes: vec![value], count })
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD16Async(to: u64, value: c_ushort, count: usize, stream: *mut c_void) -> Status {
-    do_or_record(stream, Node::Fill { to, bytes: value.to_le_bytes().to_vec(), count })
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD32Async(to: u64, value: c_uint, count: usize, stream: *mut c_void) -> Status {
-    do_or_record(stream, Node::Fill { to, bytes: value.to_le_bytes().to_vec(), count })
+    /// The memory of both that an address lies in: its start and what is known of it.
+    pub fn host_memory(&self, address: usize) -> Option<(usize, &HostMemory)> {
+        let start = address & !(STEP - 1);
+        self.host.get(&start).filter(|memory| address - start < memory.bytes).map(|memory| (start, memory))
+    }
 }

@@ -1,6 +1,7 @@
-//! The device as a host program sees it: memory, copies, launches. Everything happens in call order on the caller's time.
+//! The device as a host program sees it: memory, copies, launches. Everything happens in call order on the caller's
+//! time.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ptr::NonNull};
 
 use crate::{
     counters::Counters,
@@ -27,7 +28,7 @@ pub struct Gpu {
 impl Gpu {
     /// A GPU with empty memory.
     pub fn new(options: Options) -> Self {
-        let memory = Global::new(options.memory_bytes, options.checks.init, options.poison);
+        let memory = Global::new(options.memory_bytes, options.checks.init, options.poison, options.host_mapped);
         Self {
             options,
             memory,
@@ -82,6 +83,23 @@ impl Gpu {
         self.memory.alloc(bytes, name.to_owned(), true)
     }
 
+    /// Makes memory of the host an allocation at its own address, so that both sides read and write it there: managed and
+    /// mapped memory. It counts as initialised, and what the host does to it meanwhile is not seen by the checks.
+    ///
+    /// The GPU must be made for it ([`Options::host_mapped`]); the memory starts at a multiple of 2^36.
+    ///
+    /// # Safety
+    /// The bytes are valid for reads and writes until [`Gpu::free`] of the address.
+    pub unsafe fn adopt(&mut self, start: NonNull<u8>, bytes: u64, name: &str) -> Result<u64, MemoryError> {
+        // SAFETY: by the caller.
+        unsafe { self.memory.adopt(start, bytes, name.to_owned()) }
+    }
+
+    /// Start and size of the allocation that an address lies in or just behind.
+    pub fn allocation(&self, address: u64) -> Option<(u64, u64)> {
+        self.memory.extent(address)
+    }
+
     /// Ends an allocation's life; its address is never valid again (until 65536 later frees).
     pub fn free(&mut self, address: u64) -> Result<(), MemoryError> {
         self.race.free(address);
@@ -125,6 +143,24 @@ impl Gpu {
             .iter()
             .position(|g| g.name == name)
             .map(|i| (addresses[i], module.image.globals[i].bytes)))
+    }
+
+    /// Puts a module-level variable, with what it holds, at another address: where both sides read a managed variable. Before
+    /// the module's first launch. Gives its size.
+    pub fn move_symbol(&mut self, module: &Module, name: &str, to: u64) -> Result<Option<u64>, MemoryError> {
+        let Some((from, bytes)) = self.symbol(module, name)? else { return Ok(None) };
+        self.memory.copy(to, from, bytes)?;
+        self.memory.free(from)?;
+        let addresses = self.globals.entry(module.image.number).or_default();
+        addresses.iter_mut().filter(|address| **address == from).for_each(|address| *address = to);
+        let addresses = addresses.clone();
+        for (global, address) in module.image.globals.iter().zip(&addresses) {
+            for (at, target, addend) in &global.pointers {
+                let value = addresses.get(*target).copied().unwrap_or(0).wrapping_add_signed(*addend);
+                self.memory.bytes_mut(address + *at as u64, 8)?.copy_from_slice(&value.to_le_bytes());
+            }
+        }
+        Ok(Some(bytes))
     }
 
     /// Makes every later kernel see `bytes` bytes as uninitialised again, poisoned if the options say so: what a caching

@@ -4,7 +4,7 @@ mod shape;
 
 use std::{
     cmp::Ordering as Order,
-    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     sync::{Mutex, PoisonError},
 };
 
@@ -54,7 +54,7 @@ pub(crate) fn launch(
         printed: Mutex::default(),
         race: &gpu.race,
         notes: Mutex::default(),
-        stop: AtomicBool::new(false),
+        stop: AtomicUsize::new(usize::MAX),
         spent: AtomicU64::new(0),
     };
     let result = run(&launch);
@@ -115,7 +115,8 @@ impl Plan {
 fn run(launch: &Launch<'_>) -> Result<Counters, Fault> {
     let plan = Plan::new(launch);
     let code = &launch.entry.code;
-    let threads = match code.communicates || plan.size() > 1 {
+    // What is printed stands in the order of blocks, too.
+    let threads = match code.communicates || code.prints || plan.size() > 1 {
         true => 1,
         false => launch.options.threads.clamp(1, plan.order.len().max(1)),
     };
@@ -131,7 +132,7 @@ fn run(launch: &Launch<'_>) -> Result<Counters, Fault> {
             if first.as_ref().is_none_or(|(earlier, _)| place < *earlier) {
                 *first = Some((place, found));
             }
-            launch.stop.store(true, Ordering::Relaxed);
+            launch.stop.fetch_min(place, Ordering::Relaxed);
         }
         tally.add_to(code, &mut counters);
         *total.lock().unwrap_or_else(PoisonError::into_inner) += &counters;
@@ -162,7 +163,7 @@ fn worker<'a>(
     let mut spare: Vec<Unit<'a>> = Vec::new();
     loop {
         let begin = running.is_empty() || communicates && rng.below(4) == 0;
-        if begin && !launch.stop.load(Ordering::Relaxed) {
+        if begin && launch.stop.load(Ordering::Relaxed) == usize::MAX {
             let place = next.fetch_add(1, Ordering::Relaxed);
             if let Some(number) = plan.order.get(place) {
                 let mut unit = spare.pop().unwrap_or_else(|| Unit::new(launch, plan));
@@ -280,7 +281,8 @@ impl<'a> Unit<'a> {
                 let message = format!("no end after {all} warp instructions");
                 return Err(block.place_at(Fault::new(FaultKind::Endless, message), block.pc, None));
             }
-            if launch.stop.load(Ordering::Relaxed) {
+            // Those before the one that found a fault go on: they may find one that comes before it.
+            if launch.stop.load(Ordering::Relaxed) < self.place {
                 self.done = true;
                 return Ok(());
             }

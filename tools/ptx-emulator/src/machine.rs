@@ -1,11 +1,12 @@
 //! What instructions work on: decoded code, warps with their registers, blocks with their shared memory.
 //!
-//! A register is 32 lanes side by side. Values of up to 32 bits live zero-extended in the 32-bit file whatever their type,
-//! 64-bit values in the 64-bit file, predicates as one mask. Constants and special registers are registers nobody writes.
+//! A register is 32 lanes side by side. Values of up to 32 bits live zero-extended in the 32-bit file whatever their
+//! type, 64-bit values in the 64-bit file, predicates as one mask. Constants and special registers are registers nobody
+//! writes.
 
 use std::sync::{
     Mutex,
-    atomic::{AtomicBool, AtomicU64},
+    atomic::{AtomicU64, AtomicUsize},
 };
 
 use crate::{
@@ -184,6 +185,8 @@ pub(crate) struct Code {
     pub reserved_shared: bool,
     /// Uses an instruction through which blocks can communicate.
     pub communicates: bool,
+    /// Calls `vprintf`.
+    pub prints: bool,
     /// Stores strongly to global memory other than by atomics.
     pub strong_stores: bool,
     /// Targets of `brx.idx` exist, or backward branches: anything that can loop.
@@ -280,7 +283,8 @@ pub struct Launch<'a> {
     /// Races between blocks.
     pub race: &'a race::GlobalRaces,
     pub(crate) notes: Mutex<Vec<Report>>,
-    pub(crate) stop: AtomicBool,
+    /// The first place in the order of blocks where a fault was found.
+    pub(crate) stop: AtomicUsize,
     pub(crate) spent: AtomicU64,
 }
 

@@ -1,8 +1,8 @@
-//! Global memory: every allocation has a number of its own in the top bits of its addresses, so that an address names its
-//! allocation for ever. One past the end, before the start or after the free is seen at once.
+//! Global memory: every allocation has a number of its own in the top bits of its addresses, so that an address names
+//! its allocation for ever. One past the end, before the start or after the free is seen at once.
 //!
-//! Layout of an address: bits 60..64 the window (0 global, 1 shared, 2 local, 3 param), bits 36..60 the allocation's number
-//! plus one, bits 0..36 the offset.
+//! Layout of an address: bits 60..64 the window (0 global, 1 shared, 2 local, 3 param), bits 36..60 the allocation's
+//! number plus one, bits 0..36 the offset.
 
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
@@ -26,10 +26,14 @@ pub const PARAM_WINDOW: u64 = 3 << WINDOW_SHIFT;
 /// Freed numbers wait this long before they are used again, so that stale addresses keep pointing at nothing.
 const QUARANTINE: usize = 1 << 16;
 
-/// Bytes aligned like a device allocation, zeroed at first.
+/// Addresses below 2^47 belong to the host: allocations of these numbers are at its addresses, and memory of the host's.
+const HOST_NUMBERS: usize = (1 << (47 - OFFSET_BITS)) - 1;
+
+/// Bytes aligned like a device allocation, zeroed at first; or bytes of the host.
 pub(crate) struct Buffer {
     pointer: NonNull<u8>,
     bytes: usize,
+    owned: bool,
 }
 
 // SAFETY: a Buffer owns its bytes; sharing is governed by `Global`, see there.
@@ -47,7 +51,7 @@ impl Buffer {
         // SAFETY: the layout's size is at least one.
         let pointer = unsafe { alloc_zeroed(layout) };
         match NonNull::new(pointer) {
-            Some(pointer) => Some(Self { pointer, bytes }),
+            Some(pointer) => Some(Self { pointer, bytes, owned: true }),
             None if bytes < 1 << 20 => handle_alloc_error(layout),
             None => None,
         }
@@ -81,7 +85,7 @@ impl Clone for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(layout) = Self::layout(self.bytes) {
+        if let Some(layout) = Self::layout(self.bytes).filter(|_| self.owned) {
             // SAFETY: allocated in `zeroed` with the same layout.
             unsafe { dealloc(self.pointer(), layout) }
         }
@@ -104,8 +108,13 @@ pub struct Allocation {
 
 #[derive(Clone)]
 enum Slot {
+    /// Kept for memory of the host.
+    Host,
     Alive(Allocation),
-    Freed { bytes: u64, name: String },
+    Freed {
+        bytes: u64,
+        name: String,
+    },
 }
 
 /// All global memory of one emulated GPU.
@@ -123,8 +132,9 @@ pub struct Global {
 }
 
 impl Global {
-    pub(crate) fn new(capacity: u64, track_writes: bool, poison: bool) -> Self {
-        Self { slots: Vec::new(), dead: VecDeque::new(), held: 0, capacity, track_writes, poison }
+    pub(crate) fn new(capacity: u64, track_writes: bool, poison: bool, host_mapped: bool) -> Self {
+        let slots = if host_mapped { vec![Slot::Host; HOST_NUMBERS] } else { Vec::new() };
+        Self { slots, dead: VecDeque::new(), held: 0, capacity, track_writes, poison }
     }
 
     /// Bytes alive.
@@ -162,6 +172,25 @@ impl Global {
         Ok((index as u64 + 1) << OFFSET_BITS)
     }
 
+    /// Memory of the host becomes an allocation at its own address.
+    ///
+    /// # Safety
+    /// The bytes are valid for reads and writes until [`Global::free`].
+    pub(crate) unsafe fn adopt(&mut self, start: NonNull<u8>, bytes: u64, name: String) -> Result<u64, MemoryError> {
+        let address = start.as_ptr().addr() as u64;
+        let index = (address >> OFFSET_BITS).wrapping_sub(1) as usize;
+        let free = matches!(self.slots.get(index), Some(Slot::Host | Slot::Freed { .. })) && index < HOST_NUMBERS;
+        if !free || address & OFFSET_MASK != 0 || bytes > OFFSET_MASK {
+            let what =
+                "no place for memory of the host: a multiple of 2^36 below 2^47 that is free, in a GPU made for it";
+            return Err(MemoryError::BadAddress { address, bytes, what: what.into() });
+        }
+        let data = Buffer { pointer: start, bytes: bytes as usize, owned: false };
+        self.slots[index] = Slot::Alive(Allocation { data, written: None, bytes, writable: true, name });
+        self.held += bytes;
+        Ok(address)
+    }
+
     pub(crate) fn free(&mut self, address: u64) -> Result<(), MemoryError> {
         let bad = |what: &str| MemoryError::BadAddress { address, bytes: 0, what: what.into() };
         if address & OFFSET_MASK != 0 {
@@ -172,13 +201,14 @@ impl Global {
             Some(slot @ Slot::Alive(_)) => {
                 if let Slot::Alive(a) = slot {
                     self.held -= a.bytes;
+                    let owned = a.data.owned;
                     *slot = Slot::Freed { bytes: a.bytes, name: std::mem::take(&mut a.name) };
+                    self.dead.extend(owned.then_some(index as u32));
                 }
-                self.dead.push_back(index as u32);
                 Ok(())
             }
             Some(Slot::Freed { .. }) => Err(bad("freed before")),
-            None => Err(bad("no allocation")),
+            Some(Slot::Host) | None => Err(bad("no allocation")),
         }
     }
 
@@ -196,6 +226,12 @@ impl Global {
             Some(Slot::Alive(allocation)) => Some(allocation),
             _ => None,
         }
+    }
+
+    /// Start and size of the living allocation that holds an address.
+    pub(crate) fn extent(&self, address: u64) -> Option<(u64, u64)> {
+        let allocation = self.find(address).filter(|a| Self::offset(address) <= a.bytes)?;
+        Some((address & !OFFSET_MASK, allocation.bytes))
     }
 
     /// Offset of an address in its allocation.
@@ -288,7 +324,10 @@ impl Global {
                 let words = format!("offset {offset} of an allocation of {bytes} bytes that was freed");
                 (FaultKind::UseAfterFree, words, Some(name.clone()))
             }
-            None if address < 1 << 20 => (FaultKind::OutOfBounds, "a null pointer or close to one".into(), None),
+            _ if address < 1 << 20 => (FaultKind::OutOfBounds, "a null pointer or close to one".into(), None),
+            Some(Slot::Host) => {
+                (FaultKind::OutOfBounds, "an address of the host, whose memory this device does not see".into(), None)
+            }
             None => (FaultKind::OutOfBounds, "no allocation holds this address".into(), None),
         }
     }

@@ -83,10 +83,19 @@ static NUMBERS: AtomicU64 = AtomicU64::new(1);
 impl Module {
     /// Parses and decodes a whole text. Anything this emulator cannot execute is refused here, never at run time.
     pub fn load(text: &str) -> Result<Self, LoadError> {
+        match Self::load_what_runs(text)? {
+            (module, refused) if refused.is_empty() => Ok(module),
+            (_, mut refused) => Err(refused.swap_remove(0).1),
+        }
+    }
+
+    /// As [`Module::load`], but kernels that this emulator cannot execute are left out, and named with the reason: for
+    /// programs that carry more kernels than they launch.
+    pub fn load_what_runs(text: &str) -> Result<(Self, Vec<(String, LoadError)>), LoadError> {
         let parsed = parse::parse(text)?;
-        let mut image = decode::decode(&parsed)?;
+        let (mut image, refused) = decode::decode(&parsed)?;
         image.number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { image: Arc::new(image) })
+        Ok((Self { image: Arc::new(image) }, refused))
     }
 
     /// The kernel of that name.

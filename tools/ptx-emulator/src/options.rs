@@ -37,6 +37,8 @@ pub struct Options {
     pub threads: usize,
     /// Warp instructions after which a launch is called endless.
     pub max_warp_instructions: u64,
+    /// Keep addresses below 2^47 for memory of the host ([`crate::Gpu::adopt`]).
+    pub host_mapped: bool,
     /// Global memory in bytes; allocations beyond it fail as they would on a device.
     pub memory_bytes: u64,
     /// Most shared memory a block may use, static and dynamic; 227 KiB as on compute capability 9.0 unless changed.
@@ -53,6 +55,7 @@ impl Default for Options {
             weak_memory: false,
             threads: 1,
             max_warp_instructions: 20_000_000_000,
+            host_mapped: false,
             memory_bytes: 8 << 30,
             max_shared_bytes: 227 << 10,
         }

@@ -124,3 +124,17 @@ fn printing_returns_a_number() {
     let wrong = printing("{ .param .b32 nothing; ld.param.b32 %r6, [nothing]; } st.global.u32 [%d2], %r6;");
     assert_eq!(under(&wrong, &shape, 1).report.expect("unwritten").kind, FaultKind::Uninitialised);
 }
+
+#[test]
+fn cores_change_no_report() {
+    // Blocks from the sixteenth on write past the end; the first of them in the order of the seed is to blame.
+    let text = kernel("mul.wide.u32 %d5, %r4, 256; add.u64 %d5, %d5, %d2; st.global.u32 [%d5], %r1;");
+    let shape = LaunchShape::new([64, 1, 1], [32, 1, 1]);
+    for seed in 0..8 {
+        let alone = under(&text, &shape, seed).report.expect("blocks past the end");
+        for _ in 0..4 {
+            let many = run(&text, &shape, Options { seed, threads: 4, ..Options::default() }).report;
+            assert_eq!(many.as_ref(), Some(&alone));
+        }
+    }
+}

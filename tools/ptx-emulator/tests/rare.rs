@@ -24,11 +24,35 @@ fn value(body: &str) -> u32 {
 #[test]
 fn integers() {
     assert_eq!(value("mov.u32 %r6, 0x81000003; mul24.lo.u32 %r5, %r6, 5"), 15);
+    assert_eq!(value("mov.u32 %r6, 0x81000003; mad24.lo.u32 %r5, %r6, 5, 2"), 17);
     assert_eq!(value("mov.u32 %r6, 0x30002; mov.u32 %r7, 0x04030201; dp2a.lo.u32.u32 %r5, %r6, %r7, 10"), 18);
     assert_eq!(value("mov.u32 %r6, 0x30002; mov.u32 %r7, 0x04030201; dp2a.hi.u32.u32 %r5, %r6, %r7, 10"), 28);
     assert_eq!(value("mov.u32 %r6, 22; fns.b32 %r5, %r6, 0, 2"), 2);
     assert_eq!(value("mov.u32 %r6, 255; szext.clamp.u32 %r5, %r6, 4"), 15);
     assert_eq!(value("mov.u32 %r6, 8; szext.wrap.s32 %r5, %r6, 4"), -8i32 as u32);
+}
+
+#[test]
+fn masks_and_packed_bytes() {
+    assert_eq!(value("mov.u32 %r6, 4; mov.u32 %r7, 3; bmsk.clamp.b32 %r5, %r6, %r7"), 0x70);
+    let bytes = "mov.u32 %r6, 0x01ff7f80; mov.u32 %r7, 0x02020201; mov.u32 %r8, 0;";
+    assert_eq!(value(&format!("{bytes} vadd4.u32.u32.u32 %r5, %r6, %r7, %r8")), 0x0301_8181);
+    assert_eq!(value(&format!("{bytes} vsub4.u32.u32.u32 %r5, %r6, %r7, %r8")), 0xfffd_7d7f);
+    assert_eq!(value(&format!("{bytes} vmin4.u32.u32.u32 %r5, %r6, %r7, %r8")), 0x0102_0201);
+    assert_eq!(value(&format!("{bytes} vmax4.u32.u32.u32 %r5, %r6, %r7, %r8")), 0x02ff_7f80);
+    assert_eq!(value(&format!("{bytes} vabsdiff4.u32.u32.u32 %r5, %r6, %r7, %r8")), 0x01fd_7d7f);
+    assert_eq!(
+        value("mov.u32 %r6, 0x04060810; mov.u32 %r7, 0x04040404; vavrg4.u32.u32.u32 %r5, %r6, %r7, %r7"),
+        0x0405_060a
+    );
+}
+
+#[test]
+fn hints_change_nothing() {
+    let hints = "createpolicy.fractional.L2::evict_last.b64 %d9, 1.0; prefetchu.L1 [%d1]; discard.global.L2 [%d1], 128;
+        applypriority.global.L2::evict_normal [%d1], 128; griddepcontrol.launch_dependents; griddepcontrol.wait;
+        prefetch.global.L2 [%d1]; nanosleep.u32 20; brkpt; pmevent 1";
+    assert_eq!(value(&format!("mov.u32 %r5, 4; {hints}")), 4);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `ptx-run`: runs a kernel of a PTX file with every check on, and says what it did.
 
-use std::{fmt, io::Write as _, path::PathBuf, process::ExitCode, time::Instant};
+use std::{collections::BTreeSet, fmt, io::Write as _, path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::Parser;
 use ptx_emulator::{Checks, Counters, Fault, Gpu, MemoryError, Module, Options};
@@ -23,6 +23,8 @@ Examples:
   ptx-run saxpy.ptx saxpy --grid 4 --block 256 f32=2 f32:1000=ramp f32:1000=ramp i32=1000
   ptx-run kernels/ptx/unary.ptx unary_exp_f32 --block 256 --print 8 'struct(f32:999=ramp,f32:999=none,u64=999,f32=0,f32=0)'
   ptx-run scan.ptx scan --grid 8 --block 128 --seeds 5 --print 16 u32:1024=1 u32:1024=none
+
+What the kernel prints is printed; what is no error but worth knowing is a note on standard error.
 
 Exit status: 0 clean, 1 a report, 2 a wrong command line or a file that cannot be loaded."
 )]
@@ -336,6 +338,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         return Err(wrong(format!("{entry} takes {wanted} arguments, {got} are given")));
     }
     let mut first: Option<Vec<Vec<u8>>> = None;
+    let mut noted = BTreeSet::new();
     for seed in 0..args.seeds.max(1) {
         let checks = if args.no_checks { Checks::NONE } else { Checks::ALL };
         let mut gpu = Gpu::new(Options { seed, checks, ..Options::default() });
@@ -349,9 +352,15 @@ fn run(args: &Args) -> Result<(), Failure> {
             }
             params[param.offset as usize..][..bytes.len()].copy_from_slice(&bytes);
         }
-        let counters = gpu
-            .launch(&module, entry, args.grid, args.block, args.shared, &params)
-            .map_err(|fault| Failure(1, format!("seed {seed}: {fault}")))?;
+        let launched = gpu.launch(&module, entry, args.grid, args.block, args.shared, &params);
+        // Once: every seed prints the same, perhaps in another order.
+        if seed == 0 {
+            say(&gpu.take_printed());
+        }
+        for note in gpu.notes().iter().filter(|note| noted.insert(note.ptx_line)) {
+            eprintln!("ptx-run: note: seed {seed}: {note}");
+        }
+        let counters = launched.map_err(|fault| Failure(1, format!("seed {seed}: {fault}")))?;
         if args.times > 0 {
             return time(args, entry, || gpu.launch(&module, entry, args.grid, args.block, args.shared, &params));
         }

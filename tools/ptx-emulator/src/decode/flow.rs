@@ -84,6 +84,7 @@ impl Flow {
             "and" if i.has("pred") => Way::And,
             "or" if i.has("pred") => Way::Or,
             "vote" | "match" | "redux" => Way::Together,
+            "mma" if i.has("f64") => Way::Together,
             "shfl" | "movmatrix" | "ld" | "ldu" | "st" | "ldmatrix" | "stmatrix" | "mma" | "wmma" => Way::Own,
             "atom" | "red" | "cp" | "mbarrier" | "wgmma" | "bar" | "barrier" | "brx" | "multimem" => Way::Sink,
             _ => Way::Each,

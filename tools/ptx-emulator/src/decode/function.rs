@@ -1,7 +1,7 @@
-//! Bodies: declarations, labels, and calls, which are inlined.
+//! Bodies: declarations, labels, and calls, which are inlined: the callee's parameters are the caller's variables.
 
 use crate::{
-    ast::{Instruction, Operand, Space, Statement, Variable},
+    ast::{Function, Instruction, Operand, Space, Statement, Variable},
     decode::{Decoded, Decoder, Symbol},
     lexer::error,
     machine::{Class, Control},
@@ -74,6 +74,7 @@ impl<'t> Decoder<'_, 't> {
         if returned.len() != 1 || arguments.len() != 2 {
             return Err(self.refuse(i, "vprintf takes a format and its arguments, and returns a number"));
         }
+        self.code.prints = true;
         let mut ins = self.with(ops::print::print, Class::Control, &slots);
         if let Some((name, negate)) = i.guard {
             ins.guard = self.predicate_name(i, name)?;
@@ -83,7 +84,7 @@ impl<'t> Decoder<'_, 't> {
         self.push(ins, i.text.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 
-    /// `call (returned), name, (arguments);` — the callee's parameters are the caller's variables.
+    /// `call (returned), name, (arguments);` or the same through a register.
     fn call(&mut self, i: &Instruction<'t>) -> Decoded<()> {
         let empty = Vec::new();
         let mut operands = i.operands.iter();
@@ -95,14 +96,18 @@ impl<'t> Decoder<'_, 't> {
             }
             _ => &empty,
         };
-        let Some(Operand::Name(name)) = next else { return Err(self.refuse(i, "indirect calls are not supported")) };
+        let Some(Operand::Name(name)) = next else { return Err(self.refuse(i, "a call needs a function")) };
         let arguments = match operands.next() {
             Some(Operand::Arguments(all)) => all,
             None => &empty,
             Some(_) => return Err(self.refuse(i, "arguments must stand in parentheses")),
         };
-        if operands.next().is_some() || self.find(name).is_some() {
-            return Err(self.refuse(i, "indirect calls are not supported"));
+        if let Some(Symbol::Register(_)) = self.find(name) {
+            let given = Given { returned: self.given(i, returned)?, arguments: self.given(i, arguments)? };
+            return self.call_through(i, name, &given);
+        }
+        if operands.next().is_some() {
+            return Err(self.refuse(i, "a call with a prototype, but not through a register"));
         }
         match *name {
             "__assertfail" => {
@@ -124,34 +129,50 @@ impl<'t> Decoder<'_, 't> {
         if self.active.contains(name) {
             return Err(self.refuse(i, "recursion is not supported"));
         }
-        let mut bound = Vec::new();
-        let pairs = callee.returns.iter().zip(returned).chain(callee.params.iter().zip(arguments));
-        for (variable, argument) in pairs {
-            let Operand::Name(given) = argument else {
-                return Err(self.refuse(i, "arguments must be .param variables"));
-            };
-            match self.find(given) {
-                Some(symbol @ Symbol::Local(_)) => bound.push((variable.name, symbol)),
-                _ => return Err(self.refuse(i, format!("argument {given} must be a .param variable"))),
-            }
-        }
+        let given = Given { returned: self.given(i, returned)?, arguments: self.given(i, arguments)? };
         if callee.returns.len() != returned.len() || callee.params.len() != arguments.len() {
             return Err(self.refuse(i, format!("{name} takes another number of arguments")));
         }
-        // Around the call: a scope for the label behind it, and a jump over it for threads whose guard is false.
+        let guard = match i.guard {
+            Some((guard, negate)) => Some((self.predicate_name(i, guard)?, if negate { !0 } else { 0 })),
+            None => None,
+        };
+        self.inline(i, callee, &given, guard)
+    }
+
+    /// The caller's variables that stand for parameters.
+    fn given(&mut self, i: &Instruction<'t>, operands: &[Operand<'t>]) -> Decoded<Vec<Symbol>> {
+        let variable = |operand: &Operand<'t>| {
+            let Operand::Name(name) = operand else {
+                return Err(self.refuse(i, "arguments must be .param variables"));
+            };
+            match self.find(name) {
+                Some(symbol @ Symbol::Local(_)) => Ok(symbol),
+                _ => Err(self.refuse(i, format!("argument {name} must be a .param variable"))),
+            }
+        };
+        operands.iter().map(variable).collect()
+    }
+
+    /// A function's code, whose parameters are the caller's variables; threads whose guard is false go around it.
+    pub(super) fn inline(
+        &mut self,
+        i: &Instruction<'t>,
+        callee: &Function<'t>,
+        given: &Given,
+        guard: Option<(u32, u32)>,
+    ) -> Decoded<()> {
         self.push_scope(true);
-        if let Some((guard, negate)) = i.guard {
-            let inner = self.scopes.pop();
-            let slot = self.predicate_name(i, guard)?;
-            self.scopes.extend(inner);
+        if let Some((slot, flip)) = guard {
             let mut ins = self.blank(ops::control::nothing, Class::Control);
             (ins.control, ins.guard, ins.line, ins.source) = (Control::Branch, slot, i.line, i.source);
-            ins.guard_flip = if negate { 0 } else { !0 };
+            ins.guard_flip = !flip;
             self.jump_to(RETURN, None, i.line);
             self.push(ins, i.text.to_owned())?;
         }
-        for (name, symbol) in bound {
-            self.declare(name, symbol, i.line)?;
+        let returns = callee.returns.iter().zip(&given.returned);
+        for (variable, symbol) in returns.chain(callee.params.iter().zip(&given.arguments)) {
+            self.declare(variable.name, *symbol, i.line)?;
         }
         self.active.push(callee.name);
         self.body(callee.body.as_deref().unwrap_or_default())?;
@@ -159,6 +180,12 @@ impl<'t> Decoder<'_, 't> {
         self.label(RETURN, i.line)?;
         self.pop_scope(i.line)
     }
+}
+
+/// What a call gives its callee: where the caller keeps it.
+pub(super) struct Given {
+    pub returned: Vec<Symbol>,
+    pub arguments: Vec<Symbol>,
 }
 
 /// The label behind an inlined call; no PTX name contains a space.

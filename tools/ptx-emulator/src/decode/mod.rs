@@ -3,6 +3,7 @@
 pub(crate) mod flow;
 mod function;
 mod guesses;
+mod indirect;
 mod names;
 mod operands;
 
@@ -48,8 +49,11 @@ pub(crate) struct Decoder<'a, 't> {
     active: Vec<&'t str>,
 }
 
+/// Entries that cannot be executed, by name.
+pub(crate) type Refused = Vec<(String, LoadError)>;
+
 /// All entries of a text.
-pub(crate) fn decode(text: &Text<'_>) -> Decoded<Image> {
+pub(crate) fn decode(text: &Text<'_>) -> Decoded<(Image, Refused)> {
     let mut global_numbers = HashMap::new();
     let mut globals = Vec::new();
     let kept = text.variables.iter().filter(|v| matches!(v.space, Space::Global | Space::Const));
@@ -58,20 +62,23 @@ pub(crate) fn decode(text: &Text<'_>) -> Decoded<Image> {
         global_numbers.insert(variable.name, global_numbers.len() as u32);
     }
     for variable in &kept {
-        globals.push(global(variable, &global_numbers)?);
+        globals.push(global(text, variable, &global_numbers)?);
     }
-    let mut entries: Vec<Entry> = Vec::new();
+    let (mut entries, mut refused): (Vec<Entry>, Refused) = Default::default();
     for function in text.functions.iter().filter(|f| f.entry && f.body.is_some()) {
         if entries.iter().any(|e| e.name == function.name) {
             return Err(error(function.line, format!("a second entry named {}", function.name)));
         }
-        entries.push(entry(text, function, &global_numbers)?);
+        match entry(text, function, &global_numbers) {
+            Ok(decoded) => entries.push(decoded),
+            Err(reason) => refused.push((function.name.to_owned(), reason)),
+        }
     }
     let (target, version) = (text.target.to_owned(), text.version.to_owned());
-    Ok(Image { number: 0, target, version, entries, globals })
+    Ok((Image { number: 0, target, version, entries, globals }, refused))
 }
 
-fn global(variable: &Variable<'_>, numbers: &HashMap<&str, u32>) -> Decoded<GlobalVariable> {
+fn global(text: &Text<'_>, variable: &Variable<'_>, numbers: &HashMap<&str, u32>) -> Decoded<GlobalVariable> {
     let element = variable.element_bytes as usize;
     if variable.bytes > 1 << 30 {
         return Err(error(variable.line, "a module-level variable past 1 GiB"));
@@ -89,6 +96,9 @@ fn global(variable: &Variable<'_>, numbers: &HashMap<&str, u32>) -> Decoded<Glob
             Initial::Single(bits) => u64::from(*bits),
             Initial::Double(bits) if element == 4 => u64::from((f64::from_bits(*bits) as f32).to_bits()),
             Initial::Double(bits) => *bits,
+            Initial::Address(name, 0) if element == 8 && indirect::address(text, name).is_some() => {
+                indirect::address(text, name).unwrap_or(0)
+            }
             Initial::Address(name, addend) => {
                 let Some(number) = numbers.get(name) else {
                     return Err(error(variable.line, format!("the address of {name}, which is no global variable")));

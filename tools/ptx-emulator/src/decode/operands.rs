@@ -2,7 +2,7 @@
 
 use crate::{
     ast::{Base, Instruction, Operand},
-    decode::{Decoded, Decoder, Reg, Symbol, names},
+    decode::{Decoded, Decoder, Reg, Symbol, indirect, names},
     machine::{Preset, SINK, Special},
 };
 
@@ -147,7 +147,10 @@ impl<'t> Decoder<'_, 't> {
                     Some(Symbol::Register(_)) => {
                         Err(self.refuse(i, format!("{name} has another width than the instruction")))
                     }
-                    None => Err(self.nothing_called(i, name)),
+                    None => match indirect::address(self.text, name) {
+                        Some(address) => Ok(self.constant64(address)),
+                        None => Err(self.nothing_called(i, name)),
+                    },
                 }
             }
             other => Err(self.refuse(i, format!("{other:?} is no 64-bit operand"))),

@@ -68,7 +68,10 @@ fn form(number: i64) -> Form {
 /// The instructions of this module; `wgmma` runs beside its warps and is at home with what does.
 pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decoded<Option<Ins>> {
     let ins = match i.parts[0] {
-        "mma" => mma(d, i)?,
+        "mma" => match super::double::decode(d, i)? {
+            Some(ins) => ins,
+            None => mma(d, i)?,
+        },
         "ldmatrix" | "stmatrix" => matrix(d, i)?,
         "movmatrix" => {
             if i.parts[1..] != ["sync", "aligned", "m8n8", "trans", "b16"] {

@@ -1,7 +1,8 @@
 //! `mma.sync`: products of 16 x k by k x 8 matrices spread over the registers of a warp.
 //!
-//! With g = lane / 4 and t = lane % 4: registers of A alternate between rows g and g + 8, then step through k by 32 bits times
-//! four; registers of B step the same way through k of column g; c0, c1 are (g, 2t), (g, 2t+1), c2, c3 the same of row g + 8.
+//! With g = lane / 4 and t = lane % 4: registers of A alternate between rows g and g + 8, then step through k by 32
+//! bits times four; registers of B step the same way through k of column g; c0, c1 are (g, 2t), (g, 2t+1), c2, c3 the
+//! same of row g + 8.
 
 use super::{
     Lanes,
@@ -209,21 +210,6 @@ pub(super) fn store_halves(rows: &Accumulator, d: &mut [Lanes]) {
     }
 }
 
-/// The hot loop: one row of eight sums at a time, k ascending.
-#[inline(always)]
-pub(super) fn product<const K: usize, const FMA: bool>(a: &[[f32; K]; 16], b: &[[f32; 8]; K], sums: &mut Accumulator) {
-    for (row, sums) in a.iter().zip(sums.iter_mut()) {
-        let mut sum = *sums;
-        for (left, right) in row.iter().zip(b) {
-            for (s, r) in sum.iter_mut().zip(right) {
-                // Products of these types fit into an f32, so that both forms round once.
-                *s = if FMA { left.mul_add(*r, *s) } else { left * r + *s };
-            }
-        }
-        *sums = sum;
-    }
-}
-
 /// D = A B + C. Registers are unpacked as they are, element `e` of every lane to a plane of its own; the columns of a row stand
 /// in the order of the accumulators' registers, even ones first.
 #[inline(always)]
@@ -322,17 +308,23 @@ fn sums<const K: usize, const PER: usize, const PLANES: usize>(
         rows[first + 3 * PER] = _mm256_shuffle_ps(high_ab, high_cd, 0xee);
     }
     for half in 0..2 {
-        for g in 0..8 {
-            let four = |from: &Lanes| -> _ {
-                let four: &[u32] = &from[4 * g..4 * g + 4];
-                // SAFETY: four values of 32 bits.
-                unsafe { _mm_loadu_ps(four.as_ptr().cast()) }
-            };
-            let mut sum = _mm256_set_m128(four(c[2 * half + 1]), four(c[2 * half]));
-            for (k, row) in rows.iter().enumerate() {
-                let factor = left[(k / (4 * PER) * 2 + half) * PER + k % PER][4 * g + k / PER % 4];
-                sum = _mm256_fmadd_ps(_mm256_set1_ps(factor), *row, sum);
+        let four = |from: &Lanes, g: usize| -> _ {
+            let four: &[u32] = &from[4 * g..4 * g + 4];
+            // SAFETY: four values of 32 bits.
+            unsafe { _mm_loadu_ps(four.as_ptr().cast()) }
+        };
+        // Eight rows side by side: sums that do not wait for each other.
+        let mut sums = [_mm256_setzero_ps(); 8];
+        for (g, sum) in sums.iter_mut().enumerate() {
+            *sum = _mm256_set_m128(four(c[2 * half + 1], g), four(c[2 * half], g));
+        }
+        for (k, row) in rows.iter().enumerate() {
+            let (plane, t) = (&left[(k / (4 * PER) * 2 + half) * PER + k % PER], k / PER % 4);
+            for (g, sum) in sums.iter_mut().enumerate() {
+                *sum = _mm256_fmadd_ps(_mm256_set1_ps(plane[4 * g + t]), *row, *sum);
             }
+        }
+        for (g, sum) in sums.into_iter().enumerate() {
             for (register, value) in
                 [(2 * half, _mm256_castps256_ps128(sum)), (2 * half + 1, _mm256_extractf128_ps(sum, 1))]
             {

@@ -1,8 +1,9 @@
 //! Matrix instructions as pure functions on registers: `mma.sync`, `ldmatrix`, `stmatrix`, `movmatrix`, `wgmma`.
 //!
-//! Layouts are those of the PTX ISA. Numerics: products are exact, sums are f32 in ascending k, one rounding each. Hardware
-//! aligns and truncates partial sums instead, so the last bits differ; results here are the better ones.
+//! Layouts are those of the PTX ISA. Numerics: products are exact, sums are f32 in ascending k, one rounding each.
+//! Hardware aligns and truncates partial sums instead, so the last bits differ; results here are the better ones.
 
+mod double;
 mod element;
 mod instructions;
 mod matrix;

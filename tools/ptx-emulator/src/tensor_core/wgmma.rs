@@ -1,13 +1,14 @@
 //! `wgmma.mma_async`: products of a warpgroup, 64 x N by K, with operands in shared memory behind descriptors.
 //!
-//! A descriptor names a tile made of atoms: eight rows of 16, 32, 64 or 128 bytes. Its two strides step over atoms. K-major
-//! tiles have k along the rows of an atom; MN-major ones (16-bit types only) have m or n along them. The swizzle permutes the
-//! 16-byte pieces of an atom by bits of the absolute address, as the tensor memory accelerator does when it writes them.
+//! A descriptor names a tile made of atoms: eight rows of 16, 32, 64 or 128 bytes. Its two strides step over atoms.
+//! K-major tiles have k along the rows of an atom; MN-major ones (16-bit types only) have m or n along them. The
+//! swizzle permutes the 16-byte pieces of an atom by bits of the absolute address, as the tensor memory accelerator
+//! does when it writes them.
 
 use super::{
     Lanes,
-    element::{Element, truncated},
-    mma::{self, Accumulator, accumulator, half_accumulator, product},
+    element::{Element, pair, tf32, truncated},
+    mma::{self, accumulator, half_accumulator},
     vectorised,
 };
 
@@ -194,60 +195,79 @@ impl WarpgroupForm {
     }
 
     fn operand(self, element: Element, pieces: &[[u32; 4]], major: Major, mn: usize, negate: bool) -> Operand {
-        let (k, depths) = (self.k(), self.depths());
-        let mut blocks = vec![[[0.0; 8]; 16]; mn / 8 * depths];
+        let mut operand = Operand { blocks: vec![[[0.0; 8]; 16]; mn / 8 * self.depths()] };
+        match element {
+            Element::F16 => self.unpack(&mut operand, pieces, major, mn, negate, |p| halves::<true>(p)),
+            Element::Bf16 => self.unpack(&mut operand, pieces, major, mn, negate, |p| halves::<false>(p)),
+            Element::Tf32 => self.unpack(&mut operand, pieces, major, mn, negate, |p| p.map(tf32)),
+            _ => self.unpack(&mut operand, pieces, major, mn, negate, |p| {
+                std::array::from_fn::<f32, 16, _>(|i| element.value(p[i / 4], i % 4))
+            }),
+        }
+        operand
+    }
+
+    /// Pieces of `PER` elements into blocks.
+    #[inline(always)]
+    fn unpack<const PER: usize>(
+        self,
+        operand: &mut Operand,
+        pieces: &[[u32; 4]],
+        major: Major,
+        mn: usize,
+        negate: bool,
+        values: impl Fn(&[u32; 4]) -> [f32; PER],
+    ) {
+        let depths = self.depths();
         let sign = if negate { -1.0 } else { 1.0 };
-        let per_piece = 16 / element.bytes();
-        let along = if major == Major::K { k } else { mn } / per_piece;
-        for (at, piece) in pieces.iter().enumerate() {
-            let (row, first) = (at / along, at % along * per_piece);
-            let mut values = [0.0; 16];
-            let per_word = 4 / element.bytes();
-            for (i, value) in values.iter_mut().enumerate().take(per_piece) {
-                *value = element.value(piece[i / per_word], i % per_word);
-            }
-            for (i, value) in values.iter().take(per_piece).enumerate() {
-                let (mn, k) = if major == Major::K { (row, first + i) } else { (first + i, row) };
-                blocks[mn / 8 * depths + k / 16][k % 16][mn % 8] = sign * value;
+        let along = if major == Major::K { self.k() } else { mn } / PER;
+        for (row, pieces) in pieces.chunks_exact(along).enumerate() {
+            for (at, piece) in pieces.iter().enumerate() {
+                let values = values(piece).map(|value| sign * value);
+                let first = at * PER;
+                if major == Major::K {
+                    let block = &mut operand.blocks[row / 8 * depths + first / 16];
+                    for (i, value) in values.into_iter().enumerate() {
+                        block[(first + i) % 16][place(row % 8)] = value;
+                    }
+                } else {
+                    for (i, eight) in values.chunks(8).enumerate() {
+                        let to = &mut operand.blocks[(first / 8 + i) * depths + row / 16][row % 16];
+                        for (n, value) in eight.iter().enumerate() {
+                            to[place(first % 8 + n)] = *value;
+                        }
+                    }
+                }
             }
         }
-        Operand { blocks }
     }
 
     /// One warp's share: `d` += (or =) A B, with A the 16 rows of this warp from shared memory.
     pub fn multiply_shared(self, a: &Operand, warp: usize, b: &Operand, sums: Sums, d: &mut [Lanes]) {
         for depth in 0..self.depths() {
-            let mut left = [[0.0; 16]; 16];
-            for (row, values) in left.iter_mut().enumerate() {
-                let block = &a.blocks[(2 * warp + row / 8) * self.depths() + depth];
-                for (k, value) in values.iter_mut().take(self.k()).enumerate() {
-                    *value = block[k][row % 8];
-                }
-            }
-            self.sweep(&left, b, depth, sums, d);
+            let blocks = [0, 1].map(|half| &a.blocks[(2 * warp + half) * self.depths() + depth]);
+            self.sweep(&Left::new(|row, k| blocks[row / 8][k][place(row % 8)]), b, depth, sums, d);
         }
     }
 
     /// One warp's share with A in four registers.
     pub fn multiply_registers(self, a: &[&Lanes], negate: bool, b: &Operand, sums: Sums, d: &mut [Lanes]) {
         let per = 4 / self.element.bytes();
+        let sign = if negate { -1.0 } else { 1.0 };
         for depth in 0..self.depths() {
-            let mut left = [[0.0; 16]; 16];
-            for (row, values) in left.iter_mut().enumerate() {
-                for (at, value) in values.iter_mut().enumerate().take(self.k()) {
-                    let k = 16 * depth + at;
-                    let register = a[2 * (k / (4 * per)) + row / 8];
-                    *value = self.element.value(register[row % 8 * 4 + k / per % 4], k % per);
+            let left = Left::new(|row, at| {
+                if at >= self.k() {
+                    return 0.0;
                 }
-            }
-            if negate {
-                left.iter_mut().flatten().for_each(|v| *v = -*v);
-            }
+                let k = 16 * depth + at;
+                let register = a[2 * (k / (4 * per)) + row / 8];
+                sign * self.element.value(register[row % 8 * 4 + k / per % 4], k % per)
+            });
             self.sweep(&left, b, depth, sums, d);
         }
     }
 
-    fn sweep(self, left: &[[f32; 16]; 16], b: &Operand, depth: usize, sums: Sums, d: &mut [Lanes]) {
+    fn sweep(self, left: &Left, b: &Operand, depth: usize, sums: Sums, d: &mut [Lanes]) {
         let per_block = self.d_registers() * 8 / self.n;
         let accumulate = sums.accumulate || depth > 0;
         for (block, registers) in b.blocks.iter().skip(depth).step_by(self.depths()).zip(d.chunks_exact_mut(per_block))
@@ -255,16 +275,46 @@ impl WarpgroupForm {
             if sums.truncate && !self.half_accumulator {
                 truncating_block(left, block, accumulate, registers);
             } else if self.half_accumulator {
-                let mut sums = match accumulate {
-                    true => half_accumulator(&registers.iter().collect::<Vec<_>>()),
-                    false => [[0.0; 8]; 16],
-                };
-                block_product(left, block, &mut sums);
-                mma::store_halves(&sums, registers);
+                half_block(left, block, accumulate, registers);
             } else {
                 full_block(left, block, accumulate, registers);
             }
         }
+    }
+}
+
+/// Where column `n` of eight stands in a block: even ones first, as registers of accumulators hold them.
+#[inline(always)]
+fn place(n: usize) -> usize {
+    n % 2 * 4 + n / 2
+}
+
+/// Eight elements of 16 bits.
+#[inline(always)]
+fn halves<const HALF: bool>(piece: &[u32; 4]) -> [f32; 8] {
+    let [a, b, c, d] = piece.map(pair::<HALF>);
+    [a.0, a.1, b.0, b.1, c.0, c.1, d.0, d.1]
+}
+
+/// A warp's sixteen rows of A, sixteen deep: for each k eight pairs of rows, each row's value as often as a register of
+/// accumulators has lanes of it.
+struct Left([[[f32; 8]; 8]; 16]);
+
+impl Left {
+    #[inline(always)]
+    fn new(value: impl Fn(usize, usize) -> f32) -> Self {
+        let mut all = [[[0.0; 8]; 8]; 16];
+        for (k, pairs) in all.iter_mut().enumerate() {
+            for (pair, lanes) in pairs.iter_mut().enumerate() {
+                let (even, odd) = (value(2 * pair, k), value(2 * pair + 1, k));
+                *lanes = [even, even, even, even, odd, odd, odd, odd];
+            }
+        }
+        Self(all)
+    }
+
+    fn value(&self, row: usize, k: usize) -> f32 {
+        self.0[k][row / 2][row % 2 * 4]
     }
 }
 
@@ -277,47 +327,86 @@ pub struct Sums {
     pub truncate: bool,
 }
 
-fn truncating_block(left: &[[f32; 16]; 16], right: &[[f32; 8]; 16], accumulate: bool, d: &mut [Lanes]) {
+fn truncating_block(left: &Left, right: &Block, accumulate: bool, d: &mut [Lanes]) {
     let mut rows = match (accumulate, &d[..]) {
         (true, [a, b, c, d]) => accumulator(&[a, b, c, d]),
         _ => [[0.0; 8]; 16],
     };
-    for (row, left) in rows.iter_mut().zip(left) {
-        for (column, sum) in row.iter_mut().enumerate() {
-            let products = left.iter().zip(right).map(|(a, b)| f64::from(*a) * f64::from(b[column]));
+    for (row, sums) in rows.iter_mut().enumerate() {
+        for (column, sum) in sums.iter_mut().enumerate() {
+            let products = (0..16).map(|k| f64::from(left.value(row, k)) * f64::from(right[k][place(column)]));
             *sum = truncated(products.fold(f64::from(*sum), |sum, product| sum + product));
         }
     }
     mma::store(&rows, d);
 }
 
+fn half_block(left: &Left, right: &Block, accumulate: bool, d: &mut [Lanes]) {
+    let mut rows = match accumulate {
+        true => half_accumulator(&d.iter().collect::<Vec<_>>()),
+        false => [[0.0; 8]; 16],
+    };
+    for (row, sums) in rows.iter_mut().enumerate() {
+        for (column, sum) in sums.iter_mut().enumerate() {
+            // Products of these types fit into an f32.
+            *sum = (0..16).fold(*sum, |sum, k| sum + left.value(row, k) * right[k][place(column)]);
+        }
+    }
+    mma::store_halves(&rows, d);
+}
+
+/// Sixteen rows of k, eight columns in the order of [`place`].
+type Block = [[f32; 8]; 16];
+
 /// An operand unpacked: for each eight of m or n, blocks of sixteen rows of k. Shallower products leave the last rows zero.
 pub struct Operand {
-    blocks: Vec<[[f32; 8]; 16]>,
+    blocks: Vec<Block>,
 }
 
+/// Lane 4g + t of a register is row g and the columns 2t or 2t + 1: eight lanes are two rows, so that registers are summed as
+/// they are.
 #[inline(always)]
-fn block_product_body<const FMA: bool>(left: &[[f32; 16]; 16], right: &[[f32; 8]; 16], sums: &mut Accumulator) {
-    product::<16, FMA>(left, right, sums);
-}
-
-#[inline(always)]
-fn full_block_body<const FMA: bool>(left: &[[f32; 16]; 16], right: &[[f32; 8]; 16], accumulate: bool, d: &mut [Lanes]) {
-    let mut sums = match (accumulate, &d[..]) {
-        (true, [a, b, c, d]) => accumulator(&[a, b, c, d]),
-        _ => [[0.0; 8]; 16],
-    };
-    product::<16, FMA>(left, right, &mut sums);
-    mma::store(&sums, d);
+fn full_block_body<const FMA: bool>(left: &Left, right: &Block, accumulate: bool, d: &mut [Lanes]) {
+    for half in 0..2 {
+        let mut sums = [[[0f32; 8]; 4]; 2];
+        if accumulate {
+            for (parity, sums) in sums.iter_mut().enumerate() {
+                for (two, sums) in sums.iter_mut().enumerate() {
+                    for (lane, sum) in sums.iter_mut().enumerate() {
+                        *sum = f32::from_bits(d[2 * half + parity][8 * two + lane]);
+                    }
+                }
+            }
+        }
+        for (pairs, right) in left.0.iter().zip(right) {
+            for (parity, sums) in sums.iter_mut().enumerate() {
+                let four = &right[4 * parity..4 * parity + 4];
+                let columns: [f32; 8] = std::array::from_fn(|lane| four[lane % 4]);
+                for (two, sums) in sums.iter_mut().enumerate() {
+                    let rows = &pairs[4 * half + two];
+                    for lane in 0..8 {
+                        // Products of these types fit into an f32, so that both forms round once.
+                        sums[lane] = match FMA {
+                            true => rows[lane].mul_add(columns[lane], sums[lane]),
+                            false => rows[lane] * columns[lane] + sums[lane],
+                        };
+                    }
+                }
+            }
+        }
+        for (parity, sums) in sums.iter().enumerate() {
+            for (two, sums) in sums.iter().enumerate() {
+                for (lane, sum) in sums.iter().enumerate() {
+                    d[2 * half + parity][8 * two + lane] = sum.to_bits();
+                }
+            }
+        }
+    }
 }
 
 vectorised! {
-    /// `sums` += `left` `right`.
-    fn block_product(left: &[[f32; 16]; 16], right: &[[f32; 8]; 16], sums: &mut Accumulator) = block_product_body
-}
-vectorised! {
-    /// The same on the four registers of an f32 accumulator.
-    fn full_block(left: &[[f32; 16]; 16], right: &[[f32; 8]; 16], accumulate: bool, d: &mut [Lanes]) = full_block_body
+    /// The four registers of an f32 accumulator += `left` `right`.
+    fn full_block(left: &Left, right: &Block, accumulate: bool, d: &mut [Lanes]) = full_block_body
 }
 
 #[cfg(test)]

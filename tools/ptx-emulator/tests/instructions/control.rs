@@ -40,6 +40,48 @@ fn calls() {
     }
 }
 
+/// Two functions with one shape, and a table of their addresses.
+const FUNCTIONS: &str = ".func (.param .b32 r) twice(.param .b32 x)\n{\n.reg .b32 %v;\nld.param.u32 %v, [x];\nadd.u32 %v, %v, %v;\nst.param.b32 [r], %v;\nret;\n}\n.func (.param .b32 r) next(.param .b32 x)\n{\n.reg .b32 %v;\nld.param.u32 %v, [x];\nadd.u32 %v, %v, 1;\nst.param.b32 [r], %v;\nret;\n}\n.global .align 8 .u64 table[2] = {twice, next};\n.visible .entry";
+
+#[test]
+fn calls_through_registers() {
+    let call = |which: &str, guard: &str| {
+        format!(
+            "mov.u32 %r0, 7;\n{which}\n{{\n.param .b32 in;\nst.param.b32 [in], %r1;\n.param .b32 out;\nproto: .callprototype (.param .b32 _) _ (.param .b32 _);\n{guard} call (out), %d1, (in), proto;\n{guard} ld.param.b32 %r0, [out];\n}}"
+        )
+    };
+    let x = B32.values(0, COUNT);
+    let run = |which: &str, guard: &str| {
+        let text = crate::kernel(&[B32], B32, "", &call(which, guard)).replace(".visible .entry", FUNCTIONS);
+        crate::execute(&text, &[(B32, &x)], B32, Options::default())
+    };
+    let (twice, next) = (|x: u64| (2 * x) & 0xffff_ffff, |x: u64| (x + 1) & 0xffff_ffff);
+    let all = run("mov.u64 %d1, next;", "");
+    assert!(x.iter().zip(&all).all(|(x, y)| *y == next(*x)), "{all:x?}");
+    // Lanes of one warp call different functions, by a table in memory.
+    let pick = "and.b32 %r2, %r31, 1; mul.wide.u32 %d2, %r2, 8; mov.u64 %d3, table; add.u64 %d3, %d3, %d2; ld.global.u64 %d1, [%d3];";
+    let mixed = run(pick, "");
+    let wanted = |(lane, x): (usize, &u64)| if lane % 2 == 0 { twice(*x) } else { next(*x) };
+    assert!(x.iter().enumerate().map(wanted).eq(mixed.iter().copied()), "{mixed:x?}");
+    let guarded = run(&format!("{pick} setp.lt.u32 %p1, %r31, 40;"), "@%p1");
+    for (lane, y) in guarded.iter().enumerate() {
+        assert_eq!(*y, if lane < 40 { wanted((lane, &x[lane])) } else { 7 }, "lane {lane}");
+    }
+}
+
+#[test]
+fn calls_of_what_is_no_function_are_reported() {
+    let body = "mov.u64 %d1, 64;\n{\n.param .b32 in;\nst.param.b32 [in], %r1;\n.param .b32 out;\nproto: .callprototype (.param .b32 _) _ (.param .b32 _);\ncall (out), %d1, (in), proto;\nld.param.b32 %r0, [out];\n}";
+    let text = crate::kernel(&[B32], B32, "", body).replace(".visible .entry", FUNCTIONS);
+    let module = Module::load(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let mut gpu = Gpu::new(Options::default());
+    let x = gpu.alloc(4 * COUNT as u64).expect("memory");
+    gpu.fill(x, 0, 4 * COUNT as u64).expect("own memory");
+    let params: Vec<u8> = [x, 0, 0, x].iter().flat_map(|p| p.to_le_bytes()).collect();
+    let fault = gpu.launch(&module, "t", [1; 3], [COUNT as u32, 1, 1], 0, &params).expect_err("no function");
+    assert!(fault.kind() == FaultKind::Operand && fault.to_string().contains("no function"), "{fault}");
+}
+
 #[test]
 fn special_registers() {
     check_lanes(&[], B32, "", "mov.u32 %r0, %laneid;", |_, i| i as u64 % 32);

@@ -1,7 +1,7 @@
 //! What lanes do together.
 
 use crate::{
-    Kind::{B32, B64},
+    Kind::{B32, B64, F64},
     check_lanes, s, w,
 };
 
@@ -107,4 +107,65 @@ fn reductions() {
     check_lanes(&[B32], B32, "", "redux.sync.or.b32 %r0, %r1, -1;", |x, i| {
         mates(x, i).into_iter().fold(0, |a, b| a | b)
     });
+}
+
+/// Elements of a matrix operand: row and column of register `i` of a lane.
+type Place = fn(usize, usize) -> (usize, usize);
+
+#[test]
+fn products_of_doubles() {
+    let c: Place = |lane, i| (lane / 4 + 8 * (i / 2), lane % 4 * 2 + i % 2);
+    let b: Place = |lane, i| (lane % 4 + 4 * i, lane / 4);
+    let eight: Place = |lane, i| (lane / 4, lane % 4 + 4 * i);
+    let sixteen: Place = |lane, i| (lane / 4 + 8 * (i % 2), lane % 4 + 4 * (i / 2));
+    for (rows, k, a) in [(8, 4, eight), (16, 4, sixteen), (16, 8, sixteen), (16, 16, sixteen)] {
+        let registers = [(rows / 8 * k / 4, a), (k / 4, b), (rows / 4, c)];
+        let value = |which: usize, row: usize, column: usize| ((which * 31 + row * 7 + column * 13) % 11) as f64 - 5.0;
+        // Each lane computes its elements from its own place.
+        let mut body = String::from("and.b32 %r1, %r31, 31;\n");
+        let mut lists = Vec::new();
+        let mut inputs = Vec::new();
+        for (which, (count, place)) in registers.into_iter().enumerate() {
+            let names: Vec<String> = (0..count).map(|i| format!("%m{}", 16 * which + i)).collect();
+            for (i, name) in names.iter().enumerate() {
+                body.push_str(&format!(
+                    "mul.wide.u32 %d1, %r1, 8; mov.u64 %d2, inputs; add.u64 %d2, %d2, %d1; ld.global.f64 {name}, [%d2+{}];\n",
+                    256 * inputs.len()
+                ));
+                inputs.push(
+                    (0..32)
+                        .map(|lane| {
+                            let (row, column) = place(lane, i);
+                            value(which, row, column)
+                        })
+                        .collect::<Vec<f64>>(),
+                );
+            }
+            lists.push(format!("{{{}}}", names.join(", ")));
+        }
+        let results: Vec<String> = (0..rows / 4).map(|i| format!("%m{}", 48 + i)).collect();
+        body.push_str(&format!(
+            "mma.sync.aligned.m{rows}n8k{k}.row.col.f64.f64.f64.f64 {{{}}}, {}, {}, {};\n",
+            results.join(", "),
+            lists[0],
+            lists[1],
+            lists[2]
+        ));
+        let bits: Vec<String> = inputs.iter().flatten().map(|v| format!("0d{:016X}", v.to_bits())).collect();
+        let table = format!(".global .align 8 .f64 inputs[{}] = {{{}}};\n.visible .entry", bits.len(), bits.join(", "));
+        for (i, result) in results.iter().enumerate() {
+            let text = crate::kernel(&[], F64, ".reg .f64 %m<64>;\n", &format!("{body}mov.f64 %g0, {result};"));
+            let text = text.replace(".visible .entry", &table);
+            let ours = crate::execute(&text, &[], F64, ptx_emulator::Options::default());
+            for (lane, ours) in ours.iter().enumerate() {
+                let (row, column) = c(lane % 32, i);
+                let sum: f64 = (0..k).map(|depth| value(0, row, depth) * value(1, depth, column)).sum();
+                assert_eq!(
+                    f64::from_bits(*ours),
+                    sum + value(2, row, column),
+                    "m{rows}n8k{k}, lane {lane}, register {i}"
+                );
+            }
+        }
+    }
 }
