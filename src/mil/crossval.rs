@@ -12,7 +12,6 @@ use std::{
     },
 };
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -22,11 +21,11 @@ use crate::{
     eval::metrics::Prediction,
     io::{checksum::Digest, safetensors::SafetensorsFile},
     mil::{
-        bags::{Bag, BagSet, FoldSlides},
+        bags::{BagSet, FoldSlides},
         config::TrainConfig,
         features::FeatureDims,
         manifest::{Manifest, member_dir, model_name, task_dir},
-        method::{Fit, Rows},
+        method::Fit,
         model::Model,
         tasks::{Task, tasks},
         training::{self, EpochRecord, Job, MODEL_FILE},

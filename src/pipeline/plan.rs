@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use super::{
     RunConfig, Scale,
-    config::SelectConfig,
     features::{self, HELD_FLOATS},
     patches::MOST_PATCHES,
     scales, scan,

@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 use ptx_emulator::Module;
 
 use crate::{
-    abi::{Answer, error, exported, put, status},
+    abi::{error, exported, put, status},
     state::state,
 };
 
