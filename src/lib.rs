@@ -13,7 +13,7 @@
 //! let first = builder.scope("first", |b| Linear::new(b, 2, 16, 1.0))?;
 //! let last = builder.scope("last", |b| Linear::new(b, 16, 1, 1.0))?;
 //! let params = builder.finish()?;
-//! let forward = |x: &Tensor| last.forward(&first.forward_activated(x, Activation::Tanh)?);
+//! let forward = |x: &Tensor| last.forward(&first.forward_activated(x, Activation::Gelu)?);
 //!
 //! let mut adam = Adam::new(&params, AdamConfig { lr: 0.05, ..AdamConfig::default() })?;
 //! for _ in 0..200 {

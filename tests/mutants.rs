@@ -143,8 +143,10 @@ const EQUIVALENT: &[(&str, &str, Safeguard, &[usize], &str)] = &[
     ("linear_fwd", "_128x128", Safeguard::WarpBarrier, &[4, 8], LAST_READ),
     ("conv2d_", "_128x128", Safeguard::WarpBarrier, &[4, 8], LAST_READ),
     ("modulated_conv2d_", "_128x128", Safeguard::WarpBarrier, &[4, 8], LAST_READ),
+    ("segment_topk_mean_fwd", "", Safeguard::Barrier, &[2], OWN_SUM),
 ];
 const LAST_GROUPS: &str = "the steps before waited for every group that copies something; those left are empty";
+const OWN_SUM: &str = "the only thread that goes on reads the sum that it wrote itself";
 const LAST_READ: &str = "nobody writes to the warp's piece of shared memory after its last results were read";
 
 /// Why the fault may pass, if it may.

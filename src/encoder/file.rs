@@ -166,7 +166,7 @@ impl Vectors {
         };
         let values = features.to_f32();
         if corners != n || d == 0 || values.iter().any(|v| !v.is_finite()) {
-            return Err(unusable(format!("has features {:?} of {corners} corners, or values that are no numbers", features.shape)));
+            return Err(unusable(format!("has features {:?} of {corners} corners, or NaN or infinite values", features.shape)));
         }
         let whole = |v: f64| (v.fract() == 0.0 && v.abs() < 2f64.powi(53)).then_some(v as i64);
         let coords = coords.view().to_i64().or_else(|| coords.to_f64().into_iter().map(whole).collect());

@@ -168,7 +168,10 @@ fn spread(codes: &[f32], d: usize) -> (f64, f64) {
     let gram = |i: usize, j: usize| dot(&centred[i], &centred[j]);
     let trace: f64 = (0..n).map(|i| gram(i, i)).sum();
     let squares: f64 = (0..n).flat_map(|i| (0..n).map(move |j| (i, j))).map(|(i, j)| gram(i, j).powi(2)).sum();
-    (if energy > 0.0 { common / energy } else { 1.0 }, if squares > 0.0 { trace * trace / squares } else { 0.0 })
+    // What rounding leaves of codes that are all one has no dimension.
+    let varies = trace > 1e-12 * n as f64 * energy;
+    let share = if energy > 0.0 { (common / energy).min(1.0) } else { 1.0 };
+    (share, if varies { trace * trace / squares } else { 0.0 })
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

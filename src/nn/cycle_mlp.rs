@@ -1,4 +1,4 @@
-//! The block of CycleMLP (Chen et al. 2022): a perceptron whose fully connected layers read neighbouring cells at the cost of
+//! The block of CycleMLP (Chen et al. 2022): an MLP whose fully connected layers read neighbouring cells at the cost of
 //! a 1x1 convolution, because each channel takes its input from one cell only, and the cell cycles with the channel.
 //!
 //! Channel i is read ((i + 1) mod 3) − 1 cells further along columns (`h`) or rows (`w`), zero outside. Reading so is a

@@ -58,7 +58,7 @@ impl Projection {
     }
 }
 
-/// One block: the mixer, which has no norm before it, and a perceptron after one, each around a residual path.
+/// One block: the mixer, which has no norm before it, and an MLP after one, each around a residual path.
 pub struct SummaryMixingBlock {
     local: Projection,
     summary: Projection,

@@ -31,10 +31,22 @@ def draw(net):
     return net.double().eval()
 
 
+def residual(block, layers, widths):
+    """timm's network with a stem as narrow as its first stage; timm itself has no stem but one of 64 channels."""
+    net = resnet.ResNet(block, layers, channels=widths, num_classes=3)
+    net.conv1 = torch.nn.Conv2d(3, widths[0], 7, stride=2, padding=3, bias=False)
+    net.bn1 = torch.nn.BatchNorm2d(widths[0])
+    stages, _ = resnet.make_blocks((block,) * 4, widths, layers, widths[0])
+    for name, stage in stages:
+        setattr(net, name, stage)
+    return net
+
+
 NETWORKS = {
-    "resnet18": lambda: resnet.ResNet(resnet.BasicBlock, [2, 1, 1, 1], channels=(8, 8, 12, 16), stem_width=8, num_classes=3),
-    "resnet50": lambda: resnet.ResNet(resnet.Bottleneck, [1, 2, 1, 1], channels=(4, 4, 6, 8), stem_width=4, num_classes=3),
-    "lite0": lambda: efficientnet._gen_efficientnet_lite("efficientnet_lite0", channel_multiplier=0.1, num_classes=3),
+    "resnet18": lambda: residual(resnet.BasicBlock, [2, 1, 1, 1], (8, 8, 12, 16)),
+    "resnet50": lambda: residual(resnet.Bottleneck, [1, 2, 1, 1], (4, 4, 6, 8)),
+    "lite0": lambda: efficientnet._gen_efficientnet_lite(
+        "tf_efficientnet_lite0", channel_multiplier=0.1, num_classes=3, pad_type="same", bn_eps=1e-3),
     "timm": lambda: vision_transformer.VisionTransformer(
         img_size=24, patch_size=8, embed_dim=24, depth=2, num_heads=3, mlp_ratio=2.5, num_classes=3, dynamic_img_size=True),
     "dinov2": lambda: vision_transformer.VisionTransformer(

@@ -151,7 +151,8 @@ fn gradients_are_those_of_finite_differences() -> Result<()> {
         let tape = Tape::start();
         tape.watch(case.params.trainable().into_iter().chain(inputs.iter().copied()));
         let grads = tape.backward(&value(&case.network, &patches)?)?;
-        const STEP: f64 = 1e-5;
+        // Batch normalisation of a few values is curved: a step of 1e-5 is off by 2e-5 of the largest gradients.
+        const STEP: f64 = 1e-6;
         for (name, tensor) in case.params.named_trainable() {
             let at = tensor.to_vec::<f64>()?;
             let direction = Philox::named(11, name).normals(at.len());
