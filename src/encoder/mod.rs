@@ -36,6 +36,7 @@ encoders! {
     isg,
     untrained,
     colour,
+    texture_words,
     resnet18,
     resnet50,
     efficientnet_lite0,

@@ -149,22 +149,26 @@ impl BagSet {
     /// Means over a slide's patches of the global vectors and of the cubes' cells, as far as `reads` names them, one after
     /// the other.
     pub fn mean_features(&self, slide: usize, reads: Reads) -> Result<Vec<f64>> {
-        let features = &self.bags[slide].features;
-        let n = features.patches();
-        let FeatureDims { global, cell, grid } = self.dims;
-        let mut means = [vec![0.0; global], vec![0.0; cell]];
-        let counts = [n, n * grid * grid];
-        for chunk in (0..n).collect::<Vec<_>>().chunks(READ_PATCHES) {
-            let mut values = PatchValues::default();
-            features.read(chunk, Reads { coords: false, ..reads }, &mut values)?;
-            for ((mean, count), values) in means.iter_mut().zip(counts).zip([&values.global, &values.cube]) {
-                for row in values.chunks_exact(mean.len().max(1)) {
-                    mean.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v) / count as f64);
-                }
+        mean_features(&*self.bags[slide].features, self.dims, reads)
+    }
+}
+
+/// The same of any slide's features.
+pub fn mean_features(features: &dyn PatchFeatures, dims: FeatureDims, reads: Reads) -> Result<Vec<f64>> {
+    let n = features.patches();
+    let FeatureDims { global, cell, grid } = dims;
+    let mut means = [vec![0.0; global], vec![0.0; cell]];
+    let counts = [n, n * grid * grid];
+    for chunk in (0..n).collect::<Vec<_>>().chunks(READ_PATCHES) {
+        let mut values = PatchValues::default();
+        features.read(chunk, Reads { coords: false, ..reads }, &mut values)?;
+        for ((mean, count), values) in means.iter_mut().zip(counts).zip([&values.global, &values.cube]) {
+            for row in values.chunks_exact(mean.len().max(1)) {
+                mean.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v) / count as f64);
             }
         }
-        let [global, cell] = means;
-        let kept = reads.global.then_some(global).into_iter().chain(reads.cube.then_some(cell));
-        Ok(kept.flatten().collect())
     }
+    let [global, cell] = means;
+    let kept = reads.global.then_some(global).into_iter().chain(reads.cube.then_some(cell));
+    Ok(kept.flatten().collect())
 }

@@ -26,6 +26,8 @@ pub(super) struct Draw<'a> {
     pub targets: &'a TargetScaler,
     /// Genes whose error counts.
     pub genes: &'a [usize],
+    /// What positives count, per target ([`Loss::positive_weights`](super::loss::Loss::positive_weights)).
+    pub positives: &'a [f64],
     pub seed: u64,
 }
 
@@ -52,10 +54,11 @@ impl Draw<'_> {
             for (gene, value) in row.into_iter().enumerate() {
                 let counts = value.is_finite() && self.genes.contains(&gene);
                 batch.targets.push(if counts { value as f32 } else { 0.0 });
-                batch.weights.push(f32::from(u8::from(counts)));
+                let weight = if value > 0.5 { self.positives[gene] } else { 1.0 };
+                batch.weights.push(if counts { weight as f32 } else { 0.0 });
             }
         }
-        let counted = batch.weights.iter().map(|w| f64::from(*w)).sum::<f64>().max(1.0);
+        let counted = batch.weights.iter().map(|w| f64::from(*w)).sum::<f64>().max(f64::MIN_POSITIVE);
         batch.weights.iter_mut().for_each(|w| *w = (f64::from(*w) / counted) as f32);
         Ok(batch)
     }

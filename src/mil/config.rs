@@ -17,6 +17,7 @@ use crate::{
     error::{Error, Result},
     mil::{
         METHODS,
+        loss::Loss,
         method::{self, Fit, METHOD, MethodConfig, MethodSpec, Parameters},
     },
     preset::Preset,
@@ -57,7 +58,9 @@ pub struct TrainConfig {
     /// With fewer validation slides their score is too noisy to choose an epoch by: the schedule runs to its end and the
     /// last weights are kept.
     pub min_valid_slides: usize,
-    /// How targets are scaled, fitted on the training slides of a fold; predictions are scaled back.
+    /// What is minimised; of labels by default their binary cross-entropy. A closed form has its own.
+    pub loss: Loss,
+    /// How expression is scaled, fitted on the training slides of a fold; predictions are scaled back.
     pub target_scaling: Scaling,
     /// Divides features by their deviation over the training slides after taking away their mean.
     pub standardise_features: bool,
@@ -90,6 +93,14 @@ impl TrainConfig {
         config
     }
 
+    /// What the method's outputs are: a closed form solves for squared error whatever is asked.
+    pub fn loss(&self) -> Loss {
+        match self.method.fit() {
+            Fit::Gradient => self.loss,
+            Fit::Closed(_) => Loss::Mse,
+        }
+    }
+
     /// What networks are tuned with, where it is another method than the pooled ones'.
     pub fn tuned(&self) -> Option<TrainConfig> {
         Some(TrainConfig { method: self.method.tuned()?, ..self.clone() })
@@ -114,6 +125,7 @@ impl TrainConfig {
             ema_decay: 0.0,
             patience: 15,
             min_valid_slides: 20,
+            loss: Loss::Mse,
             target_scaling: Scaling::MinMax,
             standardise_features: true,
             augment_cubes: true,

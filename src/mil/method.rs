@@ -64,6 +64,11 @@ pub trait Method: Keys + Debug + Send + Sync {
     /// Sizes that do not fit each other, or stored weights that do not fit them.
     fn network(&self, b: &mut Builder, dims: Dims) -> Result<Network>;
 
+    /// Whether it tells classes apart and can do nothing else.
+    fn wants_labels(&self) -> bool {
+        false
+    }
+
     fn fit(&self) -> Fit<'_> {
         Fit::Gradient
     }

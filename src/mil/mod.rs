@@ -7,6 +7,7 @@ pub mod config;
 pub mod crossval;
 pub mod embedding;
 pub mod features;
+pub mod loss;
 pub mod manifest;
 pub mod method;
 pub mod methods;

@@ -16,7 +16,9 @@ use crate::{
     io::{checkpoint, checksum::Digest, safetensors::SafetensorsFile},
     mil::{
         bags::Origin,
+        config::TrainConfig,
         features::{FeatureDims, FeatureScale, Moments, PatchFeatures, PatchValues, READ_PATCHES},
+        loss::Loss,
         method::MethodConfig,
         network::{Dims, Explanation, Mode, Network, Patches},
         tasks::Task,
@@ -47,6 +49,9 @@ pub struct ModelHeader {
     /// What its features came from.
     pub origin: Origin,
     pub targets: TargetScaler,
+    /// What its outputs are.
+    #[serde(default)]
+    pub loss: Loss,
     /// The epoch its weights are of.
     pub epoch: u64,
     /// Mean validation correlation at that epoch, where there is one.
@@ -57,17 +62,18 @@ pub struct ModelHeader {
 
 impl ModelHeader {
     /// Of a model that is about to be trained.
-    pub(crate) fn of_job(job: &Job, method: MethodConfig, targets: TargetScaler, key: Digest) -> ModelHeader {
+    pub(crate) fn of_job(job: &Job, config: &TrainConfig, targets: TargetScaler, key: Digest) -> ModelHeader {
         let genes = job.set.genes.clone();
         ModelHeader {
             format: FORMAT.to_string(),
-            method,
+            method: config.method.clone(),
             dims: job.set.dims,
             genes,
             trained_genes: job.genes.clone(),
             task: job.task.cloned(),
             origin: job.set.origin,
             targets,
+            loss: config.loss(),
             epoch: 0,
             valid_pearson: None,
             key,
@@ -203,13 +209,13 @@ impl Model {
     /// One slide's values, one per gene, on the targets' own scale. `features` are the [rows](crate::mil::method::Rows) of a
     /// method that has them; so below.
     pub fn predict(&self, features: &dyn PatchFeatures) -> Result<Vec<f64>> {
-        let mut values = self.predict_scaled(features)?;
-        self.header.targets.inverse(&mut values);
+        let mut values = self.outputs(features)?;
+        self.header.loss.read(&mut values, &self.header.targets);
         Ok(values)
     }
 
-    /// As [`Model::predict`], on the scale that the network was trained on.
-    pub fn predict_scaled(&self, features: &dyn PatchFeatures) -> Result<Vec<f64>> {
+    /// What the network says: scaled expression, or logits.
+    pub fn outputs(&self, features: &dyn PatchFeatures) -> Result<Vec<f64>> {
         let n = features.patches();
         if n == 0 {
             return Err(Error::Usage(
@@ -228,11 +234,11 @@ impl Model {
         self.network.aggregator.pool(&tokens, &slide, &mut Mode::Evaluate)?.to_vec::<f64>()
     }
 
-    /// One slide's prediction with what led to it, predictions and contributions on the targets' own scale.
+    /// One slide's prediction with what led to it: predictions on the targets' own scale, contributions too, or as logits.
     pub fn explain(&self, features: &dyn PatchFeatures) -> Result<Explanation> {
         let all: Vec<usize> = (0..features.patches()).collect();
         let mut explanation = self.network.explain(&self.patches(features, &all)?)?;
-        self.header.targets.inverse(&mut explanation.prediction);
+        self.header.loss.read(&mut explanation.prediction, &self.header.targets);
         let rows = explanation.contribution.iter_mut().flat_map(|c| c.chunks_exact_mut(self.header.genes.len().max(1)));
         rows.for_each(|row| self.header.targets.inverse(row));
         Ok(explanation)

@@ -242,12 +242,14 @@ pub struct Network {
     pub aggregator: Box<dyn Aggregator>,
     /// Forms of the network of which every training step draws one, such as the k of a top-k mean; 1 where it has one.
     pub variants: usize,
+    /// Trained on every patch as a case of its own, with its slide's target: in training its output has a row for each.
+    pub patchwise: bool,
 }
 
 impl Network {
     /// Of one form.
     pub fn new(input: Input, encoder: impl PatchEncoder + 'static, aggregator: impl Aggregator + 'static) -> Network {
-        Network { input, encoder: Box::new(encoder), aggregator: Box::new(aggregator), variants: 1 }
+        Network { input, encoder: Box::new(encoder), aggregator: Box::new(aggregator), variants: 1, patchwise: false }
     }
 
     /// `[slides, genes]` of slides whose patches lie one after another.

@@ -75,10 +75,11 @@ pub struct EpochRecord {
     pub step: u64,
     pub epoch: u64,
     pub learning_rate: f64,
-    /// Mean squared error on the scaled targets, over the epoch's steps.
+    /// `train.loss` over the epoch's steps.
     pub train_loss: f64,
     /// The gradient's norm before clipping, averaged over the steps.
     pub gradient_norm: f64,
+    /// Mean squared error on the scaled targets; of probabilities where labels are predicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_loss: Option<f64>,
     /// Mean over genes and projects of the correlation over the project's validation slides.
@@ -138,7 +139,7 @@ pub fn fit(job: &Job, config: &TrainConfig, device: &Device, progress: &dyn Prog
     }
     if let Fit::Closed(form) = config.method.fit() {
         begin_anew(job.dir)?;
-        let header = solve(job, form, ModelHeader::of_job(job, config.method.clone(), targets, key), &features)?;
+        let header = solve(job, form, ModelHeader::of_job(job, config, targets, key), &features)?;
         progress.advance(job.epochs as u64);
         return Ok(header);
     }
@@ -147,7 +148,7 @@ pub fn fit(job: &Job, config: &TrainConfig, device: &Device, progress: &dyn Prog
     if checkpoint.is_none() {
         begin_anew(job.dir)?;
     }
-    let header = ModelHeader::of_job(job, config.method.clone(), targets, key);
+    let header = ModelHeader::of_job(job, config, targets, key);
     let mut training = Training::start(job, config, header, features, checkpoint.as_ref(), device)?;
     let kernels = OPS.iter().flat_map(|spec| spec.kernels).chain(optim::KERNELS).copied();
     device.preload(kernels, &[DType::F32])?;
@@ -198,7 +199,8 @@ fn scales(job: &Job, config: &TrainConfig) -> Result<(FeatureScale, TargetScaler
         true => FeatureScale::fit(job.set, job.train, reads)?,
         false => FeatureScale::identity(job.set.dims, reads),
     };
-    Ok((features, job.set.fit_targets(config.target_scaling, job.train)?))
+    let scaling = config.loss().scaling(config.target_scaling);
+    Ok((features, job.set.fit_targets(scaling, job.train)?))
 }
 
 /// Of everything that decides the result. How often checkpoints are written, how many networks there are and how many train
@@ -238,6 +240,8 @@ struct Training<'a> {
     /// The model of averaged weights, where they are averaged.
     averaged: Option<(Model, Ema)>,
     optimiser: Adam,
+    /// What positives count, per target.
+    positives: Vec<f64>,
     /// The update of batches that are shaped as the last one, where the device supports graphs.
     update: Option<Update>,
     best: Vec<(String, Tensor)>,
@@ -296,7 +300,9 @@ impl<'a> Training<'a> {
             }
             None => State { key: header.key, epoch: 0, step: 0, best: None, stopped: false },
         };
-        Ok(Training { job, config, device, model, averaged, optimiser, update: None, best, state })
+        let targets = job.train.iter().map(|&slide| &job.set.targets[slide][..]);
+        let positives = config.loss.positive_weights(job.set.genes.len(), targets);
+        Ok(Training { job, config, device, model, averaged, optimiser, positives, update: None, best, state })
     }
 
     /// Whether validation chooses the epoch.
@@ -419,6 +425,7 @@ impl<'a> Training<'a> {
             features: &self.model.features,
             targets: &self.model.header.targets,
             genes: &self.job.genes,
+            positives: &self.positives,
             seed: self.job.seed,
         }
     }
@@ -443,7 +450,15 @@ impl<'a> Training<'a> {
         let tape = Tape::start();
         tape.watch(self.model.params.trainable());
         let predicted = self.model.network.forward(&batch.patches, &batch.slides, &mut Mode::Train(&mut step))?;
-        let loss = predicted.sub(&batch.targets)?.square()?.mul(&batch.weights)?.sum_all()?;
+        let loss = match self.model.network.patchwise {
+            false => self.config.loss.of(&predicted, &batch.targets, &batch.weights)?,
+            true => {
+                let slide = &batch.slides.row_numbers()?.owners;
+                let each = batch.slides.lengths().len() as f64 / predicted.shape().rows() as f64;
+                let weights = batch.weights.gather_rows(slide)?.scale(each)?;
+                self.config.loss.of(&predicted, &batch.targets.gather_rows(slide)?, &weights)?
+            }
+        };
         let grads = tape.backward(&loss)?;
         let norm = self.optimiser.apply(&self.model.params, &grads, self.config.clip_norm)?;
         step.stats.store()?;
@@ -469,11 +484,9 @@ impl<'a> Training<'a> {
             let bag = &self.job.set.bags[slide];
             let mut truth = self.job.set.targets[slide].clone();
             model.header.targets.transform(&mut truth);
-            slides.push(validation::Validated {
-                project: &bag.project,
-                truth,
-                predicted: model.predict_scaled(&*bag.features)?,
-            });
+            let mut predicted = model.outputs(&*bag.features)?;
+            model.header.loss.likelihoods(&mut predicted);
+            slides.push(validation::Validated { project: &bag.project, truth, predicted });
         }
         Ok(validation::scores(&slides, &self.job.genes))
     }

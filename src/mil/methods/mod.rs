@@ -16,13 +16,16 @@ macro_rules! methods {
 // Adding a method is its file and its line here.
 methods! {
     isg: SPEC;
-    ridge: SPEC;
-    mean: SPEC;
-    mean_mlp: SPEC;
     he2rna: SPEC;
-    abmil: SPEC;
+    vit: SMALL, BASE;
+    vit_mb: SPEC;
     cyclemlp: SPEC;
     mpvit: SPEC;
-    sequoia: SPEC;
     image_vit: SPEC;
+    abmil: SPEC;
+    sequoia: SPEC;
+    mean_mlp: SPEC;
+    tile_vote: SPEC;
+    ridge: SPEC;
+    mean: SPEC;
 }
