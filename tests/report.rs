@@ -5,7 +5,7 @@ use std::{path::Path, sync::OnceLock};
 use isg::{
     image::RgbImage,
     report::{
-        CohortSummary, Curve, Excluded, FoldScore, GeneReport, KeptPatches, PatchCounts, PatchMark, Point,
+        CohortSummary, Curve, Excluded, FoldScore, GeneMap, GeneReport, KeptPatches, PatchCounts, PatchMark, Point,
         Reconstruction, ReportData, SelectorCell, SelectorComparison, SelectorRow, Series, SlidePanel, Thumbnail,
         Timing, render,
     },
@@ -42,7 +42,12 @@ fn panel(image: &RgbImage, name: &str, facts: &[(&str, &str)]) -> SlidePanel {
     SlidePanel {
         name: name.into(),
         thumbnail: Thumbnail { image: image.clone(), slide_px: (image.width_px as u64, image.height_px as u64) },
+        gene_maps: vec![GeneMap {
+            gene: "MADE UP".into(),
+            values: patches.iter().filter(|m| m.kept).map(|m| m.score / 10.0).collect(),
+        }],
         patches,
+        mpp: Some(0.5),
         score_label: "texture, grey levels".into(),
         facts: facts.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
     }
@@ -250,7 +255,7 @@ fn a_whole_report_is_well_formed_and_has_every_section() {
         .filter(|n| n.has_tag_name("circle") && n.attribute("class").is_some_and(|c| c.starts_with("point")));
     assert_eq!(points.count(), 4 * 60);
     let pictures = document.descendants().filter(|n| n.has_tag_name("img"));
-    assert_eq!(pictures.count(), 3 * 4 + 5 * 2 + 5);
+    assert_eq!(pictures.count(), 3 * 5 + 5 * 2 + 5);
     assert!(document.descendants().filter(|n| n.has_tag_name("img")).all(|n| n.attribute("alt").is_some()));
 }
 
@@ -358,6 +363,8 @@ fn empty_and_degenerate_runs_still_make_a_page() {
             name: "empty".into(),
             thumbnail: Thumbnail { image: RgbImage::filled(0, 0, [0; 3]), slide_px: (0, 0) },
             patches: vec![],
+            mpp: None,
+            gene_maps: vec![GeneMap { gene: "none".into(), values: vec![f64::NAN] }],
             score_label: String::new(),
             facts: vec![],
         }],

@@ -1,14 +1,21 @@
 //! Predicting slides that were not in the cohort, with everything a finished run holds.
 
-use std::path::Path;
+use std::{path::Path, time::Instant};
+
+use rayon::prelude::*;
+use serde::Serialize;
 
 use super::{
     RunConfig,
     features::{self, Encoders},
-    model_dir, scales, scan,
+    maps::{self, SlideMaps},
+    model_dir,
+    reach::{FeatureRange, Intervals, Place},
+    scales, scan,
     selection::Selection,
 };
 use crate::{
+    cohort::feature_store::SlideFeatures,
     device::Device,
     error::{Error, Result},
     mil::{
@@ -16,9 +23,10 @@ use crate::{
         features::{HostFeatures, PatchValues},
         predictor::Predictor,
     },
-    progress::Progress,
+    progress::{Progress, Silent},
+    report::Thumbnail,
     select::{PatchGrid, Scorer},
-    slide::{Slide, SlideOptions, file_name::slide_id},
+    slide::{Plane, Slide, SlideOptions, file_name::slide_id},
 };
 
 /// A run's networks, ready for slides.
@@ -28,6 +36,7 @@ pub struct SlidePredictor {
     scorer: Scorer,
     encoders: Encoders,
     predictor: Predictor,
+    range: Option<FeatureRange>,
 }
 
 /// What is predicted for one slide.
@@ -36,6 +45,36 @@ pub struct SlidePrediction {
     pub kept: usize,
     /// Per gene, on the scale of the run's targets, e.g. log10(1 + x).
     pub values: Vec<f64>,
+    /// Where the slide lies among those that were trained on, if the run says where those lie.
+    pub place: Option<Place>,
+    /// What led to it, if it was asked for.
+    pub maps: Option<SlideMaps>,
+}
+
+/// Where a slide's time goes.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
+pub struct Seconds {
+    pub open: f64,
+    /// All of its patches read.
+    pub decode: f64,
+    /// Beyond decoding.
+    pub score: f64,
+    /// Kept patches read again and encoded, one overlapping with the other.
+    pub encode: f64,
+    pub regress: f64,
+}
+
+impl Seconds {
+    pub fn total(&self) -> f64 {
+        self.open + self.decode + self.score + self.encode + self.regress
+    }
+}
+
+/// A prediction with its price.
+pub struct Timed {
+    pub seconds: Seconds,
+    pub patches: usize,
+    pub kept: usize,
 }
 
 impl SlidePredictor {
@@ -77,19 +116,76 @@ impl SlidePredictor {
             return Err(Error::input(&path, problem, "give the directory that one run left, as it left it"));
         }
         let scorer = Scorer::new(&config.select.selector()?, device)?;
-        Ok(SlidePredictor { config, selection: ours, scorer, encoders, predictor })
+        let range = FeatureRange::read(dir, predictor.origin)?;
+        Ok(SlidePredictor { config, selection: ours, scorer, encoders, predictor, range })
+    }
+
+    /// Intervals from what the run missed on held-out slides; `None` where it left no predictions.
+    ///
+    /// # Errors
+    /// A table that cannot be read.
+    pub fn intervals(&self, level: f64) -> Result<Option<Intervals>> {
+        Intervals::read(&self.config.out, self.genes(), level)
     }
 
     pub fn genes(&self) -> &[String] {
         &self.predictor.manifest.genes
     }
 
+    /// Predicts one slide step by step, by the clock. Every step opens the slide anew, so that none finds tiles that another
+    /// decoded.
+    ///
+    /// # Errors
+    /// As [`SlidePredictor::predict`].
+    pub fn timed(&self, path: &Path, mpp: Option<f64>) -> Result<Timed> {
+        let select = &self.config.select;
+        let open = || Slide::open_with(path, &SlideOptions { mpp, ..SlideOptions::default() });
+        let (open_s, slide) = timed(open)?;
+        let (decode, ()) = timed(|| {
+            let plane = Plane::at(&slide, select.mpp)?;
+            let grid = PatchGrid::of(&plane, select.patch_px);
+            (0..grid.len()).into_par_iter().try_for_each(|i| grid.read(&plane, i).map(drop))
+        })?;
+        let slide = open()?;
+        let (scored, (plane, mut scores)) = timed(|| scan::score_patches(&slide, select, &self.scorer, &Silent))?;
+        let patches = scores.patches.len();
+        self.selection.choice.pass(&mut scores);
+        let id = slide_id(path);
+        self.selection.choice.draw(&id, &mut scores.patches);
+        scores.patches.retain(|patch| patch.kept);
+        let kept = scores.patches.len();
+        if kept == 0 {
+            return Err(Error::input(path, "nothing passed the run's threshold", "look at `isg score` of it"));
+        }
+        let (encode, encoded) = timed(|| self.encoders.encode(&id, &plane, &scores.patches, select, &Silent))?;
+        let bag = self.bag(path, &plane, encoded);
+        let (regress, _) = timed(|| self.predictor.predict(&bag, None))?;
+        let seconds = Seconds { open: open_s, decode, score: (scored - decode).max(0.0), encode, regress };
+        Ok(Timed { seconds, patches, kept })
+    }
+
+    /// A slide's features as networks read them.
+    fn bag(&self, path: &Path, plane: &Plane, encoded: SlideFeatures) -> features::WithSlide<HostFeatures> {
+        let side = PatchGrid::of(plane, self.config.select.patch_px).extent(plane);
+        let coords = features::places(&encoded.coords, side);
+        let patches = encoded.coords.len();
+        let values = PatchValues { global: encoded.global, cube: encoded.local, coords };
+        features::WithSlide { features: HostFeatures { patches, values }, path: path.to_path_buf() }
+    }
+
     /// Predicts one slide: scored, selected and encoded as the run's own slides were, by the run's threshold. `mpp` is its
-    /// µm per level-0 pixel, over what the file says.
+    /// µm per level-0 pixel, over what the file says; `mapped` are numbers of genes to explain on the slide, `None` explains
+    /// nothing.
     ///
     /// # Errors
     /// The slide cannot be read, is of another scale than the run's where that matters, or nothing of it passes.
-    pub fn predict(&self, path: &Path, mpp: Option<f64>, progress: &dyn Progress) -> Result<SlidePrediction> {
+    pub fn predict(
+        &self,
+        path: &Path,
+        mpp: Option<f64>,
+        mapped: Option<&[usize]>,
+        progress: &dyn Progress,
+    ) -> Result<SlidePrediction> {
         let slide = Slide::open_with(path, &SlideOptions { mpp, ..SlideOptions::default() })?;
         let select = &self.config.select;
         if select.mpp.is_none() {
@@ -109,9 +205,37 @@ impl SlidePredictor {
         let kept = scores.patches.len();
         let encoded = self.encoders.encode(&id, &plane, &scores.patches, select, progress)?;
         let side = PatchGrid::of(&plane, select.patch_px).extent(&plane);
-        let coords = features::places(&encoded.coords, side);
-        let values = PatchValues { global: encoded.global, cube: encoded.local, coords };
-        let bag = features::WithSlide { features: HostFeatures { patches: kept, values }, path: path.to_path_buf() };
-        Ok(SlidePrediction { patches: scored, kept, values: self.predictor.predict(&bag, None)? })
+        let bag = self.bag(path, &plane, encoded);
+        let place = match &self.range {
+            Some(range) => range.place(&bag, self.predictor.manifest.dims)?,
+            None => None,
+        };
+        let Some(genes) = mapped else {
+            return Ok(SlidePrediction {
+                patches: scored,
+                kept,
+                values: self.predictor.predict(&bag, None)?,
+                place,
+                maps: None,
+            });
+        };
+        let explanation = self.predictor.explain(&bag, None)?;
+        let (width, height) = (slide.levels()[0].width_px, slide.levels()[0].height_px);
+        let maps = SlideMaps {
+            slide: id,
+            thumbnail: Thumbnail { image: slide.thumbnail(maps::PICTURE_PX)?, slide_px: (width, height) },
+            mpp: slide.mpp(),
+            corners: scores.patches.iter().map(|patch| [patch.x, patch.y]).collect(),
+            side_px: side,
+            layers: maps::layers(&explanation, self.genes(), genes),
+        };
+        Ok(SlidePrediction { patches: scored, kept, values: explanation.prediction, place, maps: Some(maps) })
     }
+}
+
+/// Seconds that a piece of work takes, and its result.
+fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
+    let begun = Instant::now();
+    let result = work()?;
+    Ok((begun.elapsed().as_secs_f64(), result))
 }

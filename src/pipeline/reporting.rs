@@ -34,6 +34,8 @@ use crate::{
 const SLIDES_SHOWN: usize = 6;
 const RECONSTRUCTIONS_SHOWN: usize = 6;
 const THUMBNAIL_PX: usize = 640;
+/// Genes drawn on every slide.
+const GENES_MAPPED: usize = 3;
 
 /// What the report is made of.
 pub struct View<'a> {
@@ -51,10 +53,11 @@ pub fn report(view: &View, device: &Device, progress: &dyn Progress) -> Result<S
     let shown = shown_slides(view);
     progress.begin("report", shown.len() as u64, "slides");
     let predictor = Predictor::load(&super::model_dir(&view.run.config.out, &view.run.config.train), device)?;
+    let mapped = mapped_genes(view);
     let mut slides = Vec::with_capacity(shown.len());
     for &index in &shown {
         progress.check()?;
-        slides.push(panel(view, &predictor, index)?);
+        slides.push(panel(view, &predictor, &mapped, index)?);
         progress.advance(1);
     }
     progress.end();
@@ -132,13 +135,36 @@ fn shown_slides(view: &View) -> Vec<usize> {
     (0..count).map(|i| order[i * (order.len() - 1) / (count - 1).max(1)]).collect()
 }
 
-fn panel(view: &View, predictor: &Predictor, index: usize) -> Result<SlidePanel> {
+/// The genes that are predicted best, whose maps are worth a look.
+fn mapped_genes(view: &View) -> Vec<usize> {
+    let mut found: Vec<(f64, usize)> = Vec::new();
+    for result in view.comparison.results() {
+        let gene = view.set.genes.iter().position(|name| *name == result.gene);
+        if let (Some(gene), Some(pearson)) = (gene, result.pearson) {
+            match found.iter_mut().find(|(_, other)| *other == gene) {
+                Some(best) => best.0 = best.0.max(pearson),
+                None => found.push((pearson, gene)),
+            }
+        }
+    }
+    found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    found.into_iter().take(GENES_MAPPED).map(|(_, gene)| gene).collect()
+}
+
+fn panel(view: &View, predictor: &Predictor, mapped: &[usize], index: usize) -> Result<SlidePanel> {
     let selected = &view.selected[index];
     let slide = scan::open(&selected.entry)?;
     let bag = &view.set.bags[index];
     // A map by networks that trained on the slide would show what they remember of it.
     let folds = &view.cv.held_out_by[index];
     let explanation = predictor.explain_held_out(&*bag.features, Some(&bag.project), folds)?;
+    let contribution = explanation.as_ref().and_then(|e| e.contribution.as_deref()).unwrap_or_default();
+    let genes = view.set.genes.len();
+    let gene_map = |&gene: &usize| report::GeneMap {
+        gene: view.set.genes[gene].clone(),
+        values: contribution.iter().skip(gene).step_by(genes).copied().collect(),
+    };
+    let gene_maps = if contribution.is_empty() { Vec::new() } else { mapped.iter().map(gene_map).collect() };
     let mut attention = explanation.iter().filter_map(|e| e.attention()).flatten().copied();
     let side_px = selected.extent_px[0];
     let patches = selected.patches.iter().map(|patch| PatchMark {
@@ -168,6 +194,8 @@ fn panel(view: &View, predictor: &Predictor, index: usize) -> Result<SlidePanel>
         name: bag.slide.clone(),
         thumbnail: Thumbnail { image: slide.thumbnail(THUMBNAIL_PX)?, slide_px: selected.size_px },
         patches: patches.collect(),
+        mpp: selected.mpp,
+        gene_maps,
         score_label: view.run.config.select.selector()?.unit().to_string(),
         facts,
     })
@@ -293,7 +321,7 @@ fn curves(view: &View) -> Result<Vec<Curve>> {
     curves.push(Curve {
         title: view.run.config.train.method.spec().title.to_string(),
         x_label: "epoch".to_string(),
-        y_label: "mean squared error, scaled targets".to_string(),
+        y_label: view.run.config.train.loss().title().to_string(),
         logarithmic: true,
         series: folds.into_iter().flat_map(|(_, series)| series).collect(),
         marks: Vec::new(),
@@ -317,7 +345,7 @@ fn reconstructions(view: &View, device: &Device) -> Result<Vec<Reconstruction>> 
     let mut out = Vec::new();
     for (scale, encoder) in [(Scale::Global, &encoders.global), (Scale::Local, &encoders.local)] {
         let Some(extractor) = encoder.as_ref().and_then(|encoder| encoder.extractor()) else { continue };
-        let source = super::SlidePatches::new(view.selected, &view.run.config.select, scale, view.run.config.seed)?;
+        let source = super::SlidePatches::new(view.selected, &view.run.config, scale)?;
         let random = Philox::named(view.run.config.seed, "reconstructions");
         let images = (0..RECONSTRUCTIONS_SHOWN as u64)
             .map(|i| source.load(random.below(i, source.len())))

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Run, scan::LeftOut, selection::Selected};
+use super::{Run, reach::RANGE_FILE, scan::LeftOut, selection::Selected};
 use crate::{
     error::{Error, Fault, Result},
     eval::tables,
@@ -22,7 +22,8 @@ pub const SELECTORS_FILE: &str = "selectors.svg";
 const RESULTS_FILE: &str = "results.json";
 
 /// What is made anew from networks and features, and belongs to nothing else.
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
+    RANGE_FILE,
     tables::PREDICTIONS_FILE,
     tables::EVALUATION_JSON,
     tables::EVALUATION_CSV,

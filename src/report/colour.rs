@@ -53,7 +53,7 @@ pub fn hex([r, g, b]: [u8; 3]) -> String {
 }
 
 /// How many groups have a hue of their own; further groups begin again.
-pub const GROUPS: usize = 8;
+pub const GROUPS: usize = 12;
 
 #[cfg(test)]
 mod tests {

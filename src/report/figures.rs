@@ -13,7 +13,7 @@ fn group(index: usize) -> String {
 }
 
 /// Predicted over measured expression, one point a sample, coloured by fold, with the identity and the fitted line.
-pub fn scatter(gene: &GeneReport, target: &str) -> String {
+pub fn scatter(gene: &GeneReport) -> String {
     let (width, height) = (280.0, 272.0);
     let (left, right, top, bottom) = (46.0, width - 8.0, 10.0, height - 42.0);
     let finite: Vec<_> = gene.points.iter().filter(|p| p.truth.is_finite() && p.predicted.is_finite()).collect();
@@ -22,7 +22,7 @@ pub fn scatter(gene: &GeneReport, target: &str) -> String {
     let x = Axis::linear(low - pad, high + pad, left, right);
     let y = Axis::linear(low - pad, high + pad, bottom, top);
     let mut drawing = Drawing::new(width, height, &format!("{}: predicted over measured expression", gene.title()));
-    frame(&mut drawing, &x, &y, (left, right, top, bottom), ("measured", "predicted"), target);
+    frame(&mut drawing, &x, &y, (left, right, top, bottom), ("measured", "predicted"));
     drawing.line((x.at(low), y.at(low)), (x.at(high), y.at(high)), "identity");
     if let Some((slope, intercept)) = least_squares(finite.iter().map(|p| (p.truth, p.predicted))) {
         let (from, to) = super::overlay::range(finite.iter().map(|p| p.truth));
@@ -57,7 +57,6 @@ fn frame(
     y: &Axis,
     (left, right, top, bottom): (f64, f64, f64, f64),
     (x_label, y_label): (&str, &str),
-    unit: &str,
 ) {
     for (value, label) in x.ticks(5) {
         drawing.line((x.at(value), top), (x.at(value), bottom), "grid");
@@ -69,13 +68,12 @@ fn frame(
     }
     drawing.line((left, bottom), (right, bottom), "axis");
     drawing.line((left, top), (left, bottom), "axis");
-    let with_unit = |label: &str| if unit.is_empty() { label.to_string() } else { format!("{label}, {unit}") };
-    drawing.text((0.5 * (left + right), bottom + 34.0), "middle", "label", &with_unit(x_label));
-    drawing.upward_text((13.0, 0.5 * (top + bottom)), "label", &with_unit(y_label));
+    drawing.text((0.5 * (left + right), bottom + 34.0), "middle", "label", x_label);
+    drawing.upward_text((13.0, 0.5 * (top + bottom)), "label", y_label);
 }
 
 /// One row a gene: its correlation with the confidence interval, zero marked.
-pub fn forest(genes: &[GeneReport]) -> String {
+pub fn forest(genes: &[&GeneReport]) -> String {
     let row = 26.0;
     let longest = genes.iter().map(|g| g.title().chars().count()).max().unwrap_or(0);
     let (width, left) = (720.0, (24.0 + 8.2 * longest as f64).clamp(70.0, 260.0));
@@ -132,7 +130,7 @@ pub fn curve(curve: &Curve) -> String {
         Axis::linear(y_low - pad, y_high + pad, bottom, top)
     };
     let mut drawing = Drawing::new(width, height, &curve.title);
-    frame(&mut drawing, &x, &y, (left, right, top, bottom), (&curve.x_label, &curve.y_label), "");
+    frame(&mut drawing, &x, &y, (left, right, top, bottom), (&curve.x_label, &curve.y_label));
     for (value, label) in &curve.marks {
         drawing.line((x.at(*value), top), (x.at(*value), bottom), "mark");
         drawing.text((x.at(*value) + 4.0, top + 10.0), "start", "tick", label);

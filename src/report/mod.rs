@@ -8,6 +8,7 @@ pub mod colour;
 pub mod figures;
 pub mod html;
 pub mod overlay;
+mod scale_bar;
 mod sections;
 pub mod selection;
 pub mod svg;
@@ -15,7 +16,7 @@ pub mod svg;
 use serde::{Deserialize, Serialize};
 
 use crate::image::RgbImage;
-pub use overlay::{PatchMark, Thumbnail};
+pub use overlay::{PatchMark, Thumbnail, clipped_range};
 
 /// Everything a report shows.
 #[derive(Clone, Debug, Default)]
@@ -130,10 +131,21 @@ pub struct SlidePanel {
     pub name: String,
     pub thumbnail: Thumbnail,
     pub patches: Vec<PatchMark>,
+    /// µm per pixel of level 0.
+    pub mpp: Option<f64>,
     /// What the score is, e.g. `bits per pixel`.
     pub score_label: String,
+    /// What the kept patches, in their order, add to genes.
+    pub gene_maps: Vec<GeneMap>,
     /// Short facts: patient, scale, measured and predicted expression.
     pub facts: Vec<(String, String)>,
+}
+
+/// A gene's value per kept patch; the prediction is their mean.
+#[derive(Clone, Debug)]
+pub struct GeneMap {
+    pub gene: String,
+    pub values: Vec<f64>,
 }
 
 /// A patch and what the extractor makes of it.
@@ -216,25 +228,34 @@ pub struct Timing {
 
 /// The report as one HTML document.
 pub fn render(data: &ReportData) -> String {
-    let sections: Vec<(&str, &str, String)> = sections::all(data).into_iter().filter(|s| !s.2.is_empty()).collect();
+    let sections = sections::all(data).into_iter().filter(|s| !s.2.is_empty());
+    let owned: Vec<(String, String, String)> =
+        sections.map(|(id, title, body)| (id.into(), title.into(), body)).collect();
+    page(&data.title, &sections::head(data), &owned)
+}
+
+/// A page of this look: its title, the HTML of its head, and of each section the identifier, the title and the body.
+pub fn page(title: &str, head: &str, sections: &[(String, String, String)]) -> String {
     let mut page = String::with_capacity(1 << 20);
     page.push_str("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\" />\n");
     page.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\" />\n");
     page.push_str("<meta name=\"color-scheme\" content=\"light dark\" />\n");
-    page.push_str(&format!("<title>{}</title>\n<style>\n", html::escape(&data.title)));
+    page.push_str(&format!("<title>{}</title>\n<style>\n", html::escape(title)));
     page.push_str(include_str!("style.css"));
     page.push_str("</style>\n</head>\n<body>\n");
-    page.push_str(&sections::head(data));
+    page.push_str(head);
     page.push_str("<nav aria-label=\"Contents\"><ul>");
-    for (id, title, _) in &sections {
+    for (id, title, _) in sections {
         page.push_str(&format!("<li><a href=\"#{id}\">{title}</a></li>"));
     }
     page.push_str("</ul></nav>\n<main>\n");
-    for (id, title, body) in &sections {
+    for (id, title, body) in sections {
         page.push_str(&format!("<section id=\"{id}\">\n<h2>{title}</h2>\n{body}\n</section>\n"));
     }
     page.push_str("</main>\n<footer>Written by isg ");
     page.push_str(env!("CARGO_PKG_VERSION"));
-    page.push_str(". Everything on this page is inside this file.</footer>\n</body>\n</html>\n");
+    page.push_str(
+        ". For research, not for diagnosis. Everything on this page is inside this file.</footer>\n</body>\n</html>\n",
+    );
     page
 }

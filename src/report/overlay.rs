@@ -1,7 +1,7 @@
 //! Images of a slide with what the pipeline made of it: scores, choices and attention of patches over a thumbnail.
 
-use super::colour;
-use crate::image::RgbImage;
+use super::{colour, scale_bar};
+use crate::{eval::stats::quantile, image::RgbImage};
 
 /// A patch of a slide and what became of it. Positions and sizes are in pixels of level 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -95,6 +95,15 @@ impl Thumbnail {
     }
 }
 
+impl Thumbnail {
+    /// A bar of known length on a picture of this size; nothing where the slide's scale (µm per pixel of level 0) is not known.
+    pub fn draw_scale_bar(&self, image: &mut RgbImage, mpp: Option<f64>) {
+        if let Some(mpp) = mpp {
+            scale_bar::draw(image, mpp * self.slide_px.0 as f64 / image.width_px.max(1) as f64);
+        }
+    }
+}
+
 /// Dark violet: stands out from pink tissue and from glass.
 const OUTLINE: [u8; 3] = [91, 58, 140];
 
@@ -104,6 +113,16 @@ pub fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
         .filter(|v| v.is_finite())
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
     if low <= high { (low, high) } else { (0.0, 1.0) }
+}
+
+/// The range between the hundredth part at either end: a few outliers do not take all of the colours.
+pub fn clipped_range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let mut sorted: Vec<f64> = values.filter(|v| v.is_finite()).collect();
+    sorted.sort_unstable_by(f64::total_cmp);
+    match (quantile(&sorted, 0.01), quantile(&sorted, 0.99)) {
+        (Some(low), Some(high)) => (low, high),
+        _ => (0.0, 1.0),
+    }
 }
 
 /// A matrix of values (`rows` times `columns`, row by row) as an image of square cells, e.g. an attention map.

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{
-    GeneReport, KeptPatches, PatchCounts, ReportData, SelectorComparison, SlidePanel, Thumbnail, figures,
+    GeneMap, GeneReport, KeptPatches, PatchCounts, PatchMark, ReportData, SelectorComparison, SlidePanel, Thumbnail,
+    figures,
     html::{duration, escape, fixed, photograph, png_image, probability},
-    overlay::range,
+    overlay::{clipped_range, range},
     selection,
 };
 use crate::image::RgbImage;
@@ -14,6 +15,12 @@ use crate::image::RgbImage;
 const PICTURE_PX: usize = 460;
 /// And of the maps of the selectors, which stand side by side.
 const SELECTOR_MAP_PX: usize = 300;
+/// Genes whose intervals are drawn, whose predictions are, and whose rows stand in a table; the tables of the run hold all.
+const MOST_INTERVALS: usize = 60;
+const MOST_SCATTERS: usize = 24;
+const MOST_ROWS: usize = 1000;
+/// Rows shown at once; the others are folded in.
+const ROWS_A_PAGE: usize = 100;
 /// A gene counts as predicted if its false discovery rate is below this.
 const SIGNIFICANT: f64 = 0.05;
 
@@ -117,13 +124,59 @@ fn results(data: &ReportData) -> String {
          folds together. Intervals are 95 % bootstrap intervals of these predictions, patients drawn anew; how another \
          training would have gone is not in them. p is by permutation of the patients' targets within project and fold. \
          MSE, scaled: on the scale of the training targets.{compared}</p>\n<figure class=\"wide\">{}</figure>\n{}{over_projects}",
-        figures::forest(&data.genes),
+        forest(&data.genes),
         result_table(&data.genes, data.genes.iter().any(|gene| !gene.project.is_empty()))
     )
 }
 
+/// Intervals of all genes, or of the best where there are many.
+fn forest(genes: &[GeneReport]) -> String {
+    let best = ranked(genes);
+    if best.len() <= MOST_INTERVALS {
+        return figures::forest(&genes.iter().collect::<Vec<_>>());
+    }
+    let caption =
+        format!("The {MOST_INTERVALS} of {} genes with the highest correlation.", thousands(genes.len() as u64));
+    format!("{}<figcaption>{caption}</figcaption>", figures::forest(&best[..MOST_INTERVALS]))
+}
+
+/// Genes by their correlation, the highest first.
+fn ranked(genes: &[GeneReport]) -> Vec<&GeneReport> {
+    let mut ranked: Vec<&GeneReport> = genes.iter().collect();
+    let value = |gene: &GeneReport| gene.pcc.filter(|v| v.is_finite()).unwrap_or(f64::NEG_INFINITY);
+    ranked.sort_by(|a, b| value(b).total_cmp(&value(a)));
+    ranked
+}
+
+/// Rows as tables of one head: the first page open, the others folded in, and what is more than a page holds left out.
+fn paged(head: &str, rows: &[String]) -> String {
+    let table = |rows: &[String]| {
+        format!("<div class=\"scroll\"><table><thead>{head}</thead><tbody>{}</tbody></table></div>", rows.concat())
+    };
+    let shown = rows.len().min(MOST_ROWS);
+    let mut out = String::new();
+    for (page, of_page) in rows[..shown].chunks(ROWS_A_PAGE).enumerate() {
+        let first = page * ROWS_A_PAGE + 1;
+        out += &match page {
+            0 => table(of_page),
+            _ => format!(
+                "<details><summary>{first} to {}</summary>{}</details>",
+                first + of_page.len() - 1,
+                table(of_page)
+            ),
+        };
+    }
+    if shown < rows.len() {
+        let (shown, all) = (thousands(shown as u64), thousands(rows.len() as u64));
+        out += &format!("<p>The first {shown} of {all}; evaluation.csv has them all.</p>");
+    }
+    out
+}
+
 fn result_table(genes: &[GeneReport], with_project: bool) -> String {
-    let rows: String = genes
+    // Few are read in their own order, many from the best on.
+    let genes = if genes.len() <= ROWS_A_PAGE { genes.iter().collect() } else { ranked(genes) };
+    let rows: Vec<String> = genes
         .iter()
         .map(|gene| {
             let found = gene.q_fdr.is_some_and(|q| q < SIGNIFICANT);
@@ -155,17 +208,23 @@ fn result_table(genes: &[GeneReport], with_project: bool) -> String {
     let others = genes.first().map_or(Vec::new(), |gene| gene.others.iter().map(|(name, _)| escape(name)).collect());
     let columns = columns.iter().map(|name| name.to_string()).chain(others).chain([String::new()]);
     let columns: String = columns.map(|name| format!("<th scope=\"col\">{name}</th>")).collect();
-    format!(
-        "<div class=\"scroll\"><table><thead><tr><th scope=\"col\">Gene</th>{project}{columns}</tr></thead>\
-         <tbody>{rows}</tbody></table></div>"
-    )
+    paged(&format!("<tr><th scope=\"col\">Gene</th>{project}{columns}</tr>"), &rows)
 }
 
 fn scatters(data: &ReportData) -> String {
-    let genes: Vec<&GeneReport> = data.genes.iter().filter(|g| !g.points.is_empty()).collect();
+    let mut genes: Vec<&GeneReport> = data.genes.iter().filter(|g| !g.points.is_empty()).collect();
     if genes.is_empty() {
         return String::new();
     }
+    let mut which = String::new();
+    if genes.len() > MOST_SCATTERS {
+        let ranked: Vec<&GeneReport> = ranked(&data.genes).into_iter().filter(|g| !g.points.is_empty()).collect();
+        let last = ranked.len() - 1;
+        genes = (0..MOST_SCATTERS).map(|i| ranked[i * last / (MOST_SCATTERS - 1)]).collect();
+        which =
+            format!(" {MOST_SCATTERS} of {} genes, evenly from the best to the worst.", thousands(ranked.len() as u64));
+    }
+    let axes = if data.target.is_empty() { String::new() } else { format!("Axes: {}. ", escape(&data.target)) };
     let folds = genes.iter().flat_map(|g| &g.points).map(|p| p.fold + 1).max().unwrap_or(1);
     let figures: String = genes
         .iter()
@@ -177,12 +236,12 @@ fn scatters(data: &ReportData) -> String {
                 gene.ci.map_or(String::new(), |(low, high)| {
                     format!(" [{}, {}]", fixed(Some(low), 2), fixed(Some(high), 2))
                 }),
-                figures::scatter(gene, &data.target)
+                figures::scatter(gene)
             )
         })
         .collect();
     format!(
-        "<p>Colour is the fold that was held out. Dashed: prediction equals measurement; solid: least squares.</p>{}\
+        "<p>{axes}Colour is the fold that was held out. Dashed: prediction equals measurement; solid: least squares.{which}</p>{}\
          <div class=\"figures\">{figures}</div>",
         figures::legend((0..folds).map(|f| (format!("fold {}", f + 1), false)))
     )
@@ -207,7 +266,8 @@ fn folds(genes: &[GeneReport]) -> String {
             format!("<th scope=\"col\">Fold {name} <small>n = {count}</small></th>")
         })
         .collect();
-    let rows: String = genes
+    let genes = if genes.len() <= ROWS_A_PAGE { genes.iter().collect() } else { ranked(genes) };
+    let rows: Vec<String> = genes
         .iter()
         .map(|gene| {
             let cells: String = numbers
@@ -232,11 +292,13 @@ fn folds(genes: &[GeneReport]) -> String {
             )
         })
         .collect();
+    let head = format!(
+        "<tr><th scope=\"col\">Gene</th>{columns}<th scope=\"col\">Mean of folds</th><th scope=\"col\">Pooled</th></tr>"
+    );
     format!(
-        "<p>Pearson correlation over the held-out patients of each fold; small: mean squared error.{}</p>\
-         <div class=\"scroll\"><table><thead><tr><th scope=\"col\">Gene</th>{columns}<th scope=\"col\">Mean of folds</th>\
-         <th scope=\"col\">Pooled</th></tr></thead><tbody>{rows}</tbody></table></div>",
-        if repeated { " Fold 2.1 is the first fold of the second repeat." } else { "" }
+        "<p>Pearson correlation over the held-out patients of each fold; small: mean squared error.{}</p>{}",
+        if repeated { " Fold 2.1 is the first fold of the second repeat." } else { "" },
+        paged(&head, &rows)
     )
 }
 
@@ -256,7 +318,11 @@ fn mean_and_sd(values: &[f64]) -> String {
 fn slide(panel: &SlidePanel) -> String {
     let thumbnail = panel.thumbnail.fitted(PICTURE_PX);
     let kept = panel.patches.iter().filter(|m| m.kept).count();
-    let mut shown = vec![figure(&thumbnail.image, "The slide", "")];
+    let with_bar = |mut image: RgbImage| {
+        thumbnail.draw_scale_bar(&mut image, panel.mpp);
+        image
+    };
+    let mut shown = vec![figure(&with_bar(thumbnail.image.clone()), "The slide", "")];
     if !panel.patches.is_empty() {
         let scores = range(panel.patches.iter().map(|m| m.score));
         let map = thumbnail.value_map(&panel.patches, scores, |m| Some(m.score));
@@ -273,6 +339,14 @@ fn slide(panel: &SlidePanel) -> String {
             "Attention of the networks that held this patient out",
             &figures::colour_bar("share of the attention", attention, 3),
         ));
+    }
+    for GeneMap { gene, values } in &panel.gene_maps {
+        let kept = panel.patches.iter().filter(|mark| mark.kept).zip(values);
+        let marks: Vec<PatchMark> = kept.map(|(mark, &score)| PatchMark { score, ..*mark }).collect();
+        let range = clipped_range(values.iter().copied());
+        let map = with_bar(thumbnail.value_map(&marks, range, |mark| Some(mark.score)));
+        let caption = format!("What each patch adds to {gene}, by the networks that held this patient out");
+        shown.push(figure(&map, &caption, &figures::colour_bar("their mean is the prediction", range, 2)));
     }
     let facts: String = panel
         .facts

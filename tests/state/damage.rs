@@ -43,7 +43,7 @@ fn whichever_bit_flips_a_run_ends_with_the_same_numbers() {
     let slide = lab.slides()[0].clone();
     let values = |out: &Path| {
         let predictor = SlidePredictor::load(out, &Device::cpu())?;
-        predictor.predict(&slide, None, &Silent).map(|prediction| prediction.values)
+        predictor.predict(&slide, None, None, &Silent).map(|prediction| prediction.values)
     };
     let predicted = values(&out).expect("a prediction");
     let mut tried = 0;

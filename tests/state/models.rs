@@ -15,7 +15,7 @@ use super::Lab;
 
 fn predict(lab: &Lab) -> Result<Vec<f64>> {
     let predictor = SlidePredictor::load(&lab.path.join("run"), &Device::cpu())?;
-    predictor.predict(&lab.slides()[0], None, &Silent).map(|prediction| prediction.values)
+    predictor.predict(&lab.slides()[0], None, None, &Silent).map(|prediction| prediction.values)
 }
 
 fn refusal(lab: &Lab, what: &str) -> String {
