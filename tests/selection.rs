@@ -165,7 +165,7 @@ fn patches_are_of_one_size_in_micrometres() {
         assert_eq!(((a.x, a.y), a.bits, a.kept), ((2 * b.x, 2 * b.y), b.bits, b.kept));
     }
     // What extractors learn from and what is encoded are the same pixels, fine patches cut out of coarse ones.
-    let source = |scale| SlidePatches::new(&scanned.selected, &run.config.select, scale, 0).expect("a source");
+    let source = |scale| SlidePatches::new(&scanned.selected, &run.config, scale).expect("a source");
     let (global, local) = (source(Scale::Global), source(Scale::Local));
     let kept = a.kept().count();
     for (index, patch) in b.kept().enumerate() {

@@ -15,6 +15,7 @@ pub mod methods;
 pub mod output;
 pub mod predict;
 pub mod progress;
+pub mod reproduce;
 pub mod run;
 pub mod score;
 mod selector_flags;
@@ -54,6 +55,7 @@ Examples:
   isg score slide.svs --out scores.csv     bits of texture in every patch, and which are kept
   isg synth cohort --slides 60 --seed 1    draw a cohort whose truth is known
   isg run cohort/isg.toml                  slides and tables in; trained, cross-validated predictions out
+  isg reproduce cohort/isg.toml --fast     the paper's tables on a cohort, compared with intervals
   isg methods                              the methods that a run trains and compares
   isg predict --model cohort/run slide.svs predict another slide";
 
@@ -96,6 +98,10 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Compare the predictions of finished runs, or of the methods of one run.
     Compare(compare::Args),
+    /// The paper's tables on a cohort: every method, selector, threshold, encoder and depth, compared on the same patients.
+    Reproduce(reproduce::Args),
+    /// What encoders' vectors hold: a small MLP on the mean of a slide's, the same for every encoder.
+    Probe(reproduce::ProbeArgs),
     /// The slide-level methods and the encoders there are.
     Methods(methods::Args),
     /// A run to its end, with its tables and its report.
@@ -221,6 +227,8 @@ fn run(command: Command, context: &Context) -> Result<Outcome> {
         Command::Train(args) => run::run(args, Stage::Training, context),
         Command::Evaluate(args) => evaluate::run(args, context),
         Command::Compare(args) => compare::run(args, context),
+        Command::Reproduce(args) => reproduce::run(args, context),
+        Command::Probe(args) => reproduce::probe(args, context),
         Command::Methods(args) => methods::run(args).map(|()| Outcome::Done),
         Command::Predict(args) => predict::run(args, context),
         Command::Demo(args) => demo::run(args, context),

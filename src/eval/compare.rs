@@ -404,8 +404,13 @@ fn spread(deltas: &[f64], settings: Bootstrap) -> (Option<Interval>, Option<f64>
     (interval, Some((2.0 * side(below).min(side(above))).min(1.0)))
 }
 
-/// Writes the differences as CSV; `gene` is empty in an arm's mean over genes and projects.
+/// Writes [`csv`].
 pub fn write(path: &Path, differences: &[Difference]) -> Result<()> {
+    atomic::write_bytes(path, csv(differences, path)?.as_bytes())
+}
+
+/// The differences as CSV, to be written to `path`; `gene` is empty in an arm's mean over genes and projects.
+pub fn csv(differences: &[Difference], path: &Path) -> Result<String> {
     let mut out = csv::Writer::from_writer(Vec::new());
     let failed = |e: csv::Error| Error::io(path, e.into());
     let header = [
@@ -438,7 +443,7 @@ pub fn write(path: &Path, differences: &[Difference]) -> Result<()> {
         out.write_record(row).map_err(failed)?;
     }
     let bytes = out.into_inner().map_err(|e| Error::io(path, e.into_error()))?;
-    atomic::write_bytes(path, &bytes)
+    String::from_utf8(bytes).map_err(Error::internal)
 }
 
 /// The differences as lines for a terminal, arm by arm, with the sentence that the data allow.

@@ -20,6 +20,7 @@
 //! kind = "isg"                # or untrained, colour, texture-words, resnet18, resnet50, efficientnet-lite0, vit, file
 //! [extractor]                 # both pairs; [extractor.global] and [extractor.local] are laid over it
 //! steps = 20000
+//! patches = "kept"            # or "tissue": what an encoder that learns is trained on
 //! [train]
 //! method = "isg"              # `isg methods` lists them
 //! epochs = 50
@@ -44,14 +45,14 @@ use crate::{
     error::{Error, Result},
     extractor::config::ExtractorConfig,
     io::{sealed, text},
-    mil::config::TrainConfig,
+    mil::{config::TrainConfig, loss::Loss},
     preset::Preset,
     select::{Choice, SELECTORS, Scope, Selector, Selectors, Threshold},
     slide::scale,
 };
 
 /// A whole run, resolved: what `config.toml` in the run directory holds.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
     /// `paper`: the paper's sizes. `small`: the same networks for a CPU and tens of slides.
@@ -162,9 +163,21 @@ impl SelectConfig {
     }
 }
 
+/// The patches that an encoder learns from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LearnedFrom {
+    /// Those that pass the threshold, as in the paper.
+    #[default]
+    Kept,
+    /// All that are not glass, so that runs which select differently have the same encoder.
+    Tissue,
+}
+
 /// The two pairs of extractor and generator (paper 3.2).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Pair {
+    pub patches: LearnedFrom,
     pub global: ExtractorConfig,
     pub local: ExtractorConfig,
 }
@@ -197,6 +210,7 @@ impl Pair {
 
     /// From a table whose own keys hold for both, and whose `global` and `local` tables are laid over them.
     fn from_table(mut shared: toml::Table) -> Result<Pair> {
+        let patches = take(&mut shared, "patches").map_err(|e| Error::Usage(format!("extractor.{e}")))?;
         let over = Scale::BOTH.map(|scale| shared.remove(scale.name()));
         let [global, local] = over.map(|over| {
             let mut table = shared.clone();
@@ -205,7 +219,7 @@ impl Pair {
             }
             ExtractorConfig::from_table(table).map_err(|e| Error::Usage(format!("extractor: {e}")))
         });
-        Ok(Pair { global: global?, local: local? })
+        Ok(Pair { patches: patches.unwrap_or_default(), global: global?, local: local? })
     }
 }
 
@@ -222,7 +236,8 @@ fn overlay(base: &mut toml::Table, over: toml::Table) {
 const COMPARED: [&str; 2] = ["ridge", "mean-mlp"];
 
 /// Keys of `[train]` that hold for every method, unless it has its own: how a comparison is done, not how a method learns.
-const PROTOCOL: [&str; 6] = ["members", "parallel", "checkpoint_s", "target_scaling", "min_valid_slides", "fine_tune"];
+const PROTOCOL: [&str; 7] =
+    ["members", "parallel", "checkpoint_s", "loss", "target_scaling", "min_valid_slides", "fine_tune"];
 
 impl RunConfig {
     /// The methods of the run, the one in question first.
@@ -236,10 +251,12 @@ impl RunConfig {
 
     /// Reads a configuration; every relative path in it becomes relative to the file's folder.
     pub fn read(path: &Path) -> Result<RunConfig> {
+        RunConfig::of(path, read_table(path)?)
+    }
+
+    /// That of a table which was read from `path`, and perhaps changed.
+    pub(super) fn of(path: &Path, table: toml::Table) -> Result<RunConfig> {
         let wrong = |e: String| Error::input(path, e.trim().replace('\n', " "), "correct that key");
-        let text = text::read(path, text::MAX_CONFIG_BYTES)?;
-        sealed::check_toml(path, &text)?;
-        let table = text::parse_toml(path, &text)?;
         let mut config = RunConfig::from_table(table).map_err(|e| wrong(e.to_string()))?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         config.out = folder.join(&config.out);
@@ -287,7 +304,7 @@ impl RunConfig {
         let preset: Preset = take(&mut table, "preset")?.unwrap_or_default();
         let seed: u64 = take(&mut table, "seed")?.unwrap_or(0);
         let out = take(&mut table, "out")?.unwrap_or_else(|| PathBuf::from("run"));
-        let cohort =
+        let cohort: CohortConfig =
             take(&mut table, "cohort")?.ok_or_else(|| Error::Usage("the section [cohort] is missing".into()))?;
         let mut select = selection(&mut table, preset)?;
         let encoder: EncoderConfig = take(&mut table, "encoder")?.unwrap_or_default();
@@ -306,7 +323,10 @@ impl RunConfig {
             Ok(section)
         };
         let extractor = Pair::from_table(section("extractor")?)?;
-        let train_keys = section("train")?;
+        let mut train_keys = section("train")?;
+        if cohort.labels.is_some() {
+            train_keys.entry("loss").or_insert("bce".into());
+        }
         let wrong = |name: &str, e: toml::de::Error| Error::Usage(format!("{name}: {}", e.message()));
         let train: TrainConfig = train_keys.clone().try_into().map_err(|e| wrong("train", e))?;
         let compared: Vec<toml::Table> = match take(&mut table, "compare")? {
@@ -328,9 +348,12 @@ impl RunConfig {
         let mut splits: toml::Table = take(&mut table, "splits")?.unwrap_or_default();
         splits.entry("seed").or_insert(toml::Value::Integer(seed as i64));
         let splits = splits.try_into().map_err(|e| Error::Usage(format!("splits: {e}")))?;
+        // What `isg reproduce` reads is no concern of a run.
+        table.remove("reproduce");
         if let Some(unknown) = table.keys().next() {
             return Err(Error::Usage(format!(
-                "unknown key `{unknown}`; known are preset, seed, out, cohort, select, encoder, extractor, train, compare, splits"
+                "unknown key `{unknown}`; known are preset, seed, out, cohort, select, encoder, extractor, train, compare, splits, \
+                 reproduce"
             )));
         }
         let config = RunConfig { preset, seed, out, cohort, select, encoder, extractor, train, compare, splits };
@@ -349,11 +372,22 @@ impl RunConfig {
         if let Some(mpp) = self.select.mpp {
             scale::check_override(mpp).map_err(|e| Error::Usage(format!("select.mpp: {e}")))?;
         }
-        let Pair { global, local } = &self.extractor;
+        let Pair { global, local, .. } = &self.extractor;
         global.validate()?;
         local.validate()?;
         for (number, method) in self.methods().enumerate() {
             method.validate()?;
+            if method.method.wants_labels() && method.loss != Loss::Bce {
+                let name = &method.name;
+                return Err(Error::Usage(format!(
+                    "{name} tells two classes apart: give cohort.labels and train.loss = \"bce\""
+                )));
+            }
+            if method.loss != Loss::Mse && self.cohort.labels.is_none() {
+                return Err(Error::Usage(
+                    "train.loss: expression is learned by \"mse\"; the others want cohort.labels".into(),
+                ));
+            }
             if self.methods().take(number).any(|before| before.name.eq_ignore_ascii_case(&method.name)) {
                 let name = &method.name;
                 return Err(Error::Usage(format!(
@@ -379,6 +413,13 @@ fn selection(table: &mut toml::Table, preset: Preset) -> Result<SelectConfig> {
         section.entry("local_px").or_insert(toml::Value::Integer(32));
     }
     section.try_into().map_err(|e| Error::Usage(format!("select: {}", e.to_string().trim().replace('\n', " "))))
+}
+
+/// The keys of a configuration file as they stand there.
+pub(super) fn read_table(path: &Path) -> Result<toml::Table> {
+    let text = text::read(path, text::MAX_CONFIG_BYTES)?;
+    sealed::check_toml(path, &text)?;
+    text::parse_toml(path, &text)
 }
 
 /// The path with its folders as the file system knows them, without `.`, `..` and links; what does not exist, or is a

@@ -25,10 +25,13 @@
 
 pub mod config;
 pub mod features;
+pub mod maps;
 pub mod patches;
 pub mod plan;
 pub mod predict;
+pub mod reach;
 pub mod reporting;
+pub mod reproduce;
 mod results;
 pub mod scales;
 pub mod scan;
@@ -252,6 +255,7 @@ pub fn execute(run: &Run, until: Stage, id: DeviceId, progress: &dyn Progress) -
         .map(|(train, cv)| Method { name: &train.name, genes: &set.genes, predictions: &cv.predictions })
         .collect();
     predictions::write(&run.path(tables::PREDICTIONS_FILE), &methods)?;
+    reach::FeatureRange::of(&set)?.write(&run.config.out)?;
     if until == Stage::Training {
         return Ok(None);
     }
@@ -283,7 +287,7 @@ fn train_extractors(run: &Run, selected: &[Selected], device: &Device, progress:
     let encoder = &run.config.encoder.encoder;
     for scale in run.config.scales() {
         if encoder.learns() {
-            let source = SlidePatches::new(selected, &run.config.select, scale, run.config.seed)?;
+            let source = SlidePatches::new(selected, &run.config, scale)?;
             run.at_site(scale, |site| encoder.learn(site, &source, device, progress))?;
         }
     }

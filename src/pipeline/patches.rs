@@ -6,11 +6,12 @@ use crate::{
     image::RgbImage,
     io::checksum::Digest,
     random::Philox,
+    select::PatchScore,
     slide::Plane,
 };
 
 use super::{
-    config::{Scale, SelectConfig},
+    config::{LearnedFrom, RunConfig, Scale},
     scan,
     selection::Selected,
 };
@@ -28,8 +29,10 @@ pub struct SlidePatches {
 }
 
 impl SlidePatches {
-    /// The kept coarse patches, or the fine patches they consist of; a random choice of them where there are too many.
-    pub fn new(selected: &[Selected], select: &SelectConfig, scale: Scale, seed: u64) -> Result<SlidePatches> {
+    /// The coarse patches to learn from, or the fine patches they consist of; a random choice of them where there are too
+    /// many.
+    pub fn new(selected: &[Selected], config: &RunConfig, scale: Scale) -> Result<SlidePatches> {
+        let (select, seed, from) = (&config.select, config.seed, config.extractor.patches);
         let (side_px, grid) = match scale {
             Scale::Global => (select.patch_px, 1),
             Scale::Local => (select.local_px, select.grid()),
@@ -38,7 +41,7 @@ impl SlidePatches {
         let planes: Vec<Plane> =
             selected.iter().map(|slide| scan::plane(&slide.entry, select)).collect::<Result<_>>()?;
         for (index, (slide, plane)) in selected.iter().zip(&planes).enumerate() {
-            for patch in slide.kept() {
+            for patch in slide.patches.iter().filter(|patch| is_learned_from(patch, from)) {
                 let [x, y] = plane.pixel_at([patch.x, patch.y]);
                 for cell in 0..grid * grid {
                     let (column, row) = (cell % grid, cell / grid);
@@ -55,6 +58,13 @@ impl SlidePatches {
         let pixels: Vec<Digest> = selected.iter().map(|slide| slide.pixels).collect();
         let digest = Digest::of("patches of slides", &(side_px, pixels, &places));
         Ok(SlidePatches { planes, places, side_px, digest })
+    }
+}
+
+fn is_learned_from(patch: &PatchScore, from: LearnedFrom) -> bool {
+    match from {
+        LearnedFrom::Kept => patch.kept,
+        LearnedFrom::Tissue => !patch.is_glass(),
     }
 }
 

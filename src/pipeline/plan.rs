@@ -17,7 +17,7 @@ use crate::{
     dtype::DType,
     encoder::EncoderConfig,
     error::{Error, Result},
-    mil::{config::TrainConfig, crossval, features::FeatureDims, network::Dims},
+    mil::{config::TrainConfig, crossval, features::FeatureDims, loss::Loss, network::Dims},
     nn::builder::Builder,
     select::{Scorer, Threshold},
     slide::{Plane, Slide},
@@ -35,6 +35,10 @@ pub fn check(config: &RunConfig, cohort: &Cohort) -> Result<()> {
     let projects: Vec<&str> = cohort.slides.iter().map(|slide| slide.project.as_deref().unwrap_or("all")).collect();
     let dims = dims(config)?;
     for method in config.methods() {
+        if method.loss == Loss::CrossEntropy && cohort.gene_labels().len() < 2 {
+            let why = "train.loss = \"cross_entropy\" chooses among three classes or more, and the labels are of two; use \"bce\"";
+            return Err(Error::Usage(why.into()));
+        }
         crossval::check_features(method, dims)?;
         trainable(method, dims, cohort.gene_labels().len())?;
         crossval::tuned_tasks(method, &cohort.gene_labels(), &projects)?;

@@ -6,6 +6,7 @@ mod damage;
 mod machine;
 mod models;
 mod plans;
+mod reproduce;
 
 use std::{
     collections::BTreeMap,
