@@ -31,6 +31,7 @@ pub struct PtxGpu {
     gpu: Gpu,
     counters: Counters,
     fault: Option<Box<Held>>,
+    #[allow(clippy::vec_box, reason = "C holds pointers to them")]
     notes: Vec<Box<Held>>,
     printed: CString,
 }

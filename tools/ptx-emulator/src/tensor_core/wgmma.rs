@@ -197,8 +197,8 @@ impl WarpgroupForm {
     fn operand(self, element: Element, pieces: &[[u32; 4]], major: Major, mn: usize, negate: bool) -> Operand {
         let mut operand = Operand { blocks: vec![[[0.0; 8]; 16]; mn / 8 * self.depths()] };
         match element {
-            Element::F16 => self.unpack(&mut operand, pieces, major, mn, negate, |p| halves::<true>(p)),
-            Element::Bf16 => self.unpack(&mut operand, pieces, major, mn, negate, |p| halves::<false>(p)),
+            Element::F16 => self.unpack(&mut operand, pieces, major, mn, negate, halves::<true>),
+            Element::Bf16 => self.unpack(&mut operand, pieces, major, mn, negate, halves::<false>),
             Element::Tf32 => self.unpack(&mut operand, pieces, major, mn, negate, |p| p.map(tf32)),
             _ => self.unpack(&mut operand, pieces, major, mn, negate, |p| {
                 std::array::from_fn::<f32, 16, _>(|i| element.value(p[i / 4], i % 4))
