@@ -33,7 +33,7 @@ pub struct Args {
     /// Arms to run, separated by commas; each table's reference is always among them.
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     arms: Vec<String>,
-    /// Three folds, one network each, few epochs: a look, not a result.
+    /// Three folds, one network each, few epochs and patches: a look, not a result.
     #[arg(long)]
     fast: bool,
     /// Folder of all arms [default: RUN-reproduction beside the configuration's run directory RUN].

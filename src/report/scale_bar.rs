@@ -11,7 +11,7 @@ pub fn draw(image: &mut RgbImage, um_per_px: f64) {
     }
     let length_um = round_length(width_um / 5.0);
     let length_px = (length_um / um_per_px).round() as usize;
-    let unit = (image.width_px / 300).max(1);
+    let unit = (image.width_px / 200).max(1);
     let (thick, margin) = (3 * unit, 6 * unit);
     let (left, top) = (margin, image.height_px - margin - thick);
     let label = words(length_um);

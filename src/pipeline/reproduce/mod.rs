@@ -54,7 +54,7 @@ pub struct Options {
     pub tables: Vec<u8>,
     /// Trainings per arm.
     pub seeds: usize,
-    /// Three folds, one network each, a third of the epochs: an afternoon's look on a CPU, not a result.
+    /// Three folds, one network each, a third of the epochs, at most 32 patches of a slide: a look, not a result.
     pub fast: bool,
     /// Arms by name; empty: all.
     pub arms: Vec<String>,
@@ -91,6 +91,7 @@ train.members = 1
 train.epochs = 20
 train.fine_tune.enabled = false
 extractor.steps = 400
+select.most_patches = 32
 ";
 
 /// Keys of every arm, where the configuration does not say otherwise.
