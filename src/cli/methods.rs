@@ -1,9 +1,10 @@
-//! `isg methods`: what a run can train and compare.
+//! `isg methods`: what a run can train and compare, and what turns patches into vectors for it.
 
 use serde_json::json;
 
 use super::output;
 use crate::{
+    encoder::ENCODERS,
     error::Result,
     mil::{
         METHODS,
@@ -15,11 +16,11 @@ use crate::{
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  isg methods          one line a method
+  isg methods          the methods, then the encoders
   isg methods --json   with their keys in both presets
 
 `train.method = \"NAME\"` in a run's configuration trains one, its keys are in [train.NAME]; every [[compare]] with a key method
-puts another beside it, on the same folds and features.")]
+puts another beside it, on the same folds and features. `encoder.kind = \"NAME\"` chooses an encoder.")]
 pub struct Args {
     /// Print JSON.
     #[arg(long)]
@@ -29,14 +30,24 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     if args.json {
         let methods: Vec<_> = METHODS.iter().map(|spec| described(spec)).collect();
-        return output::json(&json!({ "methods": methods, "encoders": [] }));
+        let encoders: Vec<_> = (ENCODERS.iter())
+            .map(|spec| json!({ "name": spec.name, "title": spec.title, "cites": spec.cites }))
+            .collect();
+        return output::json(&json!({ "methods": methods, "encoders": encoders }));
     }
-    let width = METHODS.iter().map(|spec| spec.name.len()).max().unwrap_or(0);
+    let names = METHODS.iter().map(|spec| spec.name).chain(ENCODERS.iter().map(|spec| spec.name));
+    let width = names.map(str::len).max().unwrap_or(0);
+    output::line("methods: what each reads of a patch")?;
     for spec in METHODS {
         output::line(format_args!("{:<width$}  {:<17}  {}", spec.name, words(reads(spec)), spec.title))?;
         if !spec.cites.is_empty() {
             output::line(format_args!("{:<width$}  {}", "", spec.cites))?;
         }
+    }
+    output::line("\nencoders")?;
+    for spec in ENCODERS {
+        output::line(format_args!("{:<width$}  {:<17}  {}", spec.name, "", spec.title))?;
+        output::line(format_args!("{:<width$}  {}", "", spec.cites))?;
     }
     Ok(())
 }
