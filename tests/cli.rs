@@ -41,13 +41,27 @@ fn every_command_explains_itself_with_examples() {
     let text = stdout(&help);
     for command in ["slide", "score", "shannon", "synth", "extractor", "features", "train", "predict", "evaluate"]
         .into_iter()
-        .chain(["report", "run", "demo", "doctor"])
+        .chain(["report", "run", "demo", "doctor", "methods", "encode", "compare", "reproduce", "probe"])
     {
         assert!(text.contains(command), "{command} is not in the help");
         let own = isg(&[command, "--help"]);
         assert!(own.status.success(), "{command} --help: {}", stderr(&own));
     }
-    for command in ["score", "synth", "run", "predict", "evaluate", "demo", "doctor"] {
+    let explained = [
+        "score",
+        "synth",
+        "run",
+        "predict",
+        "evaluate",
+        "demo",
+        "doctor",
+        "methods",
+        "encode",
+        "compare",
+        "reproduce",
+        "probe",
+    ];
+    for command in explained {
         assert!(stdout(&isg(&[command, "--help"])).contains("Examples:"), "{command} --help shows no example");
     }
 }
@@ -85,6 +99,19 @@ fn what_cannot_be_done_is_one_sentence() {
         assert_eq!(text.trim().lines().count(), 1, "{args:?} says more than one sentence: {text}");
     }
     assert_eq!(isg(&["nonsense"]).status.code(), Some(2));
+}
+
+#[test]
+fn methods_and_encoders_are_listed() {
+    let said: serde_json::Value = serde_json::from_str(&stdout(&isg(&["methods", "--json"]))).expect("JSON");
+    let names = |of: &str| -> Vec<String> {
+        let list = said[of].as_array().expect("a list");
+        list.iter().map(|one| one["name"].as_str().expect("a name").to_string()).collect()
+    };
+    let methods = isg::mil::METHODS.iter().map(|spec| spec.name);
+    let encoders = isg::encoder::ENCODERS.iter().map(|spec| spec.name);
+    assert!(names("methods").iter().eq(methods) && names("encoders").iter().eq(encoders), "{said}");
+    assert_eq!(said["methods"][0]["reads"]["cube"], true);
 }
 
 #[test]
