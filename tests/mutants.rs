@@ -30,7 +30,7 @@ use mutate::Safeguard;
 use crate::{
     gpu::{has_hopper_kernels, on_emulator},
     ops::{chosen, draw, gradients, outputs, second_gradients},
-    shannon::contents,
+    shannon::{contents, skewed},
 };
 
 /// Runs a case with all the gradients it has.
@@ -112,9 +112,11 @@ fn updates(found: &Rc<RefCell<Found>>) -> Result<()> {
 
 /// Scores of images, whose kernels take no float type.
 fn scores(found: &Rc<RefCell<Found>>) -> Result<()> {
-    for (seed, (width_px, height_px)) in (20..).zip([(1, 1), (5, 129), (129, 131)]) {
-        // Those that repeat themselves most come first: they need most of what is planted.
-        for (_, image) in contents(width_px, height_px).into_iter().rev() {
+    // Those that repeat themselves most come first: they need most of what is planted.
+    let of_size = |(width_px, height_px)| contents(width_px, height_px).into_iter().rev().map(|(_, image)| image);
+    let sizes = [(1, 1), (5, 129), (129, 131)].map(|size| of_size(size).collect::<Vec<_>>());
+    for (seed, images) in (20..).zip(sizes.into_iter().chain([vec![skewed()]])) {
+        for image in images {
             let device = device(seed, AMPERE, found);
             let pixels = batch(std::slice::from_ref(&image), &device)?;
             pixels.shannon_bits()?;

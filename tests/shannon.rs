@@ -94,6 +94,51 @@ pub(crate) fn contents(width_px: usize, height_px: usize) -> Vec<(&'static str, 
     ]
 }
 
+/// One chunk whose residuals are as often as Fibonacci's numbers are large, all in one context: their code would have words of
+/// 21 bits, and its counts must be halved until none is longer than 15.
+pub(crate) fn skewed() -> RgbImage {
+    const SIDE_PX: usize = 128;
+    let (mut counts, mut residuals) = ([1usize; 22], Vec::new());
+    for n in 2..counts.len() {
+        counts[n] = counts[n - 1] + counts[n - 2];
+    }
+    // Residuals of 56 and more to either side of 0, folded; so large that every neighbour alone makes the last context.
+    for (n, count) in counts.iter().enumerate() {
+        let folded = 112 + n as u8;
+        residuals.extend(std::iter::repeat_n((folded >> 1) ^ 0u8.wrapping_sub(folded & 1), *count));
+    }
+    residuals.resize(3 * SIDE_PX * SIDE_PX, residuals[residuals.len() - 1]);
+    let mut noise = Noise(17);
+    for n in (1..residuals.len()).rev() {
+        residuals.swap(n, noise.next() as usize % (n + 1));
+    }
+    let (stride, mut pixels) = (3 * SIDE_PX, vec![0u8; residuals.len()]);
+    for n in 0..pixels.len() {
+        let left = |n: usize| if n % stride < 3 { None } else { Some(pixels[n - 3]) };
+        let up = n.checked_sub(stride).map(|n| pixels[n]);
+        let predicted = match (left(n), up) {
+            (None, None) => 0,
+            (Some(one), None) | (None, Some(one)) => one,
+            (Some(left), Some(up)) => {
+                // The middle of the two and of what goes on from them as from the corner.
+                let (a, b, corner) = (i32::from(left), i32::from(up), i32::from(pixels[n - stride - 3]));
+                (a + b - corner).clamp(a.min(b), a.max(b)) as u8
+            }
+        };
+        pixels[n] = predicted.wrapping_add(residuals[n]);
+    }
+    RgbImage { width_px: SIDE_PX, height_px: SIDE_PX, pixels }
+}
+
+#[test]
+fn words_are_no_longer_than_the_format_allows() {
+    let image = skewed();
+    assert_round_trip("skewed", &image);
+    // Magic, version, sizes, checksum and the payload's length; then whether there are copies: there are none, so that the
+    // code's counts are the residuals'.
+    assert_eq!(shannon::encode(&image).unwrap()[4 + 1 + 8 + 4 + 2] & 1, 0);
+}
+
 fn assert_round_trip(name: &str, image: &RgbImage) -> usize {
     let stream = shannon::encode(image).unwrap();
     assert_eq!(shannon::bits(image), 8 * stream.len() as u64, "{name}: the score is the stream's length");

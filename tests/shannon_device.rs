@@ -14,7 +14,7 @@ use isg::{
 };
 use proptest::prelude::*;
 
-use crate::shannon::{Noise, contents, drawn, real_images};
+use crate::shannon::{Noise, contents, drawn, real_images, skewed};
 
 fn device(seed: u64) -> Device {
     match env::var("ISG_DEVICE") {
@@ -100,6 +100,7 @@ fn images_against_the_parse_have_the_stream_of_the_cpu() {
     images.push(drawn(1024, 16, |x, y, c| {
         if y < 3 { (x * x / 7 + 31 * c) as u8 } else { (x * x / 7 + 31 * c) as u8 ^ (y / 5) as u8 }
     }));
+    images.push(skewed());
     for (seed, image) in (200..).zip(&images) {
         let device = device(seed);
         assert_scores(&format!("image {seed}"), std::slice::from_ref(image), &device);
