@@ -131,6 +131,34 @@ fn copies_of_threads_used_before_the_wait() {
 }
 
 #[test]
+fn what_a_product_of_a_warpgroup_reads_is_not_written_before_its_wait() {
+    // Two products read one tile of A; waiting for the first says nothing of the second.
+    let products = |wait: u32| {
+        let product = |sums: &str| {
+            format!(
+                "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {{{sums}}}, %d2, %d3, 0, 1, 1, 0, 0;
+                wgmma.commit_group.sync.aligned;"
+            )
+        };
+        format!(
+            ".reg .f32 %f<8>; .shared .align 1024 .b8 tiles[4096];
+            mov.u32 %r4, tiles; shl.b32 %r5, %r1, 4; add.u32 %r5, %r5, %r4; mov.u32 %r6, 0x3f803f80;
+            st.shared.v4.b32 [%r5], {{%r6, %r6, %r6, %r6}}; st.shared.v4.b32 [%r5+2048], {{%r6, %r6, %r6, %r6}};
+            fence.proxy.async.shared::cta; bar.sync 0;
+            shr.u32 %r6, %r4, 4; cvt.u64.u32 %d2, %r6; or.b64 %d2, %d2, 0x1000080000; add.s64 %d3, %d2, 128;
+            wgmma.fence.sync.aligned; {} {}
+            wgmma.wait_group.sync.aligned {wait}; bar.sync 0; @%p1 st.shared.u32 [%r4], 5;
+            wgmma.wait_group.sync.aligned 0;",
+            product("%f0, %f1, %f2, %f3"),
+            product("%f4, %f5, %f6, %f7")
+        )
+    };
+    assert_eq!(outcome(&products(0), 128), None);
+    assert_eq!(outcome(&products(1), 128), Some(FaultKind::AsyncHazard));
+    assert_eq!(outcome(&products(2), 128), Some(FaultKind::AsyncHazard));
+}
+
+#[test]
 fn bulk_reductions_meet_what_is_there() {
     let body = "shl.b32 %r6, %r1, 2; add.u32 %r2, %r2, %r6; mov.b32 %r5, 0f40400000; st.shared.u32 [%r2], %r5;
         fence.proxy.async; bar.sync 0;

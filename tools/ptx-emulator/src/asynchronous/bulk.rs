@@ -14,7 +14,7 @@ use crate::{
     decode::{Decoded, Decoder, Reg, Start, Symbol},
     machine::{Block, Class, Ins, Step, Warp},
     memory::{PARAM_WINDOW, WINDOW_SHIFT},
-    race::{self, ENGINE_COUNT, ENGINES},
+    race::{self, ENGINE_COUNT, ENGINES, ReadFault},
     report::{Fault, FaultKind},
 };
 
@@ -380,13 +380,13 @@ fn deliver(warp: &Warp, block: &mut Block<'_>, arrival: &Arrival) -> Step {
                 None => {
                     block.shared.bytes.copy_within(range, to.start);
                     if block.race.on {
-                        block.race.shadow.read_done(&block.race.clocks, arrival.warp(), *from, *bytes);
+                        block.race.shadow.reads_done(&block.race.clocks, arrival.warp(), &[(*from, *bytes)]);
                     }
                 }
                 Some(source) => {
                     block.shared.bytes[to.clone()].copy_from_slice(&source.shared.bytes[range]);
                     if source.race.on {
-                        source.race.shadow.read_done(&source.race.clocks, arrival.warp(), *from, *bytes);
+                        source.race.shadow.reads_done(&source.race.clocks, arrival.warp(), &[(*from, *bytes)]);
                     }
                 }
             }
@@ -401,17 +401,31 @@ fn deliver(warp: &Warp, block: &mut Block<'_>, arrival: &Arrival) -> Step {
 /// The source of a copy out of the block's shared memory, from its start until it is complete.
 pub(super) fn lend(warp: &Warp, block: &mut Block<'_>, lane: usize, shared: u32, bytes: u32, align: u32) -> Step {
     let range = ends::shared(block, warp, lane, shared, bytes, align)?;
-    readable(warp, block, lane, shared, bytes)?;
+    begin_reads(warp, block, lane, &[(shared, bytes)])?;
     if !block.shared.written.is_empty() && block.shared.written[range].contains(&0) {
         let message = "an asynchronous copy reads shared memory that nobody has written whole";
         return Err(block.fault(warp, lane as u32, FaultKind::Uninitialised, message));
     }
-    if block.race.on {
-        let races = &mut block.race;
-        let begun = races.shadow.begin_read(&mut races.clocks, warp.index as usize, lane, shared, bytes);
-        begun.map_err(|c| race::shared_fault(block, warp.index, c, "asynchronous read"))?;
-    }
     Ok(())
+}
+
+/// Marks ranges of the block's shared memory as being read by the asynchronous proxy, on behalf of that lane. What threads wrote
+/// there must have passed a proxy fence.
+pub(super) fn begin_reads(warp: &Warp, block: &mut Block<'_>, lane: usize, ranges: &[(u32, u32)]) -> Step {
+    let races = &mut block.race;
+    if !races.on {
+        return Ok(());
+    }
+    match races.shadow.begin_reads(&mut races.clocks, warp.index as usize, lane, ranges) {
+        Ok(()) => Ok(()),
+        Err(ReadFault::Conflict(c)) => Err(race::shared_fault(block, warp.index, c, "asynchronous read")),
+        Err(ReadFault::Unfenced(at)) => {
+            let message = "shared memory written by stores or cp.async of threads is read by the asynchronous proxy without \
+                a fence.proxy.async between";
+            let fault = block.fault(warp, lane as u32, FaultKind::AsyncHazard, message);
+            Err(fault.edit(|r| (r.address, r.allocation) = (Some(at.into()), block.shared_name(at))))
+        }
+    }
 }
 
 /// What a copy did to global memory.
@@ -460,19 +474,6 @@ unsafe fn start_departure(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mas
         let group = departures.committed[lane];
         let reduction = Some((ins.slots[9], ins.slots[10], ins.slots[11])).filter(|_| ins.immediate & REDUCE != 0);
         departures.open.push(Departure { body, shared, lane, group, pc: block.pc, reduction });
-    }
-    Ok(())
-}
-
-/// What the asynchronous proxy reads must have passed a proxy fence.
-pub(super) fn readable(warp: &Warp, block: &Block<'_>, lane: usize, shared: u32, bytes: u32) -> Step {
-    if block.race.on
-        && let Some(at) = block.race.shadow.unfenced(&block.race.clocks, warp.index as usize, shared, bytes)
-    {
-        let message = "shared memory written by stores or cp.async of threads is read by the asynchronous proxy without a \
-            fence.proxy.async between";
-        let fault = block.fault(warp, lane as u32, FaultKind::AsyncHazard, message);
-        return Err(fault.edit(|r| (r.address, r.allocation) = (Some(at.into()), block.shared_name(at))));
     }
     Ok(())
 }
@@ -540,7 +541,7 @@ fn depart(warp: &Warp, block: &mut Block<'_>, departure: &Departure) -> Step {
     note_global(warp, block, &pieces, if departure.reduction.is_some() { Done::Reduced } else { Done::Stored })?;
     if block.race.on {
         let races = &mut block.race;
-        races.shadow.read_done(&races.clocks, warp.index as usize, shared, departure.body.bytes());
+        races.shadow.reads_done(&races.clocks, warp.index as usize, &[(shared, departure.body.bytes())]);
     }
     block.pc = here;
     Ok(())

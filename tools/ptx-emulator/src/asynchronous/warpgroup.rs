@@ -3,16 +3,18 @@
 //! Each warp computes its sixteen rows when it issues the instruction; the operands are taken from shared memory once, by the
 //! first warp that comes. Until the wait, nobody may use the accumulators, change A's registers, or write to the operands.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use super::{bulk, ends};
 use crate::{
     ast::{Instruction, Operand},
     decode::{Decoded, Decoder, flow},
     machine::{Block, Class, Code, FULL, Gather, Ins, Step, Warp},
-    race,
     report::{Fault, FaultKind},
-    tensor_core::{self, Descriptor, Element, Lanes, Major, Sums, WarpgroupForm},
+    tensor_core::{self, Descriptor, Element, Lanes, Major, Sums, Tile, WarpgroupForm},
 };
 
 /// Bits of 32-bit register slots.
@@ -20,6 +22,7 @@ use crate::{
 struct Slots(Vec<u64>);
 
 impl Slots {
+    #[inline]
     fn insert(&mut self, slot: u32) {
         let word = slot as usize / 64;
         if self.0.len() <= word {
@@ -28,6 +31,15 @@ impl Slots {
         self.0[word] |= 1 << (slot % 64);
     }
 
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    #[inline]
     fn contains(&self, slot: u32) -> bool {
         self.0.get(slot as usize / 64).is_some_and(|word| word >> (slot % 64) & 1 != 0)
     }
@@ -35,8 +47,8 @@ impl Slots {
 
 /// One product under way.
 struct Product {
-    accumulators: Box<[u32]>,
-    sources: Box<[u32]>,
+    /// The instruction.
+    pc: u32,
     /// Shared ranges it reads, in the first warp of the group.
     reads: Vec<(u32, u32)>,
 }
@@ -47,6 +59,8 @@ pub(super) struct Products {
     sequence: u64,
     open: Vec<Product>,
     groups: VecDeque<Vec<Product>>,
+    /// Room for ranges.
+    spare: Vec<Vec<(u32, u32)>>,
     /// Accumulators under way.
     held: Slots,
     /// Registers of A under way.
@@ -56,9 +70,61 @@ pub(super) struct Products {
     fenced: bool,
 }
 
-/// Operands that one warp has taken from shared memory for all four.
+/// Operands of products under way.
 #[derive(Default)]
-pub(super) struct Operands(HashMap<(u32, u64), Taken>);
+pub(super) struct Operands {
+    /// What one warp has taken from shared memory for all four, by warpgroup and number of the product.
+    taken: HashMap<(u32, u64), Taken>,
+    /// The tiles that descriptors name: their words without the origin, and the rest of what makes a tile.
+    tiles: Vec<((u64, TileForm), Arc<Tile>)>,
+    /// Room for what is being taken, and for what was.
+    pieces: Vec<[u32; 4]>,
+    spare: Vec<tensor_core::Operand>,
+}
+
+/// What a tile is made of beside its descriptor: k is always 32 bytes.
+type TileForm = (Major, Element, usize);
+
+/// A tile and where it begins.
+struct Placed {
+    origin: u32,
+    tile: Arc<Tile>,
+}
+
+impl Placed {
+    fn new(operands: &mut Operands, word: u64, form: TileForm) -> Self {
+        let descriptor = Descriptor::decode(word);
+        let origin = descriptor.origin();
+        let key = (word.wrapping_sub(u64::from(origin >> 4)), form);
+        let known = operands.tiles.iter().find(|(other, _)| *other == key);
+        let tile = known.map(|(_, tile)| tile.clone()).unwrap_or_else(|| {
+            let (major, element, mn) = form;
+            let tile = Arc::new(descriptor.tile(major, element, mn, 32 / element.bytes()));
+            operands.tiles.push((key, tile.clone()));
+            tile
+        });
+        Self { origin, tile }
+    }
+
+    fn ranges(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.tile.ranges.iter().map(|(start, bytes)| (self.origin.wrapping_add(*start), *bytes))
+    }
+
+    /// Refuses a tile that leaves shared memory or one of its variables.
+    fn check(&self, warp: &Warp, block: &Block<'_>) -> Step {
+        let ends = |(start, bytes): &(u32, u32)| {
+            (u64::from(self.origin) + u64::from(*start), u64::from(self.origin) + u64::from(*start) + u64::from(*bytes))
+        };
+        if let (Some((from, _)), Some((_, to))) =
+            (self.tile.ranges.first().map(ends), self.tile.ranges.last().map(ends))
+            && to <= block.shared.limit.into()
+            && !block.shared.guarded(from as u32, to as u32)
+        {
+            return Ok(());
+        }
+        self.ranges().try_for_each(|(start, bytes)| ends::shared(block, warp, 0, start, bytes, 16).map(drop))
+    }
+}
 
 struct Taken {
     a: Option<tensor_core::Operand>,
@@ -155,28 +221,30 @@ pub(crate) fn check_registers(warp: &mut Warp, block: &Block<'_>, code: &Code, p
     let Some(flow) = code.flows.get(pc as usize) else { return Ok(()) };
     let products = &mut warp.asynchronous.products;
     let asynchronous = code.ins[pc as usize].run as usize == multiply as crate::machine::OpFn as usize;
-    let mut wrong = None;
-    for (n, register) in flow.registers().iter().enumerate() {
-        let written = n < flow.destinations().len();
-        let Some(slot) = flow::slot32(*register) else { continue };
-        if products.held.contains(slot) && !(asynchronous && written) {
-            wrong = Some("an accumulator of wgmma is used before the wgmma.wait_group that completes it");
-        } else if written && products.lent.contains(slot) {
-            wrong = Some("a register is changed while a wgmma that reads it is under way");
-        }
-        if written && !asynchronous {
-            products.fresh.insert(slot);
+    let (destinations, sources) = flow.registers().split_at(flow.destinations().len());
+    let (mut held, mut lent) = (false, false);
+    // Products may follow each other into the same accumulators.
+    if !asynchronous || !products.lent.is_empty() {
+        for slot in destinations.iter().filter_map(|register| flow::slot32(*register)) {
+            held |= !asynchronous && products.held.contains(slot);
+            lent |= products.lent.contains(slot);
+            if !asynchronous {
+                products.fresh.insert(slot);
+            }
         }
     }
-    match wrong {
-        Some(message) => Err(block.fault(warp, 0, FaultKind::AsyncHazard, message)),
-        None => Ok(()),
-    }
+    held |= sources.iter().filter_map(|register| flow::slot32(*register)).any(|slot| products.held.contains(slot));
+    let message = match () {
+        () if held => "an accumulator of wgmma is used before the wgmma.wait_group that completes it",
+        () if lent => "a register is changed while a wgmma that reads it is under way",
+        () => return Ok(()),
+    };
+    Err(block.fault(warp, 0, FaultKind::AsyncHazard, message))
 }
 
 unsafe fn fence(warp: &mut Warp, _: &mut Block<'_>, _: &Ins, _: u32) -> Step {
     let products = &mut warp.asynchronous.products;
-    products.fresh.0.fill(0);
+    products.fresh.clear();
     products.fenced = true;
     Ok(())
 }
@@ -191,23 +259,28 @@ unsafe fn commit(warp: &mut Warp, _: &mut Block<'_>, _: &Ins, _: u32) -> Step {
 unsafe fn wait(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, _: u32) -> Step {
     let products = &mut warp.asynchronous.products;
     let keep = usize::try_from(ins.immediate).unwrap_or(0);
-    while products.groups.len() > keep {
-        for done in products.groups.pop_front().unwrap_or_default() {
-            if block.race.on {
-                for (address, bytes) in done.reads {
-                    block.race.shadow.read_done(&block.race.clocks, warp.index as usize, address, bytes);
-                }
-            }
+    let done = products.groups.len().saturating_sub(keep);
+    let mut shadow = block.race.on.then_some((&mut block.race.shadow, &block.race.clocks));
+    for product in products.groups.drain(..done).flatten() {
+        if let Some((shadow, clocks)) = &mut shadow {
+            shadow.reads_done(clocks, warp.index as usize, &product.reads);
         }
+        products.spare.push(product.reads);
+    }
+    if done > 0
+        && let Some((shadow, _)) = &mut shadow
+    {
+        // The same memory may be read by what is still under way.
+        let left = products.groups.iter().flatten().chain(&products.open);
+        left.for_each(|product| shadow.still_read(warp.index as usize, &product.reads));
     }
     // All lanes have waited.
     block.race.warp_sync(warp.index);
-    products.held.0.fill(0);
-    products.lent.0.fill(0);
+    products.held.clear();
+    products.lent.clear();
     let Products { groups, open, held, lent, .. } = products;
     for product in groups.iter().flatten().chain(open.iter()) {
-        product.accumulators.iter().for_each(|slot| held.insert(*slot));
-        product.sources.iter().for_each(|slot| lent.insert(*slot));
+        hold(&block.launch.entry.code.ins[product.pc as usize], held, lent);
     }
     Ok(())
 }
@@ -231,101 +304,95 @@ unsafe fn multiply(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins, mask: u32)
     }
     let words = (if from_registers { 0 } else { warp.get64(ins.slots[0])[0] }, warp.get64(ins.slots[4])[0]);
     let (group, sequence) = (warp.index / 4, products.sequence);
-    let mut reads = Vec::new();
+    let mut reads = warp.asynchronous.products.spare.pop().unwrap_or_default();
+    reads.clear();
     let first = warp.index.is_multiple_of(4);
-    if first || !block.asynchronous.operands.0.contains_key(&(group, sequence)) {
-        let b_major = if ins.immediate & TRANSPOSE_B != 0 { Major::Mn } else { Major::K };
-        let b_pieces = Descriptor::decode(words.1).pieces(b_major, form.element, form.n, form.k());
-        let a_major = if ins.immediate & TRANSPOSE_A != 0 { Major::Mn } else { Major::K };
-        let a_pieces = match from_registers {
-            true => Vec::new(),
-            false => Descriptor::decode(words.0).pieces(a_major, form.element, 64, form.k()),
-        };
+    let taken = block.asynchronous.operands.taken.contains_key(&(group, sequence));
+    if first && block.race.on || !taken {
+        let major = |transposed: i64| if ins.immediate & transposed != 0 { Major::Mn } else { Major::K };
+        let operands = &mut block.asynchronous.operands;
+        let b = Placed::new(operands, words.1, (major(TRANSPOSE_B), form.right, form.n));
+        let a = (!from_registers).then(|| Placed::new(operands, words.0, (major(TRANSPOSE_A), form.element, 64)));
+        a.iter().chain([&b]).try_for_each(|placed| placed.check(warp, block))?;
         if first && block.race.on {
-            reads = lend(warp, block, a_pieces.iter().chain(&b_pieces))?;
+            reads.extend(a.iter().chain([&b]).flat_map(Placed::ranges));
+            reads.sort();
+            bulk::begin_reads(warp, block, 0, &reads)?;
         }
-        if !block.asynchronous.operands.0.contains_key(&(group, sequence)) {
-            let b = form.right(&fetch(warp, block, &b_pieces)?, b_major, ins.immediate & NEGATE_B != 0);
-            let a = match from_registers {
-                true => None,
-                false => {
-                    let pieces = fetch(warp, block, &a_pieces)?;
-                    Some(form.left(&pieces, a_major, ins.immediate & NEGATE_A != 0))
-                }
-            };
-            block.asynchronous.operands.0.insert((group, sequence), Taken { a, b, words, left: 4 });
+        if !taken {
+            let b = fetch(warp, block, &b, form.right, form.n, (major(TRANSPOSE_B), ins.immediate & NEGATE_B != 0))?;
+            let negated = (major(TRANSPOSE_A), ins.immediate & NEGATE_A != 0);
+            let a = a.map(|a| fetch(warp, block, &a, form.element, 64, negated)).transpose()?;
+            block.asynchronous.operands.taken.insert((group, sequence), Taken { a, b, words, left: 4 });
         }
     }
     let sums = Sums { accumulate: scale != 0, truncate: block.launch.options.perturb_approx };
-    let mut d: Vec<Lanes> = ins.more.iter().map(|slot| *warp.get32(*slot)).collect();
-    if let Some(taken) = block.asynchronous.operands.0.get_mut(&(group, sequence)) {
+    if let Some(taken) = block.asynchronous.operands.taken.get_mut(&(group, sequence)) {
         if taken.words != words {
             return Err(block.fault(warp, 0, FaultKind::Operand, "the warps of a warpgroup name different operands"));
         }
         match &taken.a {
-            Some(a) => form.multiply_shared(a, warp.index as usize % 4, &taken.b, sums, &mut d),
+            Some(a) => {
+                form.multiply_shared(a, warp.index as usize % 4, &taken.b, sums, &mut warp.r32, &ins.more);
+            }
             None => {
-                let a: [&Lanes; 4] = std::array::from_fn(|n| warp.get32(ins.slots[n]));
-                form.multiply_registers(&a, ins.immediate & NEGATE_A != 0, &taken.b, sums, &mut d);
+                let a: [Lanes; 4] = std::array::from_fn(|n| *warp.get32(ins.slots[n]));
+                let negate = ins.immediate & NEGATE_A != 0;
+                form.multiply_registers(a.each_ref(), negate, &taken.b, sums, &mut warp.r32, &ins.more);
             }
         }
         taken.left -= 1;
         if taken.left == 0 {
-            block.asynchronous.operands.0.remove(&(group, sequence));
+            let operands = &mut block.asynchronous.operands;
+            let taken = operands.taken.remove(&(group, sequence));
+            operands.spare.extend(taken.into_iter().flat_map(|taken| [Some(taken.b), taken.a]).flatten());
         }
-    }
-    for (slot, value) in ins.more.iter().zip(d) {
-        warp.r32[*slot as usize] = value;
     }
     let products = &mut warp.asynchronous.products;
     products.sequence += 1;
-    ins.more.iter().for_each(|slot| products.held.insert(*slot));
-    let sources: Box<[u32]> = if from_registers { ins.slots[..4].into() } else { Box::default() };
-    sources.iter().for_each(|slot| products.lent.insert(*slot));
-    products.open.push(Product { accumulators: ins.more.clone(), sources, reads });
+    hold(ins, &mut products.held, &mut products.lent);
+    products.open.push(Product { pc: block.pc, reads });
     Ok(())
 }
 
-/// Marks the operands as being read by this warp, on behalf of its warpgroup.
-fn lend<'p>(
-    warp: &Warp,
-    block: &mut Block<'_>,
-    pieces: impl Iterator<Item = &'p u32>,
-) -> Result<Vec<(u32, u32)>, Fault> {
-    let mut pieces: Vec<u32> = pieces.copied().collect();
-    pieces.sort_unstable();
-    pieces.dedup();
-    let mut ranges: Vec<(u32, u32)> = Vec::new();
-    for piece in pieces {
-        match ranges.last_mut() {
-            Some((start, bytes)) if *start + *bytes == piece => *bytes += 16,
-            _ => ranges.push((piece, 16)),
-        }
+/// Notes the registers of a product.
+fn hold(product: &Ins, held: &mut Slots, lent: &mut Slots) {
+    product.more.iter().for_each(|slot| held.insert(*slot));
+    if product.immediate & A_REGISTERS != 0 {
+        product.slots[..4].iter().for_each(|slot| lent.insert(*slot));
     }
-    for (address, bytes) in &ranges {
-        ends::shared(block, warp, 0, *address, *bytes, 16)?;
-        bulk::readable(warp, block, 0, *address, *bytes)?;
-        let races = &mut block.race;
-        let begun = races.shadow.begin_read(&mut races.clocks, warp.index as usize, 0, *address, *bytes);
-        begun.map_err(|c| race::shared_fault(block, warp.index, c, "asynchronous read"))?;
-    }
-    Ok(ranges)
 }
 
-/// The pieces of an operand.
-fn fetch(warp: &Warp, block: &mut Block<'_>, pieces: &[u32]) -> Result<Vec<[u32; 4]>, Fault> {
-    let mut words = Vec::with_capacity(pieces.len());
-    for piece in pieces {
-        let range = ends::shared(block, warp, 0, *piece, 16, 16)?;
-        if !block.shared.written.is_empty() && block.shared.written[range.clone()].contains(&0) {
-            let message = format!("wgmma reads shared address {piece:#x}, which nobody has written");
-            let fault = block.fault(warp, 0, FaultKind::Uninitialised, message);
-            return Err(fault.edit(|r| r.allocation = block.shared_name(*piece)));
+/// An operand, whose place was checked: of that type, so many rows or columns, and how they lie and whether they are negated.
+fn fetch(
+    warp: &Warp,
+    block: &mut Block<'_>,
+    placed: &Placed,
+    element: Element,
+    mn: usize,
+    (major, negate): (Major, bool),
+) -> Result<tensor_core::Operand, Fault> {
+    if !block.shared.written.is_empty() {
+        for (start, bytes) in placed.ranges() {
+            let known = &block.shared.written[start as usize..(start + bytes) as usize];
+            if known.iter().fold(1, |all, written| all & written) == 0 {
+                let hole = start + 16 * (known.iter().position(|written| *written == 0).unwrap_or(0) / 16) as u32;
+                let message = format!("wgmma reads shared address {hole:#x}, which nobody has written");
+                let fault = block.fault(warp, 0, FaultKind::Uninitialised, message);
+                return Err(fault.edit(|r| r.allocation = block.shared_name(hole)));
+            }
         }
-        let bytes = &block.shared.bytes[range];
-        let word = |n: usize| u32::from_le_bytes([bytes[n], bytes[n + 1], bytes[n + 2], bytes[n + 3]]);
-        words.push([word(0), word(4), word(8), word(12)]);
     }
-    block.counters.shared_load_bytes += 16 * pieces.len() as u64;
-    Ok(words)
+    let (memory, operands) = (&block.shared.bytes, &mut block.asynchronous.operands);
+    operands.pieces.clear();
+    operands.pieces.extend(placed.tile.pieces.iter().map(|piece| {
+        let at = placed.origin.wrapping_add(*piece) as usize;
+        let bytes: &[u8; 16] = memory[at..at + 16].as_array().unwrap_or(&[0; 16]);
+        let words = bytes.as_chunks::<4>().0;
+        [0, 1, 2, 3].map(|n| u32::from_le_bytes(words[n]))
+    }));
+    block.counters.shared_load_bytes += 16 * placed.tile.pieces.len() as u64;
+    let mut operand = operands.spare.pop().unwrap_or_default();
+    operand.fill(element, &operands.pieces, major, mn, negate);
+    Ok(operand)
 }

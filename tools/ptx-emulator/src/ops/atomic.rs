@@ -164,6 +164,15 @@ fn deed(ins: &Ins) -> (Deed, &'static str) {
     (deed, KINDS.get(ins.slots[11] as usize).copied().unwrap_or("u32"))
 }
 
+/// What the place will hold; most atomics are integer additions.
+#[inline(always)]
+fn result((deed, kind): (Deed, &'static str), width: usize, old: u64, b: u64, c: u64) -> u64 {
+    match (deed, width) {
+        (Deed::Add, 4) if kind.starts_with(['u', 's']) => u64::from((old as u32).wrapping_add(b as u32)),
+        _ => changed(deed, kind, old, b, c),
+    }
+}
+
 /// The most lanes on one address.
 #[inline(always)]
 fn degree(addresses: &R64, mask: u32) -> u64 {
@@ -194,7 +203,7 @@ fn global<const WIDTH: usize>(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins,
         // SAFETY: `global_cell` gives WIDTH bytes inside a live allocation; kernels with atomics run on one thread.
         unsafe { std::ptr::copy_nonoverlapping(cell, bytes.as_mut_ptr(), WIDTH) }
         let old = u64::from_le_bytes(bytes);
-        let new = changed(deed, kind, old, b, c).to_le_bytes();
+        let new = result((deed, kind), WIDTH, old, b, c).to_le_bytes();
         if block.launch.weak.is_some() {
             let order = memory::order(ins);
             weak::store(block, warp.index, (false, at[lane]), order, true, &bytes[..WIDTH], &new[..WIDTH]);
@@ -229,7 +238,7 @@ fn shared<const WIDTH: usize>(warp: &mut Warp, block: &mut Block<'_>, ins: &Ins,
             None => &block.shared.bytes[start..start + WIDTH],
         });
         let old = u64::from_le_bytes(bytes);
-        let new = changed(deed, kind, old, b, c).to_le_bytes();
+        let new = result((deed, kind), WIDTH, old, b, c).to_le_bytes();
         if !remote && block.launch.weak.is_some() {
             let order = memory::order(ins);
             weak::store(block, warp.index, (true, start as u64), order, true, &bytes[..WIDTH], &new[..WIDTH]);

@@ -33,43 +33,33 @@ fn passes<const WIDTH: usize>(addresses: &R32, mask: u32, from: usize, to: usize
     if used.count_ones() == within.count_ones() {
         return u64::from(within != 0);
     }
-    let mut owner = [u32::MAX; 32];
-    let mut conflict = false;
-    // Inactive lanes are settled on an active one's address; they add nothing.
+    // A unit counts where it is seen first; inactive lanes add nothing.
+    let mut units = [u32::MAX; LANES];
     for lane in from..to {
-        let at = addresses[lane] >> shift;
-        let held = &mut owner[at as usize % banks];
-        conflict |= *held != u32::MAX && *held != at;
-        *held = at;
+        units[lane] = if mask >> lane & 1 != 0 { addresses[lane] >> shift } else { u32::MAX };
     }
-    if !conflict || within == 0 {
-        return u64::from(within != 0);
+    let (mut filled, mut most) = ([0u64; 32], 0);
+    for lane in from..to {
+        let mut seen = units[lane] == u32::MAX;
+        for earlier in from..lane {
+            seen |= units[earlier] == units[lane];
+        }
+        let bank = &mut filled[units[lane] as usize % banks];
+        *bank += u64::from(!seen);
+        most = most.max(*bank);
     }
-    let mut all = [u32::MAX; LANES];
-    let mut count = 0;
-    for lane in (from..to).filter(|lane| mask >> lane & 1 != 0) {
-        all[count] = addresses[lane] >> shift;
-        count += 1;
-    }
-    let all = &mut all[..count];
-    all.sort_unstable();
-    let mut filled = [0u8; 32];
-    let mut last = u32::MAX;
-    for at in all.iter().copied() {
-        filled[at as usize % banks] += u8::from(at != last);
-        last = at;
-    }
-    u64::from(filled.iter().copied().max().unwrap_or(1))
+    most
 }
 
 /// Counts a shared access: wavefronts as the banks see it.
 #[inline(always)]
 pub(crate) fn count_shared<const WIDTH: usize>(block: &mut Block<'_>, mask: u32, addresses: &R32, row: bool) {
     let groups = if WIDTH <= 4 { 1 } else { WIDTH / 4 };
-    let ideal = {
-        let size = LANES / groups;
-        (0..groups).filter(|g| mask >> (g * size) & (u32::MAX >> (32 - size)) != 0).count() as u64
-    };
+    let size = LANES / groups;
+    let mut ideal = 0;
+    for group in 0..groups {
+        ideal += u64::from(mask >> (group * size) & (u32::MAX >> (32 - size)) != 0);
+    }
     let counters = &mut block.counters;
     counters.shared_requests += 1;
     counters.shared_ideal_wavefronts += ideal;
@@ -77,9 +67,10 @@ pub(crate) fn count_shared<const WIDTH: usize>(block: &mut Block<'_>, mask: u32,
         counters.shared_wavefronts += ideal;
         return;
     }
-    let size = LANES / groups;
-    counters.shared_wavefronts +=
-        (0..groups).map(|g| passes::<WIDTH>(addresses, mask, g * size, (g + 1) * size)).sum::<u64>();
+    // A loop, because iterators' own functions are not compiled for the vectors of their callers.
+    for group in 0..groups {
+        counters.shared_wavefronts += passes::<WIDTH>(addresses, mask, group * size, (group + 1) * size);
+    }
 }
 
 #[cold]
@@ -188,6 +179,7 @@ fn foreign(block: &Block<'_>, addresses: &mut R32, mask: u32) -> u32 {
 }
 
 /// A place in the shared memory of another block of the cluster, checked; none if it is the block's own.
+#[inline]
 pub(crate) fn remote<'p, const WIDTH: usize>(
     block: &mut Block<'_>,
     warp: &Warp,
@@ -196,6 +188,9 @@ pub(crate) fn remote<'p, const WIDTH: usize>(
     order: Order,
     deed: Deed,
 ) -> Result<Option<(&'p mut Block<'static>, std::ops::Range<usize>)>, Fault> {
+    if address >> 24 == 0 {
+        return Ok(None);
+    }
     let at = address & 0xff_ffff;
     let Some(peer) = cluster::peer(warp, block, lane, address >> 24)? else { return Ok(None) };
     shared_check::<WIDTH>(peer, warp, 1 << lane, &[at; LANES], deed)?;

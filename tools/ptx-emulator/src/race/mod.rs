@@ -24,6 +24,7 @@ pub(crate) use cluster::{Deed, RemoteAccess};
 pub(crate) use hooks::shared_fault;
 pub use hooks::{BlockRaces, GlobalRaces, shared_load, shared_store};
 pub(crate) use hooks::{global_load, global_store};
+pub(crate) use shared::ReadFault;
 
 /// How strongly an access is ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,8 @@
 
 mod in_flight;
 
+pub(crate) use in_flight::ReadFault;
+
 use super::{
     Case, Conflict, Party, Strength, Values,
     clocks::{BlockClocks, ENGINES, PEERS},
@@ -33,6 +35,8 @@ pub struct SharedShadow {
     /// For each warp a row: its last read of each granule.
     reads: Vec<u32>,
     pub(super) last_read: Vec<u32>,
+    /// Asynchronous reads under way.
+    readers: Vec<u16>,
     /// What other blocks of the cluster did here.
     pub(super) remote: Remote,
 }
@@ -52,6 +56,7 @@ impl SharedShadow {
             writes: vec![0; granules],
             reads: vec![0; granules * warps],
             last_read: vec![0; granules],
+            readers: vec![0; granules],
             remote: Remote::default(),
         }
     }
@@ -61,6 +66,7 @@ impl SharedShadow {
         self.writes.fill(0);
         self.reads.fill(0);
         self.last_read.fill(0);
+        self.readers.fill(0);
         self.remote.clear();
     }
 

@@ -86,6 +86,18 @@ impl Form {
         if self.a.is_integer() {
             return self.multiply_integers(a, b, c, d);
         }
+        let summed = match (self.a, self.k) {
+            (Element::F16, 16) => summed::<16, F16>(a, b, c, d),
+            (Element::F16, 8) => summed::<8, F16>(a, b, c, d),
+            (Element::Bf16, 16) => summed::<16, BF16>(a, b, c, d),
+            (Element::Bf16, 8) => summed::<8, BF16>(a, b, c, d),
+            (Element::Tf32, 8) => summed::<8, TF32>(a, b, c, d),
+            (Element::Tf32, 4) => summed::<4, TF32>(a, b, c, d),
+            _ => false,
+        };
+        if summed {
+            return;
+        }
         match (self.a, self.k) {
             (Element::F16, 16) => float16::<16, true>(a, b, c, d),
             (Element::F16, _) => float16::<8, true>(a, b, c, d),
@@ -334,6 +346,81 @@ fn sums<const K: usize, const PER: usize, const PLANES: usize>(
             }
         }
     }
+}
+
+/// The same sums of f32 accumulators where vectors hold sixteen: registers are multiplied as they are. Four rows of four columns
+/// are one vector; a row's factor is moved to all four lanes of it, and the columns' to every row.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn wide_sums<const K: usize, const KIND: usize>(a: &[&Lanes], b: &[&Lanes], c: [&Lanes; 4], d: &mut [Lanes]) {
+    use std::arch::x86_64::*;
+    let load = |from: &Lanes, quarter: usize| {
+        let sixteen: &[u32] = &from[16 * quarter..16 * quarter + 16];
+        // SAFETY: sixteen values of 32 bits.
+        unsafe { _mm512_loadu_si512(sixteen.as_ptr().cast()) }
+    };
+    let per = if KIND == TF32 { 1 } else { 2 };
+    let split = |words: __m512i, e: usize| match (KIND, e) {
+        (TF32, _) => _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(0xffff_e000_u32 as i32))),
+        (BF16, 0) => _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)),
+        (BF16, _) => _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32))),
+        (_, 0) => _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)),
+        _ => _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(words))),
+    };
+    // Half of the rows, parity of the columns, four rows.
+    let mut sums = [[[_mm512_setzero_ps(); 2]; 2]; 2];
+    for (register, sums) in sums.as_flattened_mut().iter_mut().enumerate() {
+        *sums = [_mm512_castsi512_ps(load(c[register], 0)), _mm512_castsi512_ps(load(c[register], 1))];
+    }
+    // Lane 4g + t takes the factor of column 2t, whose lanes are 8t and the three after it.
+    let columns = _mm512_set4_epi32(24, 16, 8, 0);
+    for step in 0..K / (4 * per) {
+        let right = [load(b[step], 0), load(b[step], 1)];
+        let [upper, lower] = [a[2 * step], a[2 * step + 1]];
+        let left = [[load(upper, 0), load(upper, 1)], [load(lower, 0), load(lower, 1)]];
+        for t in 0..4 {
+            let from = _mm512_add_epi32(columns, _mm512_set1_epi32(t));
+            let even = _mm512_permutex2var_epi32(right[0], from, right[1]);
+            let odd = _mm512_permutex2var_epi32(right[0], _mm512_add_epi32(from, _mm512_set1_epi32(4)), right[1]);
+            let own = _mm512_set1_epi32(t);
+            for e in 0..per {
+                let columns = [split(even, e), split(odd, e)];
+                for half in 0..2 {
+                    for quarter in 0..2 {
+                        let rows = _mm512_permutevar_ps(split(left[half][quarter], e), own);
+                        for parity in 0..2 {
+                            let sum = &mut sums[half][parity][quarter];
+                            *sum = _mm512_fmadd_ps(rows, columns[parity], *sum);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    for (sums, lanes) in sums.as_flattened().iter().zip(d) {
+        for (sum, sixteen) in sums.iter().zip(lanes.as_chunks_mut::<16>().0) {
+            // SAFETY: room for sixteen values of 32 bits.
+            unsafe { _mm512_storeu_si512(sixteen.as_mut_ptr().cast(), _mm512_castps_si512(*sum)) }
+        }
+    }
+}
+
+const TF32: usize = 0;
+const BF16: usize = 1;
+const F16: usize = 2;
+
+/// Runs [`wide_sums`] where the processor can; says whether it did.
+fn summed<const K: usize, const KIND: usize>(a: &[&Lanes], b: &[&Lanes], c: &[&Lanes], d: &mut [Lanes]) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if let [c0, c1, c2, c3] = c
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+    {
+        // SAFETY: both features were just detected.
+        unsafe { wide_sums::<K, KIND>(a, b, [c0, c1, c2, c3], d) };
+        return true;
+    }
+    false
 }
 
 #[inline(always)]

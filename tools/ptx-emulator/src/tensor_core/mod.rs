@@ -8,6 +8,7 @@ mod element;
 mod instructions;
 mod matrix;
 mod mma;
+mod warpgroup_sums;
 mod wgmma;
 mod wmma;
 
@@ -16,7 +17,8 @@ pub(crate) use instructions::decode;
 pub use element::Element;
 pub use matrix::{from_rows, to_rows, transpose};
 pub use mma::Form;
-pub use wgmma::{Descriptor, Major, Operand, Sums, Swizzle, WarpgroupForm};
+pub use warpgroup_sums::{Operand, Sums};
+pub use wgmma::{Descriptor, Major, Swizzle, Tile, WarpgroupForm};
 
 /// One 32-bit register of all lanes of a warp.
 pub type Lanes = [u32; 32];

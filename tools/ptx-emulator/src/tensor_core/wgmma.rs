@@ -7,9 +7,8 @@
 
 use super::{
     Lanes,
-    element::{Element, pair, tf32, truncated},
-    mma::{self, accumulator, half_accumulator},
-    vectorised,
+    element::{Element, pair, tf32},
+    warpgroup_sums::{Left, Operand, Sums},
 };
 
 /// How the 16-byte pieces of an atom are permuted.
@@ -63,6 +62,19 @@ pub enum Major {
     Mn,
 }
 
+/// Permutations repeat after so many bytes.
+const PATTERN_BYTES: u32 = 1024;
+/// What a permutation moves as a whole.
+const PIECE_BYTES: u32 = 16;
+
+/// The shared memory of an operand.
+pub struct Tile {
+    /// Its pieces of 16 bytes, as [`Descriptor::pieces`] orders them.
+    pub pieces: Vec<u32>,
+    /// The same bytes as ranges, ascending: address and length.
+    pub ranges: Vec<(u32, u32)>,
+}
+
 /// A matrix descriptor, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptor {
@@ -95,6 +107,29 @@ impl Descriptor {
             base_offset: (word >> 49) as u32 & 7,
             swizzle,
         }
+    }
+
+    /// Where the pattern of addresses begins anew: permutations look at the bits below.
+    pub fn origin(&self) -> u32 {
+        self.start & !(PATTERN_BYTES - 1)
+    }
+
+    /// The tile of `mn` x `k` elements, by addresses from [`Descriptor::origin`] on. Descriptors that differ in nothing but their
+    /// origin have equal tiles.
+    pub fn tile(&self, major: Major, element: Element, mn: usize, k: usize) -> Tile {
+        let moved = Self { start: self.start % PATTERN_BYTES, ..*self };
+        let pieces = moved.pieces(major, element, mn, k);
+        let mut sorted = pieces.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let mut ranges: Vec<(u32, u32)> = Vec::new();
+        for piece in sorted {
+            match ranges.last_mut() {
+                Some((start, bytes)) if start.wrapping_add(*bytes) == piece => *bytes += PIECE_BYTES,
+                _ => ranges.push((piece, PIECE_BYTES)),
+            }
+        }
+        Tile { pieces, ranges }
     }
 
     /// The 16-byte pieces that hold a tile of `mn` x `k` elements, in order: for each piece its address. K-major pieces go
@@ -179,234 +214,57 @@ impl WarpgroupForm {
         64 * (self.n * self.k()) as u64
     }
 
-    /// A's operand of 16-byte pieces, as [`Descriptor::pieces`] orders them, negated where asked.
-    pub fn left(self, pieces: &[[u32; 4]], major: Major, negate: bool) -> Operand {
-        self.operand(self.element, pieces, major, 64, negate)
-    }
-
-    /// B's.
-    pub fn right(self, pieces: &[[u32; 4]], major: Major, negate: bool) -> Operand {
-        self.operand(self.right, pieces, major, self.n, negate)
-    }
-
-    /// Sixteen k at a time.
-    fn depths(self) -> usize {
-        self.k().div_ceil(16)
-    }
-
-    fn operand(self, element: Element, pieces: &[[u32; 4]], major: Major, mn: usize, negate: bool) -> Operand {
-        let mut operand = Operand { blocks: vec![[[0.0; 8]; 16]; mn / 8 * self.depths()] };
-        match element {
-            Element::F16 => self.unpack(&mut operand, pieces, major, mn, negate, halves::<true>),
-            Element::Bf16 => self.unpack(&mut operand, pieces, major, mn, negate, halves::<false>),
-            Element::Tf32 => self.unpack(&mut operand, pieces, major, mn, negate, |p| p.map(tf32)),
-            _ => self.unpack(&mut operand, pieces, major, mn, negate, |p| {
-                std::array::from_fn::<f32, 16, _>(|i| element.value(p[i / 4], i % 4))
-            }),
-        }
-        operand
-    }
-
-    /// Pieces of `PER` elements into blocks.
-    #[inline(always)]
-    fn unpack<const PER: usize>(
-        self,
-        operand: &mut Operand,
-        pieces: &[[u32; 4]],
-        major: Major,
-        mn: usize,
-        negate: bool,
-        values: impl Fn(&[u32; 4]) -> [f32; PER],
-    ) {
-        let depths = self.depths();
-        let sign = if negate { -1.0 } else { 1.0 };
-        let along = if major == Major::K { self.k() } else { mn } / PER;
-        for (row, pieces) in pieces.chunks_exact(along).enumerate() {
-            for (at, piece) in pieces.iter().enumerate() {
-                let values = values(piece).map(|value| sign * value);
-                let first = at * PER;
-                if major == Major::K {
-                    let block = &mut operand.blocks[row / 8 * depths + first / 16];
-                    for (i, value) in values.into_iter().enumerate() {
-                        block[(first + i) % 16][place(row % 8)] = value;
-                    }
-                } else {
-                    for (i, eight) in values.chunks(8).enumerate() {
-                        let to = &mut operand.blocks[(first / 8 + i) * depths + row / 16][row % 16];
-                        for (n, value) in eight.iter().enumerate() {
-                            to[place(first % 8 + n)] = *value;
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// One warp's share: `d` += (or =) A B, with A the 16 rows of this warp from shared memory.
-    pub fn multiply_shared(self, a: &Operand, warp: usize, b: &Operand, sums: Sums, d: &mut [Lanes]) {
-        for depth in 0..self.depths() {
-            let blocks = [0, 1].map(|half| &a.blocks[(2 * warp + half) * self.depths() + depth]);
-            self.sweep(&Left::new(|row, k| blocks[row / 8][k][place(row % 8)]), b, depth, sums, d);
+    /// One warp's share: D += (or =) A B, with A the 16 rows of this warp from shared memory. `slots` name the registers of D
+    /// in `file`.
+    pub fn multiply_shared(self, a: &Operand, warp: usize, b: &Operand, sums: Sums, file: &mut [Lanes], slots: &[u32]) {
+        for depth in 0..a.depths() {
+            b.sweep(depth, &a.rows(warp, depth), sums, self.half_accumulator, file, slots);
         }
     }
 
     /// One warp's share with A in four registers.
-    pub fn multiply_registers(self, a: &[&Lanes], negate: bool, b: &Operand, sums: Sums, d: &mut [Lanes]) {
-        let per = 4 / self.element.bytes();
-        let sign = if negate { -1.0 } else { 1.0 };
-        for depth in 0..self.depths() {
-            let left = Left::new(|row, at| {
-                if at >= self.k() {
-                    return 0.0;
-                }
-                let k = 16 * depth + at;
-                let register = a[2 * (k / (4 * per)) + row / 8];
-                sign * self.element.value(register[row % 8 * 4 + k / per % 4], k % per)
-            });
-            self.sweep(&left, b, depth, sums, d);
-        }
-    }
-
-    fn sweep(self, left: &Left, b: &Operand, depth: usize, sums: Sums, d: &mut [Lanes]) {
-        let per_block = self.d_registers() * 8 / self.n;
-        let accumulate = sums.accumulate || depth > 0;
-        for (block, registers) in b.blocks.iter().skip(depth).step_by(self.depths()).zip(d.chunks_exact_mut(per_block))
-        {
-            if sums.truncate && !self.half_accumulator {
-                truncating_block(left, block, accumulate, registers);
-            } else if self.half_accumulator {
-                half_block(left, block, accumulate, registers);
-            } else {
-                full_block(left, block, accumulate, registers);
-            }
+    pub fn multiply_registers(
+        self,
+        a: [&Lanes; 4],
+        negate: bool,
+        b: &Operand,
+        sums: Sums,
+        file: &mut [Lanes],
+        slots: &[u32],
+    ) {
+        for depth in 0..b.depths() {
+            let left = match self.element {
+                Element::F16 => register_rows::<2>(a, depth, negate, |word, e| halves(pair::<true>(word), e)),
+                Element::Bf16 => register_rows::<2>(a, depth, negate, |word, e| halves(pair::<false>(word), e)),
+                Element::Tf32 => register_rows::<1>(a, depth, negate, |word, _| tf32(word)),
+                element => register_rows::<4>(a, depth, negate, |word, e| element.value(word, e)),
+            };
+            b.sweep(depth, &left, sums, self.half_accumulator, file, slots);
         }
     }
 }
 
-/// Where column `n` of eight stands in a block: even ones first, as registers of accumulators hold them.
 #[inline(always)]
-fn place(n: usize) -> usize {
-    n % 2 * 4 + n / 2
+fn halves((low, high): (f32, f32), e: usize) -> f32 {
+    if e == 0 { low } else { high }
 }
 
-/// Eight elements of 16 bits.
+/// Sixteen rows and up to sixteen k of A in registers of `PER` elements, laid out as `mma.sync` has them.
 #[inline(always)]
-fn halves<const HALF: bool>(piece: &[u32; 4]) -> [f32; 8] {
-    let [a, b, c, d] = piece.map(pair::<HALF>);
-    [a.0, a.1, b.0, b.1, c.0, c.1, d.0, d.1]
-}
-
-/// A warp's sixteen rows of A, sixteen deep: for each k eight pairs of rows, each row's value as often as a register of
-/// accumulators has lanes of it.
-struct Left([[[f32; 8]; 8]; 16]);
-
-impl Left {
-    #[inline(always)]
-    fn new(value: impl Fn(usize, usize) -> f32) -> Self {
-        let mut all = [[[0.0; 8]; 8]; 16];
-        for (k, pairs) in all.iter_mut().enumerate() {
-            for (pair, lanes) in pairs.iter_mut().enumerate() {
-                let (even, odd) = (value(2 * pair, k), value(2 * pair + 1, k));
-                *lanes = [even, even, even, even, odd, odd, odd, odd];
-            }
+fn register_rows<const PER: usize>(
+    a: [&Lanes; 4],
+    depth: usize,
+    negate: bool,
+    value: impl Fn(u32, usize) -> f32,
+) -> Left {
+    let sign = if negate { -1.0 } else { 1.0 };
+    Left::new(|row, at| {
+        if at >= 8 * PER {
+            return 0.0;
         }
-        Self(all)
-    }
-
-    fn value(&self, row: usize, k: usize) -> f32 {
-        self.0[k][row / 2][row % 2 * 4]
-    }
-}
-
-/// How sums are kept.
-#[derive(Clone, Copy, Debug)]
-pub struct Sums {
-    /// D is added to, not replaced.
-    pub accumulate: bool,
-    /// f32 sums are cut towards zero, as hardware does.
-    pub truncate: bool,
-}
-
-fn truncating_block(left: &Left, right: &Block, accumulate: bool, d: &mut [Lanes]) {
-    let mut rows = match (accumulate, &d[..]) {
-        (true, [a, b, c, d]) => accumulator(&[a, b, c, d]),
-        _ => [[0.0; 8]; 16],
-    };
-    for (row, sums) in rows.iter_mut().enumerate() {
-        for (column, sum) in sums.iter_mut().enumerate() {
-            let products = (0..16).map(|k| f64::from(left.value(row, k)) * f64::from(right[k][place(column)]));
-            *sum = truncated(products.fold(f64::from(*sum), |sum, product| sum + product));
-        }
-    }
-    mma::store(&rows, d);
-}
-
-fn half_block(left: &Left, right: &Block, accumulate: bool, d: &mut [Lanes]) {
-    let mut rows = match accumulate {
-        true => half_accumulator(&d.iter().collect::<Vec<_>>()),
-        false => [[0.0; 8]; 16],
-    };
-    for (row, sums) in rows.iter_mut().enumerate() {
-        for (column, sum) in sums.iter_mut().enumerate() {
-            // Products of these types fit into an f32.
-            *sum = (0..16).fold(*sum, |sum, k| sum + left.value(row, k) * right[k][place(column)]);
-        }
-    }
-    mma::store_halves(&rows, d);
-}
-
-/// Sixteen rows of k, eight columns in the order of [`place`].
-type Block = [[f32; 8]; 16];
-
-/// An operand unpacked: for each eight of m or n, blocks of sixteen rows of k. Shallower products leave the last rows zero.
-pub struct Operand {
-    blocks: Vec<Block>,
-}
-
-/// Lane 4g + t of a register is row g and the columns 2t or 2t + 1: eight lanes are two rows, so that registers are summed as
-/// they are.
-#[inline(always)]
-fn full_block_body<const FMA: bool>(left: &Left, right: &Block, accumulate: bool, d: &mut [Lanes]) {
-    for half in 0..2 {
-        let mut sums = [[[0f32; 8]; 4]; 2];
-        if accumulate {
-            for (parity, sums) in sums.iter_mut().enumerate() {
-                for (two, sums) in sums.iter_mut().enumerate() {
-                    for (lane, sum) in sums.iter_mut().enumerate() {
-                        *sum = f32::from_bits(d[2 * half + parity][8 * two + lane]);
-                    }
-                }
-            }
-        }
-        for (pairs, right) in left.0.iter().zip(right) {
-            for (parity, sums) in sums.iter_mut().enumerate() {
-                let four = &right[4 * parity..4 * parity + 4];
-                let columns: [f32; 8] = std::array::from_fn(|lane| four[lane % 4]);
-                for (two, sums) in sums.iter_mut().enumerate() {
-                    let rows = &pairs[4 * half + two];
-                    for lane in 0..8 {
-                        // Products of these types fit into an f32, so that both forms round once.
-                        sums[lane] = match FMA {
-                            true => rows[lane].mul_add(columns[lane], sums[lane]),
-                            false => rows[lane] * columns[lane] + sums[lane],
-                        };
-                    }
-                }
-            }
-        }
-        for (parity, sums) in sums.iter().enumerate() {
-            for (two, sums) in sums.iter().enumerate() {
-                for (lane, sum) in sums.iter().enumerate() {
-                    d[2 * half + parity][8 * two + lane] = sum.to_bits();
-                }
-            }
-        }
-    }
-}
-
-vectorised! {
-    /// The four registers of an f32 accumulator += `left` `right`.
-    fn full_block(left: &Left, right: &Block, accumulate: bool, d: &mut [Lanes]) = full_block_body
+        let k = 16 * depth + at;
+        sign * value(a[2 * (k / (4 * PER)) + row / 8][row % 8 * 4 + k / PER % 4], k % PER)
+    })
 }
 
 #[cfg(test)]
@@ -471,19 +329,25 @@ mod tests {
         pieces.iter().map(|&p| std::array::from_fn(|i| word(p as usize + 4 * i))).collect()
     }
 
+    fn operand(element: Element, pieces: &[[u32; 4]], major: Major, mn: usize, negate: bool) -> Operand {
+        let mut operand = Operand::default();
+        operand.fill(element, pieces, major, mn, negate);
+        operand
+    }
+
     fn check(text: &str, major_a: Major, major_b: Major, swizzle: Swizzle) {
         let form = WarpgroupForm::parse(&text.split('.').collect::<Vec<_>>()).unwrap();
         let k = form.k();
+        let slots: Vec<u32> = (0..form.d_registers() as u32).collect();
         let (memory_a, at_a) = tile(form.element, major_a, swizzle, 64, k, 1);
         let (memory_b, at_b) = tile(form.right, major_b, swizzle, form.n, k, 2);
         let a = fetch(&memory_a, &at_a.pieces(major_a, form.element, 64, k));
         let b = fetch(&memory_b, &at_b.pieces(major_b, form.element, form.n, k));
-        let a = form.left(&a, major_a, true);
-        let b = form.right(&b, major_b, false);
+        let (a, b) = (operand(form.element, &a, major_a, 64, true), operand(form.right, &b, major_b, form.n, false));
         for warp in 0..4 {
             let one = if form.half_accumulator { 0x3c00_3c00 } else { 1.0f32.to_bits() };
             let mut d = vec![[one; 32]; form.d_registers()];
-            form.multiply_shared(&a, warp, &b, Sums { accumulate: true, truncate: false }, &mut d);
+            form.multiply_shared(&a, warp, &b, Sums { accumulate: true, truncate: false }, &mut d, &slots);
             for lane in 0..32 {
                 for column in 0..form.n {
                     for half in 0..2 {
@@ -524,7 +388,8 @@ mod tests {
     fn registers_hold_rows_as_mma_sync_does() {
         let form = WarpgroupForm::parse(&["mma_async", "sync", "aligned", "m64n8k16", "f32", "bf16", "bf16"]).unwrap();
         let (memory, at) = tile(form.element, Major::K, Swizzle::None, 8, 16, 2);
-        let b = form.right(&fetch(&memory, &at.pieces(Major::K, form.element, 8, 16)), Major::K, false);
+        let pieces = fetch(&memory, &at.pieces(Major::K, form.element, 8, 16));
+        let b = operand(form.right, &pieces, Major::K, 8, false);
         let bits = |row, k| u32::from(half::bf16::from_f32(value(1, row, k)).to_bits());
         let a: [Lanes; 4] = std::array::from_fn(|i| {
             std::array::from_fn(|lane| {
@@ -535,7 +400,7 @@ mod tests {
         let mut d = vec![[7; 32]; 4];
         for truncate in [true, false] {
             let sums = Sums { accumulate: false, truncate };
-            form.multiply_registers(&[&a[0], &a[1], &a[2], &a[3]], false, &b, sums, &mut d);
+            form.multiply_registers([&a[0], &a[1], &a[2], &a[3]], false, &b, sums, &mut d, &[0, 1, 2, 3]);
         }
         for lane in 0..32 {
             for i in 0..4 {

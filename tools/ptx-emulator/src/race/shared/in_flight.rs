@@ -8,6 +8,15 @@ use super::{
     CLOCK_SHIFT, IN_FLIGHT, LAST_SHIFT, PLAIN_READ, REMOTE, SEVERAL, SharedShadow, writer,
 };
 
+/// Why an asynchronous instruction may not read.
+#[derive(Debug)]
+pub(crate) enum ReadFault {
+    /// From this address on, the last write came through the generic proxy and has passed no proxy fence.
+    Unfenced(u32),
+    /// Nothing orders it after a write.
+    Conflict(Conflict),
+}
+
 impl SharedShadow {
     /// A copy into shared memory starts, on behalf of `warp`. Until [`SharedShadow::written`] nobody may touch the bytes.
     #[inline(always)]
@@ -49,47 +58,71 @@ impl SharedShadow {
         self.writes[range].fill(clock << CLOCK_SHIFT | (engine as u32) << 5);
     }
 
-    /// An asynchronous instruction of `warp` starts to read. Until [`SharedShadow::read_done`] nobody may write there.
-    pub fn begin_read(
+    /// An asynchronous instruction of `warp` starts to read these ranges, each an address and a length. Until
+    /// [`SharedShadow::reads_done`] nobody may write there.
+    pub(crate) fn begin_reads(
         &mut self,
         clocks: &mut BlockClocks,
         warp: usize,
         lane: usize,
-        address: u32,
-        bytes: u32,
-    ) -> Result<(), Conflict> {
+        ranges: &[(u32, u32)],
+    ) -> Result<(), ReadFault> {
         clocks.touched |= 1 << warp;
-        let range = self.range(address.into(), bytes.into());
         let floor = clocks.floor << CLOCK_SHIFT;
-        let mut accepted = 0;
-        for granule in range.clone() {
-            let stamp = self.writes[granule];
-            if stamp >= floor && stamp != accepted {
-                if let Some((party, case)) = self.read_conflict(clocks, warp, lane, granule, Strength::Plain) {
-                    return Err(self.conflict(lane, granule, true, party, case));
+        // What is known of one stamp holds wherever it stands.
+        let (mut fenced, mut ordered) = (0, 0);
+        for (address, bytes) in ranges {
+            let range = self.range((*address).into(), (*bytes).into());
+            let stamps = &self.writes[range.clone()];
+            let news = |stamp: &u32| u32::from(*stamp != fenced && *stamp != 0 || *stamp >= floor && *stamp != ordered);
+            if stamps.iter().fold(0, |all, stamp| all | news(stamp)) != 0 {
+                if let Some(at) = self.unfenced(clocks, warp, *address, *bytes) {
+                    return Err(ReadFault::Unfenced(at));
                 }
-                accepted = if stamp >> CLOCK_SHIFT == REMOTE { 0 } else { stamp };
+                for granule in range.clone() {
+                    let stamp = self.writes[granule];
+                    if stamp >= floor && stamp != ordered {
+                        if let Some((party, case)) = self.read_conflict(clocks, warp, lane, granule, Strength::Plain) {
+                            return Err(ReadFault::Conflict(self.conflict(lane, granule, true, party, case)));
+                        }
+                        ordered = if stamp >> CLOCK_SHIFT == REMOTE { 0 } else { stamp };
+                    }
+                }
+                fenced = self.writes[range.end - 1];
             }
+            self.last_read[range.clone()].fill(IN_FLIGHT << LAST_SHIFT | SEVERAL);
+            self.readers[range].iter_mut().for_each(|readers| *readers = readers.saturating_add(1));
         }
-        let row = warp * self.granules;
-        self.reads[row + range.start..row + range.end].fill(IN_FLIGHT << CLOCK_SHIFT | PLAIN_READ);
-        self.last_read[range].fill(IN_FLIGHT << LAST_SHIFT | SEVERAL);
+        self.still_read(warp, ranges);
         Ok(())
     }
 
-    /// The asynchronous read is complete, and counts as one by `warp` itself, now.
-    pub fn read_done(&mut self, clocks: &BlockClocks, warp: usize, address: u32, bytes: u32) {
-        let range = self.range(address.into(), bytes.into());
+    /// Asynchronous instructions of `warp` that have begun to read these ranges are not complete.
+    pub fn still_read(&mut self, warp: usize, ranges: &[(u32, u32)]) {
+        let row = warp * self.granules;
+        for (address, bytes) in ranges {
+            let range = self.range((*address).into(), (*bytes).into());
+            self.reads[row + range.start..row + range.end].fill(IN_FLIGHT << CLOCK_SHIFT | PLAIN_READ);
+        }
+    }
+
+    /// The asynchronous reads are complete, and count as reads by `warp` itself, now.
+    pub fn reads_done(&mut self, clocks: &BlockClocks, warp: usize, ranges: &[(u32, u32)]) {
         let (row, now) = (warp * self.granules, clocks.now(warp));
-        self.reads[row + range.start..row + range.end].fill(now << CLOCK_SHIFT | PLAIN_READ);
-        for granule in range {
-            let in_flight = (0..clocks.warps())
-                .any(|other| self.reads[other * self.granules + granule] >> CLOCK_SHIFT == IN_FLIGHT);
-            if !in_flight {
-                let highest =
-                    (0..clocks.warps()).map(|other| self.reads[other * self.granules + granule] >> CLOCK_SHIFT).max();
-                let theirs = self.remote.reads.contains_key(&granule).then_some(REMOTE);
-                self.last_read[granule] = theirs.or(highest).unwrap_or(now) << LAST_SHIFT | SEVERAL;
+        // A clock that is late enough makes writers look at each warp's own reads.
+        let latest = (0..clocks.warps()).map(|other| clocks.now(other)).max().unwrap_or(now);
+        for (address, bytes) in ranges {
+            let range = self.range((*address).into(), (*bytes).into());
+            self.reads[row + range.start..row + range.end].fill(now << CLOCK_SHIFT | PLAIN_READ);
+            let lasts = self.last_read[range.clone()].iter_mut().zip(&mut self.readers[range.clone()]);
+            for (last, readers) in lasts {
+                *readers = readers.saturating_sub(1);
+                *last = if *readers == 0 { latest << LAST_SHIFT | SEVERAL } else { *last };
+            }
+            if !self.remote.reads.is_empty() {
+                let theirs =
+                    range.filter(|granule| self.readers[*granule] == 0 && self.remote.reads.contains_key(granule));
+                theirs.for_each(|granule| self.last_read[granule] = REMOTE << LAST_SHIFT | SEVERAL);
             }
         }
     }

@@ -175,10 +175,11 @@ fn proxy_fences_reach_through_barriers() {
 fn asynchronous_reads_hold_writers_off() {
     let mut block = Block::new(1);
     block.store(0, ALL, row(0), Plain).unwrap();
+    block.clocks.proxy_fence(0);
     block.clocks.barrier_all();
-    block.shadow.begin_read(&mut block.clocks, 0, 0, 0, 128).unwrap();
+    block.shadow.begin_reads(&mut block.clocks, 0, 0, &[(0, 128)]).unwrap();
     assert!(block.store(0, ALL, row(0), Plain).unwrap_err().case == Case::InFlight);
-    block.shadow.read_done(&block.clocks, 0, 0, 128);
+    block.shadow.reads_done(&block.clocks, 0, &[(0, 128)]);
     assert!(block.store(0, ALL, row(0), Plain).is_err(), "other lanes than the one that waited");
     block.clocks.warp_sync(0);
     block.store(0, ALL, row(0), Plain).unwrap();
