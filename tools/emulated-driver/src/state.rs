@@ -17,6 +17,7 @@ use crate::{
     memory::HostMemory,
     module::{Function, Loaded, Registry},
     report::Tally,
+    runtime::array::Array,
     work::{Event, Stream},
 };
 
@@ -26,6 +27,7 @@ pub(crate) struct State {
     pub total_bytes: u64,
     pub modules: Table<Loaded>,
     pub links: Table<Link>,
+    pub arrays: Table<Array>,
     pub functions: Table<Function>,
     pub streams: Table<Stream>,
     pub events: Table<Event>,
@@ -60,6 +62,11 @@ fn set<T>(name: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
     value
 }
 
+/// Cores of this machine. How many there are changes no report.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 impl State {
     fn new() -> Self {
         let total_bytes = set("EMULATED_MEMORY_MIB", |mib| mib.parse().ok()).unwrap_or(4096u64) << 20;
@@ -72,7 +79,7 @@ impl State {
             host_mapped: true,
             perturb_approx: yes("EMULATED_PERTURB_APPROX"),
             weak_memory: yes("EMULATED_WEAK_MEMORY"),
-            threads: set("EMULATED_THREADS", |threads| threads.parse().ok()).unwrap_or(1),
+            threads: set("EMULATED_THREADS", |threads| threads.parse().ok()).unwrap_or_else(cores),
             ..Options::default()
         };
         Self {
@@ -81,6 +88,7 @@ impl State {
             total_bytes,
             modules: Table::default(),
             links: Table::default(),
+            arrays: Table::default(),
             functions: Table::default(),
             streams: Table::default(),
             events: Table::default(),

@@ -11,7 +11,11 @@ use crate::{
     options::Options,
     race::GlobalRaces,
     report::{Fault, MemoryError, Report},
+    texture::Texture,
 };
+
+/// Handles of textures are numbers that no address and no small integer is.
+const FIRST_HANDLE: u64 = 0x7ec0_0000_0000_0001;
 
 /// One emulated GPU.
 pub struct Gpu {
@@ -23,6 +27,9 @@ pub struct Gpu {
     pub(crate) race: GlobalRaces,
     pub(crate) notes: Vec<Report>,
     pub(crate) printed: String,
+    pub(crate) textures: HashMap<u64, Texture>,
+    /// Of the next texture.
+    handle: u64,
 }
 
 impl Gpu {
@@ -37,6 +44,8 @@ impl Gpu {
             race: GlobalRaces::default(),
             notes: Vec::new(),
             printed: String::new(),
+            textures: HashMap::new(),
+            handle: FIRST_HANDLE,
         }
     }
 
@@ -54,6 +63,8 @@ impl Gpu {
             race: GlobalRaces::default(),
             notes: Vec::new(),
             printed: String::new(),
+            textures: self.textures.clone(),
+            handle: self.handle,
         }
     }
 
@@ -193,6 +204,26 @@ impl Gpu {
         params: &[u8],
     ) -> Result<Counters, Fault> {
         crate::launch::launch(self, module, entry, shape, params)
+    }
+
+    /// A handle by which kernels read and write a texture or surface (`tex`, `suld`, `sust`), or why there is none. Its memory is
+    /// the caller's.
+    pub fn add_texture(&mut self, texture: Texture) -> Result<u64, String> {
+        texture.check()?;
+        let handle = self.handle;
+        self.handle += 2;
+        self.textures.insert(handle, texture);
+        Ok(handle)
+    }
+
+    /// The handle stands for nothing any more; says whether it did.
+    pub fn remove_texture(&mut self, handle: u64) -> bool {
+        self.textures.remove(&handle).is_some()
+    }
+
+    /// What a handle stands for.
+    pub fn texture(&self, handle: u64) -> Option<&Texture> {
+        self.textures.get(&handle)
     }
 
     /// What kernels have printed since the last call, thread by thread in the order in which they ran.

@@ -37,29 +37,54 @@ pub(crate) fn launch(
     let globals = gpu.load_globals(module).map_err(|e| refuse(e.to_string()))?;
     let workspace = if cooperative { workspace(gpu).map_err(|e| refuse(e.to_string()))? } else { 0 };
     gpu.launches += 1;
-    gpu.race.begin_launch(found.code.strong_stores);
-    let launch = Launch {
-        memory: &gpu.memory,
-        entry: found,
-        options: &gpu.options,
-        number: gpu.launches,
-        grid,
-        block,
-        params,
-        globals: &globals,
-        dynamic_shared,
-        cluster: found.cluster.or(cluster).unwrap_or([1; 3]).map(|c| c.max(1)),
-        workspace,
-        weak: gpu.options.weak_memory.then(Mutex::default),
-        printed: Mutex::default(),
-        race: &gpu.race,
-        notes: Mutex::default(),
-        stop: AtomicUsize::new(usize::MAX),
-        spent: AtomicU64::new(0),
+    let cluster = found.cluster.or(cluster).unwrap_or([1; 3]).map(|c| c.max(1));
+    // What is printed stands in the order of blocks, too.
+    let threads = match found.code.communicates || found.code.prints || cluster != [1; 3] {
+        true => 1,
+        false => gpu.options.threads.clamp(1, grid.iter().map(|n| *n as usize).product::<usize>().max(1)),
     };
-    let result = run(&launch);
-    gpu.printed.push_str(&launch.printed.into_inner().unwrap_or_else(PoisonError::into_inner));
-    let mut notes = launch.notes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let attempt = |gpu: &Gpu, threads: usize| {
+        gpu.race.begin_launch(found.code.strong_stores, threads);
+        let launch = Launch {
+            memory: &gpu.memory,
+            entry: found,
+            options: &gpu.options,
+            number: gpu.launches,
+            grid,
+            block,
+            params,
+            globals: &globals,
+            dynamic_shared,
+            cluster,
+            workspace,
+            weak: gpu.options.weak_memory.then(Mutex::default),
+            textures: &gpu.textures,
+            printed: Mutex::default(),
+            race: &gpu.race,
+            notes: Mutex::default(),
+            stop: AtomicUsize::new(usize::MAX),
+            spent: AtomicU64::new(0),
+        };
+        let result = run(&launch, threads);
+        let Launch { printed, notes, .. } = launch;
+        (
+            result,
+            printed.into_inner().unwrap_or_else(PoisonError::into_inner),
+            notes.into_inner().unwrap_or_else(PoisonError::into_inner),
+        )
+    };
+    let (result, printed, mut notes) = match threads {
+        1 => attempt(&*gpu, 1),
+        _ => {
+            gpu.memory.begin_keeping();
+            let found = attempt(&*gpu, threads);
+            let failed = found.0.is_err();
+            gpu.memory.end_keeping(failed);
+            // Who races with whom depends on who is faster; on one thread, on the seed alone.
+            if failed { attempt(&*gpu, 1) } else { found }
+        }
+    };
+    gpu.printed.push_str(&printed);
     notes.sort_by_key(|note| note.ptx_line);
     notes.retain(|new| !gpu.notes.iter().any(|old| (&old.kernel, old.ptx_line) == (&new.kernel, new.ptx_line)));
     gpu.notes.extend(notes);
@@ -112,14 +137,9 @@ impl Plan {
     }
 }
 
-fn run(launch: &Launch<'_>) -> Result<Counters, Fault> {
+fn run(launch: &Launch<'_>, threads: usize) -> Result<Counters, Fault> {
     let plan = Plan::new(launch);
     let code = &launch.entry.code;
-    // What is printed stands in the order of blocks, too.
-    let threads = match code.communicates || code.prints || plan.size() > 1 {
-        true => 1,
-        false => launch.options.threads.clamp(1, plan.order.len().max(1)),
-    };
     let next = AtomicUsize::new(0);
     // The fault that comes first in the order of blocks is the one to report, whoever finds it.
     let fault: Mutex<Option<(usize, Fault)>> = Mutex::new(None);
@@ -363,6 +383,7 @@ fn special_value(s: Special, block: &Block<'_>, warp: u32, lane: u32, plan: &Pla
         Special::DynamicShared => SharedLayout::new(launch.entry, launch.dynamic_shared).dynamic,
         Special::TotalShared => shared_bytes(launch.entry, launch.dynamic_shared),
         Special::Reserved(offset) => SharedLayout::new(launch.entry, launch.dynamic_shared).reserved + offset,
+        Special::StackStart => launch.entry.code.stack_start.unwrap_or(0),
         Special::Environment(1) => (launch.workspace >> 32) as u32,
         Special::Environment(2) => launch.workspace as u32,
         Special::Environment(_) => 0,

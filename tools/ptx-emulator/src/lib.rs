@@ -30,6 +30,7 @@ mod report;
 mod rng;
 mod scheduler;
 mod tensor_core;
+mod texture;
 mod undefined;
 mod weak;
 
@@ -39,3 +40,4 @@ pub use launch::LaunchShape;
 pub use module::{Entry, Module, Param, ParamRead};
 pub use options::{Checks, Options};
 pub use report::{Fault, FaultKind, Level, LoadError, MemoryError, Report};
+pub use texture::{AddressMode, TexelKind, Texture};

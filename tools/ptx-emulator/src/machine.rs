@@ -4,9 +4,12 @@
 //! type, 64-bit values in the 64-bit file, predicates as one mask. Constants and special registers are registers nobody
 //! writes.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicU64, AtomicUsize},
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, AtomicUsize},
+    },
 };
 
 use crate::{
@@ -19,6 +22,7 @@ use crate::{
     race,
     report::{Fault, FaultKind, Report},
     rng::Rng,
+    texture::Texture,
     undefined::Undefined,
     weak,
 };
@@ -159,6 +163,8 @@ pub(crate) enum Special {
     Environment(u8),
     /// Start of the shared memory that the system reserves, plus that offset.
     Reserved(u32),
+    /// Where a thread's stack begins; `alloca` moves it on.
+    StackStart,
 }
 
 /// The decoded code of one entry, device functions inlined.
@@ -173,6 +179,8 @@ pub(crate) struct Code {
     pub presets: Vec<(bool, u32, Preset)>,
     /// Bytes of local memory per thread.
     pub local_bytes: u32,
+    /// Where the stack of `alloca` begins in local memory, if it is used.
+    pub stack_start: Option<u32>,
     /// Names of `.file` directives.
     pub files: Vec<String>,
     /// Text of each instruction as written.
@@ -278,6 +286,8 @@ pub struct Launch<'a> {
     /// Address of what the blocks of a cooperative grid synchronise by; 0 for other launches.
     pub(crate) workspace: u64,
     pub(crate) weak: weak::State,
+    /// Textures and surfaces, by their handles.
+    pub(crate) textures: &'a HashMap<u64, Texture>,
     /// What kernels printed.
     pub(crate) printed: Mutex<String>,
     /// Races between blocks.

@@ -7,7 +7,9 @@
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
     collections::VecDeque,
+    mem,
     ptr::NonNull,
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use crate::report::{Fault, FaultKind, MemoryError};
@@ -104,6 +106,14 @@ pub struct Allocation {
     pub writable: bool,
     /// What reports call it.
     pub name: String,
+    /// What it held before a launch that may have to be repeated wrote to it.
+    kept: OnceLock<Kept>,
+}
+
+#[derive(Clone)]
+struct Kept {
+    data: Vec<u8>,
+    written: Option<Vec<u8>>,
 }
 
 #[derive(Clone)]
@@ -120,8 +130,8 @@ enum Slot {
 /// All global memory of one emulated GPU.
 ///
 /// Kernels reach the bytes through raw pointers. Blocks run on several threads only where the launch is known not to let
-/// them communicate; what a kernel that races anyway leaves behind is as undefined as on the device.
-#[derive(Clone)]
+/// them communicate. If one of them races anyway, what they wrote is taken back and the launch repeated on one thread, so that
+/// its report does not depend on who was faster.
 pub struct Global {
     slots: Vec<Slot>,
     dead: VecDeque<u32>,
@@ -129,12 +139,62 @@ pub struct Global {
     capacity: u64,
     track_writes: bool,
     poison: bool,
+    /// Allocations are kept before they are written; the numbers of those that were.
+    keeping: Option<Mutex<Vec<usize>>>,
+}
+
+impl Clone for Global {
+    fn clone(&self) -> Self {
+        let (slots, dead) = (self.slots.clone(), self.dead.clone());
+        Self { slots, dead, keeping: None, ..*self }
+    }
 }
 
 impl Global {
     pub(crate) fn new(capacity: u64, track_writes: bool, poison: bool, host_mapped: bool) -> Self {
         let slots = if host_mapped { vec![Slot::Host; HOST_NUMBERS] } else { Vec::new() };
-        Self { slots, dead: VecDeque::new(), held: 0, capacity, track_writes, poison }
+        Self { slots, dead: VecDeque::new(), held: 0, capacity, track_writes, poison, keeping: None }
+    }
+
+    /// A launch begins that may have to be repeated.
+    pub(crate) fn begin_keeping(&mut self) {
+        self.keeping = Some(Mutex::default());
+    }
+
+    /// Before each write of a kernel.
+    #[inline(always)]
+    pub(crate) fn about_to_write(&self, allocation: &Allocation, address: u64) {
+        if let Some(numbers) = &self.keeping
+            && allocation.kept.get().is_none()
+        {
+            Self::keep(numbers, allocation, (address >> OFFSET_BITS).wrapping_sub(1) as usize);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn keep(numbers: &Mutex<Vec<usize>>, allocation: &Allocation, number: usize) {
+        // Whoever else wants to write waits here, so that the copy is whole.
+        allocation.kept.get_or_init(|| {
+            numbers.lock().unwrap_or_else(PoisonError::into_inner).push(number);
+            let written = allocation.written.as_ref().map(|written| written.slice().to_vec());
+            Kept { data: allocation.data.slice().to_vec(), written }
+        });
+    }
+
+    /// The launch is over: what it wrote stays, or is taken back.
+    pub(crate) fn end_keeping(&mut self, take_back: bool) {
+        let numbers =
+            mem::take(&mut self.keeping).map(|numbers| numbers.into_inner().unwrap_or_else(PoisonError::into_inner));
+        for number in numbers.unwrap_or_default() {
+            let Some(Slot::Alive(allocation)) = self.slots.get_mut(number) else { continue };
+            if let Some(kept) = allocation.kept.take().filter(|_| take_back) {
+                allocation.data.slice_mut().copy_from_slice(&kept.data);
+                if let (Some(written), Some(kept)) = (&mut allocation.written, kept.written) {
+                    written.slice_mut().copy_from_slice(&kept);
+                }
+            }
+        }
     }
 
     /// Bytes alive.
@@ -155,7 +215,7 @@ impl Global {
         if self.poison {
             data.slice_mut().fill(0xff);
         }
-        let allocation = Allocation { data, written, bytes, writable, name };
+        let allocation = Allocation { data, written, bytes, writable, name, kept: OnceLock::new() };
         let index = if self.dead.len() > QUARANTINE { self.dead.pop_front() } else { None };
         let index = match index {
             Some(index) => {
@@ -186,7 +246,8 @@ impl Global {
             return Err(MemoryError::BadAddress { address, bytes, what: what.into() });
         }
         let data = Buffer { pointer: start, bytes: bytes as usize, owned: false };
-        self.slots[index] = Slot::Alive(Allocation { data, written: None, bytes, writable: true, name });
+        let kept = OnceLock::new();
+        self.slots[index] = Slot::Alive(Allocation { data, written: None, bytes, writable: true, name, kept });
         self.held += bytes;
         Ok(address)
     }

@@ -128,13 +128,19 @@ fn printing_returns_a_number() {
 #[test]
 fn cores_change_no_report() {
     // Blocks from the sixteenth on write past the end; the first of them in the order of the seed is to blame.
-    let text = kernel("mul.wide.u32 %d5, %r4, 256; add.u64 %d5, %d5, %d2; st.global.u32 [%d5], %r1;");
+    let beyond = kernel("mul.wide.u32 %d5, %r4, 256; add.u64 %d5, %d5, %d2; st.global.u32 [%d5], %r1;");
+    // Every eighth block writes to the same place: who is found out depends on who comes second.
+    let race =
+        kernel("and.b32 %r5, %r4, 7; mul.wide.u32 %d5, %r5, 128; add.u64 %d5, %d5, %d2; st.global.u32 [%d5], %r4;");
     let shape = LaunchShape::new([64, 1, 1], [32, 1, 1]);
-    for seed in 0..8 {
-        let alone = under(&text, &shape, seed).report.expect("blocks past the end");
-        for _ in 0..4 {
-            let many = run(&text, &shape, Options { seed, threads: 4, ..Options::default() }).report;
-            assert_eq!(many.as_ref(), Some(&alone));
+    for (text, kind) in [(beyond, FaultKind::OutOfBounds), (race, FaultKind::Race)] {
+        for seed in 0..8 {
+            let alone = under(&text, &shape, seed);
+            assert_eq!(alone.report.as_ref().map(|report| report.kind), Some(kind));
+            for _ in 0..4 {
+                let many = run(&text, &shape, Options { seed, threads: 4, ..Options::default() });
+                assert_eq!((many.report, many.y), (alone.report.clone(), alone.y.clone()));
+            }
         }
     }
 }

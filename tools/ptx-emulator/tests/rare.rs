@@ -4,8 +4,8 @@
 #[allow(dead_code, reason = "made for all tests of small kernels")]
 mod small;
 
-use ptx_emulator::{LaunchShape, Options};
-use small::{kernel, run};
+use ptx_emulator::{FaultKind, LaunchShape, Options};
+use small::{kernel, run, verdict};
 
 /// What one warp leaves in y.
 fn warp(body: &str) -> Vec<u32> {
@@ -93,4 +93,78 @@ fn fragments_of_the_cuda_api() {
         wmma.store.d.sync.aligned.row.m16n16k16.global.f32 [%d1], {%f1, %f2, %f3, %f4, %f5, %f6, %f7, %f8}, %r7;",
     );
     assert!(y[..256].iter().all(|v| f32::from_bits(*v) == 18.0), "{:?}", &y[..8]);
+}
+
+#[test]
+fn room_taken_while_running() {
+    // Each lane takes four bytes more than the one before it, and gives all of it back.
+    let y = warp(
+        "add.u32 %r5, %r1, 1; shl.b32 %r6, %r5, 2; cvt.u64.u32 %d9, %r6;
+        stacksave.u64 %d12; alloca.u64 %d10, %d9, 16; mov.u32 %r7, 0;
+        L: mul.wide.u32 %d11, %r7, 4; add.u64 %d11, %d11, %d10; st.local.u32 [%d11], %r7;
+        add.u32 %r7, %r7, 1; setp.lt.u32 %p2, %r7, %r5; @%p2 bra L;
+        mul.wide.u32 %d11, %r1, 4; add.u64 %d11, %d11, %d10; ld.local.u32 %r8, [%d11];
+        stackrestore.u64 %d12; alloca.u64 %d13, 16, 16; setp.eq.u64 %p3, %d13, %d10; selp.u32 %r9, 1000, 0, %p3;
+        add.u32 %r8, %r8, %r9; st.global.u32 [%d2], %r8;",
+    );
+    assert_eq!(y[..32], std::array::from_fn::<u32, 32, _>(|lane| lane as u32 + 1000));
+    let judged = |body: &str| verdict(&kernel(body), 1, 32);
+    assert_eq!(judged("alloca.u64 %d10, 20000, 16;"), Some(FaultKind::OutOfBounds), "more than a stack holds");
+    let load = "alloca.u64 %d11, 16, 16; ld.local.u32 %r5, [%d11]; st.global.u32 [%d2], %r5;";
+    assert_eq!(judged(load), Some(FaultKind::Uninitialised));
+    let before = "stacksave.u64 %d12; alloca.u64 %d10, 16, 16; st.local.u32 [%d10], 1; stackrestore.u64 %d12;";
+    assert_eq!(judged(&format!("{before} {load}")), Some(FaultKind::Uninitialised), "given back and taken again");
+    // What a function takes is given back when it returns: eight times 4096 bytes are too many for one stack.
+    let function = ".func taking() { .reg .b64 %d<2>; alloca.u64 %d1, 4096, 16; ret; }\n.visible .entry";
+    let calls = "mov.u32 %r7, 0; L: call taking; add.u32 %r7, %r7, 1; setp.lt.u32 %p2, %r7, 8; @%p2 bra L;";
+    assert_eq!(verdict(&kernel(calls).replacen(".visible .entry", function, 1), 1, 32), None);
+    let here = calls.replace("call taking;", "alloca.u64 %d9, 4096, 16;");
+    assert_eq!(judged(&here), Some(FaultKind::OutOfBounds));
+}
+
+/// A tensor map made in shared memory out of zeros, published at y + 2048, and a copy by it: 4 x 4 of 8 x 6 words, from
+/// column 2 and row 3 on.
+fn made_by_the_kernel(zeros: &str, fields: &str) -> String {
+    kernel(&format!(
+        ".shared .align 128 .b8 map[128]; .shared .align 128 .b8 box[128]; .shared .align 8 .b64 arrived;
+        st.global.u32 [%d2], %r1; add.u32 %r5, %r1, 32; @%p4 bra N; st.global.u32 [%d2+128], %r5; N:
+        fence.proxy.async; mov.u32 %r6, map; shl.b32 %r7, %r1, 2; add.u32 %r7, %r7, %r6; {zeros}
+        mov.u32 %r8, arrived; @%p1 mbarrier.init.shared.b64 [%r8], 1; fence.mbarrier_init.release.cluster; bar.sync 0;
+        @!%p1 bra M;
+        tensormap.replace.tile.global_address.shared::cta.b1024.b64 [%r6], %d1;
+        tensormap.replace.tile.box_dim.shared::cta.b1024.b32 [%r6], 0, 4;
+        tensormap.replace.tile.box_dim.shared::cta.b1024.b32 [%r6], 1, 4;
+        tensormap.replace.tile.global_dim.shared::cta.b1024.b32 [%r6], 0, 8;
+        tensormap.replace.tile.global_dim.shared::cta.b1024.b32 [%r6], 1, 6;
+        tensormap.replace.tile.global_stride.shared::cta.b1024.b64 [%r6], 0, 32;
+        tensormap.replace.tile.element_stride.shared::cta.b1024.b32 [%r6], 0, 1;
+        tensormap.replace.tile.element_stride.shared::cta.b1024.b32 [%r6], 1, 1;
+        tensormap.replace.tile.elemtype.shared::cta.b1024.b32 [%r6], 2;
+        tensormap.replace.tile.interleave_layout.shared::cta.b1024.b32 [%r6], 0;
+        tensormap.replace.tile.swizzle_mode.shared::cta.b1024.b32 [%r6], 0;
+        tensormap.replace.tile.fill_mode.shared::cta.b1024.b32 [%r6], 0; {fields}
+        M: bar.warp.sync -1; add.u64 %d4, %d1, 2048;
+        tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.gpu.sync.aligned [%d4], [%r6], 128;
+        fence.proxy.tensormap::generic.acquire.gpu [%d4], 128;
+        @%p1 mbarrier.arrive.expect_tx.shared.b64 _, [%r8], 64; mov.u32 %r9, box;
+        @%p1 cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%r9], [%d4, {{2, 3}}], [%r8];
+        W: mbarrier.try_wait.parity.shared.b64 %p3, [%r8], 0; @!%p3 bra W;
+        setp.gt.u32 %p5, %r1, 15; @%p5 bra E; shl.b32 %r7, %r1, 2; add.u32 %r9, %r9, %r7; ld.shared.u32 %r5, [%r9];
+        st.global.u32 [%d2+1024], %r5; E:"
+    ))
+    .replacen("setp.eq.u32 %p1, %r1, 0;", "setp.eq.u32 %p1, %r1, 0; setp.gt.u32 %p4, %r1, 15;", 1)
+}
+
+#[test]
+fn tensor_maps_made_by_kernels() {
+    let (zeros, rank) = ("st.shared.u32 [%r7], 0;", "tensormap.replace.tile.rank.shared::cta.b1024.b32 [%r6], 1;");
+    let found = run(&made_by_the_kernel(zeros, rank), &LaunchShape::new([1; 3], [32, 1, 1]), Options::default());
+    assert_eq!(found.report.map(|r| r.to_string()), None);
+    let expected = |n: u32| if n / 4 < 3 { 8 * (3 + n / 4) + 2 + n % 4 } else { 0 };
+    assert_eq!(found.y[256..272], std::array::from_fn::<u32, 16, _>(|n| expected(n as u32)));
+    let judged = |zeros: &str, rank: &str| verdict(&made_by_the_kernel(zeros, rank), 1, 32);
+    assert_eq!(judged("", rank), Some(FaultKind::Uninitialised), "the rest of the map");
+    assert_eq!(judged(zeros, ""), Some(FaultKind::Operand), "a map without a rank");
+    let low = "tensormap.replace.tile.global_stride.shared::cta.b1024.b64 [%r6], 0, 8;";
+    assert_eq!(judged(zeros, &format!("{rank} {low}")), Some(FaultKind::Operand), "a stride of 8 bytes");
 }

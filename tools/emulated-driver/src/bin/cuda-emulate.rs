@@ -39,9 +39,9 @@ struct Args {
     /// Memory of the GPU, in MiB.
     #[arg(long, default_value_t = 8192)]
     memory: u64,
-    /// Cores for kernels whose blocks do not communicate.
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
+    /// Cores for kernels whose blocks do not communicate: all unless said. Reports are the same with any number.
+    #[arg(long)]
+    threads: Option<usize>,
     /// Lets relaxed loads give older values where the memory model lets them.
     #[arg(long)]
     weak_memory: bool,
@@ -117,7 +117,7 @@ fn run(args: &Args) -> Result<u8, String> {
         .env("EMULATED_CAPABILITY", &args.arch)
         .env("EMULATED_SEED", args.seed.to_string())
         .env("EMULATED_MEMORY_MIB", args.memory.to_string())
-        .env("EMULATED_THREADS", args.threads.to_string())
+        .envs(args.threads.map(|threads| ("EMULATED_THREADS", threads.to_string())))
         .env("EMULATED_WEAK_MEMORY", yes(args.weak_memory))
         .env("EMULATED_PERTURB_APPROX", yes(args.perturb_approx))
         .status()

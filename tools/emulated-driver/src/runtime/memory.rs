@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_uint, c_void};
 
-use super::told;
+use super::{array::Array, told};
 use crate::{
     abi::{Answer, error, exported, offer, put},
     driver::memory::{PITCH_BYTES, copy, copy_now, fill},
@@ -24,11 +24,23 @@ pub struct Pitched {
 
 /// `cudaExtent`, `cudaPos`
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Extent {
     x: usize,
     y: usize,
     z: usize,
+}
+
+impl Extent {
+    pub(super) fn sizes(self) -> [usize; 3] {
+        [self.x, self.y, self.z]
+    }
+}
+
+impl From<[usize; 3]> for Extent {
+    fn from([x, y, z]: [usize; 3]) -> Self {
+        Self { x, y, z }
+    }
 }
 
 /// `cudaMemcpy3DParms`
@@ -53,12 +65,31 @@ impl Pitched {
 
 impl Copy3D {
     pub(super) fn work(&self) -> Answer<Work> {
-        if self.from_array != 0 || self.to_array != 0 {
-            state().refuse("a copy of a CUDA array, which is not emulated");
-            return Err(error::NOT_SUPPORTED);
+        let mut extent = self.extent.sizes();
+        let find = |handle: usize| match handle {
+            0 => Ok(None),
+            handle => state().arrays.get(std::ptr::without_provenance::<c_void>(handle)).cloned().map(Some),
+        };
+        let arrays = [find(self.to_array)?, find(self.from_array)?];
+        // Of arrays, positions and widths are counted in texels.
+        if let Some(array) = arrays.iter().flatten().next() {
+            extent[0] *= array.texel_bytes();
         }
-        let extent = [self.extent.x, self.extent.y, self.extent.z];
-        let (to, from) = (self.to.place(self.to_at), self.from.place(self.from_at));
+        let place = |array: &Option<Array>, memory: &Pitched, at: Extent| match array {
+            None => Ok(memory.place(at)),
+            Some(array) => {
+                let x_bytes = at.x * array.texel_bytes();
+                if array.holds(x_bytes, at.y, extent, at.z) {
+                    return Ok(array.place(x_bytes, at.y, at.z));
+                }
+                state().refuse(&format!(
+                    "a copy of {extent:?} bytes, rows and slices at {at:?} beyond the end of an array"
+                ));
+                Err(error::INVALID_VALUE)
+            }
+        };
+        let to = place(&arrays[0], &self.to, self.to_at)?;
+        let from = place(&arrays[1], &self.from, self.from_at)?;
         Ok(Work::Copy(Copy { to, from, extent }))
     }
 }

@@ -1,6 +1,7 @@
 //! The runtime's interface: `cuda...`, and what nvcc's code calls beneath it. In the place of NVIDIA's runtime, which
 //! talks to NVIDIA's driver alone.
 
+pub(crate) mod array;
 mod device;
 pub(crate) mod graph;
 mod kernel;

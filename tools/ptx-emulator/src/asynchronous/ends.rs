@@ -86,11 +86,25 @@ pub(crate) fn global(
             return Err(fault.edit(|r| (r.address, r.allocation) = (Some(address + hole as u64), name())));
         }
     }
+    if what == Use::Write {
+        memory.about_to_write(allocation, address);
+    }
     Ok(GlobalRange {
         pointer: allocation.data.pointer().wrapping_add(start),
         written: allocation.written.as_ref().map(|w| w.pointer().wrapping_add(start)),
         bytes,
     })
+}
+
+/// `bytes` bytes of global memory that a lane writes through a surface.
+pub(crate) fn surface(
+    block: &Block<'_>,
+    warp: &Warp,
+    lane: usize,
+    at: u64,
+    bytes: usize,
+) -> Result<GlobalRange, Fault> {
+    global(block, warp, lane, at, bytes, Use::Write)
 }
 
 /// `bytes` bytes of the block's shared memory at `address`, a multiple of `align`, or the fault of the lane that named them.

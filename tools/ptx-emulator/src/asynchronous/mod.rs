@@ -11,6 +11,7 @@ pub(crate) mod cluster;
 mod cluster_copies;
 pub(crate) mod ends;
 mod tensor_map;
+mod tensor_map_fields;
 mod thread_copies;
 pub(crate) mod warpgroup;
 
@@ -63,8 +64,14 @@ pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decode
     if i.parts[0] == "prefetch" {
         return Ok(Some(d.blank(crate::ops::control::nothing, Class::Memory)));
     }
-    let families =
-        [thread_copies::decode, barrier_instructions::decode, cluster_copies::decode, bulk::decode, cluster::decode];
+    let families = [
+        thread_copies::decode,
+        barrier_instructions::decode,
+        cluster_copies::decode,
+        bulk::decode,
+        cluster::decode,
+        tensor_map_fields::decode,
+    ];
     for family in families {
         if let Some(ins) = family(d, i)? {
             return Ok(Some(ins));

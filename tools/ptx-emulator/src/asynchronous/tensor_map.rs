@@ -7,7 +7,80 @@ use std::fmt;
 
 use crate::tensor_core::Swizzle;
 
-const MAGIC: u32 = 0x5854_4d54;
+/// What every map begins with.
+pub(super) const MAGIC: u32 = 0x5854_4d54;
+
+/// A field of a map that kernels may replace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    GlobalAddress,
+    Rank,
+    BoxExtent,
+    Extent,
+    Stride,
+    ElementStride,
+    ElementType,
+    Interleave,
+    Swizzle,
+    Fill,
+}
+
+impl Field {
+    /// As `tensormap.replace` calls it.
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "global_address" => Self::GlobalAddress,
+            "rank" => Self::Rank,
+            "box_dim" => Self::BoxExtent,
+            "global_dim" => Self::Extent,
+            "global_stride" => Self::Stride,
+            "element_stride" => Self::ElementStride,
+            "elemtype" => Self::ElementType,
+            "interleave_layout" => Self::Interleave,
+            "swizzle_mode" => Self::Swizzle,
+            "fill_mode" => Self::Fill,
+            _ => return None,
+        })
+    }
+
+    /// There is one for each dimension.
+    pub(super) fn many(self) -> bool {
+        matches!(self, Self::BoxExtent | Self::Extent | Self::Stride | Self::ElementStride)
+    }
+
+    /// Where it lies, and how long it is.
+    pub(super) fn place(self, dimension: i64) -> Option<(u32, u32)> {
+        let d = u32::try_from(dimension).ok().filter(|d| *d < if self == Self::Stride { 4 } else { 5 })?;
+        Some(match self {
+            Self::Rank => (4, 1),
+            Self::ElementType => (5, 1),
+            Self::Swizzle => (6, 1),
+            // Accepted where they change nothing.
+            Self::Interleave | Self::Fill => (7, 1),
+            Self::GlobalAddress => (8, 8),
+            Self::Extent => (16 + 8 * d, 8),
+            Self::Stride => (56 + 8 * d, 8),
+            Self::BoxExtent => (88 + 2 * d, 2),
+            Self::ElementStride => (98 + d, 1),
+        })
+    }
+
+    /// What a constant of a field that takes nothing else means here; None for fields that take registers.
+    pub(super) fn code(self, constant: Option<i64>) -> Option<Result<u32, String>> {
+        let known = match self {
+            Self::ElementType => [1, 2, 4, 4, 8, 8, 2, 4, 4, 8, 2, 4, 4].as_slice(),
+            Self::Swizzle => &[0, 32, 64, 128],
+            Self::Interleave | Self::Fill => &[0],
+            _ => return None,
+        };
+        let found = constant.and_then(|c| known.get(usize::try_from(c).ok()?).copied());
+        Some(found.ok_or_else(|| match self {
+            Self::ElementType => "element types are numbered from 0 to 12".to_owned(),
+            Self::Swizzle => "swizzles of atoms other than 16 bytes are not supported".to_owned(),
+            _ => "interleaved layouts and NaN beyond the tensor are not supported".to_owned(),
+        }))
+    }
+}
 
 /// A tensor in global memory and the box of it that one copy moves. Innermost dimension first.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -85,8 +85,11 @@ impl Flow {
             "or" if i.has("pred") => Way::Or,
             "vote" | "match" | "redux" => Way::Together,
             "mma" if i.has("f64") => Way::Together,
-            "shfl" | "movmatrix" | "ld" | "ldu" | "st" | "ldmatrix" | "stmatrix" | "mma" | "wmma" => Way::Own,
-            "atom" | "red" | "cp" | "mbarrier" | "wgmma" | "bar" | "barrier" | "brx" | "multimem" => Way::Sink,
+            "shfl" | "tex" | "suld" | "movmatrix" | "ld" | "ldu" | "st" | "ldmatrix" | "stmatrix" | "mma" | "wmma" => {
+                Way::Own
+            }
+            "atom" | "red" | "sust" | "cp" | "tensormap" | "alloca" | "mbarrier" | "wgmma" | "bar" | "barrier"
+            | "brx" | "multimem" => Way::Sink,
             _ => Way::Each,
         };
         // Products of warpgroups add to their accumulators, but what they hold is not watched.

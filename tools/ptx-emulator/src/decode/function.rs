@@ -162,6 +162,8 @@ impl<'t> Decoder<'_, 't> {
         given: &Given,
         guard: Option<(u32, u32)>,
     ) -> Decoded<()> {
+        let body = callee.body.as_deref().unwrap_or_default();
+        let kept = if ops::stack::allocates(body) { Some(ops::stack::save(self)?) } else { None };
         self.push_scope(true);
         if let Some((slot, flip)) = guard {
             let mut ins = self.blank(ops::control::nothing, Class::Control);
@@ -175,9 +177,12 @@ impl<'t> Decoder<'_, 't> {
             self.declare(variable.name, *symbol, i.line)?;
         }
         self.active.push(callee.name);
-        self.body(callee.body.as_deref().unwrap_or_default())?;
+        self.body(body)?;
         self.active.pop();
         self.label(RETURN, i.line)?;
+        if let Some(kept) = kept {
+            ops::stack::restore(self, kept)?;
+        }
         self.pop_scope(i.line)
     }
 }

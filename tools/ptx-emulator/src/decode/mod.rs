@@ -147,6 +147,9 @@ fn entry<'t>(text: &Text<'t>, function: &Function<'t>, global_numbers: &HashMap<
     decoder.pop_scope(function.line)?;
     decoder.reads.sort_unstable();
     decoder.reads.dedup();
+    if decoder.code.stack_start.is_some() {
+        decoder.code.stack_start = Some(decoder.allocate_local(ops::stack::STACK_BYTES.into(), 16, function.line)?);
+    }
     let mut code = decoder.code;
     decoder.guesses.mark(&mut code);
     code.products = code.text.iter().any(|text| text.contains("wgmma.mma_async"));
@@ -242,7 +245,17 @@ impl<'a, 't> Decoder<'a, 't> {
 
     /// The refusal of a form nobody wrote an operation for.
     pub(crate) fn unsupported(&self, i: &Instruction<'_>) -> LoadError {
-        self.refuse(i, format!("{} is not supported", i.parts.join(".")))
+        let reason = match i.parts[..] {
+            ["multimem", ..] => ": it works on memory that several GPUs share, and here is one",
+            ["tex" | "tld4" | "txq" | "istypep", ..] => {
+                ": textures have one to three axes or layers of them, and one level"
+            }
+            ["suld" | "sust" | "sured" | "suq", ..] => ": surfaces are loaded from and stored to, byte by byte",
+            ["tcgen05" | "clusterlaunchcontrol", ..] => ": it is of a later GPU than sm_90a",
+            ["mma", sparse, ..] if sparse.starts_with("sp") => ": products of sparse matrices are not executed here",
+            _ => "",
+        };
+        self.refuse(i, format!("{} is not supported{reason}", i.parts.join(".")))
     }
 
     pub(crate) fn preset(&mut self, preset: Preset) -> u32 {

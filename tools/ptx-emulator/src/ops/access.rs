@@ -310,6 +310,9 @@ pub(crate) fn global_store<const WIDTH: usize>(
     block.counters.global_store_ideal_sectors += ideal;
     block.counters.global_store_bytes += u64::from(mask.count_ones()) * WIDTH as u64;
     let whole = mask == FULL && in_a_row(addresses, WIDTH);
+    if let Some(allocation) = allocation {
+        block.launch.memory.about_to_write(allocation, addresses[0]);
+    }
     match allocation {
         Some(a) if whole => {
             let start = Global::offset(addresses[0]) as usize;
@@ -327,6 +330,7 @@ pub(crate) fn global_store<const WIDTH: usize>(
                     continue;
                 }
                 let Some(a) = allocation.or_else(|| block.launch.memory.find(addresses[lane])) else { continue };
+                block.launch.memory.about_to_write(a, addresses[lane]);
                 let start = Global::offset(addresses[lane]) as usize;
                 // SAFETY: as above.
                 unsafe {

@@ -17,6 +17,8 @@ pub(crate) mod moves;
 pub(crate) mod print;
 pub(crate) mod shared_access;
 pub(crate) mod special;
+pub(crate) mod stack;
+mod texture;
 mod transfers;
 mod vector_atomic;
 
@@ -53,7 +55,9 @@ pub(crate) fn decode<'t>(d: &mut Decoder<'_, 't>, i: &Instruction<'t>) -> Decode
         "bra" | "brx" | "ret" | "exit" | "trap" | "brkpt" | "nanosleep" | "pmevent" | "griddepcontrol"
         | "setmaxnreg" | "discard" | "applypriority" | "prefetchu" => control::decode(d, i),
         "ldmatrix" | "stmatrix" | "movmatrix" | "mma" | "wgmma" | "wmma" => tensor_core::decode(d, i),
-        "mbarrier" | "cp" | "mapa" | "getctarank" => asynchronous::decode(d, i),
+        "alloca" | "stacksave" | "stackrestore" => stack::decode(d, i),
+        "tex" | "suld" | "sust" => texture::decode(d, i),
+        "mbarrier" | "cp" | "mapa" | "getctarank" | "tensormap" => asynchronous::decode(d, i),
         "bar" | "barrier" | "membar" | "fence" | "prefetch" => match control::decode(d, i)? {
             Some(ins) => Ok(Some(ins)),
             None => asynchronous::decode(d, i),

@@ -1,6 +1,9 @@
 //! Where the core meets the shadows: one call per access or synchronisation, each a no-op when the check is off.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use super::{
     Case, Conflict, Strength, Values,
@@ -108,22 +111,86 @@ impl BlockRaces {
 }
 
 /// Order between all accesses to global memory, over the launches of one GPU.
+///
+/// On several threads the shadow is cut into shards, each for every so many pieces of an allocation and under a lock of its own.
+/// Blocks that run so do not synchronise through memory, so that no shard needs to know what another does.
 #[derive(Default)]
-pub struct GlobalRaces(Mutex<GlobalShadow>);
+pub struct GlobalRaces {
+    whole: Mutex<GlobalShadow>,
+    shards: [Mutex<GlobalShadow>; 1 << SHARD_BITS],
+    sharded: AtomicBool,
+}
+
+/// Pieces of an allocation that stay together.
+const PIECE_BITS: u32 = 12;
+const SHARD_BITS: u32 = 5;
+const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
+const PIECE_MASK: u64 = (1 << PIECE_BITS) - 1;
+
+fn locked(shadow: &Mutex<GlobalShadow>) -> MutexGuard<'_, GlobalShadow> {
+    shadow.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The shard of an address.
+fn shard(address: u64) -> u64 {
+    address >> PIECE_BITS & ((1 << SHARD_BITS) - 1)
+}
+
+/// Where an address, or a size, lies in its shard.
+fn within(address: u64) -> u64 {
+    let offset = address & OFFSET_MASK;
+    address & !OFFSET_MASK | offset >> (PIECE_BITS + SHARD_BITS) << PIECE_BITS | offset & PIECE_MASK
+}
+
+/// The address that lies there.
+fn outside(within: u64, shard: u64) -> u64 {
+    let offset = within & OFFSET_MASK;
+    let pieces = (offset >> PIECE_BITS << SHARD_BITS | shard) << PIECE_BITS;
+    within & !OFFSET_MASK | pieces | offset & PIECE_MASK
+}
 
 impl GlobalRaces {
-    fn lock(&self) -> MutexGuard<'_, GlobalShadow> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A launch starts, of code with or without strong stores to global memory that are no atomics.
-    pub fn begin_launch(&self, strong_stores: bool) {
-        self.lock().begin_launch(strong_stores);
+    /// A launch starts, of code with or without strong stores to global memory that are no atomics, on one thread or several.
+    pub fn begin_launch(&self, strong_stores: bool, threads: usize) {
+        self.sharded.store(threads > 1, Ordering::Relaxed);
+        match threads {
+            1 => locked(&self.whole).begin_launch(strong_stores),
+            _ => self.shards.iter().for_each(|shadow| locked(shadow).begin_launch(strong_stores)),
+        }
     }
 
     /// The allocation at that address is gone.
     pub fn free(&self, address: u64) {
-        self.lock().free(address >> OFFSET_BITS);
+        for shadow in [&self.whole].into_iter().chain(&self.shards) {
+            locked(shadow).free(address >> OFFSET_BITS);
+        }
+    }
+
+    /// Calls `access` with the shadow, or once for each shard that the lanes touch, with their places in it.
+    #[inline(always)]
+    fn each(
+        &self,
+        mut mask: u32,
+        addresses: &R64,
+        mut access: impl FnMut(&mut GlobalShadow, u32, &R64, bool) -> Result<(), Conflict>,
+    ) -> Result<(), Conflict> {
+        if !self.sharded.load(Ordering::Relaxed) {
+            return access(&mut locked(&self.whole), mask, addresses, false);
+        }
+        let places = addresses.map(within);
+        while mask != 0 {
+            let first = shard(addresses[(mask.trailing_zeros() & 31) as usize]);
+            let mut same = 0;
+            for (lane, address) in addresses.iter().enumerate() {
+                same |= u32::from(shard(*address) == first) << lane;
+            }
+            same &= mask;
+            mask &= !same;
+            let mut shadow = locked(&self.shards[first as usize]);
+            let found = access(&mut shadow, same, &places, true);
+            found.map_err(|conflict| Conflict { address: outside(conflict.address, first), ..conflict })?;
+        }
+        Ok(())
     }
 }
 
@@ -217,11 +284,12 @@ pub fn shared_store(
     result.map_err(|conflict| shared_fault(block, warp, conflict, "write"))
 }
 
-/// The allocation that `address` falls into, as the shadow knows it.
+/// The allocation that `address` falls into, as the shadow or a shard of it knows it.
 #[inline(always)]
-fn place(address: u64, allocation: &Allocation) -> Place {
+fn place(address: u64, allocation: &Allocation, sharded: bool) -> Place {
     let number = address >> OFFSET_BITS;
-    Place { allocation: number, bytes: allocation.bytes, start: number << OFFSET_BITS }
+    let bytes = if sharded { within(allocation.bytes) + (1 << PIECE_BITS) } else { allocation.bytes };
+    Place { allocation: number, bytes, start: number << OFFSET_BITS }
 }
 
 /// Calls `access` once for each allocation that the lanes touch.
@@ -229,6 +297,7 @@ fn by_allocation(
     memory: &Global,
     mut mask: u32,
     addresses: &R64,
+    sharded: bool,
     mut access: impl FnMut(Place, u32) -> Result<(), Conflict>,
 ) -> Result<(), Conflict> {
     while mask != 0 {
@@ -241,7 +310,7 @@ fn by_allocation(
         same &= mask;
         mask &= !same;
         if let Some(allocation) = memory.find(first) {
-            access(place(first, allocation), same)?;
+            access(place(first, allocation, sharded), same)?;
         }
     }
     Ok(())
@@ -263,17 +332,15 @@ pub(crate) fn global_load(
     }
     let launch = block.launch;
     let clocks = &mut block.race.clocks;
-    let mut shadow = launch.race.lock();
-    let result = match one {
+    let result = launch.race.each(mask, addresses, |shadow, mask, addresses, sharded| match one {
         Some(allocation) => {
-            let place = place(addresses[(mask.trailing_zeros() & 31) as usize], allocation);
+            let place = place(addresses[(mask.trailing_zeros() & 31) as usize], allocation, sharded);
             shadow.load(place, clocks, warp as usize, mask, addresses, bytes, strength)
         }
-        None => by_allocation(launch.memory, mask, addresses, |place, mask| {
+        None => by_allocation(launch.memory, mask, addresses, sharded, |place, mask| {
             shadow.load(place, clocks, warp as usize, mask, addresses, bytes, strength)
         }),
-    };
-    drop(shadow);
+    });
     if !block.race.clocks.remarks.is_empty() {
         remark(block, warp, "read", global_fault);
     }
@@ -306,18 +373,34 @@ pub(crate) fn global_store(
         padded[..old.len()].copy_from_slice(old);
         Some(padded)
     };
-    let mut shadow = launch.race.lock();
-    let mut access = |place: Place, mask: u32| {
-        let (warp, memory) = (warp as usize, &memory);
-        shadow.store(place, clocks, warp, mask, addresses, bytes, strength, atomic, release, memory, values)
-    };
-    let result = match one {
-        Some(allocation) => access(place(addresses[(mask.trailing_zeros() & 31) as usize], allocation), mask),
-        None => by_allocation(launch.memory, mask, addresses, access),
-    };
-    drop(shadow);
+    let result = launch.race.each(mask, addresses, |shadow, mask, addresses, sharded| {
+        let mut access = |place: Place, mask: u32| {
+            let (warp, memory) = (warp as usize, &memory);
+            shadow.store(place, clocks, warp, mask, addresses, bytes, strength, atomic, release, memory, values)
+        };
+        match one {
+            Some(allocation) => {
+                access(place(addresses[(mask.trailing_zeros() & 31) as usize], allocation, sharded), mask)
+            }
+            None => by_allocation(launch.memory, mask, addresses, sharded, access),
+        }
+    });
     if !block.race.clocks.remarks.is_empty() {
         remark(block, warp, "atomic", global_fault);
     }
     result.map_err(|conflict| global_fault(block, warp, conflict, "write"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_come_back_from_their_shards() {
+        for offset in [0, 1, 4095, 4096, (1 << 17) - 1, 1 << 17, (1 << 36) - 1] {
+            let address = 5 << OFFSET_BITS | offset;
+            assert_eq!(outside(within(address), shard(address)), address);
+        }
+        assert_eq!([within(4096), within(1 << 17)], [0, 4096]);
+    }
 }
