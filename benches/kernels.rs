@@ -1,4 +1,4 @@
-//! The kernels on a device: time, TFLOP/s and GB/s of every family at the shapes the models give it.
+//! The kernels on a device: time, TFLOP/s and GB/s of every op of the registry at the sizes it names (`OpSpec::workloads`).
 //!
 //! ```text
 //! cargo bench --bench kernels -- --device cuda [--only TEXT] [--dtype f32,tf32,bf16,f16] [--log FILE.jsonl]
@@ -16,165 +16,20 @@
 use std::{collections::BTreeMap, io::Write as _, time::Instant};
 
 use isg::{
-    DType, Device, Result, Shape, Tape, Tensor,
-    activation::{Activation, ActivationParams},
+    DType, Device, Result, Tape, Tensor,
     device::{Precision, nvtx},
-    ops::{
-        conv2d::Conv2d,
-        modulated_conv2d::{ModulatedConv2d, Resampling},
-        upfirdn2d::{Filter, Upfirdn2d},
+    op::{
+        Draw, Input, OpSpec, Order,
+        registry::{Bench, Workload},
     },
     random::Philox,
 };
 use serde_json::{Value, json};
 
-type Run = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
-
-struct Workload {
-    name: String,
-    /// What tools/peers/gpu_ops.py runs, with `attributes`.
-    op: &'static str,
-    attributes: Value,
-    inputs: Vec<Shape>,
-    /// Of the forward pass; a step, with the gradients of all operands, takes three times as many in products.
-    flops: f64,
-    run: Run,
-}
-
-fn shape(extents: &[usize]) -> Shape {
-    Shape::from(extents)
-}
-
-fn workloads() -> Vec<Workload> {
-    let mut all = Vec::new();
-    let mut add = |name: String, op, attributes, inputs: Vec<Shape>, flops: f64, run: Run| {
-        all.push(Workload { name, op, attributes, inputs, flops, run });
-    };
-    for n in [512, 1024, 2048, 4096, 8192] {
-        let flops = 2.0 * (n as f64).powi(3);
-        let square = shape(&[n, n]);
-        add(
-            format!("matmul_{n}"),
-            "matmul",
-            json!({}),
-            vec![square, square],
-            flops,
-            Box::new(|x| x[0].matmul(&x[1], false, false)),
-        );
-    }
-    for (name, [rows, inner, out]) in [
-        ("vit_qkv", [4096, 384, 1152]),
-        ("vit_fc1", [4096, 384, 1536]),
-        ("mbconv_expand", [16384, 512, 2048]),
-        ("mbconv_project", [16384, 2048, 512]),
-        ("style", [8, 512, 512]),
-    ] {
-        let inputs = vec![shape(&[rows, inner]), shape(&[out, inner]), shape(&[out])];
-        let flops = 2.0 * (rows * inner * out) as f64;
-        let run: Run = Box::new(|x| x[0].linear(&x[1], Some(&x[2])));
-        add(format!("linear_{name}"), "linear", json!({}), inputs, flops, run);
-    }
-    for (name, x, k, r, stride, padding) in [
-        ("32px_c512_3x3", [8, 32, 32, 512], 512, 3, 1, 1),
-        ("256px_c64_3x3", [8, 256, 256, 64], 64, 3, 1, 1),
-        ("64px_c256_3x3_s2", [8, 64, 64, 256], 512, 3, 2, 1),
-        ("256px_c3_1x1", [8, 256, 256, 3], 64, 1, 1, 0),
-        ("alexnet_11x11_s4", [8, 256, 256, 3], 64, 11, 4, 2),
-    ] {
-        let [n, h, w, c] = x;
-        let out = |extent: usize| (extent + 2 * padding - r) / stride + 1;
-        let flops = 2.0 * (n * out(h) * out(w) * k * r * r * c) as f64;
-        let conv = Conv2d { stride, padding, ..Conv2d::default() };
-        let run: Run = Box::new(move |x| x[0].conv2d(&x[1], None, conv));
-        let attributes = json!({ "stride": stride, "padding": padding });
-        add(format!("conv2d_{name}"), "conv2d", attributes, vec![shape(&x), shape(&[k, r, r, c])], flops, run);
-    }
-    for (name, x) in [("8px_c2048", [256, 8, 8, 2048]), ("64px_c96", [16, 64, 64, 96])] {
-        let flops = 18.0 * x.iter().product::<usize>() as f64;
-        let run: Run = Box::new(|x| x[0].depthwise_conv2d(&x[1], 1, 1));
-        add(
-            format!("depthwise_{name}_3x3"),
-            "depthwise_conv2d",
-            json!({ "stride": 1, "padding": 1 }),
-            vec![shape(&x), shape(&[3, 3, x[3]])],
-            flops,
-            run,
-        );
-    }
-    let filter = Filter::low_pass(&[1.0, 3.0, 3.0, 1.0]).expect("four taps");
-    for (name, x, up) in [("64px_c256", [8, 64, 64, 256], 1), ("up_128px_c128", [8, 128, 128, 128], 2)] {
-        let [n, h, w, c] = x;
-        let resampling = Resampling { up, down: 1, padding: 1, filter: filter.clone() };
-        let conv = ModulatedConv2d { demodulate: true, resampling };
-        let inputs = vec![shape(&x), shape(&[c, 3, 3, c]), shape(&[n, c])];
-        let flops = 18.0 * (n * h * w * c * c) as f64;
-        let run: Run = Box::new(move |x| x[0].modulated_conv2d(&x[1], &x[2], &conv));
-        add(format!("modulated_{name}"), "modulated_conv2d", json!({ "up": up }), inputs, flops, run);
-    }
-    for (name, x, up, down, padding) in [
-        ("blur", [8, 256, 256, 64], 1, 1, [2, 1, 2, 1]),
-        ("up", [8, 128, 128, 64], 2, 1, [2, 1, 2, 1]),
-        ("down", [8, 256, 256, 64], 1, 2, [1, 1, 1, 1]),
-    ] {
-        let resample = Upfirdn2d { up, down, padding, ..Upfirdn2d::default() };
-        let outputs = x.iter().product::<usize>() * up * up / (down * down);
-        let filter = filter.clone();
-        let run: Run = Box::new(move |x| x[0].upfirdn2d(&filter, resample));
-        let attributes = json!({ "up": up, "down": down, "padding": padding });
-        add(format!("upfirdn2d_{name}"), "upfirdn2d", attributes, vec![shape(&x)], 32.0 * outputs as f64, run);
-    }
-    let image = [8, 256, 256, 64];
-    let elements = image.iter().product::<usize>() as f64;
-    let run: Run = Box::new(|x| {
-        x[0].bias_act(
-            Some(&x[1]),
-            Activation::LeakyRelu,
-            ActivationParams { alpha: 0.2, gain: 2f64.sqrt(), clamp: Some(256.0) },
-        )
-    });
-    add("bias_act".into(), "bias_act", json!({}), vec![shape(&image), shape(&[64])], 4.0 * elements, run);
-    for (batch, length) in [(16, 256), (4, 1024), (1, 4096)] {
-        let heads = shape(&[batch, 6, length, 64]);
-        let flops = 4.0 * (batch * 6 * length * length * 64) as f64;
-        let run: Run = Box::new(|x| x[0].attention(&x[1], &x[2], 0.125));
-        add(format!("attention_b{batch}_l{length}"), "attention", json!({}), vec![heads; 3], flops, run);
-    }
-    for (rows, cols) in [(16384, 384), (16384, 2048)] {
-        let flops = 8.0 * (rows * cols) as f64;
-        let affine = shape(&[cols]);
-        let run: Run = Box::new(|x| x[0].layer_norm(&x[1], &x[2], 1e-6));
-        add(
-            format!("layer_norm_{cols}"),
-            "layer_norm",
-            json!({}),
-            vec![shape(&[rows, cols]), affine, affine],
-            flops,
-            run,
-        );
-        let run: Run = Box::new(|x| x[0].softmax());
-        add(format!("softmax_{cols}"), "softmax", json!({}), vec![shape(&[rows, cols])], flops, run);
-    }
-    let batch = vec![shape(&[64, 32, 32, 256]), shape(&[256]), shape(&[256])];
-    let run: Run = Box::new(|x| Ok(x[0].batch_norm2d_train(&x[1], &x[2], 1e-5)?[0].clone()));
-    add("batch_norm2d".into(), "batch_norm2d", json!({}), batch, 8.0 * (64 * 32 * 32 * 256) as f64, run);
-    let (patches, grid, width) = (256, 8, 512);
-    let square = shape(&[width, width]);
-    let (cube, vector, cells) =
-        (shape(&[patches, grid, grid, width]), shape(&[patches, width]), shape(&[grid * grid, width]));
-    let rows = (patches * grid * grid * width) as f64;
-    let run: Run = Box::new(|x| x[0].local_feature_updater(&x[1], &x[2], &x[3], &x[4], &x[5]));
-    let inputs = vec![cube, vector, cells, square, square, square];
-    add("local_feature_updater".into(), "local_feature_updater", json!({}), inputs, 6.0 * rows * width as f64, run);
-    let run: Run = Box::new(|x| x[0].global_feature_updater(&x[1], &x[2], &x[3], &x[4]));
-    add(
-        "global_feature_updater".into(),
-        "global_feature_updater",
-        json!({}),
-        vec![cube, vector, cells, square, square],
-        2.0 * rows + 4.0 * (patches * width * width) as f64,
-        run,
-    );
-    all
+/// Every workload of the registry that is meant for GPUs, whose name contains `only`, with its op.
+fn workloads(only: &str) -> Vec<(&'static OpSpec, Workload)> {
+    let all = isg::ops().flat_map(|spec| (spec.workloads)().into_iter().map(move |workload| (spec, workload)));
+    all.filter(|(_, w)| w.bench == Bench::Gpu && w.name.contains(only)).collect()
 }
 
 /// How a run stores and multiplies numbers.
@@ -193,22 +48,49 @@ const MODES: [Mode; 4] = [
 ];
 
 /// Normal numbers: zeros would draw less power and flatter the clock.
-fn normal(extents: Shape, mode: Mode, seed: u64, device: &Device) -> Result<Tensor> {
-    Tensor::random_normal(extents, mode.dtype, device, Philox::named(seed, "bench"), 0)
+fn normal(shape: isg::Shape, dtype: DType, seed: u64, device: &Device) -> Result<Tensor> {
+    Tensor::random_normal(shape, dtype, device, Philox::named(seed, "bench"), 0)
 }
 
 fn operands(workload: &Workload, mode: Mode, seed: u64, device: &Device) -> Result<Vec<Tensor>> {
-    let one = |(i, extents): (usize, &Shape)| normal(*extents, mode, seed * 16 + i as u64, device);
+    let one = |(i, input): (usize, &Input)| {
+        let (seed, count) = (seed * 16 + i as u64, input.shape.elems());
+        let below = |bound: usize| {
+            let random = Philox::named(seed, "bench");
+            (0..count).map(move |i| random.below(i as u64, bound) as i32)
+        };
+        match input.draw {
+            Draw::Index(bound) => Tensor::from_vec(below(bound).collect(), input.shape, device),
+            Draw::Offsets(rows) => {
+                let offsets = (0..count).map(|i| (i * rows / (count - 1)) as i32);
+                Tensor::from_vec(offsets.collect(), input.shape, device)
+            }
+            Draw::Bytes => Tensor::from_vec(below(256).map(|v| v as u8).collect(), input.shape, device),
+            _ => normal(input.shape, mode.dtype, seed, device),
+        }
+    };
     workload.inputs.iter().enumerate().map(one).collect()
 }
 
-/// The gradients of every operand.
-fn step(run: &Run, x: &[Tensor], dy: &Tensor) -> Result<Vec<Tensor>> {
+/// The only result.
+fn forward(workload: &Workload, x: &[Tensor]) -> Result<Tensor> {
+    Ok((workload.run)(x)?.swap_remove(0))
+}
+
+/// The gradients of every float operand.
+fn step(workload: &Workload, x: &[Tensor], dy: &Tensor) -> Result<Vec<Tensor>> {
+    let x: Vec<Tensor> = x.to_vec();
+    let floats = || x.iter().filter(|x| x.dtype().is_float());
     let tape = Tape::start();
-    tape.watch(x);
-    let y = run(x)?;
+    tape.watch(floats());
+    let y = forward(workload, &x)?;
     let grads = tape.backward_from(&[(&y, dy.clone())])?;
-    Ok(x.iter().filter_map(|x| grads.get(x).cloned()).collect())
+    Ok(floats().filter_map(|x| grads.get(x).cloned()).collect())
+}
+
+/// Bytes of all operands.
+fn bytes(x: &[Tensor]) -> usize {
+    x.iter().map(|x| x.shape().elems() * x.dtype().bytes()).sum()
 }
 
 const RUNS: usize = 10;
@@ -240,20 +122,25 @@ fn seconds(device: &Device, mut each: impl FnMut(usize) -> Result<Vec<Tensor>>) 
     Ok(times)
 }
 
-fn measure(workload: &Workload, mode: Mode, device: &Device) -> Result<Vec<Value>> {
+fn measure((spec, workload): &(&OpSpec, Workload), mode: Mode, device: &Device) -> Result<Vec<Value>> {
     device.set_precision(mode.precision);
-    let elements: usize = workload.inputs.iter().map(Shape::elems).sum();
-    let sets = (256 << 20) / (elements * mode.dtype.bytes()).max(1);
-    let sets =
-        (0..sets.clamp(1, RUNS)).map(|i| operands(workload, mode, i as u64, device)).collect::<Result<Vec<_>>>()?;
-    let y = (workload.run)(&sets[0])?;
-    let dy = normal(y.shape(), mode, 99, device)?;
-    let bytes = ((elements + y.shape().elems()) * mode.dtype.bytes()) as f64;
+    let mut sets = vec![operands(workload, mode, 0, device)?];
+    let most = ((256 << 20) / bytes(&sets[0]).max(1)).clamp(1, RUNS);
+    for seed in 1..most {
+        sets.push(operands(workload, mode, seed as u64, device)?);
+    }
+    let y = forward(workload, &sets[0])?;
+    let bytes = (bytes(&sets[0]) + bytes(std::slice::from_ref(&y))) as f64;
+    let differentiated = spec.order != Order::None && y.dtype().is_float();
+    let dy = differentiated.then(|| normal(y.shape(), y.dtype(), 99, device)).transpose()?;
     let mut rows = Vec::new();
-    for (what, factor) in [("forward", 1.0), ("step", 3.0)] {
-        let times = seconds(device, |i| match what {
-            "forward" => Ok(vec![(workload.run)(&sets[i % sets.len()])?]),
-            _ => step(&workload.run, &sets[i % sets.len()], &dy),
+    for (what, factor, dy) in [("forward", 1.0, None), ("step", 3.0, dy.as_ref())] {
+        if what == "step" && dy.is_none() {
+            continue;
+        }
+        let times = seconds(device, |i| match dy {
+            None => Ok(vec![forward(workload, &sets[i % sets.len()])?]),
+            Some(dy) => step(workload, &sets[i % sets.len()], dy),
         })?;
         let (median, flops, bytes) = (times[times.len() / 2], factor * workload.flops, factor * bytes);
         rows.push(json!({
@@ -267,17 +154,22 @@ fn measure(workload: &Workload, mode: Mode, device: &Device) -> Result<Vec<Value
     Ok(rows)
 }
 
-/// A forward run and a step, launched one by one as the ranges params them say, while the profiler collects.
-fn profile(workload: &Workload, mode: Mode, device: &Device) -> Result<()> {
+/// A forward run and a step, launched one by one as the ranges around them say, while the profiler collects.
+fn profile((spec, workload): &(&OpSpec, Workload), mode: Mode, device: &Device) -> Result<()> {
     device.set_precision(mode.precision);
     let x = operands(workload, mode, 0, device)?;
-    let dy = normal((workload.run)(&x)?.shape(), mode, 99, device)?;
-    drop(step(&workload.run, &x, &dy)?);
+    let y = forward(workload, &x)?;
+    let differentiated = spec.order != Order::None && y.dtype().is_float();
+    let dy = differentiated.then(|| normal(y.shape(), y.dtype(), 99, device)).transpose()?;
+    let run = || -> Result<()> {
+        drop(forward(workload, &x)?);
+        dy.iter().try_for_each(|dy| step(workload, &x, dy).map(drop))
+    };
+    run()?;
     device.set_profiled(true)?;
     {
         let _range = nvtx::range(&format!("{} {}", workload.name, mode.name));
-        drop((workload.run)(&x)?);
-        drop(step(&workload.run, &x, &dy)?);
+        run()?;
     }
     device.set_profiled(false)
 }
@@ -285,13 +177,13 @@ fn profile(workload: &Workload, mode: Mode, device: &Device) -> Result<()> {
 /// Work of a forward run beyond which the emulator is not asked for it.
 const MOST_COUNTED_FLOPS: f64 = 3e9;
 
-/// What one forward run does, where the device counts. `moved_bytes` are whole sectors between the num_sms and
-/// memory, caches taken away.
+/// What one forward run does, where the device counts. `moved_bytes` are whole sectors between the SMs and memory, caches taken
+/// away.
 fn count(workload: &Workload, mode: Mode, device: &Device) -> Result<Value> {
     device.set_precision(mode.precision);
     let x = operands(workload, mode, 0, device)?;
     device.take_counters();
-    let y = (workload.run)(&x)?;
+    let y = forward(workload, &x)?;
     let mut sums = BTreeMap::new();
     for kernel in device.take_counters() {
         *sums.entry("launches").or_default() += kernel.launches;
@@ -300,12 +192,11 @@ fn count(workload: &Workload, mode: Mode, device: &Device) -> Result<Value> {
         }
     }
     let sum = |name| sums.get(name).copied().unwrap_or(0u64);
-    let elements = x.iter().map(|x| x.shape().elems()).sum::<usize>() + y.shape().elems();
     Ok(json!({
         "library": concat!("isg ", env!("CARGO_PKG_VERSION")), "device": device.to_string(),
         "name": workload.name, "what": "forward", "dtype": mode.name,
         "launches": sum("launches"), "warp_instructions": sum("warp_instructions"),
-        "least_bytes": elements * mode.dtype.bytes(),
+        "least_bytes": bytes(&x) + bytes(std::slice::from_ref(&y)),
         "moved_bytes": 32 * (sum("global_load_sectors") + sum("global_store_sectors")),
         "shared_wavefronts": sum("shared_wavefronts"), "shared_ideal_wavefronts": sum("shared_ideal_wavefronts"),
         "multiplications": workload.flops / 2.0, "mma_multiplications": sum("mma_macs"),
@@ -319,13 +210,14 @@ fn argument(name: &str) -> Option<String> {
 
 fn run() -> Result<()> {
     let only = argument("--only").unwrap_or_default();
-    let chosen: Vec<Workload> = workloads().into_iter().filter(|w| w.name.contains(&only)).collect();
+    let chosen = workloads(&only);
     if std::env::args().any(|a| a == "--list") {
-        for w in &chosen {
-            let inputs: Vec<Vec<usize>> = w.inputs.iter().map(|s| s.to_vec()).collect();
+        for (spec, w) in chosen.iter().filter(|(_, w)| w.inputs.iter().all(|input| input.draw.is_float())) {
+            let inputs: Vec<Vec<usize>> = w.inputs.iter().map(|input| input.shape.to_vec()).collect();
+            let attributes = &w.attributes;
             println!(
                 "{}",
-                json!({ "name": w.name, "op": w.op, "inputs": inputs, "attributes": w.attributes, "flops": w.flops })
+                json!({ "name": w.name, "op": spec.name, "inputs": inputs, "attributes": attributes, "flops": w.flops })
             );
         }
         return Ok(());
@@ -348,7 +240,8 @@ fn run() -> Result<()> {
             "kernel", "", "", "median µs", "10 to 90 %", "TFLOP/s", "GB/s"
         );
     }
-    for workload in &chosen {
+    for one in &chosen {
+        let workload = &one.1;
         for mode in MODES.into_iter().filter(|mode| modes.split(',').any(|m| m == mode.name)) {
             if device.to_string().starts_with("emulator") {
                 if workload.flops <= MOST_COUNTED_FLOPS {
@@ -359,10 +252,10 @@ fn run() -> Result<()> {
                 continue;
             }
             if std::env::args().any(|a| a == "--profile") {
-                profile(workload, mode, &device)?;
+                profile(one, mode, &device)?;
                 continue;
             }
-            for row in measure(workload, mode, &device)? {
+            for row in measure(one, mode, &device)? {
                 let number = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
                 println!(
                     "{:28} {:8} {:5} {:11.2} {:9.2}–{:9.2} {:9.2} {:9.1}",

@@ -34,16 +34,6 @@ struct Step {
     number: u32,
 }
 
-/// Rows of a slide, and their features, as the methods have them in the paper: ISG's own, those of a ResNet-50 for clusters, or
-/// the squares of an image.
-fn sizes(name: &str) -> (usize, FeatureDims) {
-    match name {
-        "he2rna" | "sequoia" => (100, FeatureDims { global: 2048, cell: 0, grid: 0 }),
-        "image-vit" => (576, FeatureDims { global: 0, cell: 3, grid: 16 }),
-        _ => (16, FeatureDims { global: 512, cell: 512, grid: 8 }),
-    }
-}
-
 impl Step {
     fn new(method: &dyn Method, rows: usize, features: FeatureDims) -> Result<Step> {
         let device = Device::cpu();
@@ -94,7 +84,7 @@ fn step(c: &mut Criterion) {
         if matches!(method.fit(), Fit::Closed(_)) {
             continue;
         }
-        let (rows, features) = sizes(spec.name);
+        let (rows, features) = spec.slide;
         let mut step = Step::new(&*method, rows, features).expect("the preset is valid");
         group.bench_function(spec.name, |b| b.iter(|| black_box(step.run().expect("shapes that fit"))));
     }

@@ -1,4 +1,4 @@
-// y = a op b for +, -, * and /, operands broadcast by NumPy's rules.
+// y = a op b for +, -, * and /, and for comparisons (1 where true, else 0), operands broadcast by NumPy's rules.
 //
 // Shapes    y: `count` vectors of a box of at most six axes; each operand has a stride along every axis, 0 where it is broadcast. The
 //           launcher folds neighbouring axes, so that one axis stands for equal shapes and for scalars, two for rows, columns
@@ -9,7 +9,7 @@
 // Limit     memory: every operand once, the result once; repeats come from cache. 1 FLOP per element.
 // Rejected  one kernel per pattern (same, scalar, rows): four times the entries, and the index arithmetic costs one mulhi and one
 //           shift per axis, hidden behind the loads.
-// Numerics  division is correctly rounded.
+// Numerics  division is correctly rounded. Whatever is compared with NaN is false, but for !=.
 // Tail      with one axis the last thread goes element by element; otherwise there is none.
 
 #include "common/index.cuh"
@@ -82,3 +82,7 @@ EVERY_TYPE(add, a + b)
 EVERY_TYPE(sub, a - b)
 EVERY_TYPE(mul, a* b)
 EVERY_TYPE(div, a / b)
+EVERY_TYPE(lt, a < b ? 1.0f : 0.0f)
+EVERY_TYPE(le, a <= b ? 1.0f : 0.0f)
+EVERY_TYPE(eq, a == b ? 1.0f : 0.0f)
+EVERY_TYPE(ne, a != b ? 1.0f : 0.0f)

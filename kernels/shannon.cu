@@ -86,7 +86,7 @@ struct alignas(16) EncoderState {
     u32 warp_bits[WARPS];
 };
 
-static_assert(sizeof(State) == 85120 && sizeof(EncoderState) == 90384, "as src/ops/shannon.rs asks for");
+static_assert(sizeof(State) == 85120 && sizeof(EncoderState) == 90384, "as src/select/kernels/shannon.rs asks for");
 static_assert(sizeof(HuffmanWork[TABLES]) <= RESIDUAL_BYTES, "the work fits the residuals");
 
 struct Copy {

@@ -1,6 +1,10 @@
 //! What an op is, and [`apply`]: the one place where shapes are checked, memory is allocated, the device is chosen and
 //! the tape is written.
 
+pub mod registry;
+
+pub use registry::{Case, CaseFn, Draw, Input, OpSpec, Order, drawn, normal};
+
 use std::{cell::Ref, rc::Rc};
 
 use crate::{
@@ -8,7 +12,7 @@ use crate::{
         Device, Kind, Precision,
         driver::{DeviceBuffer, DevicePtr, Driver, LaunchConfig, Pattern},
         host::{Element, HostBuffer},
-        kernel::{Kernel, KernelInfo, Params},
+        kernel::{Kernel, Params},
         nvtx,
     },
     dtype::DType,
@@ -454,92 +458,4 @@ pub fn update(op: &dyn InPlace, targets: &[&Tensor], x: &[&Tensor]) -> Result<()
             y: device_views(targets.iter().copied()),
         }),
     }
-}
-
-// ------------------------------------------------------------------------------------------------ the registry
-
-/// How often an op can be differentiated.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Order {
-    /// Not at all: integers, indices, metrics.
-    None,
-    /// Once: its fused gradient has no gradient of its own.
-    Once,
-    /// Any number of times.
-    Any,
-}
-
-/// An op's row in the registry: what tests and benches iterate over.
-pub struct OpSpec {
-    /// The op's name: that of its file here and, as a rule, of its module under `kernels/`.
-    pub name: &'static str,
-    pub order: Order,
-    /// The kernels its cases launch: its own, and those of a GEMM it shares.
-    pub kernels: &'static [KernelInfo],
-    pub cases: fn() -> Vec<Case>,
-}
-
-/// A function of the inputs that exercises the op.
-pub type CaseFn = Box<dyn Fn(&[Tensor]) -> Result<Vec<Tensor>>>;
-
-/// One way to exercise an op: inputs drawn by a seed, and what to do with them.
-pub struct Case {
-    pub name: &'static str,
-    pub inputs: Vec<Input>,
-    pub run: CaseFn,
-    /// Inputs whose gradients are checked. Indices and masks are left out.
-    pub wrt: Vec<usize>,
-}
-
-impl Case {
-    /// A case whose float inputs are all differentiated.
-    pub fn new(
-        name: &'static str,
-        inputs: impl Into<Vec<Input>>,
-        run: impl Fn(&[Tensor]) -> Result<Vec<Tensor>> + 'static,
-    ) -> Case {
-        let inputs = inputs.into();
-        let wrt = (0..inputs.len()).filter(|&i| inputs[i].draw.is_float()).collect();
-        Case { name, inputs, run: Box::new(run), wrt }
-    }
-
-    pub fn wrt(mut self, wrt: impl Into<Vec<usize>>) -> Case {
-        self.wrt = wrt.into();
-        self
-    }
-}
-
-/// An input of a case: its shape and how its values are drawn.
-pub struct Input {
-    pub shape: Shape,
-    pub draw: Draw,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub enum Draw {
-    /// Normal, mean 0, standard deviation 1.
-    Normal,
-    /// Uniform in the interval.
-    Uniform(f64, f64),
-    /// Distinct values in random order, at least 1/64 apart: no ties, no kinks nearby.
-    Distinct,
-    /// i32 indices below the bound.
-    Index(usize),
-    /// u8, any.
-    Bytes,
-}
-
-impl Draw {
-    pub fn is_float(self) -> bool {
-        !matches!(self, Draw::Index(_) | Draw::Bytes)
-    }
-}
-
-/// Shorthand for an input of normal values.
-pub fn normal(shape: impl Into<Shape>) -> Input {
-    drawn(shape, Draw::Normal)
-}
-
-pub fn drawn(shape: impl Into<Shape>, draw: Draw) -> Input {
-    Input { shape: shape.into(), draw }
 }

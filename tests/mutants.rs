@@ -11,11 +11,12 @@
 use std::{cell::RefCell, collections::BTreeMap, env, fmt::Write, rc::Rc};
 
 use isg::{
-    DType, Device, Result, Tensor,
+    DType, Device, Result, Tape, Tensor,
     device::{Precision, driver::DeviceProps, kernel::FLOATS, modules},
+    nn::builder::{Builder, Init},
     op::{Case, OpSpec, Order},
     ops::lerp::{lerp, lerp_by},
-    optim::adam,
+    optim::{Sgd, SgdConfig, adam},
     random::Philox,
     select::kernels::shannon::{batch, encode},
 };
@@ -104,6 +105,13 @@ fn updates(found: &Rc<RefCell<Found>>) -> Result<()> {
                     step: 3,
                 };
                 adam::update(&step, &a, &b, &make("m", dtype)?, &make("v", dtype)?)?;
+                let mut builder = Builder::fresh(2, dtype, &device);
+                let weight = builder.param("weight", [count], Init::Normal(1.0))?;
+                let params = builder.finish()?;
+                let tape = Tape::start();
+                tape.watch([&weight]);
+                let grads = tape.backward(&weight.mul(&b)?.sum_all()?)?;
+                Sgd::new(&params, SgdConfig::default())?.step(&params, &grads, 0.5)?;
             }
         }
     }

@@ -3,7 +3,7 @@
 use isg::{
     DType, Device, Error, Result, Tape, Tensor,
     device::host::HostBuffer,
-    op::{Case, Draw, OpSpec, Order},
+    op::{Case, Draw, OpSpec, Order, registry::Bench},
     random::Philox,
 };
 
@@ -32,6 +32,10 @@ pub(crate) fn draw(case: &Case, dtype: DType, device: &Device) -> Result<Vec<Ten
                 (random.permutation(count).into_iter().map(odd).collect(), dtype)
             }
             Draw::Index(below) => ((0..count).map(|i| random.below(i as u64, below) as f64).collect(), DType::I32),
+            Draw::Offsets(rows) => {
+                let parts = count - 1;
+                ((0..count).map(|i| (i * rows / parts) as f64).collect(), DType::I32)
+            }
             Draw::Bytes => ((0..count).map(|i| random.below(i as u64, 256) as f64).collect(), DType::U8),
         };
         // The same values at every type: what bf16 can hold, f16, f32 and f64 hold too (but for f16's narrow range).
@@ -155,13 +159,21 @@ fn the_registries_are_sorted_and_every_op_has_named_cases() {
     names.dedup();
     assert_eq!(names.len(), count, "two ops of one name");
     every_case(|_, case| Ok(if case.name.is_empty() { vec!["has no name".to_string()] } else { Vec::new() }));
+    let mut workloads = Vec::new();
     for spec in isg::ops() {
+        let of_op = (spec.workloads)();
+        assert!(!of_op.is_empty() || spec.kernels.is_empty(), "{}: no size that a bench times", spec.name);
+        workloads.extend(of_op.into_iter().map(|workload| (workload.bench == Bench::Cpu, workload.name)));
         let cases = (spec.cases)();
         let mut names: Vec<&str> = cases.iter().map(|case| case.name).collect();
         names.sort_unstable();
         names.dedup();
         assert!(!cases.is_empty() && names.len() == cases.len(), "{}: cases {names:?}", spec.name);
     }
+    let count = workloads.len();
+    workloads.sort_unstable();
+    workloads.dedup();
+    assert_eq!(workloads.len(), count, "two workloads of one name: {workloads:?}");
 }
 
 #[test]

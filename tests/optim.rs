@@ -1,10 +1,11 @@
 //! Optimisers, averages, schedules, clipping.
 
+use approx::assert_relative_eq;
 use isg::{
     DType, Device, Error, Result, Tape, Tensor,
     nn::builder::{Builder, Init, Params},
     ops::lerp::lerp,
-    optim::{Adam, AdamConfig, Ema, Schedule, adam, clip_scale},
+    optim::{Adam, AdamConfig, Ema, Schedule, Sgd, SgdConfig, adam, clip_scale},
     random::Philox,
 };
 
@@ -76,9 +77,7 @@ fn adam_and_adamw_follow_their_papers() -> Result<()> {
             b.iter_mut().zip(of_b).for_each(|(p, r)| *p = r.step(*p, 2.0 * *p, false));
         }
         let ours = [weight.to_vec::<f64>()?, bias.to_vec::<f64>()?].concat();
-        for (ours, reference) in ours.iter().zip([w, b].concat()) {
-            assert!((ours - reference).abs() < 1e-13, "{ours} for {reference}, decoupled {decoupled}");
-        }
+        assert_relative_eq!(&ours[..], &[w, b].concat()[..], epsilon = 1e-13, max_relative = 0.0);
         let unused = params.get("unused").expect("made above").to_vec::<f64>()?;
         assert_eq!(unused, [1.0; 3], "a parameter without a gradient stays");
     }
@@ -107,6 +106,49 @@ fn adam_goes_on_from_a_checkpoint_with_the_same_bits() -> Result<()> {
         missing.expect_err("nothing is there").to_string(),
         "here.safetensors: layer.weight.m is missing; resume from an earlier checkpoint"
     );
+    Ok(())
+}
+
+/// Gradient descent as PyTorch's documentation writes it, one number at a time; on the emulator in f32, in several chunks.
+#[test]
+fn sgd_follows_its_definition_on_every_device() -> Result<()> {
+    const COUNT: usize = 4101;
+    for (momentum, nesterov) in [(0.0, false), (0.9, false), (0.9, true)] {
+        let config = SgdConfig { lr: 0.05, momentum, nesterov, weight_decay: 0.1, decay_vectors: true };
+        for (device, dtype, epsilon) in [
+            (Device::cpu(), DType::F64, 1e-13),
+            (Device::cpu(), DType::F32, 1e-6),
+            (Device::named("emulator")?, DType::F32, 1e-6),
+        ] {
+            let mut builder = Builder::fresh(5, dtype, &device);
+            let weight = builder.param("weight", [COUNT], Init::Normal(1.0))?;
+            let params = builder.finish()?;
+            let mut expected: Vec<(f64, f64)> = weight.to_vec::<f64>()?.into_iter().map(|p| (p, 0.0)).collect();
+            let mut sgd = Sgd::new(&params, config)?;
+            for step in 0..4 {
+                let max_norm = if step == 3 { 1.0 } else { 0.0 };
+                let norm = expected.iter().map(|(p, _)| 4.0 * p * p).sum::<f64>().sqrt();
+                let scale = if step == 3 { 1.0 / (norm + 1e-6) } else { 1.0 };
+                for (p, v) in &mut expected {
+                    let g = scale * 2.0 * *p + 0.1 * *p;
+                    *v = momentum * *v + g;
+                    *p -= 0.05 * if nesterov { g + momentum * *v } else { *v };
+                }
+                let tape = Tape::start();
+                tape.watch([&weight]);
+                let grads = tape.backward(&weight.square()?.sum_all()?)?;
+                let found = sgd.step(&params, &grads, max_norm)?;
+                assert_relative_eq!(found, norm, max_relative = 1e-5);
+                if step == 1 {
+                    let state = sgd.named(&params).into_iter().collect();
+                    sgd = Sgd::new(&params, config)?;
+                    sgd.restore(&params, &state, "checkpoint")?;
+                }
+            }
+            let expected: Vec<f64> = expected.into_iter().map(|(p, _)| p).collect();
+            assert_relative_eq!(&weight.to_vec::<f64>()?[..], &expected[..], epsilon = epsilon, max_relative = epsilon);
+        }
+    }
     Ok(())
 }
 
@@ -154,9 +196,8 @@ fn averages_follow_and_come_back() -> Result<()> {
     ema.update(&params, 0.75)?;
     let averages = ema.named(&params);
     assert_eq!(averages.len(), 4, "buffers too");
-    for (average, before) in averages[0].1.to_vec::<f64>()?.iter().zip(before) {
-        assert!((average - (before + 0.25)).abs() < 1e-15);
-    }
+    let expected: Vec<f64> = before.into_iter().map(|before| before + 0.25).collect();
+    assert_relative_eq!(&averages[0].1.to_vec::<f64>()?[..], &expected[..], epsilon = 1e-15);
     let stored = averages.into_iter().collect();
     ema.restore(&params, &stored, "checkpoint")?;
     assert!(ema.restore(&params, &Default::default(), "checkpoint").is_err());
@@ -174,7 +215,7 @@ fn gradients_are_scaled_to_the_limit() -> Result<()> {
     let b = Tensor::from_vec(vec![-4.0f32], [1], &device)?;
     let (norm, scale) = clip_scale(&[&a, &b], 2.5)?;
     assert_eq!(norm, 5.0);
-    assert!((scale - 0.5).abs() < 1e-6);
+    assert_relative_eq!(scale, 0.5, epsilon = 1e-6);
     assert_eq!(clip_scale(&[&a, &b], 10.0)?, (5.0, 1.0));
     assert_eq!(clip_scale(&[&a, &b], 0.0)?, (5.0, 1.0));
     Ok(())
@@ -182,7 +223,7 @@ fn gradients_are_scaled_to_the_limit() -> Result<()> {
 
 #[test]
 fn schedules_have_their_shape() {
-    let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} for {b}");
+    let near = |a: f64, b: f64| assert_relative_eq!(a, b, epsilon = 1e-12);
     near(Schedule::Constant.factor(1e6), 1.0);
     let cosine = Schedule::Cosine { warm_up: 10, total: 110, final_factor: 0.2 };
     near(cosine.factor(0.0), 0.1);

@@ -90,9 +90,9 @@ impl Draw<'_> {
     }
 }
 
-fn add_noise(values: &mut [f32], deviation: f64, random: Philox) {
+fn add_noise(values: &mut [f32], std: f64, random: Philox) {
     for (i, four) in values.chunks_mut(4).enumerate() {
-        four.iter_mut().zip(random.normal4(i as u64)).for_each(|(v, noise)| *v += (deviation * noise) as f32);
+        four.iter_mut().zip(random.normal4(i as u64)).for_each(|(v, noise)| *v += (std * noise) as f32);
     }
 }
 

@@ -62,7 +62,7 @@ pub struct TrainConfig {
     pub loss: Loss,
     /// How expression is scaled, fitted on the training slides of a fold; predictions are scaled back.
     pub target_scaling: Scaling,
-    /// Divides features by their deviation over the training slides after taking away their mean.
+    /// Divides features by their standard deviation over the training slides after taking away their mean.
     pub standardise_features: bool,
     /// Cubes are rotated by quarter turns and mirrored at random.
     pub augment_cubes: bool,

@@ -126,30 +126,30 @@ pub const READ_PATCHES: usize = 64;
 #[derive(Clone, PartialEq, Debug)]
 pub struct Moments {
     pub mean: Vec<f32>,
-    pub span: Vec<f32>,
+    pub std: Vec<f32>,
 }
 
 impl Moments {
     /// Leaves features as they are.
     pub fn identity(width: usize) -> Moments {
-        Moments { mean: vec![0.0; width], span: vec![1.0; width] }
+        Moments { mean: vec![0.0; width], std: vec![1.0; width] }
     }
 
     /// Of mean and mean square.
     fn of(moments: &[[f64; 2]]) -> Moments {
         let one = |&[mean, square]: &[f64; 2]| {
-            let span = (square - mean * mean).max(0.0).sqrt();
+            let std = (square - mean * mean).max(0.0).sqrt();
             // A feature that never changes says nothing, whatever its rounding noise is divided by.
-            (mean as f32, if span > 1e-6 * mean.abs().max(1e-6) { span as f32 } else { 1.0 })
+            (mean as f32, if std > 1e-6 * mean.abs().max(1e-6) { std as f32 } else { 1.0 })
         };
-        let (mean, span) = moments.iter().map(one).unzip();
-        Moments { mean, span }
+        let (mean, std) = moments.iter().map(one).unzip();
+        Moments { mean, std }
     }
 
-    /// `(value - mean) / span`, row by row.
+    /// `(value - mean) / std`, row by row.
     pub fn standardise(&self, values: &mut [f32]) {
         for row in values.chunks_exact_mut(self.mean.len().max(1)) {
-            for (v, (m, s)) in row.iter_mut().zip(self.mean.iter().zip(&self.span)) {
+            for (v, (m, s)) in row.iter_mut().zip(self.mean.iter().zip(&self.std)) {
                 *v = (*v - m) / s;
             }
         }
@@ -199,7 +199,7 @@ impl FeatureScale {
         }
         let [global, cube] = moments.map(|moments| Moments::of(&moments));
         let scale = FeatureScale { global: reads.global.then_some(global), cube: reads.cube.then_some(cube) };
-        let all = scale.global.iter().chain(&scale.cube).flat_map(|m| m.mean.iter().chain(&m.span));
+        let all = scale.global.iter().chain(&scale.cube).flat_map(|m| m.mean.iter().chain(&m.std));
         if all.into_iter().any(|v| !v.is_finite()) {
             return Err(Error::Usage(
                 "the features of a training slide hold NaN or infinite values; train the extractor again".into(),

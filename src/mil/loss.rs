@@ -47,7 +47,7 @@ impl Loss {
             // −y log σ(x) − (1 − y) log(1 − σ(x)) = log(1 + eˣ) − y x
             Loss::Bce => outputs.softplus()?.sub(&outputs.mul(targets)?)?.mul(weights)?.sum_all(),
             Loss::CrossEntropy => {
-                let likelihood = outputs.softmax()?.shift(1e-30)?.log()?.mul(targets)?.mul(weights)?.sum_all()?;
+                let likelihood = outputs.log_softmax()?.mul(targets)?.mul(weights)?.sum_all()?;
                 // A slide's weight is spread over its classes, of which one counts.
                 likelihood.scale(-(targets.shape().last() as f64))
             }

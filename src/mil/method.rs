@@ -29,6 +29,9 @@ use crate::{
 /// Values of a method's keys by name.
 pub type Parameters = Map<String, Value>;
 
+/// Sixteen patches with the vectors and cubes of ISG's own encoders.
+pub const ISG_SLIDE: (usize, FeatureDims) = (16, FeatureDims { global: 512, cell: 512, grid: 8 });
+
 /// What is true of a method whatever its keys.
 pub struct MethodSpec {
     /// As the configuration, folders and tables call it.
@@ -39,6 +42,8 @@ pub struct MethodSpec {
     pub cites: &'static str,
     /// Its keys by preset.
     pub preset: fn(Preset) -> Arc<dyn Method>,
+    /// A slide as its paper has it: rows, and sizes of their features. What benches time it on.
+    pub slide: (usize, FeatureDims),
     /// What its authors train it with, laid over the keys of the preset.
     pub training: fn(Preset, &mut TrainConfig),
     /// The method of these keys, all of them given. Use [`with`].

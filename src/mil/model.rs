@@ -167,7 +167,7 @@ impl Model {
                     Error::input(path, format!("lacks scale.{name}_{what} of {width} values"), "train it again")
                 })
             };
-            Ok(Moments { mean: part("mean")?, span: part("span")? })
+            Ok(Moments { mean: part("mean")?, std: part("std")? })
         };
         let reads = header.method.reads(header.dims);
         let features = FeatureScale {
@@ -189,7 +189,7 @@ impl Model {
         let mut tensors: Vec<(String, Tensor)> =
             weights.iter().map(|(name, tensor)| (format!("model.{name}"), tensor.clone())).collect();
         for (name, moments) in [("global", &features.global), ("cube", &features.cube)] {
-            for (what, values) in moments.iter().flat_map(|m| [("mean", &m.mean), ("span", &m.span)]) {
+            for (what, values) in moments.iter().flat_map(|m| [("mean", &m.mean), ("std", &m.std)]) {
                 let tensor = Tensor::from_vec(values.clone(), [values.len()], any.device())?;
                 tensors.push((format!("scale.{name}_{what}"), tensor));
             }

@@ -6,11 +6,11 @@
 
 use crate::error::{Error, Result};
 
-/// A fitted model: `y = intercept + Σ weight · (x - mean) / span`, per gene.
+/// A fitted model: `y = intercept + Σ weight · (x - mean) / std`, per gene.
 #[derive(Clone, Debug)]
 pub struct Ridge {
     mean: Vec<f64>,
-    span: Vec<f64>,
+    std: Vec<f64>,
     weights: Vec<Vec<f64>>,
     intercepts: Vec<f64>,
 }
@@ -31,14 +31,14 @@ impl Ridge {
         let n = x.len().max(1) as f64;
         let column_mean = |j: usize| x.iter().map(|r| r[j]).sum::<f64>() / n;
         let mean: Vec<f64> = (0..features).map(column_mean).collect();
-        let span = (0..features)
+        let std = (0..features)
             .map(|j| {
-                let deviation = (x.iter().map(|r| (r[j] - mean[j]).powi(2)).sum::<f64>() / n).sqrt();
-                if deviation > 1e-9 * mean[j].abs().max(1e-9) { deviation } else { f64::INFINITY }
+                let std = (x.iter().map(|r| (r[j] - mean[j]).powi(2)).sum::<f64>() / n).sqrt();
+                if std > 1e-9 * mean[j].abs().max(1e-9) { std } else { f64::INFINITY }
             })
             .collect::<Vec<_>>();
-        let scaled: Vec<Vec<f64>> = x.iter().map(|r| standardise(r, &mean, &span)).collect();
-        let mut model = Ridge { mean, span, weights: Vec::new(), intercepts: Vec::new() };
+        let scaled: Vec<Vec<f64>> = x.iter().map(|r| standardise(r, &mean, &std)).collect();
+        let mut model = Ridge { mean, std, weights: Vec::new(), intercepts: Vec::new() };
         let mut last: Option<(Vec<usize>, Spectrum)> = None;
         for gene in 0..genes {
             let rows: Vec<usize> = (0..y.len()).filter(|&i| y[i][gene].is_finite()).collect();
@@ -60,7 +60,7 @@ impl Ridge {
 
     /// The same line as `y = bias + Σ weight · x`: weights `[genes, features]` row by row, and biases.
     pub fn line(&self) -> (Vec<f64>, Vec<f64>) {
-        let scaled = |w: &Vec<f64>| w.iter().zip(&self.span).map(|(w, span)| w / span).collect::<Vec<f64>>();
+        let scaled = |w: &Vec<f64>| w.iter().zip(&self.std).map(|(w, std)| w / std).collect::<Vec<f64>>();
         let weights: Vec<Vec<f64>> = self.weights.iter().map(scaled).collect();
         let biases = weights.iter().zip(&self.intercepts).map(|(w, intercept)| intercept - dot(w, &self.mean));
         let biases = biases.collect();
@@ -69,14 +69,14 @@ impl Ridge {
 
     /// One value per gene.
     pub fn predict(&self, x: &[f64]) -> Vec<f64> {
-        let x = standardise(x, &self.mean, &self.span);
+        let x = standardise(x, &self.mean, &self.std);
         let one = |(w, intercept): (&Vec<f64>, &f64)| intercept + w.iter().zip(&x).map(|(w, x)| w * x).sum::<f64>();
         self.weights.iter().zip(&self.intercepts).map(one).collect()
     }
 }
 
-fn standardise(x: &[f64], mean: &[f64], span: &[f64]) -> Vec<f64> {
-    x.iter().zip(mean.iter().zip(span)).map(|(x, (m, s))| (x - m) / s).collect()
+fn standardise(x: &[f64], mean: &[f64], std: &[f64]) -> Vec<f64> {
+    x.iter().zip(mean.iter().zip(std)).map(|(x, (m, s))| (x - m) / s).collect()
 }
 
 /// The centred rows' singular directions: `X = U √values Vᵀ`.

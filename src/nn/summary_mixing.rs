@@ -83,11 +83,11 @@ impl SummaryMixingBlock {
             return Err(Error::shape("summary_mixing", format!("sizes above zero wanted, got {config:?}")));
         }
         let all = heads * head_width;
-        let deviation = 1.0 / ((2 * head_width) as f64).sqrt();
+        let std = 1.0 / ((2 * head_width) as f64).sqrt();
         Ok(SummaryMixingBlock {
             local: Projection::new(b, "local", config)?,
             summary: Projection::new(b, "summary", config)?,
-            combine: b.param("combine.weight", [all, 2 * head_width], Init::Normal(deviation))?,
+            combine: b.param("combine.weight", [all, 2 * head_width], Init::Normal(std))?,
             combine_bias: b.param("combine.bias", [all], Init::Constant(0.0))?,
             proj: b.scope("proj", |b| Linear::new(b, all, width, RESIDUAL_GAIN))?,
             ln: b.scope("ln", |b| LayerNorm::new(b, width, 1.0, TORCH_LAYER_EPS))?,

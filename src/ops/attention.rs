@@ -20,7 +20,7 @@ use crate::{
     dtype::DType,
     error::{Error, Result},
     float_dispatch,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply_n, normal, same_float},
+    op::{registry::{Workload, only}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply_n, normal, same_float},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -268,4 +268,14 @@ pub const SPEC: OpSpec = OpSpec {
         ]);
         cases
     },
+    workloads: || {
+        let one = |[batch, length]: [usize; 2]| {
+            let heads = || normal([batch, 6, length, 64]);
+            let flops = 4.0 * (batch * 6 * length * length * 64) as f64;
+            let run = |x: &[Tensor]| x[0].attention(&x[1], &x[2], 0.125);
+            Workload::gpu(format!("attention_b{batch}_l{length}"), [heads(), heads(), heads()], flops, run)
+        };
+        vec![one([16, 256]), one([4, 1024]), one([1, 4096])]
+    },
+    reference: Some(|a| Ok(only("y", a.tensor("q")?.attention(a.tensor("k")?, a.tensor("v")?, a.float("scale")?)?))),
 };

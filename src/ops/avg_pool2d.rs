@@ -2,7 +2,8 @@
 
 use crate::{
     cpu::stencil::{Reads, Uniform, dense},
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::Real,
         index::count31,
@@ -10,7 +11,7 @@ use crate::{
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{registry::{IMAGE, Workload, only}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -168,4 +169,16 @@ pub const SPEC: OpSpec = OpSpec {
             case("one_pixel", [2, 1, 1, 4], 2, 2, 1),
         ]
     },
+    workloads: || {
+        let halves = Pool2d { kernel: 2, stride: 2, padding: 0 };
+        let flops = IMAGE.iter().product::<usize>() as f64;
+        vec![
+            Workload::gpu("avg_pool2d", [normal(IMAGE)], flops, move |x| x[0].avg_pool2d(halves)),
+            Workload::cpu("avg_pool2d_64px_c64", [normal([4, 64, 64, 64])], move |x| x[0].avg_pool2d(halves)),
+        ]
+    },
+    reference: Some(|a| {
+        let pool = Pool2d { kernel: a.int("kernel")?, stride: a.int("stride")?, padding: a.int("padding")? };
+        Ok(only("y", a.tensor("x")?.avg_pool2d(pool)?))
+    }),
 };

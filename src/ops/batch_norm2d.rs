@@ -6,7 +6,8 @@
 
 use crate::{
     cpu::vector::{column_partials, column_sums, par_rows, rows_per_task},
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::{Element, Real},
         kernel::{FLOATS, Kernel, UNTYPED, blocks, column_blocks},
@@ -14,7 +15,7 @@ use crate::{
     dtype::DType,
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal},
+    op::{registry::{Workload}, Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal},
     ops::avg_pool2d::vector_threads,
     shape::Spec,
     tape::{Keep, Vjp},
@@ -504,4 +505,22 @@ pub const SPEC: OpSpec = OpSpec {
                 .wrt([0, 1, 2]),
         ]
     },
+    workloads: || {
+        let x = [64, 32, 32, 256];
+        let flops = 8.0 * x.iter().product::<usize>() as f64;
+        let run = |x: &[Tensor]| Ok(x[0].batch_norm2d_train(&x[1], &x[2], 1e-5)?[0].clone());
+        vec![Workload::gpu("batch_norm2d", [normal(x), normal([x[3]]), normal([x[3]])], flops, run)]
+    },
+    reference: Some(|a| {
+        let (momentum, eps) = (a.float("momentum")?, a.float("eps")?);
+        let (x, weight, bias) = (a.tensor("x")?, a.tensor("weight")?, a.tensor("bias")?);
+        let (mean, variance) = (a.tensor("running_mean")?, a.tensor("running_var")?);
+        let [y, mean, variance] = if a.flag("training")? {
+            let [y, batch_mean, batch_variance] = x.batch_norm2d_train(weight, bias, eps)?;
+            [y, moved(mean, &batch_mean, momentum)?, moved(variance, &batch_variance, momentum)?]
+        } else {
+            [x.batch_norm2d_eval(weight, bias, mean, variance, eps)?, mean.clone(), variance.clone()]
+        };
+        Ok([("y", y), ("running_mean", mean), ("running_var", variance)].map(|(n, t)| (n.to_string(), t)).into())
+    }),
 };

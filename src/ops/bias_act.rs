@@ -10,7 +10,8 @@ use super::epilogue;
 pub use crate::activation::{Activation, ActivationParams};
 use crate::{
     cpu::vector::{par_rows, rows_per_task},
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::Real,
         index::count31,
@@ -19,7 +20,7 @@ use crate::{
     error::{Error, Result},
     float_dispatch, inlined, kernel_params,
     math::{hardswish, normal_cdf, normal_pdf, sigmoid, softplus, tanh},
-    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{registry::{IMAGE, Workload, only}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -455,4 +456,15 @@ pub const SPEC: OpSpec = OpSpec {
         cases.push(Case::new("without_bias", [normal([3, 33])], |x| Ok(vec![x[0].gelu()?])));
         cases
     },
+    workloads: || {
+        let flops = 4.0 * IMAGE.iter().product::<usize>() as f64;
+        let params = ActivationParams { alpha: 0.2, gain: 2f64.sqrt(), clamp: Some(256.0) };
+        let run = move |x: &[Tensor]| x[0].bias_act(Some(&x[1]), Activation::LeakyRelu, params);
+        vec![Workload::gpu("bias_act", [normal(IMAGE), normal([IMAGE[3]])], flops, run)]
+    },
+    reference: Some(|a| {
+        let (activation, clamp) = (Activation::parse(a.text("act")?)?, a.attributes["clamp"].as_f64());
+        let params = ActivationParams { alpha: a.float("alpha")?, gain: a.float("gain")?, clamp };
+        Ok(only("y", a.tensor("x")?.bias_act(Some(a.tensor("bias")?), activation, params)?))
+    }),
 };

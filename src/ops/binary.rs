@@ -1,9 +1,10 @@
-//! `y = a ∘ b` for the four arithmetic operations, operands broadcast by NumPy's rules.
+//! `y = a ∘ b` for the four arithmetic operations and for comparisons, operands broadcast by NumPy's rules.
 
 use rayon::prelude::*;
 
 use crate::{
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::Real,
         index::{Axes, LoopNest, Strides, count31, strides},
@@ -11,33 +12,47 @@ use crate::{
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::{MAX_RANK, Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
 };
 
-impl Tensor {
+macro_rules! binary_methods {
+    ($($(#[$doc:meta])* $method:ident($a:ident, $b:ident) => $kind:ident($x:ident, $y:ident);)*) => {
+        impl Tensor {
+            $($(#[$doc])* pub fn $method(&self, b: &Tensor) -> Result<Tensor> {
+                let ($a, $b) = (self, b);
+                apply1(Binary { kind: Kind::$kind, called: stringify!($method) }, &[$x, $y])
+            })*
+        }
+    };
+}
+
+binary_methods! {
     /// Elementwise sum, broadcasting.
-    pub fn add(&self, b: &Tensor) -> Result<Tensor> {
-        apply1(Binary { kind: Kind::Add }, &[self, b])
-    }
-
+    add(a, b) => Add(a, b);
     /// Elementwise difference, broadcasting.
-    pub fn sub(&self, b: &Tensor) -> Result<Tensor> {
-        apply1(Binary { kind: Kind::Sub }, &[self, b])
-    }
-
+    sub(a, b) => Sub(a, b);
     /// Elementwise (Hadamard) product, broadcasting.
-    pub fn mul(&self, b: &Tensor) -> Result<Tensor> {
-        apply1(Binary { kind: Kind::Mul }, &[self, b])
-    }
-
+    mul(a, b) => Mul(a, b);
     /// Elementwise quotient, broadcasting.
-    pub fn div(&self, b: &Tensor) -> Result<Tensor> {
-        apply1(Binary { kind: Kind::Div }, &[self, b])
-    }
+    div(a, b) => Div(a, b);
+    /// 1 where `a < b`, else 0, in the operands' type, so that it multiplies as a mask; broadcasting. Its gradient is 0.
+    lt(a, b) => Lt(a, b);
+    /// `a ≤ b`, as [`Tensor::lt`].
+    le(a, b) => Le(a, b);
+    /// `a > b`, as [`Tensor::lt`].
+    gt(a, b) => Lt(b, a);
+    /// `a ≥ b`, as [`Tensor::lt`].
+    ge(a, b) => Le(b, a);
+    /// `a = b`, as [`Tensor::lt`].
+    eq(a, b) => Eq(a, b);
+    /// `a ≠ b`, as [`Tensor::lt`]; NaN differs from everything.
+    ne(a, b) => Ne(a, b);
+}
 
+impl Tensor {
     /// Sums a broadcast tensor's gradient back to the shape it came from.
     pub fn sum_to(&self, shape: Shape) -> Result<Tensor> {
         if self.shape() == shape {
@@ -56,10 +71,16 @@ enum Kind {
     Sub,
     Mul,
     Div,
+    Lt,
+    Le,
+    Eq,
+    Ne,
 }
 
 struct Binary {
     kind: Kind,
+    /// The method, which errors name.
+    called: &'static str,
 }
 
 kernel_params! {
@@ -71,7 +92,17 @@ kernel_params! {
 
 const THREADS: u32 = 256;
 
-const fn kernel(name: &'static str) -> Kernel<BinaryParams> {
+const fn kernel(kind: Kind) -> Kernel<BinaryParams> {
+    let name = match kind {
+        Kind::Add => "add",
+        Kind::Sub => "sub",
+        Kind::Mul => "mul",
+        Kind::Div => "div",
+        Kind::Lt => "lt",
+        Kind::Le => "le",
+        Kind::Eq => "eq",
+        Kind::Ne => "ne",
+    };
     // SAFETY: only this file fills `BinaryParams`, from the tensors and scratch memory of the launch and from their sizes.
     unsafe { Kernel::new(&modules::BINARY, name, THREADS, FLOATS) }
 }
@@ -81,12 +112,7 @@ const GRAIN: usize = 16 << 10;
 
 impl Op for Binary {
     fn name(&self) -> &'static str {
-        match self.kind {
-            Kind::Add => "add",
-            Kind::Sub => "sub",
-            Kind::Mul => "mul",
-            Kind::Div => "div",
-        }
+        self.called
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
@@ -102,11 +128,16 @@ impl Op for Binary {
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         float_dispatch!(args, T => {
+            let one = |truth: bool| if truth { T::c(1.0) } else { T::c(0.0) };
             match self.kind {
                 Kind::Add => combine::<T>(args, |a, b| a + b),
                 Kind::Sub => combine::<T>(args, |a, b| a - b),
                 Kind::Mul => combine::<T>(args, |a, b| a * b),
                 Kind::Div => combine::<T>(args, |a, b| a / b),
+                Kind::Lt => combine::<T>(args, |a, b| one(a < b)),
+                Kind::Le => combine::<T>(args, |a, b| one(a <= b)),
+                Kind::Eq => combine::<T>(args, |a, b| one(a == b)),
+                Kind::Ne => combine::<T>(args, |a, b| one(a != b)),
             }
         });
         Ok(())
@@ -137,30 +168,28 @@ impl Op for Binary {
             a_repeats: walk.repeats(0).into(),
             b_repeats: walk.repeats(1).into(),
         };
-        args.launch(&kernel(self.name()), y.dtype(), blocks(count as usize, THREADS as usize), 0, &params)
+        args.launch(&kernel(self.kind), y.dtype(), blocks(count as usize, THREADS as usize), 0, &params)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let dy = v.upstream()?;
         let (a, b) = (v.x_spec(0).shape, v.x_spec(1).shape);
-        let da = v.when(0, || match self.kind {
-            Kind::Add | Kind::Sub => dy.sum_to(a),
-            Kind::Mul => dy.mul(v.x(1))?.sum_to(a),
-            Kind::Div => dy.div(v.x(1))?.sum_to(a),
-        })?;
-        let db = v.when(1, || match self.kind {
-            Kind::Add => dy.sum_to(b),
-            Kind::Sub => dy.neg()?.sum_to(b),
-            Kind::Mul => dy.mul(v.x(0))?.sum_to(b),
-            Kind::Div => dy.mul(v.x(0))?.div(&v.x(1).square()?)?.neg()?.sum_to(b),
-        })?;
-        Ok(vec![da, db])
+        let gradients: [&dyn Fn() -> Result<Tensor>; 2] = match self.kind {
+            Kind::Add => [&|| dy.sum_to(a), &|| dy.sum_to(b)],
+            Kind::Sub => [&|| dy.sum_to(a), &|| dy.neg()?.sum_to(b)],
+            Kind::Mul => [&|| dy.mul(v.x(1))?.sum_to(a), &|| dy.mul(v.x(0))?.sum_to(b)],
+            Kind::Div => [&|| dy.div(v.x(1))?.sum_to(a), &|| {
+                dy.mul(v.x(0))?.div(&v.x(1).square()?)?.neg()?.sum_to(b)
+            }],
+            Kind::Lt | Kind::Le | Kind::Eq | Kind::Ne => return Ok(vec![None, None]),
+        };
+        Ok(vec![v.when(0, gradients[0])?, v.when(1, gradients[1])?])
     }
 
     fn keep(&self) -> Keep {
         match self.kind {
-            Kind::Add | Kind::Sub => Keep::NONE,
             Kind::Mul | Kind::Div => Keep::INPUTS,
+            _ => Keep::NONE,
         }
     }
 }
@@ -224,7 +253,16 @@ pub(crate) fn row_offset(row: usize, shape: &Shape, strides: &[usize; MAX_RANK])
 pub const SPEC: OpSpec = OpSpec {
     name: "binary",
     order: Order::Any,
-    kernels: &[kernel("add").info(), kernel("sub").info(), kernel("mul").info(), kernel("div").info()],
+    kernels: &[
+        kernel(Kind::Add).info(),
+        kernel(Kind::Sub).info(),
+        kernel(Kind::Mul).info(),
+        kernel(Kind::Div).info(),
+        kernel(Kind::Lt).info(),
+        kernel(Kind::Le).info(),
+        kernel(Kind::Eq).info(),
+        kernel(Kind::Ne).info(),
+    ],
     cases: || {
         vec![
             Case::new("add_rows", [normal([5, 7]), normal([7])], |x| Ok(vec![x[0].add(&x[1])?])),
@@ -237,6 +275,23 @@ pub const SPEC: OpSpec = OpSpec {
             Case::new("div_channels", [normal([2, 3, 2, 5]), drawn([2, 1, 1, 5], Draw::Uniform(0.5, 2.0))], |x| {
                 Ok(vec![x[0].div(&x[1])?])
             }),
+            Case::new("compare_rows", [normal([5, 7]), normal([7])], |x| {
+                Ok(vec![x[0].lt(&x[1])?, x[0].le(&x[1])?, x[0].gt(&x[1])?, x[0].ge(&x[1])?])
+            })
+            .wrt([]),
+            Case::new("compare_signs", [normal([33]), normal([33])], |x| {
+                let (a, b) = (x[0].sign()?, x[1].sign()?);
+                Ok(vec![a.eq(&b)?, a.ne(&b)?, a.le(&b)?, a.ge(&b)?])
+            })
+            .wrt([]),
         ]
     },
+    workloads: || {
+        let elements = IMAGE.iter().product::<usize>() as f64;
+        vec![
+            Workload::gpu("add", [normal(IMAGE), normal(IMAGE)], elements, |x| x[0].add(&x[1])),
+            Workload::gpu("mul_channels", [normal(IMAGE), normal([IMAGE[3]])], elements, |x| x[0].mul(&x[1])),
+        ]
+    },
+    ..OpSpec::BARE
 };

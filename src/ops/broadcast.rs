@@ -4,7 +4,8 @@ use rayon::prelude::*;
 
 use super::binary::{broadcast_strides, row_offset};
 use crate::{
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::Real,
         index::{Axes, LoopNest, Strides, access_bytes, count31, strides},
@@ -12,7 +13,7 @@ use crate::{
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -132,4 +133,8 @@ pub const SPEC: OpSpec = OpSpec {
             Case::new("spatial", [normal([2, 1, 1, 3])], |x| Ok(vec![x[0].square()?.broadcast_to([2, 4, 5, 3])?])),
         ]
     },
+    workloads: || {
+        vec![Workload::gpu("broadcast", [normal([IMAGE[0], 1, 1, IMAGE[3]])], 0.0, |x| x[0].broadcast_to(IMAGE))]
+    },
+    ..OpSpec::BARE
 };

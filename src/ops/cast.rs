@@ -2,7 +2,8 @@
 
 use crate::{
     cpu::vector::par_rows,
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::Element,
         kernel::{Kernel, blocks},
@@ -10,7 +11,7 @@ use crate::{
     dtype::DType,
     error::{Error, Result},
     kernel_params,
-    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -152,4 +153,9 @@ pub const SPEC: OpSpec = OpSpec {
             .wrt([]),
         ]
     },
+    workloads: || {
+        let other = |dtype| if dtype == DType::F32 { DType::Bf16 } else { DType::F32 };
+        vec![Workload::gpu("cast", [normal(IMAGE)], 0.0, move |x| x[0].cast(other(x[0].dtype())))]
+    },
+    ..OpSpec::BARE
 };

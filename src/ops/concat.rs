@@ -2,7 +2,8 @@
 
 use crate::{
     cpu::vector::{par_rows, rows_per_task},
-    device::{modules, 
+    device::{
+        modules,
         divmod::FastDivmod,
         driver::DevicePtr,
         host::Element,
@@ -12,7 +13,7 @@ use crate::{
     element_dispatch,
     error::{Error, Result},
     kernel_params,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -145,4 +146,9 @@ pub const SPEC: OpSpec = OpSpec {
             Case::new("three", [normal([2, 1, 5]), normal([2, 4, 5]), normal([2, 2, 5])], move |x| squares(x, 1)),
         ]
     },
+    workloads: || {
+        let half = || normal([IMAGE[0], IMAGE[1], IMAGE[2], IMAGE[3] / 2]);
+        vec![Workload::gpu("concat", [half(), half()], 0.0, |x| Tensor::concat(&[&x[0], &x[1]], 3))]
+    },
+    ..OpSpec::BARE
 };

@@ -16,12 +16,14 @@ use super::{
     epilogue::{Epilogue, Fused},
 };
 pub use crate::conv2d::Conv2d;
+use serde_json::json;
+
 use crate::{
     conv2d::Geometry,
     cpu::conv2d::{forward, input_gradient, weight_gradient},
     error::{Error, Result},
     float_dispatch,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
+    op::{registry::{Workload, only}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -289,4 +291,47 @@ pub const SPEC: OpSpec = OpSpec {
             }),
         ]
     },
+    workloads: || {
+        let gpu = [
+            ("32px_c512_3x3", [8, 32, 32, 512], [512, 3], 1, 1),
+            ("256px_c64_3x3", [8, 256, 256, 64], [64, 3], 1, 1),
+            ("64px_c256_3x3_s2", [8, 64, 64, 256], [512, 3], 2, 1),
+            ("256px_c3_1x1", [8, 256, 256, 3], [64, 1], 1, 0),
+            ("alexnet_11x11_s4", [8, 256, 256, 3], [64, 11], 4, 2),
+        ];
+        let gpu = gpu.map(|(name, x, [k, r], stride, padding)| {
+            let [n, h, w, c] = x;
+            let out = |extent: usize| (extent + 2 * padding - r) / stride + 1;
+            let flops = 2.0 * (n * out(h) * out(w) * k * r * r * c) as f64;
+            let conv = Conv2d { stride, padding, ..Conv2d::default() };
+            let run = move |x: &[Tensor]| x[0].conv2d(&x[1], None, conv);
+            Workload::gpu(format!("conv2d_{name}"), [normal(x), normal([k, r, r, c])], flops, run)
+                .with(json!({ "stride": stride, "padding": padding }))
+        });
+        let cpu = [
+            ("256px_c3_k64_1x1", [4, 256, 256, 3], [64, 1], 1, 0),
+            ("128px_c64_k128_3x3", [4, 128, 128, 64], [128, 3], 1, 1),
+            ("32px_c256_k256_3x3", [4, 32, 32, 256], [256, 3], 1, 1),
+            ("8px_c512_k512_3x3", [4, 8, 8, 512], [512, 3], 1, 1),
+            ("64px_c32_k32_3x3", [8, 64, 64, 32], [32, 3], 1, 1),
+            ("65px_c128_k256_3x3_s2", [4, 65, 65, 128], [256, 3], 2, 0),
+            ("alexnet_11x11_s4", [4, 256, 256, 3], [64, 11], 4, 2),
+            ("alexnet_5x5", [4, 31, 31, 64], [192, 5], 1, 2),
+        ];
+        let cpu = cpu.map(|(name, x, [k, r], stride, padding)| {
+            let conv = Conv2d { stride, padding, ..Conv2d::default() };
+            let inputs = [normal(x), normal([k, r, r, x[3]]), normal([k])];
+            Workload::cpu(format!("conv2d_{name}"), inputs, move |x| x[0].conv2d(&x[1], Some(&x[2]), conv))
+        });
+        gpu.into_iter().chain(cpu).collect()
+    },
+    reference: Some(|a| {
+        let conv = Conv2d {
+            stride: a.int("stride")?,
+            padding: a.int("padding")?,
+            dilation: a.int("dilation")?,
+            groups: a.int("groups")?,
+        };
+        Ok(only("y", a.tensor("x")?.conv2d(a.tensor("weight")?, Some(a.tensor("bias")?), conv)?))
+    }),
 };

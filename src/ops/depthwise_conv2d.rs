@@ -5,9 +5,12 @@
 //! Like the full convolution it forms a triad with its input and weight gradients, so every order exists. A matrix product
 //! would have one column; on the CPU the channels are the vector and the taps are summed in registers.
 
+use serde_json::json;
+
 use crate::{
     cpu::stencil::{PerChannel, Reads, dense, lanes, sum_over_rows},
-    device::{modules, 
+    device::{
+        modules,
         driver::{DeviceProps, DevicePtr},
         host::Real,
         index::count31,
@@ -21,7 +24,7 @@ use crate::{
         vector,
     },
     kernel_params,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
+    op::{registry::{Workload, only}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -391,4 +394,20 @@ pub const SPEC: OpSpec = OpSpec {
             case("one_pixel", [2, 1, 1, 8], [3, 3], 1, 1),
         ]
     },
+    workloads: || {
+        let inputs = |x: [usize; 4]| [normal(x), normal([3, 3, x[3]])];
+        let run = |x: &[Tensor]| x[0].depthwise_conv2d(&x[1], 1, 1);
+        let gpu = [("8px_c2048", [256, 8, 8, 2048]), ("64px_c96", [16, 64, 64, 96])].map(|(name, x)| {
+            let flops = 18.0 * x.iter().product::<usize>() as f64;
+            Workload::gpu(format!("depthwise_{name}_3x3"), inputs(x), flops, run)
+                .with(json!({ "stride": 1, "padding": 1 }))
+        });
+        let cpu = [("8px_c2048", [100, 8, 8, 2048]), ("64px_c96", [4, 64, 64, 96])]
+            .map(|(name, x)| Workload::cpu(format!("depthwise_{name}_3x3"), inputs(x), run));
+        gpu.into_iter().chain(cpu).collect()
+    },
+    reference: Some(|a| {
+        let (stride, padding) = (a.int("stride")?, a.int("padding")?);
+        Ok(only("y", a.tensor("x")?.depthwise_conv2d(a.tensor("weight")?, stride, padding)?))
+    }),
 };

@@ -4,14 +4,15 @@
 use super::random::position;
 use crate::{
     cpu::vector::{GRAIN, par_rows},
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     random::Philox,
     shape::Spec,
     tape::{Keep, Vjp},
@@ -155,4 +156,9 @@ pub const SPEC: OpSpec = OpSpec {
             Ok(vec![x[0].square()?.dropout(0.25, Philox::named(1, "cases"), 3)?])
         })]
     },
+    workloads: || {
+        let run = |x: &[Tensor]| x[0].dropout(0.1, Philox::named(0, "bench"), 0);
+        vec![Workload::gpu("dropout", [normal(IMAGE)], 0.0, run)]
+    },
+    ..OpSpec::BARE
 };

@@ -3,7 +3,8 @@
 
 use crate::{
     cpu::vector::{par_rows, rows_per_task},
-    device::{modules, 
+    device::{
+        modules,
         divmod::FastDivmod,
         driver::DevicePtr,
         host::{Element, Real},
@@ -13,7 +14,7 @@ use crate::{
     element_dispatch,
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{registry::{Workload}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -225,4 +226,9 @@ pub const SPEC: OpSpec = OpSpec {
             }),
         ]
     },
+    workloads: || {
+        let inputs = [normal([65536, 512]), drawn([65536], Draw::Index(65536))];
+        vec![Workload::gpu("gather", inputs, 0.0, |x| x[0].gather_rows(&x[1]))]
+    },
+    ..OpSpec::BARE
 };

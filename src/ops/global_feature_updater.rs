@@ -10,14 +10,15 @@ use rayon::prelude::*;
 use super::{local_feature_updater::cube, softmax::softmax_in_place};
 use crate::{
     cpu::vector::sum2,
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, DeviceView, HostArgs, Op, OpSpec, Order, apply_n, apply1, normal, same_float},
+    op::{registry::{Workload, only}, Case, DeviceArgs, DeviceView, HostArgs, Op, OpSpec, Order, apply_n, apply1, normal, same_float},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -240,4 +241,15 @@ pub const SPEC: OpSpec = OpSpec {
         };
         vec![case("grid", 2, 4, 5), case("one_position", 3, 1, 9), case("past_a_tile", 2, 3, 132)]
     },
+    workloads: || {
+        let (n, g, d) = (256, 8, 512);
+        let inputs = [normal([n, g, g, d]), normal([n, d]), normal([g * g, d]), normal([d, d]), normal([d, d])];
+        let flops = 2.0 * (n * g * g * d) as f64 + 4.0 * (n * d * d) as f64;
+        let run = |x: &[Tensor]| x[0].global_feature_updater(&x[1], &x[2], &x[3], &x[4]);
+        vec![Workload::gpu("global_feature_updater", inputs, flops, run)]
+    },
+    reference: Some(|a| {
+        let [z, p, f] = ["w_z", "w_p", "w_f"].map(|name| a.tensor(name));
+        Ok(only("f", a.tensor("R")?.global_feature_updater(a.tensor("f")?, z?, p?, f?)?))
+    }),
 };

@@ -4,7 +4,8 @@ use rayon::prelude::*;
 
 use crate::{
     cpu::vector::{GRAIN, sum1},
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::{Element, Real},
         kernel::{FLOATS, Kernel, UNTYPED},
@@ -13,7 +14,7 @@ use crate::{
     dtype::DType,
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, DeviceView, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{registry::{Workload}, Case, DeviceArgs, DeviceView, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::Spec,
     tensor::Tensor,
     vectorised,
@@ -115,4 +116,10 @@ pub const SPEC: OpSpec = OpSpec {
             .wrt([]),
         ]
     },
+    workloads: || {
+        let inputs: Vec<_> = (0..64).map(|_| normal([1 << 19])).collect();
+        let run = |x: &[Tensor]| Tensor::global_norm(&x.iter().collect::<Vec<_>>());
+        vec![Workload::gpu("global_norm", inputs, 2.0 * f64::from(64 << 19), run)]
+    },
+    ..OpSpec::BARE
 };

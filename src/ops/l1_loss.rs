@@ -14,7 +14,7 @@ use crate::{
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
+    op::{registry::{IMAGE, Workload, only}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
     ops::sum::pairwise,
     shape::Spec,
     tape::{Keep, Vjp},
@@ -239,4 +239,9 @@ pub const SPEC: OpSpec = OpSpec {
         let case = |name, x: [usize; 2]| Case::new(name, [normal(x), normal(x)], |x| Ok(vec![x[0].l1_loss(&x[1])?]));
         vec![case("mean", [5, 17]), case("one", [1, 1]), case("past_a_block", [3, 1367])]
     },
+    workloads: || {
+        let flops = 3.0 * IMAGE.iter().product::<usize>() as f64;
+        vec![Workload::gpu("l1_loss", [normal(IMAGE), normal(IMAGE)], flops, |x| x[0].l1_loss(&x[1]))]
+    },
+    reference: Some(|a| Ok(only("loss", a.tensor("x")?.l1_loss(a.tensor("target")?)?))),
 };

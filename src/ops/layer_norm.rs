@@ -5,14 +5,15 @@
 
 use crate::{
     cpu::vector::{par_rows, rows_per_task, rows_with_sums, sum1, sum2},
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::{Element, Real},
         kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal},
+    op::{registry::{Workload, only}, Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -294,4 +295,15 @@ pub const SPEC: OpSpec = OpSpec {
             }),
         ]
     },
+    workloads: || {
+        let one = |cols: usize| {
+            let inputs = [normal([16384, cols]), normal([cols]), normal([cols])];
+            let run = |x: &[Tensor]| x[0].layer_norm(&x[1], &x[2], 1e-6);
+            Workload::gpu(format!("layer_norm_{cols}"), inputs, 8.0 * (16384 * cols) as f64, run)
+        };
+        vec![one(384), one(2048)]
+    },
+    reference: Some(|a| {
+        Ok(only("y", a.tensor("x")?.layer_norm(a.tensor("weight")?, a.tensor("bias")?, a.float("eps")?)?))
+    }),
 };

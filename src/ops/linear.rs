@@ -10,7 +10,7 @@ use crate::{
     gemm::{
         Family, GemmParams, LARGE_THREADS, Problem, SM90_KERNELS, family, heuristics::mma_sync::SKINNY_ROWS, splitk::splitk_reduce,
     },
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
+    op::{registry::{Workload, only}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
     shape::{Shape, Spec},
     tape::{self, Keep, Vjp},
     tensor::Tensor,
@@ -168,4 +168,30 @@ pub const SPEC: OpSpec = OpSpec {
             case("one_in_one_out", &[13, 1], 1, true),
         ]
     },
+    workloads: || {
+        let inputs = |[rows, inner, out]: [usize; 3]| [normal([rows, inner]), normal([out, inner]), normal([out])];
+        let run = |x: &[Tensor]| x[0].linear(&x[1], Some(&x[2]));
+        let gpu = [
+            ("vit_qkv", [4096, 384, 1152]),
+            ("vit_fc1", [4096, 384, 1536]),
+            ("mbconv_expand", [16384, 512, 2048]),
+            ("mbconv_project", [16384, 2048, 512]),
+            ("style", [8, 512, 512]),
+        ];
+        let gpu = gpu.map(|(name, sizes)| {
+            let flops = 2.0 * sizes.iter().product::<usize>() as f64;
+            Workload::gpu(format!("linear_{name}"), inputs(sizes), flops, run)
+        });
+        // The ViT over 1000 patches, MBConv over 100 patches, a style of eight images.
+        let cpu = [
+            ("vit_qkv", [1000, 384, 1152]),
+            ("vit_fc1", [1000, 384, 1536]),
+            ("mbconv_expand", [6400, 512, 2048]),
+            ("mbconv_project", [6400, 2048, 512]),
+            ("style", [8, 512, 512]),
+        ];
+        let cpu = cpu.map(|(name, sizes)| Workload::cpu(format!("linear_{name}"), inputs(sizes), run));
+        gpu.into_iter().chain(cpu).collect()
+    },
+    reference: Some(|a| Ok(only("y", a.tensor("x")?.linear(a.tensor("weight")?, Some(a.tensor("bias")?))?))),
 };

@@ -13,7 +13,8 @@ use crate::{
         gemm::{Matrix, MatrixMut, Threads, gemm},
         vector::{par_rows, rows_per_task, sum2},
     },
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each},
@@ -22,7 +23,7 @@ use crate::{
     error::{Error, Result},
     float_dispatch, kernel_params,
     math::sigmoid,
-    op::{Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal, same_float},
+    op::{registry::{Workload, only}, Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal, same_float},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -267,4 +268,16 @@ pub const SPEC: OpSpec = OpSpec {
         };
         vec![case("grid", 2, 4, 5), case("one_position", 3, 1, 18), case("past_a_tile", 5, 4, 66), case("aligned_rows", 5, 4, 72)]
     },
+    workloads: || {
+        let (n, g, d) = (256, 8, 512);
+        let square = || normal([d, d]);
+        let inputs = [normal([n, g, g, d]), normal([n, d]), normal([g * g, d]), square(), square(), square()];
+        let flops = 6.0 * (n * g * g * d * d) as f64;
+        let run = |x: &[Tensor]| x[0].local_feature_updater(&x[1], &x[2], &x[3], &x[4], &x[5]);
+        vec![Workload::gpu("local_feature_updater", inputs, flops, run)]
+    },
+    reference: Some(|a| {
+        let [q, k, v, r] = ["w_q", "w_k", "w_v", "w_r"].map(|name| a.tensor(name));
+        Ok(only("R", a.tensor("R")?.local_feature_updater(a.tensor("f")?, q?, k?, v?, r?)?))
+    }),
 };

@@ -8,14 +8,15 @@ use rayon::prelude::*;
 
 use crate::{
     cpu::vector::{sum1, sum2},
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal, same_float},
+    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal, same_float},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -245,4 +246,10 @@ pub const SPEC: OpSpec = OpSpec {
         };
         vec![case("ragged", [2, 3, 5, 7]), case("past_a_block", [1, 5, 13, 8]), case("one_channel", [1, 2, 2, 33])]
     },
+    workloads: || {
+        let inputs = [normal(IMAGE), normal(IMAGE), normal([IMAGE[3]])];
+        let flops = 10.0 * IMAGE.iter().product::<usize>() as f64;
+        vec![Workload::gpu("lpips_distance", inputs, flops, |x| x[0].lpips_distance(&x[1], &x[2]))]
+    },
+    ..OpSpec::BARE
 };

@@ -7,14 +7,15 @@
 use super::avg_pool2d::{Pool2d, vector_threads};
 use crate::{
     cpu::stencil::{Reads, par_lines},
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel},
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal, same_float},
+    op::{registry::{IMAGE, Workload, only}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal, same_float},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -299,4 +300,15 @@ pub const SPEC: OpSpec = OpSpec {
             case("one_pixel", [1, 1, 1, 2], 3, 2, 1),
         ]
     },
+    workloads: || {
+        let (resnet, alexnet) = (Pool2d { kernel: 3, stride: 2, padding: 1 }, Pool2d { kernel: 3, stride: 2, padding: 0 });
+        vec![
+            Workload::gpu("max_pool2d", [normal(IMAGE)], 0.0, move |x| x[0].max_pool2d(resnet)),
+            Workload::cpu("max_pool2d_63px_c64", [normal([4, 63, 63, 64])], move |x| x[0].max_pool2d(alexnet)),
+        ]
+    },
+    reference: Some(|a| {
+        let pool = Pool2d { kernel: a.int("kernel")?, stride: a.int("stride")?, padding: a.int("padding")? };
+        Ok(only("y", a.tensor("x")?.max_pool2d(pool)?))
+    }),
 };

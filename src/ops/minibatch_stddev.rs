@@ -3,7 +3,7 @@
 
 use crate::{
     error::{Error, Result},
-    op::{Case, OpSpec, Order, normal},
+    op::{registry::{only}, Case, OpSpec, Order, normal},
     tensor::Tensor,
 };
 
@@ -36,4 +36,9 @@ pub const SPEC: OpSpec = OpSpec {
             Case::new("two_channels", [normal([8, 2, 1, 6])], |x| Ok(vec![x[0].minibatch_stddev(4, 2)?])),
         ]
     },
+    reference: Some(|a| {
+        let (group, channels) = (a.int("group_size")?, a.int("num_channels")?);
+        Ok(only("y", a.tensor("x")?.minibatch_stddev(group, channels)?))
+    }),
+    ..OpSpec::BARE
 };

@@ -15,18 +15,21 @@ macro_rules! ops {
 
 pub mod epilogue;
 pub mod lerp;
+mod operators;
 mod segment;
 
 ops! {
     attention,
     avg_pool2d,
     batch_norm2d,
+    bce_with_logits,
     bias_act,
     binary,
     broadcast,
     cast,
     concat,
     conv2d,
+    cross_entropy,
     depthwise_conv2d,
     dropout,
     gather,
@@ -37,12 +40,15 @@ ops! {
     layer_norm,
     linear,
     local_feature_updater,
+    log_softmax,
     lpips_distance,
     matmul,
+    max,
     max_pool2d,
     minibatch_stddev,
     modulated_conv2d,
     mse_loss,
+    one_hot,
     permute,
     pixel_norm,
     random,

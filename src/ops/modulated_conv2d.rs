@@ -28,9 +28,12 @@ use super::{
     epilogue::Epilogue,
     upfirdn2d::{Filter, Upfirdn2d},
 };
+use serde_json::json;
+
 use crate::{
     cpu::vector::par_rows,
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::Real,
         index::count31,
@@ -40,7 +43,7 @@ use crate::{
     float_dispatch,
     gemm::heuristics::fuses_upsample,
     kernel_params,
-    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{registry::{Workload, only}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -318,4 +321,35 @@ pub const SPEC: OpSpec = OpSpec {
             case("many_channels", [1, 4, 4, 21], [19, 3, 3], true, [2, 1]),
         ]
     },
+    workloads: || {
+        let inputs = |x: [usize; 4]| [normal(x), normal([x[3], 3, 3, x[3]]), normal([x[0], x[3]])];
+        let run = |up, down| {
+            move |x: &[Tensor]| {
+                let filter = Filter::low_pass(&[1.0, 3.0, 3.0, 1.0])?;
+                let resampling = Resampling { up, down, padding: 1, filter };
+                x[0].modulated_conv2d(&x[1], &x[2], &ModulatedConv2d { demodulate: true, resampling })
+            }
+        };
+        let gpu = [("64px_c256", [8, 64, 64, 256], 1), ("up_128px_c128", [8, 128, 128, 128], 2)].map(|(name, x, up)| {
+            let flops = 18.0 * (x.iter().product::<usize>() * x[3]) as f64;
+            Workload::gpu(format!("modulated_{name}"), inputs(x), flops, run(up, 1)).with(json!({ "up": up }))
+        });
+        let cpu = [
+            ("32px_c256", [4, 32, 32, 256], 1, 1),
+            ("up_64px_c128", [4, 64, 64, 128], 2, 1),
+            ("down_64px_c128", [4, 64, 64, 128], 1, 2),
+        ];
+        let cpu = cpu.map(|(name, x, up, down)| Workload::cpu(format!("modulated_{name}"), inputs(x), run(up, down)));
+        gpu.into_iter().chain(cpu).collect()
+    },
+    reference: Some(|a| {
+        let resampling = Resampling {
+            up: a.int("up")?,
+            down: a.int("down")?,
+            padding: a.int("padding")?,
+            filter: Filter::low_pass(&a.floats("resample_filter")?)?,
+        };
+        let conv = ModulatedConv2d { demodulate: a.flag("demodulate")?, resampling };
+        Ok(only("y", a.tensor("x")?.modulated_conv2d(a.tensor("weight")?, a.tensor("style")?, &conv)?))
+    }),
 };

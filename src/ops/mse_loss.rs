@@ -3,7 +3,7 @@
 use super::l1_loss::{Distance, MeanLoss, SQUARED_KERNELS};
 use crate::{
     error::Result,
-    op::{Case, OpSpec, Order, apply1, normal},
+    op::{registry::{IMAGE, Workload, only}, Case, OpSpec, Order, apply1, normal},
     tensor::Tensor,
 };
 
@@ -22,4 +22,9 @@ pub const SPEC: OpSpec = OpSpec {
         let case = |name, x: [usize; 2]| Case::new(name, [normal(x), normal(x)], |x| Ok(vec![x[0].mse_loss(&x[1])?]));
         vec![case("mean", [5, 17]), case("one", [1, 1]), case("past_a_block", [3, 1367])]
     },
+    workloads: || {
+        let flops = 3.0 * IMAGE.iter().product::<usize>() as f64;
+        vec![Workload::gpu("mse_loss", [normal(IMAGE), normal(IMAGE)], flops, |x| x[0].mse_loss(&x[1]))]
+    },
+    reference: Some(|a| Ok(only("loss", a.tensor("x")?.mse_loss(a.tensor("target")?)?))),
 };

@@ -4,7 +4,8 @@ use rayon::prelude::*;
 
 use crate::{
     cpu::vector::{GRAIN, par_rows, rows_per_task},
-    device::{modules, 
+    device::{
+        modules,
         divmod::FastDivmod,
         driver::DevicePtr,
         host::Element,
@@ -15,7 +16,7 @@ use crate::{
     element_dispatch,
     error::{Error, Result},
     kernel_params,
-    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::{MAX_RANK, Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -255,4 +256,6 @@ pub const SPEC: OpSpec = OpSpec {
             Case::new("middle", [normal([4, 3, 2, 5])], |x| Ok(vec![x[0].square()?.permute(&[2, 3, 1, 0])?])),
         ]
     },
+    workloads: || vec![Workload::gpu("permute", [normal(IMAGE)], 0.0, |x| x[0].permute(&[0, 3, 1, 2]))],
+    ..OpSpec::BARE
 };

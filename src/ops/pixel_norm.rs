@@ -3,7 +3,7 @@
 
 use crate::{
     error::{Error, Result},
-    op::{Case, OpSpec, Order, normal},
+    op::{registry::{only}, Case, OpSpec, Order, normal},
     tensor::Tensor,
 };
 
@@ -22,4 +22,6 @@ pub const SPEC: OpSpec = OpSpec {
     order: Order::Any,
     kernels: &[],
     cases: || vec![Case::new("codes", [normal([3, 37])], |x| Ok(vec![x[0].pixel_norm(1e-8)?]))],
+    reference: Some(|a| Ok(only("y", a.tensor("x")?.pixel_norm(a.float("eps")?)?))),
+    ..OpSpec::BARE
 };

@@ -4,7 +4,8 @@
 use crate::{
     Device,
     cpu::vector::{GRAIN, par_rows},
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
@@ -12,7 +13,7 @@ use crate::{
     dtype::DType,
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply_on, normal},
+    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply_on, normal},
     random::Philox,
     shape::{Shape, Spec},
     tensor::Tensor,
@@ -141,4 +142,9 @@ pub const SPEC: OpSpec = OpSpec {
             .wrt([]),
         ]
     },
+    workloads: || {
+        let run = |x: &[Tensor]| Tensor::random_normal(IMAGE, x[0].dtype(), x[0].device(), Philox::named(0, "bench"), 0);
+        vec![Workload::gpu("random_normal", [normal([1])], 0.0, run)]
+    },
+    ..OpSpec::BARE
 };

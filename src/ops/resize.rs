@@ -4,14 +4,15 @@
 
 use crate::{
     cpu::stencil::{Reads, separable},
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel},
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     ops::avg_pool2d::vector_threads,
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
@@ -181,4 +182,14 @@ pub const SPEC: OpSpec = OpSpec {
             case("to_one_pixel", [1, 5, 4, 3], [1, 1], Interpolation::Antialiased),
         ]
     },
+    workloads: || {
+        let [n, h, w, _] = IMAGE;
+        let half = move |x: &[Tensor]| x[0].resize([h / 2, w / 2], Interpolation::Antialiased);
+        let patches = normal([2, 1024, 1024, 3]);
+        vec![
+            Workload::gpu("resize", [normal(IMAGE)], 16.0 * (n * h * w / 4 * IMAGE[3]) as f64, half),
+            Workload::cpu("resize_1024_to_256", [patches], |x| x[0].resize([256, 256], Interpolation::Antialiased)),
+        ]
+    },
+    ..OpSpec::BARE
 };

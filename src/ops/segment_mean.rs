@@ -12,7 +12,7 @@ use crate::{
     },
     error::Result,
     float_dispatch,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{drawn, Draw, registry::{Workload}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -137,4 +137,9 @@ pub const SPEC: OpSpec = OpSpec {
         };
         vec![case("ragged", 5, &[0, 3, 4, 21]), case("aligned_rows", 40, &[0, 9]), case("one_row", 3, &[0, 0, 1])]
     },
+    workloads: || {
+        let inputs = [normal([65536, 512]), drawn([65], Draw::Offsets(65536))];
+        vec![Workload::gpu("segment_mean", inputs, 65536.0 * 512.0, |x| x[0].segment_mean(&x[1]))]
+    },
+    ..OpSpec::BARE
 };

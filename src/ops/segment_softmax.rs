@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result},
     float_dispatch, kernel_params,
     math::exp,
-    op::{Case, DeviceArgs, Draw, HostArgs, Input, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{registry::{Workload, only}, Case, DeviceArgs, Draw, HostArgs, Input, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -204,4 +204,9 @@ pub const SPEC: OpSpec = OpSpec {
             case("wide", normal([21, 40]), &[0, 9, 21]),
         ]
     },
+    workloads: || {
+        let inputs = [normal([65536, 8]), drawn([65], Draw::Offsets(65536))];
+        vec![Workload::gpu("segment_softmax", inputs, 8.0 * 65536.0 * 8.0, |x| x[0].segment_softmax(&x[1]))]
+    },
+    reference: Some(|a| Ok(only("y", a.tensor("x")?.segment_softmax(&a.indices("offsets")?)?))),
 };

@@ -19,7 +19,7 @@ use crate::{
     dtype::DType,
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, Draw, HostArgs, Input, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{registry::{Workload, only}, Case, DeviceArgs, Draw, HostArgs, Input, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -281,4 +281,11 @@ pub const SPEC: OpSpec = OpSpec {
             ties.wrt([]),
         ]
     },
+    workloads: || {
+        let inputs = [normal([65536, 64]), drawn([65], Draw::Offsets(65536))];
+        vec![Workload::gpu("segment_topk_mean", inputs, 65536.0 * 64.0, |x| x[0].segment_topk_mean(&x[1], 100))]
+    },
+    reference: Some(|a| {
+        Ok(only("y", a.tensor("scores")?.segment_topk_mean(&a.indices("offsets")?, a.int("k")?)?))
+    }),
 };

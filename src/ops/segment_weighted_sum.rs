@@ -16,7 +16,7 @@ use crate::{
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{drawn, Draw, registry::{Workload, only}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     ops::sum::pairwise,
     shape::Spec,
     tape::{Keep, Vjp},
@@ -254,4 +254,13 @@ pub const SPEC: OpSpec = OpSpec {
             case("one_row", 3, &[0, 1]),
         ]
     },
+    workloads: || {
+        let inputs = [normal([65536, 512]), normal([65536]), drawn([65], Draw::Offsets(65536))];
+        let run = |x: &[Tensor]| x[0].segment_weighted_sum(&x[1], &x[2]);
+        vec![Workload::gpu("segment_weighted_sum", inputs, 2.0 * 65536.0 * 512.0, run)]
+    },
+    reference: Some(|a| {
+        let offsets = a.indices("offsets")?;
+        Ok(only("y", a.tensor("x")?.segment_weighted_sum(a.tensor("weights")?, &offsets)?))
+    }),
 };

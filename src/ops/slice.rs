@@ -2,7 +2,8 @@
 
 use crate::{
     cpu::vector::{par_rows, rows_per_task},
-    device::{modules, 
+    device::{
+        modules,
         divmod::FastDivmod,
         driver::DevicePtr,
         host::Element,
@@ -12,7 +13,7 @@ use crate::{
     element_dispatch,
     error::{Error, Result},
     kernel_params,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -199,4 +200,6 @@ pub const SPEC: OpSpec = OpSpec {
             Case::new("pad", [normal([2, 3, 4])], |x| Ok(vec![x[0].square()?.pad_with_zeros(1, 2, 6)?])),
         ]
     },
+    workloads: || vec![Workload::gpu("slice", [normal(IMAGE)], 0.0, |x| x[0].slice(3, IMAGE[3] / 4, IMAGE[3] / 2))],
+    ..OpSpec::BARE
 };

@@ -2,7 +2,8 @@
 
 use crate::{
     cpu::vector::{par_rows, rows_per_task, sum1, sum2},
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
@@ -10,7 +11,7 @@ use crate::{
     error::{Error, Result},
     float_dispatch, kernel_params,
     math::exp,
-    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{registry::{Workload, only}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -196,4 +197,12 @@ pub const SPEC: OpSpec = OpSpec {
             Case::new("batch", [normal([2, 3, 1, 17])], |x| Ok(vec![x[0].softmax()?])),
         ]
     },
+    workloads: || {
+        let one = |cols: usize| {
+            let run = |x: &[Tensor]| x[0].softmax();
+            Workload::gpu(format!("softmax_{cols}"), [normal([16384, cols])], 8.0 * (16384 * cols) as f64, run)
+        };
+        vec![one(384), one(2048)]
+    },
+    reference: Some(|a| Ok(only("y", a.tensor("x")?.softmax()?))),
 };

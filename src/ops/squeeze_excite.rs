@@ -8,7 +8,8 @@ use rayon::prelude::*;
 
 use crate::{
     cpu::gemm::{Matrix, MatrixMut, Threads, gemm},
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
@@ -17,7 +18,7 @@ use crate::{
     error::{Error, Result},
     float_dispatch, kernel_params,
     math::sigmoid,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply_n, apply1, normal, same_float},
+    op::{registry::{Workload}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply_n, apply1, normal, same_float},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -386,4 +387,14 @@ pub const SPEC: OpSpec = OpSpec {
             }),
         ]
     },
+    workloads: || {
+        let x = [256, 8, 8, 2048];
+        let elements = x.iter().product::<usize>() as f64;
+        let project = [normal(x), normal([x[0], x[3]]), normal([512, x[3]])];
+        vec![
+            Workload::gpu("silu_pool", [normal(x)], 5.0 * elements, |x| Ok(x[0].silu_pool()?[0].clone())),
+            Workload::gpu("excited_linear", project, 1024.0 * elements, |x| x[0].excited_linear(&x[1], &x[2])),
+        ]
+    },
+    ..OpSpec::BARE
 };

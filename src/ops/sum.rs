@@ -3,14 +3,15 @@
 use rayon::prelude::*;
 
 use crate::{
-    device::{modules, 
+    device::{
+        modules,
         driver::{DeviceBuffer, DevicePtr},
         host::Real,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::{MAX_RANK, Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -255,4 +256,12 @@ pub const SPEC: OpSpec = OpSpec {
             Case::new("long", [normal([2100, 2])], |x| Ok(vec![x[0].mean(&[0])?])),
         ]
     },
+    workloads: || {
+        let elements = IMAGE.iter().product::<usize>() as f64;
+        vec![
+            Workload::gpu("sum_channels", [normal(IMAGE)], elements, |x| x[0].sum(&[3])),
+            Workload::gpu("sum_pixels", [normal(IMAGE)], elements, |x| x[0].sum(&[0, 1, 2])),
+        ]
+    },
+    ..OpSpec::BARE
 };

@@ -2,14 +2,15 @@
 
 use crate::{
     cpu::vector::map1 as map,
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
     },
     error::{Error, Result},
     float_dispatch, inlined, kernel_params, math,
-    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -186,4 +187,12 @@ pub const SPEC: OpSpec = OpSpec {
             Case::new("log", [positive()], |x| Ok(vec![x[0].log()?])),
         ]
     },
+    workloads: || {
+        let elements = IMAGE.iter().product::<usize>() as f64;
+        vec![
+            Workload::gpu("square", [normal(IMAGE)], elements, |x| x[0].square()),
+            Workload::gpu("exp", [normal(IMAGE)], elements, |x| x[0].exp()),
+        ]
+    },
+    ..OpSpec::BARE
 };

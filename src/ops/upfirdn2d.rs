@@ -13,9 +13,12 @@ use super::{
     bias_act::{Activation, ActivationParams},
     epilogue::{Epilogue, Fused},
 };
+use serde_json::json;
+
 use crate::{
     cpu::stencil::{Reads, Uniform, dense, separable},
-    device::{modules, 
+    device::{
+        modules,
         divmod::FastDivmod,
         driver::DevicePtr,
         host::Real,
@@ -26,7 +29,7 @@ use crate::{
     float_dispatch,
     gemm::epilogue::EpilogueParams,
     kernel_params,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{registry::{Workload, only}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -349,4 +352,42 @@ pub const SPEC: OpSpec = OpSpec {
             any("one_tap", [1, 3, 4, 2], [1, 1], Upfirdn2d { up: 3, ..plain }),
         ]
     },
+    workloads: || {
+        let run = |resample| {
+            move |x: &[Tensor]| x[0].upfirdn2d(&Filter::low_pass(&[1.0, 3.0, 3.0, 1.0])?, resample)
+        };
+        let plain = Upfirdn2d::default();
+        let gpu = [
+            ("blur", [8, 256, 256, 64], 1, 1, [2, 1, 2, 1]),
+            ("up", [8, 128, 128, 64], 2, 1, [2, 1, 2, 1]),
+            ("down", [8, 256, 256, 64], 1, 2, [1, 1, 1, 1]),
+        ];
+        let gpu = gpu.map(|(name, x, up, down, padding)| {
+            let outputs = x.iter().product::<usize>() * up * up / (down * down);
+            let resample = Upfirdn2d { up, down, padding, ..plain };
+            Workload::gpu(format!("upfirdn2d_{name}"), [normal(x)], 32.0 * outputs as f64, run(resample))
+                .with(json!({ "up": up, "down": down, "padding": padding }))
+        });
+        let cpu = [
+            ("blur_64px_c128", [4, 64, 64, 128], Upfirdn2d { padding: [2, 1, 2, 1], ..plain }),
+            ("up_64px_c128", [4, 64, 64, 128], Upfirdn2d { up: 2, padding: [2, 1, 2, 1], gain: 4.0, ..plain }),
+            ("down_64px_c128", [4, 64, 64, 128], Upfirdn2d { down: 2, padding: [1, 1, 1, 1], ..plain }),
+            ("up_128px_c3", [4, 128, 128, 3], Upfirdn2d { up: 2, padding: [2, 1, 2, 1], gain: 4.0, ..plain }),
+        ];
+        let cpu = cpu.map(|(name, x, resample)| Workload::cpu(format!("upfirdn2d_{name}"), [normal(x)], run(resample)));
+        gpu.into_iter().chain(cpu).collect()
+    },
+    reference: Some(|a| {
+        let taps = a.tensor("filter")?;
+        let extents = taps.shape().as_array().ok_or_else(|| Error::shape("upfirdn2d", "filter is not a matrix"))?;
+        let padding: Vec<i64> = a.floats("padding")?.into_iter().map(|p| p as i64).collect();
+        let resample = Upfirdn2d {
+            up: a.int("up")?,
+            down: a.int("down")?,
+            padding: padding.try_into().map_err(|_| Error::shape("upfirdn2d", "four paddings wanted"))?,
+            flip: a.flag("flip_filter")?,
+            gain: a.float("gain")?,
+        };
+        Ok(only("y", a.tensor("x")?.upfirdn2d(&Filter::new(extents, &taps.to_vec::<f64>()?)?, resample)?))
+    }),
 };

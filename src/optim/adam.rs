@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
-use super::clip::clip_factor;
+use super::{clip::clip_factor, restored};
 use crate::{
     cpu::vector::GRAIN,
     device::{
@@ -173,15 +173,10 @@ impl Adam {
         steps: u64,
         origin: &str,
     ) -> Result<()> {
-        let find = |name: String, param: &Tensor| match tensors.get(&name) {
-            Some(t) if t.spec() == param.spec() => t.to_device(param.device()),
-            Some(t) => {
-                let problem = format!("{name} is {}:{}, not {}", t.shape(), t.dtype(), param.shape());
-                Err(Error::input(origin, problem, "resume with the settings the run began with"))
-            }
-            None => Err(Error::input(origin, format!("{name} is missing"), "resume from an earlier checkpoint")),
+        let pair = |(name, t): (&str, &Tensor)| {
+            let moment = |which| restored(tensors, &format!("{name}.{which}"), t, origin);
+            Ok([moment("m")?, moment("v")?])
         };
-        let pair = |(name, t): (&str, &Tensor)| Ok([find(format!("{name}.m"), t)?, find(format!("{name}.v"), t)?]);
         self.moments = params.named_trainable().map(pair).collect::<Result<_>>()?;
         self.steps = steps;
         Ok(())

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::restored;
 use crate::{
-    error::{Error, Result},
+    error::Result,
     nn::builder::Params,
     ops::lerp::{lerp, lerp_by},
     tensor::Tensor,
@@ -54,14 +55,7 @@ impl Ema {
 
     /// Takes up the averages that [`Ema::named`] gave. `origin` names the file in errors.
     pub fn restore(&mut self, params: &Params, tensors: &HashMap<String, Tensor>, origin: &str) -> Result<()> {
-        let find = |(name, t): (&str, &Tensor)| match tensors.get(name) {
-            Some(average) if average.spec() == t.spec() => average.to_device(t.device()),
-            Some(average) => {
-                let problem = format!("{name} is {}:{}, not {}", average.shape(), average.dtype(), t.shape());
-                Err(Error::input(origin, problem, "resume with the settings the run began with"))
-            }
-            None => Err(Error::input(origin, format!("{name} is missing"), "resume from an earlier checkpoint")),
-        };
+        let find = |(name, t): (&str, &Tensor)| restored(tensors, name, t, origin);
         self.averages = params.named().map(find).collect::<Result<_>>()?;
         Ok(())
     }

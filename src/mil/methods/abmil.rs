@@ -10,7 +10,7 @@ use crate::{
     mil::{
         embedding::{Embedding, check_dropout},
         features::{FeatureDims, Reads},
-        method::{Method, MethodSpec, with},
+        method::{ISG_SLIDE, Method, MethodSpec, with},
         network::{Aggregator, Dims, Input, Mode, Network, PatchMap},
         transformer::HEAD_GAIN,
     },
@@ -35,6 +35,7 @@ pub const SPEC: MethodSpec = MethodSpec {
     name: "abmil",
     title: "ABMIL",
     cites: "Ilse, Tomczak, Welling: Attention-based Deep Multiple Instance Learning. ICML 2018",
+    slide: ISG_SLIDE,
     preset: |preset| {
         Arc::new(match preset {
             Preset::Paper => Abmil { hidden: 512, attention: 256, dropout: 0.25 },

@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     mil::{
         features::{FeatureDims, Reads},
-        method::{Method, MethodSpec, with},
+        method::{ISG_SLIDE, Method, MethodSpec, with},
         network::{Dims, Mode, Network, PatchEncoder, Patches},
         transformer::{PatchEmbedding, Transformer, TransformerConfig},
     },
@@ -64,6 +64,7 @@ pub const SPEC: MethodSpec = MethodSpec {
     name: "cyclemlp",
     title: "CycleMLP",
     cites: "Chen et al.: CycleMLP: A MLP-like Architecture for Dense Prediction. ICLR 2022",
+    slide: ISG_SLIDE,
     preset: |preset| {
         Arc::new(match preset {
             Preset::Paper => CycleMlp::paper(),
@@ -148,8 +149,8 @@ struct Halving {
 
 impl Halving {
     fn new(b: &mut Builder, inputs: usize, outputs: usize) -> Result<Halving> {
-        let deviation = 1.0 / ((9 * inputs) as f64).sqrt();
-        let weight = b.param("weight", [outputs, 3, 3, inputs], Init::Normal(deviation))?;
+        let std = 1.0 / ((9 * inputs) as f64).sqrt();
+        let weight = b.param("weight", [outputs, 3, 3, inputs], Init::Normal(std))?;
         Ok(Halving { weight, bias: b.param("bias", [outputs], Init::Constant(0.0))? })
     }
 

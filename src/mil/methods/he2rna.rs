@@ -62,6 +62,7 @@ pub const SPEC: MethodSpec = MethodSpec {
     title: "HE2RNA",
     cites: "Schmauch et al.: A deep learning model to predict RNA-Seq expression of tumours from whole slide images. \
             Nature Communications 2020",
+    slide: (100, FeatureDims { global: 2048, cell: 0, grid: 0 }),
     preset: |preset| {
         Arc::new(match preset {
             Preset::Paper => He2rna::paper(),

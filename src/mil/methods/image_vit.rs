@@ -85,9 +85,9 @@ impl ImageVit {
     pub fn of_squares(&self, b: &mut Builder, squares: usize, genes: usize) -> Result<Network> {
         self.check()?;
         let (width, px) = (self.vit_width, self.square_px);
-        let deviation = 1.0 / ((3 * px * px) as f64).sqrt();
+        let std = 1.0 / ((3 * px * px) as f64).sqrt();
         let encoder = SquareEmbedding {
-            weight: b.param("patch_embed.proj.weight", [width, 3, px, px], Init::Normal(deviation))?,
+            weight: b.param("patch_embed.proj.weight", [width, 3, px, px], Init::Normal(std))?,
             bias: b.param("patch_embed.proj.bias", [width], Init::Constant(0.0))?,
         };
         let block = VitConfig { width, heads: self.vit_heads, mlp: width * self.vit_mlp_ratio };
@@ -109,6 +109,7 @@ pub const SPEC: MethodSpec = MethodSpec {
     name: "image-vit",
     title: "ViT on the slide's image",
     cites: "Dosovitskiy et al.: An Image is Worth 16x16 Words. ICLR 2021",
+    slide: (576, FeatureDims { global: 0, cell: 3, grid: 16 }),
     preset: |preset| {
         Arc::new(match preset {
             Preset::Paper => ImageVit::paper(),

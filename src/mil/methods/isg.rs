@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     mil::{
         features::{FeatureDims, Reads},
-        method::{Method, MethodSpec, with},
+        method::{ISG_SLIDE, Method, MethodSpec, with},
         network::{Dims, Mode, Network, PatchEncoder, PatchMap, Patches},
         transformer::{PatchEmbedding, Transformer, TransformerConfig},
     },
@@ -97,6 +97,7 @@ pub const SPEC: MethodSpec = MethodSpec {
     name: "isg",
     title: "Dual Attention network",
     cites: "Yang, Pan, Liu, Stone: ISG: I can See Your Gene Expression. BMVC 2022",
+    slide: ISG_SLIDE,
     preset: |preset| match preset {
         Preset::Paper => Arc::new(Isg::paper()),
         Preset::Small => Arc::new(Isg::small()),

@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     mil::{
         features::{FeatureDims, Reads},
-        method::{ClosedForm, Fit, Method, MethodSpec, TrainingData, with},
+        method::{ISG_SLIDE, ClosedForm, Fit, Method, MethodSpec, TrainingData, with},
         network::{Aggregator, Dims, Input, Mode, Network, PatchEncoder, Patches},
     },
     nn::{
@@ -28,6 +28,7 @@ pub const SPEC: MethodSpec = MethodSpec {
     name: "mean",
     title: "mean of the training targets",
     cites: "",
+    slide: ISG_SLIDE,
     preset: |_| Arc::new(Mean {}),
     training: |_, train| train.members = 1,
     with: with::<Mean>,

@@ -11,7 +11,7 @@ use crate::{
     mil::{
         embedding::GlobalVectors,
         features::{FeatureDims, Reads},
-        method::{Method, MethodSpec, with},
+        method::{ISG_SLIDE, Method, MethodSpec, with},
         network::{Aggregator, Dims, Input, Mode, Network},
         transformer::HEAD_GAIN,
     },
@@ -36,6 +36,7 @@ pub const SPEC: MethodSpec = MethodSpec {
     title: "MLP on mean features",
     cites: "Schmauch et al.: A deep learning model to predict RNA-Seq expression of tumours from whole slide images. \
             Nature Communications 2020",
+    slide: ISG_SLIDE,
     preset: |preset| {
         let (hidden, dropout) = match preset {
             Preset::Paper => (vec![512], 0.0),

@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     mil::{
         features::{FeatureDims, Reads},
-        method::{Method, MethodSpec, with},
+        method::{ISG_SLIDE, Method, MethodSpec, with},
         network::{Dims, Mode, Network, PatchEncoder, Patches},
         transformer::{PatchEmbedding, Transformer, TransformerConfig},
     },
@@ -68,6 +68,7 @@ pub const SPEC: MethodSpec = MethodSpec {
     name: "mpvit",
     title: "MPViT",
     cites: "Lee et al.: MPViT: Multi-Path Vision Transformer for Dense Prediction. CVPR 2022",
+    slide: ISG_SLIDE,
     preset: |preset| {
         Arc::new(match preset {
             Preset::Paper => Mpvit::paper(),

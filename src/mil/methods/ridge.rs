@@ -11,7 +11,7 @@ use crate::{
     error::Result,
     mil::{
         features::{FeatureDims, Moments, Reads},
-        method::{ClosedForm, Fit, Method, MethodSpec, TrainingData, with},
+        method::{ISG_SLIDE, ClosedForm, Fit, Method, MethodSpec, TrainingData, with},
         network::{Aggregator, Dims, Input, Mode, Network, PatchEncoder, Patches},
         ridge as solver,
     },
@@ -29,6 +29,7 @@ pub const SPEC: MethodSpec = MethodSpec {
     name: "ridge",
     title: "ridge regression on mean features",
     cites: "Hoerl, Kennard: Ridge regression: biased estimation for nonorthogonal problems. Technometrics 1970",
+    slide: ISG_SLIDE,
     preset: |_| Arc::new(Ridge {}),
     training: |_, train| train.members = 1,
     with: with::<Ridge>,
@@ -58,7 +59,7 @@ impl ClosedForm for Ridge {
     fn solve(&self, data: &TrainingData) -> Result<Vec<(String, Shape, Vec<f64>)>> {
         let reads = self.reads(data.set.dims);
         let parts: Vec<&Moments> = data.features.global.iter().chain(&data.features.cube).collect();
-        let scale = || parts.iter().flat_map(|part| part.mean.iter().zip(&part.span));
+        let scale = || parts.iter().flat_map(|part| part.mean.iter().zip(&part.std));
         let row = |&slide: &usize| -> Result<Vec<f64>> {
             let means = data.set.mean_features(slide, reads)?;
             Ok(means.iter().zip(scale()).map(|(v, (m, s))| (v - f64::from(*m)) / f64::from(*s)).collect())

@@ -43,6 +43,7 @@ pub const SPEC: MethodSpec = MethodSpec {
     title: "SEQUOIA",
     cites: "Pizurica et al.: Digital profiling of gene expression from histology images with linearized attention. \
             Nature Communications 2024",
+    slide: (100, FeatureDims { global: 2048, cell: 0, grid: 0 }),
     preset: |preset| {
         Arc::new(match preset {
             Preset::Paper => Sequoia { clusters: 100, depth: 6, heads: 16, head_width: 64 },

@@ -13,7 +13,7 @@ use crate::{
     mil::{
         embedding::{Embedding, check_dropout},
         features::{FeatureDims, Reads},
-        method::{Method, MethodSpec, with},
+        method::{ISG_SLIDE, Method, MethodSpec, with},
         network::{Aggregator, Dims, Input, Mode, Network},
         transformer::HEAD_GAIN,
     },
@@ -36,6 +36,7 @@ pub const SPEC: MethodSpec = MethodSpec {
     name: "tile-vote",
     title: "Votes of tiles",
     cites: "Kather et al.: Deep learning can predict microsatellite instability directly from histology. Nature Medicine 2019",
+    slide: ISG_SLIDE,
     preset: |preset| {
         Arc::new(match preset {
             Preset::Paper => TileVote { hidden: vec![256], dropout: 0.25 },

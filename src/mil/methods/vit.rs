@@ -9,7 +9,7 @@ use crate::{
     error::Result,
     mil::{
         features::{FeatureDims, Reads},
-        method::{Method, MethodSpec, with},
+        method::{ISG_SLIDE, Method, MethodSpec, with},
         network::{Dims, Mode, Network, PatchEncoder, Patches},
         transformer::{PatchEmbedding, Transformer, TransformerConfig},
     },
@@ -31,6 +31,7 @@ pub const SMALL: MethodSpec = MethodSpec {
     name: "vit-s",
     title: "ViT-S",
     cites: CITES,
+    slide: ISG_SLIDE,
     preset: |preset| {
         Arc::new(match preset {
             Preset::Paper => Vit { transformer: TransformerConfig::vit_s() },

@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     mil::{
         features::{FeatureDims, Reads},
-        method::{Method, MethodSpec, with},
+        method::{ISG_SLIDE, Method, MethodSpec, with},
         network::{Dims, Mode, Network, PatchEncoder, Patches},
         transformer::{PatchEmbedding, Transformer, TransformerConfig},
     },
@@ -58,6 +58,7 @@ pub const SPEC: MethodSpec = MethodSpec {
     name: "vit-mb",
     title: "ViT-MB",
     cites: "Yang, Pan, Liu, Stone: ISG: I can See Your Gene Expression. BMVC 2022",
+    slide: ISG_SLIDE,
     preset: |preset| {
         Arc::new(match preset {
             Preset::Paper => VitMb::paper(),

@@ -2,7 +2,8 @@
 
 use super::Sizes;
 use crate::{
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         kernel::{FLOATS, Kernel, KernelInfo},
     },

@@ -4,7 +4,8 @@
 
 use crate::{
     cpu::vector::{par_rows, rows_per_task},
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::Real,
         index::count31,

@@ -12,7 +12,8 @@ use crate::{
     DType,
     conv2d::{Conv2d, Geometry},
     cpu::conv2d::input_gradient,
-    device::{modules, 
+    device::{
+        modules,
         divmod::FastDivmod,
         driver::DevicePtr,
         host::Real,

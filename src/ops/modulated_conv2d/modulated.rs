@@ -9,7 +9,8 @@ use rayon::prelude::*;
 use crate::{
     conv2d::{Conv2d, Geometry},
     cpu::conv2d::{forward, input_gradient},
-    device::{modules, 
+    device::{
+        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{KernelInfo, concat},

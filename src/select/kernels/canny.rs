@@ -1,5 +1,6 @@
 //! Canny's edges of a batch of images `u8 [n, h, w, 3]`, pixel for pixel those of [`crate::select::canny`] on every device.
 
+use super::PATCHES;
 use super::{
     shannon::images,
     texture::{GreyBatch, greys},
@@ -13,7 +14,7 @@ use crate::{
     dtype::DType,
     error::{Error, Result},
     kernel_params,
-    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply_n, drawn},
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply_n, drawn, registry::Workload},
     select::canny::{self, Canny},
     shape::Spec,
     tape::Keep,
@@ -149,9 +150,17 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+fn workloads() -> Vec<Workload> {
+    vec![Workload::gpu("canny", [drawn(PATCHES, Draw::Bytes)], 0.0, |x| {
+        Ok(x[0].canny_edges(&Canny::default())?[0].clone())
+    })]
+}
+
 pub static SPEC: OpSpec = OpSpec {
     name: "canny",
     order: Order::None,
     kernels: &[THIN3.info(), THIN5.info(), THIN7.info(), LINK.info(), MARK.info(), FINISH.info()],
     cases,
+    workloads,
+    ..OpSpec::BARE
 };

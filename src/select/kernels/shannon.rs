@@ -3,6 +3,7 @@
 //!
 //! Scores are unsigned 64-bit numbers; a tensor holds each as two `i32`, the lower half first ([`Tensor::to_scores`]).
 
+use super::PATCHES;
 use crate::{
     device::{
         driver::DevicePtr,
@@ -13,7 +14,7 @@ use crate::{
     error::{Error, Result},
     image::RgbImage,
     kernel_params,
-    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn},
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, registry::Workload},
     select::shannon::{
         self, MAX_PIXEL_BYTES,
         predict::{CHUNK_BYTES, ChunkGrid},
@@ -237,4 +238,9 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-pub static SPEC: OpSpec = OpSpec { name: "shannon", order: Order::None, kernels: KERNELS, cases };
+fn workloads() -> Vec<Workload> {
+    vec![Workload::gpu("shannon", [drawn(PATCHES, Draw::Bytes)], 0.0, |x| x[0].shannon_bits())]
+}
+
+pub static SPEC: OpSpec =
+    OpSpec { name: "shannon", order: Order::None, kernels: KERNELS, cases, workloads, ..OpSpec::BARE };

@@ -1,5 +1,6 @@
 //! JPEG scores of a batch of images: the bits of each one's entropy-coded blocks ([`crate::select::jpeg`]).
 
+use super::PATCHES;
 use crate::{
     device::{
         driver::DevicePtr,
@@ -9,7 +10,7 @@ use crate::{
     dtype::DType,
     error::Result,
     kernel_params,
-    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn},
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, registry::Workload},
     select::jpeg,
     select::kernels::shannon::{infer_scores, score_images},
     shape::Spec,
@@ -88,4 +89,9 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-pub static SPEC: OpSpec = OpSpec { name: "shannon_jpeg", order: Order::None, kernels: &[SCORE.info()], cases };
+fn workloads() -> Vec<Workload> {
+    vec![Workload::gpu("shannon_jpeg", [drawn(PATCHES, Draw::Bytes)], 0.0, |x| x[0].shannon_jpeg(80))]
+}
+
+pub static SPEC: OpSpec =
+    OpSpec { name: "shannon_jpeg", order: Order::None, kernels: &[SCORE.info()], cases, workloads, ..OpSpec::BARE };

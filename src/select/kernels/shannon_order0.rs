@@ -1,5 +1,6 @@
 //! Order-0 scores of a batch of images: the entropy of each one's predicted residuals ([`crate::select::order0`]).
 
+use super::PATCHES;
 use crate::{
     device::{
         kernel::{Kernel, UNTYPED},
@@ -7,7 +8,7 @@ use crate::{
     },
     dtype::DType,
     error::Result,
-    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn},
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, registry::Workload},
     select::kernels::shannon::{ScoreParams, infer_scores, score_images, score_params},
     select::order0,
     shape::Spec,
@@ -62,4 +63,9 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-pub static SPEC: OpSpec = OpSpec { name: "shannon_order0", order: Order::None, kernels: &[SCORE.info()], cases };
+fn workloads() -> Vec<Workload> {
+    vec![Workload::gpu("shannon_order0", [drawn(PATCHES, Draw::Bytes)], 0.0, |x| x[0].shannon_order0())]
+}
+
+pub static SPEC: OpSpec =
+    OpSpec { name: "shannon_order0", order: Order::None, kernels: &[SCORE.info()], cases, workloads, ..OpSpec::BARE };

@@ -3,6 +3,7 @@
 //!
 //! Histogram and gradient are integers and the same on every device; energies are f32 and agree within rounding.
 
+use super::PATCHES;
 use super::shannon::{images, infer_scores};
 use crate::{
     device::{
@@ -14,7 +15,7 @@ use crate::{
     error::{Error, Result},
     image::RgbImage,
     kernel_params,
-    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn},
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, registry::Workload},
     select::{dog::Dog, gaussian::BandPass, gradient, grey::GreyImage, log::Log},
     shape::Spec,
     tape::Keep,
@@ -264,9 +265,24 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+fn workloads() -> Vec<Workload> {
+    let band = |name: &str, filter: Result<BandPass>| {
+        let filter = filter.expect("a sound sigma");
+        Workload::gpu(name, [drawn(PATCHES, Draw::Bytes)], 0.0, move |x| x[0].band_energy(&filter))
+    };
+    vec![
+        Workload::gpu("grey_histogram", [drawn(PATCHES, Draw::Bytes)], 0.0, |x| x[0].grey_histogram()),
+        Workload::gpu("gradient_steps", [drawn(PATCHES, Draw::Bytes)], 0.0, |x| x[0].gradient_steps()),
+        band("dog", Dog::default().filter()),
+        band("log", Log::default().filter()),
+    ]
+}
+
 pub static SPEC: OpSpec = OpSpec {
     name: "texture",
     order: Order::None,
     kernels: &[HISTOGRAM.info(), GRADIENT.info(), BAND8.info(), BAND16.info(), BAND32.info(), BAND_SUM.info()],
     cases,
+    workloads,
+    ..OpSpec::BARE
 };

@@ -19,7 +19,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use isg::Device;
+use isg::device::DeviceId;
 use serde_json::json;
 
 use case::CaseFile;
@@ -60,9 +60,10 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<bool> {
     let precision = Precision::parse(&args.dtype)?;
-    let device = Device::named(&args.device)?;
+    let id = DeviceId::parse(&args.device)?;
+    let device = id.open()?;
     if precision.tf32 {
-        if args.device == "cpu" {
+        if id == DeviceId::Cpu {
             bail!("tf32 is a mode of tensor cores; the cpu device multiplies in full f32");
         }
         device.set_precision(isg::device::Precision::TF32);
@@ -119,4 +120,28 @@ fn case_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passes(device: &str, dtype: &str) {
+        let cases = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("cases");
+        assert!(case_files(std::slice::from_ref(&cases)).expect("cases").len() > 90, "the small set is whole");
+        let args = Args { device: device.to_string(), dtype: dtype.to_string(), json: false, paths: vec![cases] };
+        assert!(run(&args).expect("cases that can be read"), "{device} {dtype}: the lines above say which failed");
+    }
+
+    #[test]
+    fn the_cpu_passes_every_case_that_comes_along() {
+        passes("cpu", "f64");
+        passes("cpu", "f32");
+    }
+
+    #[test]
+    fn the_kernels_pass_every_case_that_comes_along() {
+        passes("emulator", "f32");
+        passes("emulator", "bf16");
+    }
 }

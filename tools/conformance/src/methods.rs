@@ -159,6 +159,7 @@ fn loss(subject: &Subject) -> Result<Loss> {
     let target = subject.input("target")?.cast(subject.dtype)?;
     Ok(match subject.case.text("loss")? {
         "mse" => Box::new(move |y| y.mse_loss(&target)),
+        "bce" => Box::new(move |y| y.bce_with_logits(&target, None)),
         unknown => bail!("unknown loss `{unknown}`"),
     })
 }
