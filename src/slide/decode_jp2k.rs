@@ -11,6 +11,7 @@ use super::{
     jp2k_packets::{self as packets, Rect, Resolution, TileComponent},
     jp2k_wavelet::{self as wavelet, Lift, Plane},
 };
+use crate::{inlined, vectorised};
 
 /// The most pixels one codestream may hold: its samples pass through 32-bit planes.
 const MAX_PX: usize = 1 << 24;
@@ -89,13 +90,13 @@ fn decode_tile(tile: &TilePart, area: Rect, size: &Size, planes: &mut [(Rect, Ve
     }
     for ((samples, c), (plane_area, plane)) in samples.iter().zip(&size.components).zip(planes) {
         let (most, shift) = ((1_i32 << c.precision) - 1, if c.signed { 0 } else { 1_i32 << (c.precision - 1) });
-        let to_byte = |value: i32| {
-            let value = value.saturating_add(shift).clamp(0, most);
-            if c.precision > 8 { (value >> (c.precision - 8)) as u8 } else { (value * 255 / most) as u8 }
-        };
-        match samples {
-            Samples::Real(p) => store(p, plane_area, plane, |v| to_byte(v.round_ties_even() as i32)),
-            Samples::Whole(p) => store(p, plane_area, plane, to_byte),
+        match c.precision {
+            8 => store(samples, plane_area, plane, inlined!(|v| v.saturating_add(shift).clamp(0, 255) as u8)),
+            9.. => {
+                let drop = c.precision - 8;
+                store(samples, plane_area, plane, |v| (v.saturating_add(shift).clamp(0, most) >> drop) as u8);
+            }
+            _ => store(samples, plane_area, plane, |v| (v.saturating_add(shift).clamp(0, most) * 255 / most) as u8),
         }
     }
     Ok(())
@@ -157,38 +158,52 @@ fn undo_colour_transform(samples: &mut [Samples]) -> Result<(), String> {
             if a.samples.len() != b.samples.len() || a.samples.len() != c.samples.len() {
                 return Err(apart.into());
             }
-            for ((a, b), c) in a.samples.iter_mut().zip(&mut b.samples).zip(&mut c.samples) {
-                let (y, u, v) = (*a, *b, *c);
-                *a = y + v * 1.402;
-                *b = y - u * 0.34413 - v * 0.71414;
-                *c = y + u * 1.772;
-            }
+            vectorised!({
+                for ((a, b), c) in a.samples.iter_mut().zip(&mut b.samples).zip(&mut c.samples) {
+                    let (y, u, v) = (*a, *b, *c);
+                    *a = y + v * 1.402;
+                    *b = y - u * 0.34413 - v * 0.71414;
+                    *c = y + u * 1.772;
+                }
+            });
         }
         (Samples::Whole(a), Samples::Whole(b), Samples::Whole(c)) => {
             if a.samples.len() != b.samples.len() || a.samples.len() != c.samples.len() {
                 return Err(apart.into());
             }
-            for ((a, b), c) in a.samples.iter_mut().zip(&mut b.samples).zip(&mut c.samples) {
-                let (y, u, v) = (*a, *b, *c);
-                let green = y.wrapping_sub(u.wrapping_add(v) >> 2);
-                (*a, *b, *c) = (v.wrapping_add(green), green, u.wrapping_add(green));
-            }
+            vectorised!({
+                for ((a, b), c) in a.samples.iter_mut().zip(&mut b.samples).zip(&mut c.samples) {
+                    let (y, u, v) = (*a, *b, *c);
+                    let green = y.wrapping_sub(u.wrapping_add(v) >> 2);
+                    (*a, *b, *c) = (v.wrapping_add(green), green, u.wrapping_add(green));
+                }
+            });
         }
         _ => return Err(apart.into()),
     }
     Ok(())
 }
 
-/// Copies a tile's samples into the plane of the whole component.
-fn store<T: Copy>(from: &Plane<T>, area: &Rect, plane: &mut [u8], to_byte: impl Fn(T) -> u8) {
+/// Copies a tile's samples, rounded to whole numbers, into the plane of the whole component.
+fn store(from: &Samples, area: &Rect, plane: &mut [u8], to_byte: impl Fn(i32) -> u8 + Copy) {
+    match from {
+        Samples::Real(from) => store_plane(from, area, plane, inlined!(|v: f32| to_byte(v.round_ties_even() as i32))),
+        Samples::Whole(from) => store_plane(from, area, plane, to_byte),
+    }
+}
+
+fn store_plane<T: Copy>(from: &Plane<T>, area: &Rect, plane: &mut [u8], to_byte: impl Fn(T) -> u8 + Copy) {
     if from.width == 0 {
         return;
     }
     for (row, values) in from.samples.chunks_exact(from.width).enumerate() {
         let start = (from.y0 - area.y0 + row) * area.width() + from.x0 - area.x0;
-        for (out, &value) in plane[start..start + from.width].iter_mut().zip(values) {
-            *out = to_byte(value);
-        }
+        let out = &mut plane[start..start + from.width];
+        vectorised!([to_byte], {
+            for (out, &value) in out.iter_mut().zip(values) {
+                *out = to_byte(value);
+            }
+        });
     }
 }
 

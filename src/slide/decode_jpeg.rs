@@ -7,7 +7,7 @@
 //! A stream that ends before its last block is refused, never filled with grey.
 
 use super::{
-    colour::CHROMA,
+    colour::row_to_rgb,
     failure::Failure,
     jpeg_entropy::{self as entropy, Band, Bits, HuffmanTable},
     jpeg_idct as idct,
@@ -324,17 +324,12 @@ impl Decoder {
             };
             let (i, _, _) = scan.members[member];
             let (Some(dc), Some(ac), quant) = tables[member] else { return };
-            let any_ac = entropy::sequential_block(bits, dc, ac, &mut previous[member], &mut block);
+            let end = entropy::sequential_block(bits, dc, ac, &mut previous[member], &mut block);
             let stride = frame.components[i].padded_wide * 8;
             let out = &mut planes[i][row * 8 * stride + column * 8..];
             let out_len = out.len().min(7 * stride + 8);
-            if any_ac {
-                idct::block(&block, quant, &mut out[..out_len], stride);
-                block = [0; 64];
-            } else {
-                idct::flat_block(block[0], quant[0], &mut out[..out_len], stride);
-                block[0] = 0;
-            }
+            idct::block(&block, end, quant, &mut out[..out_len], stride);
+            block = [0; 64];
         })
     }
 
@@ -396,7 +391,7 @@ impl Decoder {
                     let out = &mut plane[row * 8 * stride + column * 8..];
                     let out_len = out.len().min(7 * stride + 8);
                     if let Some(quant) = quant {
-                        idct::block(block, quant, &mut out[..out_len], stride);
+                        idct::block(block, 64, quant, &mut out[..out_len], stride);
                     }
                 }
                 self.planes.push(plane);
@@ -505,17 +500,22 @@ fn interleave(frame: &Frame, planes: &[Plane], convert: bool) -> Decoded {
     let (width_px, height_px, channels) = (frame.width_px, frame.height_px, planes.len());
     let mut samples = vec![0; width_px * height_px * channels];
     // Rows at full resolution; room for a last sample pair that sticks out.
-    let mut rows = vec![vec![0_u8; width_px + 8]; channels];
+    let mut upsampled = vec![vec![0_u8; width_px + 8]; channels];
     for (y, out) in samples.chunks_exact_mut(width_px * channels).enumerate() {
-        for ((plane, component), row) in planes.iter().zip(&frame.components).zip(&mut rows) {
+        let rows = planes.iter().zip(&frame.components).zip(&mut upsampled).map(|((plane, component), row)| {
             let (across, down) = (frame.max_across / component.across, frame.max_down / component.down);
+            if (across, down) == (1, 1) {
+                return plane.row(y);
+            }
             row.resize((plane.width * across).max(width_px), 0);
             upsample::row(plane, across, down, y, row);
-        }
+            &row[..]
+        });
+        let rows: Vec<&[u8]> = rows.collect();
         match &rows[..] {
-            [grey] => out.copy_from_slice(&grey[..width_px]),
-            [a, b, c] if convert => to_rgb(&a[..width_px], &b[..width_px], &c[..width_px], out),
-            [a, b, c] => {
+            &[grey] => out.copy_from_slice(&grey[..width_px]),
+            &[a, b, c] if convert => row_to_rgb(&a[..width_px], &b[..width_px], &c[..width_px], out),
+            &[a, b, c] => {
                 for (((o, &a), &b), &c) in out.chunks_exact_mut(3).zip(a).zip(b).zip(c) {
                     o.copy_from_slice(&[a, b, c]);
                 }
@@ -528,15 +528,4 @@ fn interleave(frame: &Frame, planes: &[Plane], convert: bool) -> Decoded {
         }
     }
     Decoded { width_px, height_px, channels, samples }
-}
-
-fn to_rgb(luma: &[u8], cb: &[u8], cr: &[u8], out: &mut [u8]) {
-    let tables = &*CHROMA;
-    for (((o, &y), &cb), &cr) in out.chunks_exact_mut(3).zip(luma).zip(cb).zip(cr) {
-        let (y, cb, cr) = (i32::from(y), usize::from(cb), usize::from(cr));
-        let green = (tables.green_from_cb[cb] + tables.green_from_cr[cr]) >> 16;
-        o[0] = (y + tables.red_from_cr[cr]).clamp(0, 255) as u8;
-        o[1] = (y + green).clamp(0, 255) as u8;
-        o[2] = (y + tables.blue_from_cb[cb]).clamp(0, 255) as u8;
-    }
 }

@@ -4,6 +4,8 @@
 //! before it is added (no fused multiply-add), because a pixel equals the reference's only if every rounding does:
 //! the high-pass gain is its 1.625732422, not 2/K.
 
+use crate::vectorised;
+
 const ALPHA: f32 = -1.586_134_3;
 const BETA: f32 = -0.052_980_117;
 const GAMMA: f32 = 0.882_911_1;
@@ -131,7 +133,12 @@ impl<T: Copy + Default> Plane<T> {
 }
 
 /// One level up: the low-pass plane and the three detail planes become the plane `x0..x1, y0..y1`.
-pub fn compose<T: Lift>(low: &Plane<T>, details: &[Plane<T>; 3], [x0, y0, x1, y1]: [usize; 4]) -> Plane<T> {
+pub fn compose<T: Lift>(low: &Plane<T>, details: &[Plane<T>; 3], area: [usize; 4]) -> Plane<T> {
+    vectorised!(compose_with(low, details, area))
+}
+
+#[inline(always)]
+fn compose_with<T: Lift>(low: &Plane<T>, details: &[Plane<T>; 3], [x0, y0, x1, y1]: [usize; 4]) -> Plane<T> {
     let mut out = Plane::zeros(x0, y0, x1, y1);
     if out.samples.is_empty() {
         return out;

@@ -26,6 +26,9 @@ const LOOK_BITS: u32 = 10;
 pub struct HuffmanTable {
     /// By the next [`LOOK_BITS`] bits: symbol << 8 | code length, or 0 where the code is longer.
     look: Vec<u16>,
+    /// By the same index, where a code and the value behind it lie in them: value << 16 | run << 8 | bits of both, else 0. Of AC
+    /// coefficients, most of which are small.
+    whole: Vec<u32>,
     /// By code length: one past the largest code, left-aligned to 16 bits; and what turns a code into a symbol index.
     limit: [u32; 18],
     offset: [i32; 18],
@@ -39,8 +42,9 @@ impl HuffmanTable {
         if total > 256 || total != symbols.len() {
             return Err("has a broken Huffman table".into());
         }
+        let look = vec![0; 1 << LOOK_BITS];
         let mut table =
-            HuffmanTable { look: vec![0; 1 << LOOK_BITS], limit: [0; 18], offset: [0; 18], symbols: symbols.to_vec() };
+            HuffmanTable { look, whole: Vec::new(), limit: [0; 18], offset: [0; 18], symbols: symbols.to_vec() };
         let (mut code, mut index) = (0_u32, 0_usize);
         for length in 1..=16_u32 {
             table.offset[length as usize] = index as i32 - code as i32;
@@ -60,8 +64,25 @@ impl HuffmanTable {
             code <<= 1;
         }
         table.limit[17] = u32::MAX;
+        table.whole = (0_u32..).zip(&table.look).map(|(bits, &entry)| whole(bits, entry)).collect();
         Ok(table)
     }
+}
+
+/// An entry of [`HuffmanTable::whole`].
+fn whole(bits: u32, entry: u16) -> u32 {
+    let (length, run, size) = (u32::from(entry & 0xff), u32::from(entry >> 12), u32::from(entry >> 8 & 15));
+    if entry == 0 || size == 0 || length + size > LOOK_BITS {
+        return 0;
+    }
+    let value = bits >> (LOOK_BITS - length - size) & ((1 << size) - 1);
+    (extended(value as i32, size) as u32) << 16 | run << 8 | (length + size)
+}
+
+/// A value of `size` bits, at least one, in JPEG's signed form.
+#[inline(always)]
+fn extended(value: i32, size: u32) -> i32 {
+    if value < 1 << (size - 1) { value - (1 << size) + 1 } else { value }
 }
 
 /// Bits of one restart interval, stuffing removed, most significant first. Past the end it reads zeros and remembers.
@@ -78,10 +99,10 @@ impl<'a> Bits<'a> {
         Bits { bytes, at: 0, hold: 0, held: 0, overrun: false }
     }
 
-    /// At least 48 bits are held afterwards: a code and its value bits.
+    /// At least 32 bits are held afterwards: a code and its value bits.
     #[inline(always)]
     fn refill(&mut self) {
-        if self.held >= 48 {
+        if self.held >= 32 {
             return;
         }
         if let Some(next) = self.bytes.get(self.at..self.at + 8) {
@@ -131,10 +152,16 @@ impl<'a> Bits<'a> {
         value
     }
 
+    /// The next [`LOOK_BITS`] bits of those held.
+    #[inline(always)]
+    fn next(&self) -> usize {
+        (self.hold >> (64 - LOOK_BITS)) as usize
+    }
+
     #[inline(always)]
     fn symbol(&mut self, table: &HuffmanTable) -> u8 {
         self.refill();
-        let entry = table.look[(self.hold >> (64 - LOOK_BITS)) as usize];
+        let entry = table.look[self.next()];
         if entry != 0 {
             self.skip(u32::from(entry & 0xff));
             return (entry >> 8) as u8;
@@ -159,7 +186,7 @@ impl<'a> Bits<'a> {
         table.symbols.get(index as usize).copied().unwrap_or(0)
     }
 
-    /// A value of `count` bits in JPEG's signed form. [`Bits::symbol`] has left at least 32 bits.
+    /// A value of `count` bits in JPEG's signed form. [`Bits::symbol`] has left at least 16 bits.
     #[inline(always)]
     fn signed(&mut self, count: u32) -> i32 {
         if count == 0 {
@@ -168,11 +195,11 @@ impl<'a> Bits<'a> {
         let count = count.min(16);
         let value = (self.hold >> (64 - count)) as i32;
         self.skip(count);
-        if value < 1 << (count - 1) { value - (1 << count) + 1 } else { value }
+        extended(value, count)
     }
 }
 
-/// A sequential block: DC difference and all AC coefficients. Returns whether any AC coefficient is not zero.
+/// A sequential block: DC difference and all AC coefficients. Returns where in zigzag order only zeros are left, at least 1.
 #[inline(always)]
 pub fn sequential_block(
     bits: &mut Bits,
@@ -180,13 +207,23 @@ pub fn sequential_block(
     ac: &HuffmanTable,
     previous_dc: &mut i32,
     block: &mut [i16; 64],
-) -> bool {
+) -> usize {
     let size = bits.symbol(dc);
     *previous_dc = previous_dc.wrapping_add(bits.signed(u32::from(size)));
     block[0] = *previous_dc as i16;
     let mut k = 1;
-    let mut any = false;
+    let mut end = 1;
     while k < 64 {
+        bits.refill();
+        let whole = ac.whole[bits.next()];
+        if whole != 0 {
+            bits.skip(whole & 0xff);
+            k += (whole >> 8 & 15) as usize;
+            block[usize::from(NATURAL[k] & 63)] = (whole >> 16) as i16;
+            k += 1;
+            end = k;
+            continue;
+        }
         let symbol = bits.symbol(ac);
         let (run, size) = (usize::from(symbol >> 4), u32::from(symbol & 15));
         if size == 0 {
@@ -197,11 +234,11 @@ pub fn sequential_block(
             continue;
         }
         k += run;
-        block[usize::from(NATURAL[k])] = bits.signed(size) as i16;
-        any = true;
+        block[usize::from(NATURAL[k] & 63)] = bits.signed(size) as i16;
         k += 1;
+        end = k;
     }
-    any
+    end
 }
 
 /// What a progressive scan refines.

@@ -14,17 +14,16 @@ pub struct Plane {
 }
 
 impl Plane {
-    fn row(&self, y: usize) -> &[u8] {
+    pub fn row(&self, y: usize) -> &[u8] {
         &self.samples[y * self.stride..][..self.width]
     }
 }
 
-/// Row `y` of the plane at full resolution, `across` and `down` being the sampling factors; `out` is at least
+/// Row `y` of the plane at full resolution, `across` and `down` being the sampling factors, not both 1; `out` is at least
 /// `across * plane.width` long.
 pub fn row(plane: &Plane, across: usize, down: usize, y: usize, out: &mut [u8]) {
     let near = plane.row((y / down).min(plane.height - 1));
     match (across, down) {
-        (1, 1) => out[..near.len()].copy_from_slice(near),
         (2, 1) if plane.width > 2 => widen(near, out),
         (1, 2) => {
             let far = neighbour(plane, y);

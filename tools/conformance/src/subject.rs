@@ -50,13 +50,6 @@ impl Subject<'_> {
         Ok(self.case.argument(name)?.values.iter().map(|&v| v as i32).collect())
     }
 
-    /// The same as an i32 tensor: offsets, indices, classes.
-    pub fn indices(&self, name: &str) -> Result<Tensor> {
-        let values = self.integers(name)?;
-        let count = values.len();
-        Ok(Tensor::from_vec(values, [count], self.device)?)
-    }
-
     pub fn extent(&self, name: &str, axis: usize) -> Result<usize> {
         let shape = self.input(name)?.shape();
         shape.get(axis).copied().with_context(|| format!("{name} has no axis {axis}"))
