@@ -49,13 +49,12 @@ impl Encoder for Colour {
     }
 
     fn load(&self, site: Site, _: &Device) -> Result<Box<dyn PatchEncoder>> {
-        Ok(Box::new(Statistics { digest: self.digest(site)?, unmix: unmixing() }))
+        Ok(Box::new(Statistics { digest: self.digest(site)? }))
     }
 }
 
 struct Statistics {
     digest: Digest,
-    unmix: [[f64; 3]; 2],
 }
 
 impl PatchEncoder for Statistics {
@@ -68,10 +67,18 @@ impl PatchEncoder for Statistics {
     }
 
     fn encode(&self, images: &[RgbImage]) -> Result<Vec<f32>> {
-        let rows: Vec<[f32; WIDTH]> =
-            images.par_iter().map(|image| statistics(image, &self.unmix)).collect::<Result<_>>()?;
-        Ok(rows.concat())
+        of_images(images)
     }
+}
+
+/// The statistics of images, `[images, 17]`.
+///
+/// # Errors
+/// An image without pixels.
+pub fn of_images(images: &[RgbImage]) -> Result<Vec<f32>> {
+    let unmix = unmixing();
+    let rows: Vec<[f32; WIDTH]> = images.par_iter().map(|image| statistics(image, &unmix)).collect::<Result<_>>()?;
+    Ok(rows.concat())
 }
 
 /// Rows that give haematoxylin and eosin of an optical density: `(S Sᵀ)⁻¹ S`.

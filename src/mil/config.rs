@@ -283,6 +283,6 @@ mod tests {
         assert!(error("epoch = 3").contains("`epoch`"));
         assert!(error("model.vit_depth = 3").contains("table isg"));
         assert!(error("method = \"ridge\"\nisg.vit_depth = 3").contains("another method than ridge"));
-        assert!(error("method = \"magic\"").contains("isg, ridge"));
+        assert!(error("method = \"magic\"").contains("isg, he2rna"));
     }
 }

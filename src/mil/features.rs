@@ -81,6 +81,15 @@ pub trait PatchFeatures: Send + Sync {
         let _ = side_px;
         Err(Error::Usage("these features come without their slides, whose images the method reads".into()))
     }
+
+    /// The patches themselves, in this order.
+    ///
+    /// # Errors
+    /// As [`PatchFeatures::image`].
+    fn pixels(&self, patches: &[usize]) -> Result<Vec<RgbImage>> {
+        let _ = patches;
+        Err(Error::Usage("these features come without their slides, whose patches the method reads".into()))
+    }
 }
 
 /// Features in host memory.

@@ -25,7 +25,7 @@
 //! method = "isg"              # `isg methods` lists them
 //! epochs = 50
 //! isg.vit_depth = 12
-//! [[compare]]                 # another method on the same folds and features; left out: ridge and mean-mlp; compare = []: none
+//! [[compare]]                 # another method on the same folds and features; left out: ridge, mean-mlp and colour; compare = []: none
 //! method = "ridge"
 //! [splits]
 //! folds = 5
@@ -232,8 +232,8 @@ fn overlay(base: &mut toml::Table, over: toml::Table) {
     }
 }
 
-/// What stands beside the method of a run that names nothing: linear and not, both on mean features.
-const COMPARED: [&str; 2] = ["ridge", "mean-mlp"];
+/// What stands beside the method of a run that names nothing: linear and not, both on mean features, and what colours alone say.
+const COMPARED: [&str; 3] = ["ridge", "mean-mlp", "colour"];
 
 /// Keys of `[train]` that hold for every method, unless it has its own: how a comparison is done, not how a method learns.
 const PROTOCOL: [&str; 7] =

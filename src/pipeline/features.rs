@@ -29,7 +29,7 @@ use crate::{
     },
     progress::Progress,
     select::PatchScore,
-    slide::{Plane, Slide},
+    slide::{Plane, Slide, SlideOptions},
 };
 
 /// Coarse patches read ahead of the encoder at a time; bounds memory at 2 x this x 3 p² bytes.
@@ -275,10 +275,33 @@ pub(super) fn places(corners: &[[i64; 2]], side: [u64; 2]) -> Vec<[f64; 2]> {
     corners.iter().map(place).collect()
 }
 
-/// Features and the slide that they are of, for methods that look at the whole of it.
+/// Features and the slide that they are of, for methods that look at it.
 pub(super) struct WithSlide<F> {
     pub features: F,
-    pub path: PathBuf,
+    pub slide: SlidePatches,
+}
+
+/// A slide and where its patches are cut from it.
+pub(super) struct SlidePatches {
+    path: PathBuf,
+    /// µm per level-0 pixel, over what the file says.
+    mpp: Option<f64>,
+    /// Of the run.
+    select_mpp: Option<f64>,
+    patch_px: usize,
+    /// In level-0 pixels.
+    corners: Vec<[i64; 2]>,
+}
+
+impl SlidePatches {
+    pub fn new(path: &Path, mpp: Option<f64>, select: &SelectConfig, corners: Vec<[i64; 2]>) -> SlidePatches {
+        let (path, select_mpp, patch_px) = (path.to_path_buf(), select.mpp, select.patch_px);
+        SlidePatches { path, mpp, select_mpp, patch_px, corners }
+    }
+
+    fn open(&self) -> Result<Slide> {
+        Slide::open_with(&self.path, &SlideOptions { mpp: self.mpp, ..SlideOptions::default() })
+    }
 }
 
 impl<F: PatchFeatures> PatchFeatures for WithSlide<F> {
@@ -292,7 +315,17 @@ impl<F: PatchFeatures> PatchFeatures for WithSlide<F> {
 
     fn image(&self, side_px: usize) -> Result<RgbImage> {
         const WHITE: [u8; 3] = [255; 3];
-        Ok(Slide::open(&self.path)?.thumbnail(side_px)?.letterboxed(side_px, WHITE))
+        Ok(self.slide.open()?.thumbnail(side_px)?.letterboxed(side_px, WHITE))
+    }
+
+    fn pixels(&self, patches: &[usize]) -> Result<Vec<RgbImage>> {
+        let SlidePatches { corners, select_mpp, patch_px, .. } = &self.slide;
+        let plane = Plane::at(&self.slide.open()?, *select_mpp)?;
+        let read = |&patch: &usize| {
+            let corner = corners.get(patch).ok_or_else(|| Error::shape("features", format!("patch {patch}")))?;
+            plane.read(plane.pixel_at(corner.map(|v| v.max(0) as u64)), *patch_px, *patch_px)
+        };
+        patches.par_iter().map(read).collect()
     }
 }
 
@@ -325,13 +358,14 @@ pub fn bags(run: &Run, selection: &Selection, selected: &[Selected], stored: Vec
     };
     for (slide, stored) in selected.iter().zip(stored) {
         let digest = Digest::of("features", &stored.checksum);
-        let coords = places(&stored.coords()?, slide.extent_px);
-        let path = slide.entry.path.clone();
+        let corners = stored.coords()?;
+        let coords = places(&corners, slide.extent_px);
+        let slide_patches = SlidePatches::new(&slide.entry.path, slide.entry.mpp, &run.config.select, corners);
         let features: Box<dyn PatchFeatures> = if floats <= HELD_FLOATS {
             let values = PatchValues { global: stored.global()?.into_owned(), cube: stored.local()?, coords };
-            Box::new(WithSlide { features: HostFeatures { patches: stored.n, values }, path })
+            Box::new(WithSlide { features: HostFeatures { patches: stored.n, values }, slide: slide_patches })
         } else {
-            Box::new(WithSlide { features: StoredPatches { stored, places: coords }, path })
+            Box::new(WithSlide { features: StoredPatches { stored, places: coords }, slide: slide_patches })
         };
         let entry = &slide.entry;
         let index = run.cohort.slides.iter().position(|s| s.id == entry.id);

@@ -158,19 +158,26 @@ impl SlidePredictor {
             return Err(Error::input(path, "nothing passed the run's threshold", "look at `isg score` of it"));
         }
         let (encode, encoded) = timed(|| self.encoders.encode(&id, &plane, &scores.patches, select, &Silent))?;
-        let bag = self.bag(path, &plane, encoded);
+        let bag = self.bag(path, mpp, &plane, encoded);
         let (regress, _) = timed(|| self.predictor.predict(&bag, None))?;
         let seconds = Seconds { open: open_s, decode, score: (scored - decode).max(0.0), encode, regress };
         Ok(Timed { seconds, patches, kept })
     }
 
-    /// A slide's features as networks read them.
-    fn bag(&self, path: &Path, plane: &Plane, encoded: SlideFeatures) -> features::WithSlide<HostFeatures> {
+    /// A slide's features as networks read them; `mpp` as the slide was opened with.
+    fn bag(
+        &self,
+        path: &Path,
+        mpp: Option<f64>,
+        plane: &Plane,
+        encoded: SlideFeatures,
+    ) -> features::WithSlide<HostFeatures> {
         let side = PatchGrid::of(plane, self.config.select.patch_px).extent(plane);
         let coords = features::places(&encoded.coords, side);
         let patches = encoded.coords.len();
         let values = PatchValues { global: encoded.global, cube: encoded.local, coords };
-        features::WithSlide { features: HostFeatures { patches, values }, path: path.to_path_buf() }
+        let slide = features::SlidePatches::new(path, mpp, &self.config.select, encoded.coords);
+        features::WithSlide { features: HostFeatures { patches, values }, slide }
     }
 
     /// Predicts one slide: scored, selected and encoded as the run's own slides were, by the run's threshold. `mpp` is its
@@ -205,7 +212,7 @@ impl SlidePredictor {
         let kept = scores.patches.len();
         let encoded = self.encoders.encode(&id, &plane, &scores.patches, select, progress)?;
         let side = PatchGrid::of(&plane, select.patch_px).extent(&plane);
-        let bag = self.bag(path, &plane, encoded);
+        let bag = self.bag(path, mpp, &plane, encoded);
         let place = match &self.range {
             Some(range) => range.place(&bag, self.predictor.manifest.dims)?,
             None => None,

@@ -367,6 +367,10 @@ impl PatchFeatures for Only<'_> {
     fn image(&self, side_px: usize) -> Result<RgbImage> {
         self.0.image(side_px)
     }
+
+    fn pixels(&self, patches: &[usize]) -> Result<Vec<RgbImage>> {
+        self.0.pixels(patches)
+    }
 }
 
 #[test]

@@ -33,6 +33,12 @@ impl PatchFeatures for Simulated {
     fn image(&self, side_px: usize) -> Result<RgbImage> {
         Ok(RgbImage::filled(side_px, side_px, self.colour))
     }
+
+    fn pixels(&self, patches: &[usize]) -> Result<Vec<RgbImage>> {
+        // Patches of one colour, a little darker one after the other.
+        let patch = |&i: &usize| RgbImage::filled(8, 8, self.colour.map(|v| v.saturating_sub(i as u8)));
+        Ok(patches.iter().map(patch).collect())
+    }
 }
 
 /// How cells, patches and slides vary, apart from what the genes follow.

@@ -47,9 +47,10 @@ fn a_plan_is_printed_and_nothing_is_done() {
     assert_eq!(plan["folds"].as_array().map(Vec::len), Some(2));
     assert_eq!(plan["refused"], Value::Null);
     assert!(plan["parameters"]["global_extractor"].as_u64() > Some(100));
+    let two = Value::from(2);
     let methods: Vec<_> =
         plan["methods"].as_array().expect("a list").iter().map(|m| (&m["name"], &m["networks"])).collect();
-    assert_eq!(methods, [(&"isg".into(), &2.into()), (&"ridge".into(), &2.into()), (&"mean-mlp".into(), &2.into())]);
+    assert_eq!(methods, ["isg", "ridge", "mean-mlp", "colour"].map(Value::from).each_ref().map(|name| (name, &two)));
     assert!(plan["methods"][0]["parameters"].as_u64() > Some(100));
     let written = names(&lab.path.join("planned"));
     assert!(written.iter().all(|name| ["excluded.csv", "matching.csv"].contains(&name.as_str())), "{written:?}");

@@ -27,5 +27,6 @@ methods! {
     mean_mlp: SPEC;
     tile_vote: SPEC;
     ridge: SPEC;
+    colour: SPEC;
     mean: SPEC;
 }
