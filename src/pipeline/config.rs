@@ -12,7 +12,7 @@
 //! [select]
 //! patch_px = 1024             # p
 //! local_px = 128              # q
-//! selector = "shannon"        # or otsu, gradient, canny, dog, log, dexined
+//! selector = "shannon"        # or otsu, gradient, canny, dog, log, dexined, table
 //! mpp = 0.5                   # µm per pixel of patches; left out: level-0 pixels, as in the paper
 //! sigma = 0.0                 # or bits, bits_per_px (shannon), min, top
 //! scope = "run"               # or "slide": what the mean and sd of sigma are taken over

@@ -13,6 +13,7 @@
 //! | [`dog`] | energy of the difference of Gaussians | scipy `gaussian_filter` | every pixel within 8e-5 grey levels, energy within 5e-5 |
 //! | [`log`] | energy of the Laplacian of Gaussian | scipy `gaussian_laplace` | every pixel within 2e-5 grey levels, energy within 5e-5 |
 //! | [`dexined`] | mean edge probability | the authors' PyTorch model | every probability within 4e-6 of PyTorch's f64 |
+//! | [`table`] | what a file says of the patch | | |
 //!
 //! Agreement is from `tools/peers/selector_peers.py` on 105 real tiles of 256 px and odd sizes (OpenCV 5.0, scikit-image 0.26, scipy
 //! 1.17), DexiNed's from `tools/peers/dexined_peer.py` at random weights. Speed on one core, MB/s of RGB in 1024 px patches, and the
@@ -51,6 +52,7 @@ selectors! {
     dog,
     log,
     dexined,
+    table,
 }
 
 pub use choice::{Choice, FittedChoice, Scope};

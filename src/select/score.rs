@@ -237,13 +237,19 @@ fn score_patches(
     progress.begin(stage, patches.len() as u64, "patches");
     let measured = measure(patches, &work, read, progress);
     progress.end();
-    let (values, cells) = measured?;
+    let (mut values, cells) = measured?;
+    let corners: Vec<[u64; 2]> = patches.iter().map(|&patch| plane.place(grid.corner(patch))).collect();
+    for (scorer, values) in scorers.iter().zip(&mut values) {
+        if let Some(known) = scorer.at(plane.slide(), &corners)? {
+            *values = known;
+        }
+    }
     let tissue = glass::tissue_shares(&cells);
     let scores = |((scorer, values), &tissue_threshold): ((&&Scorer, Vec<f64>), &Option<u8>)| {
         let row = |(i, value): (usize, f64)| PatchScore {
             tissue_share: tissue[i],
             glass_share: cells[i].glass_share(),
-            ..scorer.selector().patch_score(plane.place(grid.corner(patches[i])), value, grid.width_px * grid.height_px)
+            ..scorer.selector().patch_score(corners[i], value, grid.width_px * grid.height_px)
         };
         let patches = values.into_iter().enumerate().map(row).collect();
         SlideScores { patches, left_out_bits_per_px: Vec::new(), tissue_threshold }

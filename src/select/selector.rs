@@ -300,6 +300,15 @@ pub trait Score {
         Ok(None)
     }
 
+    /// Scores of patches by where their corners lie, as tables of scores write them, from a selector that looks at no pixels.
+    ///
+    /// # Errors
+    /// A slide or a corner that it knows nothing of.
+    fn at(&self, slide: &Slide, corners: &[[u64; 2]]) -> Result<Option<Vec<f64>>> {
+        let _ = (slide, corners);
+        Ok(None)
+    }
+
     /// Scores patches; `tissue` is the slide's threshold, each patch's own without it.
     fn work(&self, tissue: Option<u8>) -> Work<'_>;
 
