@@ -1,5 +1,7 @@
 //! Synthetic cohorts: files that other readers open, truth that matches the pixels, and nothing that leaks it.
 
+mod modules;
+
 use std::{collections::HashMap, fs, path::Path};
 
 use isg::{

@@ -1,23 +1,29 @@
 //! `isg synth`: draw a synthetic cohort.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Context, Outcome, output};
 use crate::{
     Result,
-    synth::{self, SynthOptions},
+    progress::Progress,
+    synth::{self, SynthOptions, SynthSummary, modules},
 };
 
 #[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  isg synth cohort --slides 60 --seed 1\n  isg synth small --slides 8 --size-px 1024"
-)]
+#[command(after_help = "Examples:
+  isg synth cohort --slides 60 --seed 1
+  isg synth small --slides 8 --size-px 1024
+  isg synth nests --design modules            120 patients: genes in nests, beside what fools rules of selection")]
 pub struct Args {
     /// Directory to fill; slides already there are kept.
     out_dir: PathBuf,
-    /// Number of slides.
-    #[arg(long, value_name = "N", default_value_t = SynthOptions::default().slides)]
-    slides: usize,
+    /// plain: genes follow nuclei and glands anywhere; modules: genes live in nests, beside pools, blur, folds, dust and decoys,
+    /// and colours see nothing of two of them.
+    #[arg(long, default_value = "plain", value_parser = ["plain", "modules"])]
+    design: String,
+    /// Number of slides; by default 60, of modules 120.
+    #[arg(long, value_name = "N")]
+    slides: Option<usize>,
     /// The same seed draws the same cohort.
     #[arg(long, value_name = "S", default_value_t = SynthOptions::default().seed)]
     seed: u64,
@@ -26,9 +32,18 @@ pub struct Args {
     size_px: usize,
 }
 
+/// Enough patients to tell selectors apart.
+const MODULES_SLIDES: usize = 120;
+
+type Generate = fn(&Path, &SynthOptions, &dyn Progress) -> Result<SynthSummary>;
+
 pub fn run(args: Args, context: &Context) -> Result<Outcome> {
-    let options = SynthOptions { slides: args.slides, seed: args.seed, size_px: args.size_px };
-    let summary = synth::generate(&args.out_dir, &options, &context.progress)?;
+    let (generate, usual): (Generate, usize) = match args.design.as_str() {
+        "modules" => (modules::generate, MODULES_SLIDES),
+        _ => (synth::generate, SynthOptions::default().slides),
+    };
+    let options = SynthOptions { slides: args.slides.unwrap_or(usual), seed: args.seed, size_px: args.size_px };
+    let summary = generate(&args.out_dir, &options, &context.progress)?;
     let kept = summary.slides - summary.drawn;
     output::line(format_args!(
         "{}: {} slides of {} patients{}",

@@ -146,6 +146,14 @@ pub struct Anatomy {
     pub truth: Truth,
 }
 
+impl Anatomy {
+    /// Stroma and nothing in it.
+    pub(super) fn of_stroma(size_um: f32, depth: Grid<f32>, flow: Flow) -> Anatomy {
+        let truth = Truth { tissue_mm2: 0.0, gland_mm2: 0.0, lymphocytes: 0, glands: 0, other_nuclei: 0 };
+        Anatomy { size_um, depth, flow, glands: Vec::new(), vessels: Vec::new(), nuclei: Vec::new(), truth }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     Glass,
@@ -194,7 +202,7 @@ pub fn plan(size_um: f32, wanted: Morphology, stream: &mut Stream) -> Anatomy {
 }
 
 /// An irregular piece of tissue that covers a random share of the slide, whatever it will hold.
-fn tissue(side: usize, size_um: f32, stream: &mut Stream) -> Grid<f32> {
+pub(super) fn tissue(side: usize, size_um: f32, stream: &mut Stream) -> Grid<f32> {
     let noise = Noise::new(stream);
     let turn = stream.angle();
     let aspect = stream.uniform(1.0, 1.6) as f32;

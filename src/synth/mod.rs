@@ -13,6 +13,7 @@ pub mod appearance;
 pub mod cohort;
 pub mod configuration;
 pub mod fibres;
+pub mod modules;
 pub mod nuclei;
 pub mod paint;
 pub mod pyramid;
@@ -65,8 +66,17 @@ pub struct SynthSummary {
     pub patients: usize,
 }
 
+/// The cohort of [`generate`], among the designs.
+const PLAIN: &str = "plain";
+
+fn plain() -> String {
+    PLAIN.to_string()
+}
+
 #[derive(Serialize, Deserialize, PartialEq)]
 struct Settings {
+    #[serde(default = "plain")]
+    design: String,
     drawing_version: u32,
     seed: u64,
     size_px: usize,
@@ -77,18 +87,7 @@ struct Settings {
 /// # Errors
 /// Options out of range; a directory that holds a cohort of another seed or size; input and output errors; interruption.
 pub fn generate(dir: &Path, options: &SynthOptions, progress: &dyn Progress) -> Result<SynthSummary> {
-    if !SIZE_PX.contains(&options.size_px) {
-        return Err(Error::Usage(format!(
-            "a synthetic slide is {} to {} pixels wide, not {}",
-            SIZE_PX.start(),
-            SIZE_PX.end(),
-            options.size_px
-        )));
-    }
-    if options.slides == 0 || options.slides > MOST_SLIDES {
-        return Err(Error::Usage(format!("a synthetic cohort has 1 to {MOST_SLIDES} slides, not {}", options.slides)));
-    }
-    claim(dir, options)?;
+    claim(dir, PLAIN, options)?;
     let plans = cohort::plan(options.slides, options.seed);
     progress.begin("drawing slides", plans.len() as u64, "slides");
     let drawn: Result<Vec<(Truth, bool)>> = plans
@@ -131,9 +130,21 @@ fn plan_appearance(plan: &SlidePlan, options: &SynthOptions) -> Appearance {
     Appearance::draw(size_um(options), &mut site, &mut slide)
 }
 
-/// Makes the directory this cohort's, or refuses if it is another's.
-fn claim(dir: &Path, options: &SynthOptions) -> Result<()> {
-    let wanted = Settings { drawing_version: DRAWING_VERSION, seed: options.seed, size_px: options.size_px };
+/// Makes the directory this cohort's, or refuses if it is another's, or if there is no such cohort.
+fn claim(dir: &Path, design: &str, options: &SynthOptions) -> Result<()> {
+    if !SIZE_PX.contains(&options.size_px) {
+        return Err(Error::Usage(format!(
+            "a synthetic slide is {} to {} pixels wide, not {}",
+            SIZE_PX.start(),
+            SIZE_PX.end(),
+            options.size_px
+        )));
+    }
+    if options.slides == 0 || options.slides > MOST_SLIDES {
+        return Err(Error::Usage(format!("a synthetic cohort has 1 to {MOST_SLIDES} slides, not {}", options.slides)));
+    }
+    let SynthOptions { seed, size_px, .. } = *options;
+    let wanted = Settings { design: design.to_string(), drawing_version: DRAWING_VERSION, seed, size_px };
     let path = dir.join(SETTINGS_FILE);
     let write = || {
         let text = serde_json::to_vec_pretty(&wanted).map_err(|e| Error::io(&path, e.into()))?;
@@ -145,8 +156,8 @@ fn claim(dir: &Path, options: &SynthOptions) -> Result<()> {
             Ok(found) => Err(Error::input(
                 dir,
                 format!(
-                    "holds a cohort of seed {} with slides of {} px (drawing version {})",
-                    found.seed, found.size_px, found.drawing_version
+                    "holds a cohort of the design {}, seed {} with slides of {} px (drawing version {})",
+                    found.design, found.seed, found.size_px, found.drawing_version
                 ),
                 "give another directory, or delete this one",
             )),
@@ -168,18 +179,23 @@ fn draw_file(dir: &Path, plan: &SlidePlan, options: &SynthOptions) -> Result<(Tr
         return Ok((plan_anatomy(plan, options).truth, false));
     }
     let (image, appearance, truth) = draw(plan, options);
+    write_slide(&path, &image, appearance.jpeg_quality)?;
+    Ok((truth, true))
+}
+
+/// Writes a slide as a pyramid of JPEG tiles, once it is whole.
+fn write_slide(path: &Path, image: &RgbImage, jpeg_quality: u8) -> Result<()> {
     let pyramid = pyramid::PyramidOptions {
         tile_px: 256,
-        quality: appearance.jpeg_quality,
+        quality: jpeg_quality,
         mpp: MPP,
         smallest_level_px: 512,
         description: format!(
             "isg synthetic slide {}x{} (256x256) JPEG/YCC Q={}|AppMag = 20|MPP = {MPP}",
-            image.width_px, image.height_px, appearance.jpeg_quality
+            image.width_px, image.height_px, jpeg_quality
         ),
     };
-    atomic::write(&path, |out| pyramid::write(&image, &pyramid, out))?;
-    Ok((truth, true))
+    atomic::write(path, |out| pyramid::write(image, &pyramid, out))
 }
 
 /// Writes the tables; returns the number of patients.

@@ -231,7 +231,7 @@ type Disc = (f32, f32, f32);
 
 /// Discs that may not overlap, found by cell.
 #[derive(Default)]
-struct Crowd {
+pub(super) struct Crowd {
     cells: HashMap<(i32, i32), Vec<Disc>>,
 }
 
@@ -243,11 +243,11 @@ impl Crowd {
         ((x_um / Crowd::CELL_UM).floor() as i32, (y_um / Crowd::CELL_UM).floor() as i32)
     }
 
-    fn add(&mut self, x_um: f32, y_um: f32, clearance_um: f32) {
+    pub fn add(&mut self, x_um: f32, y_um: f32, clearance_um: f32) {
         self.cells.entry(Crowd::key(x_um, y_um)).or_default().push((x_um, y_um, clearance_um));
     }
 
-    fn free(&self, x_um: f32, y_um: f32, clearance_um: f32) -> bool {
+    pub fn free(&self, x_um: f32, y_um: f32, clearance_um: f32) -> bool {
         let (kx, ky) = Crowd::key(x_um, y_um);
         (ky - 1..=ky + 1).flat_map(|y| (kx - 1..=kx + 1).map(move |x| (x, y))).all(|key| {
             self.cells

@@ -14,7 +14,7 @@ use super::{
 use crate::image::RgbImage;
 
 /// Concentrations of the two stains, one value a pixel.
-struct Stains {
+pub(super) struct Stains {
     side: usize,
     mpp: f32,
     haematoxylin: Vec<f32>,
@@ -22,20 +22,34 @@ struct Stains {
 }
 
 /// 0 below `low`, 1 above `high`, smooth between.
-fn ramp(value: f32, low: f32, high: f32) -> f32 {
+pub(super) fn ramp(value: f32, low: f32, high: f32) -> f32 {
     let t = ((value - low) / (high - low)).clamp(0.0, 1.0);
     t * t * (3.0 - 2.0 * t)
 }
 
 impl Stains {
+    pub fn new(side: usize, mpp: f32) -> Stains {
+        Stains { side, mpp, haematoxylin: vec![0.0; side * side], eosin: vec![0.0; side * side] }
+    }
+
+    pub fn add_haematoxylin(&mut self, at: usize, value: f32) {
+        self.haematoxylin[at] += value;
+    }
+
+    /// The optics spread every point a little.
+    pub fn spread(&mut self) {
+        spread(&mut self.haematoxylin, self.side);
+        spread(&mut self.eosin, self.side);
+    }
+
     /// Blends a colour of stain over what is there.
-    fn over(&mut self, at: usize, cover: f32, haematoxylin: f32, eosin: f32) {
+    pub fn over(&mut self, at: usize, cover: f32, haematoxylin: f32, eosin: f32) {
         self.haematoxylin[at] += cover * (haematoxylin - self.haematoxylin[at]);
         self.eosin[at] += cover * (eosin - self.eosin[at]);
     }
 
     /// Index and position in micrometres of every pixel whose centre lies in the box around a point.
-    fn around(&self, x_um: f32, y_um: f32, reach_um: f32) -> impl Iterator<Item = (usize, f32, f32)> + use<> {
+    pub fn around(&self, x_um: f32, y_um: f32, reach_um: f32) -> impl Iterator<Item = (usize, f32, f32)> + use<> {
         let (side, mpp) = (self.side, self.mpp);
         let low = |v: f32| (((v - reach_um) / mpp).floor().max(0.0) as usize).min(side);
         let high = |v: f32| (((v + reach_um) / mpp).ceil().max(0.0) as usize).min(side);
@@ -48,8 +62,7 @@ impl Stains {
 
 /// Draws a square slide of `side` pixels at `mpp` micrometres per pixel.
 pub fn paint(anatomy: &Anatomy, appearance: &Appearance, side: usize, mpp: f32, stream: &mut Stream) -> RgbImage {
-    let empty = vec![0.0; side * side];
-    let mut stains = Stains { side, mpp, haematoxylin: empty.clone(), eosin: empty };
+    let mut stains = Stains::new(side, mpp);
     paint_stroma(&mut stains, anatomy, stream);
     for gland in &anatomy.glands {
         paint_gland(&mut stains, gland, stream);
@@ -61,9 +74,7 @@ pub fn paint(anatomy: &Anatomy, appearance: &Appearance, side: usize, mpp: f32, 
     for nucleus in &anatomy.nuclei {
         paint_nucleus(&mut stains, nucleus, chromatin);
     }
-    // The optics spread every point a little.
-    spread(&mut stains.haematoxylin, side);
-    spread(&mut stains.eosin, side);
+    stains.spread();
 
     let mut light = expose(&stains, appearance, stream);
     for spot in &appearance.blur {
@@ -76,7 +87,7 @@ pub fn paint(anatomy: &Anatomy, appearance: &Appearance, side: usize, mpp: f32, 
 }
 
 /// Collagen: streaks of two widths along the fibres, looser and denser regions, clefts, a ragged edge.
-fn paint_stroma(stains: &mut Stains, anatomy: &Anatomy, stream: &mut Stream) {
+pub(super) fn paint_stroma(stains: &mut Stains, anatomy: &Anatomy, stream: &mut Stream) {
     let size_um = anatomy.size_um;
     let lattice = |cell_um: f32| (size_um / cell_um).ceil().max(1.0) as usize;
     let fine = fibres::streaks(&anatomy.flow, lattice(1.0), 1.0, 16, stream);
@@ -184,7 +195,7 @@ fn paint_vessel(stains: &mut Stains, vessel: &Vessel) {
     }
 }
 
-fn paint_nucleus(stains: &mut Stains, nucleus: &Nucleus, chromatin: Noise) {
+pub(super) fn paint_nucleus(stains: &mut Stains, nucleus: &Nucleus, chromatin: Noise) {
     let (s, c) = nucleus.angle.sin_cos();
     let part = |shift: u32| (nucleus.seed >> shift & 0xff) as f32 / 255.0;
     let (phase, dent) = ((6.3 * part(0), 6.3 * part(8)), 0.03 + 0.07 * part(16));
@@ -250,7 +261,7 @@ fn spread(field: &mut [f32], side: usize) {
 }
 
 /// Stain to light, with the lamp slightly uneven.
-fn expose(stains: &Stains, appearance: &Appearance, stream: &mut Stream) -> Vec<f32> {
+pub(super) fn expose(stains: &Stains, appearance: &Appearance, stream: &mut Stream) -> Vec<f32> {
     let side = stains.side;
     let (tilt_x, tilt_y) = (stream.uniform(-0.008, 0.008) as f32, stream.uniform(-0.008, 0.008) as f32);
     let mut light = Vec::with_capacity(side * side * 3);
@@ -269,7 +280,7 @@ fn expose(stains: &Stains, appearance: &Appearance, stream: &mut Stream) -> Vec<
 }
 
 /// Blends towards a Gaussian blur (three box passes) inside a soft disc.
-fn defocus(light: &mut [f32], side: usize, mpp: f32, spot: &BlurSpot) {
+pub(super) fn defocus(light: &mut [f32], side: usize, mpp: f32, spot: &BlurSpot) {
     let reach_px = spot.radius_um / mpp;
     // Three boxes of this half width have about the variance asked for.
     let half = (((12.0 * (spot.sigma_um / mpp).powi(2) / 3.0 + 1.0).sqrt() - 1.0) / 2.0).round().max(1.0) as usize;
@@ -314,7 +325,7 @@ fn box_mean(plane: &mut [f32], start: usize, step: usize, count: usize, half: us
 }
 
 /// Multiplies the light by the ink of one stroke; its edge is uneven and it is denser at the rim, as ink dries.
-fn ink(light: &mut [f32], side: usize, mpp: f32, stroke: &PenStroke, stream: &mut Stream) {
+pub(super) fn ink(light: &mut [f32], side: usize, mpp: f32, stroke: &PenStroke, stream: &mut Stream) {
     let noise = Noise::new(stream);
     let reach_um = stroke.half_width_um + 4.0;
     let mut nearest_um = vec![f32::MAX; side * side];
@@ -347,7 +358,7 @@ fn ink(light: &mut [f32], side: usize, mpp: f32, stroke: &PenStroke, stream: &mu
 }
 
 /// Rounds to 8 bits with noise that is partly common to the three channels.
-fn digitise(light: &[f32], side: usize, noise: f32, stream: &mut Stream) -> RgbImage {
+pub(super) fn digitise(light: &[f32], side: usize, noise: f32, stream: &mut Stream) -> RgbImage {
     let key = stream.bits();
     let mut pixels = Vec::with_capacity(light.len());
     for (at, rgb) in light.chunks_exact(3).enumerate() {
