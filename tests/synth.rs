@@ -1,5 +1,6 @@
 //! Synthetic cohorts: files that other readers open, truth that matches the pixels, and nothing that leaks it.
 
+mod design;
 mod modules;
 
 use std::{collections::HashMap, fs, path::Path};

@@ -12,6 +12,7 @@ pub mod anatomy;
 pub mod appearance;
 pub mod cohort;
 pub mod configuration;
+pub mod design;
 pub mod fibres;
 pub mod modules;
 pub mod nuclei;
