@@ -41,7 +41,7 @@ fn every_command_explains_itself_with_examples() {
     let text = stdout(&help);
     for command in ["slide", "score", "shannon", "synth", "extractor", "features", "train", "predict", "evaluate"]
         .into_iter()
-        .chain(["report", "run", "demo", "doctor", "methods", "encode", "compare", "reproduce", "probe"])
+        .chain(["report", "run", "demo", "doctor", "methods", "encode", "compare", "reproduce", "probe", "spots"])
     {
         assert!(text.contains(command), "{command} is not in the help");
         let own = isg(&[command, "--help"]);
@@ -60,6 +60,7 @@ fn every_command_explains_itself_with_examples() {
         "compare",
         "reproduce",
         "probe",
+        "spots",
     ];
     for command in explained {
         assert!(stdout(&isg(&[command, "--help"])).contains("Examples:"), "{command} --help shows no example");

@@ -21,6 +21,7 @@ mod shannon;
 mod shannon_device;
 mod shapes;
 mod slide;
+mod spots;
 mod state;
 mod synth;
 mod tape;

@@ -5,12 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Context, Outcome, images, output};
+use super::{Context, Outcome, encoders, images, output};
 use crate::{
-    encoder::{self, Parameters, PatchEncoder, Site, isg},
+    encoder::{Parameters, PatchEncoder, isg},
     error::{Error, Result},
     escape,
-    extractor::{self, config::ExtractorConfig},
+    extractor::config::ExtractorConfig,
     image::RgbImage,
     io::{NamedArray, atomic, safetensors},
     progress::Progress,
@@ -96,39 +96,13 @@ pub fn run(args: &Args, context: &Context) -> Result<Outcome> {
 
 /// The encoder that the command line describes.
 fn load(args: &Args, context: &Context) -> Result<Box<dyn PatchEncoder>> {
-    let mut settings = Parameters::new();
-    for setting in &args.settings {
-        let (key, value) =
-            setting.split_once('=').ok_or_else(|| Error::Usage(format!("--set {setting}: KEY=VALUE is wanted")))?;
-        settings.insert(key.trim().to_string(), value_of(value.trim()));
-    }
+    let mut settings = args.settings.iter().map(|text| encoders::setting(text)).collect::<Result<Parameters>>()?;
     if let Some(weights) = &args.weights {
         settings.insert("weights".into(), weights.as_str().into());
     }
-    let encoder = encoder::named(args.encoder.as_deref().unwrap_or(isg::SPEC.name), settings)?;
-    encoder.check()?;
-    let dir = match &args.extractor {
-        Some(dir) => dir.as_path(),
-        None if encoder.learns() => {
-            let message = format!("--encoder {}: give the folder of what it learned with --extractor", encoder.name());
-            return Err(Error::Usage(message));
-        }
-        None => Path::new("."),
-    };
-    let config = match &args.extractor {
-        Some(dir) => extractor::config_of(dir)?,
-        None => None,
-    };
-    let config = config.unwrap_or_else(ExtractorConfig::default);
-    if let Some(terms) = encoder.licence() {
-        context.progress.note(terms);
-    }
-    encoder.load(Site { dir, extractor: &config }, &context.device()?)
-}
-
-/// A number or a truth value where the text is one, else the text itself.
-fn value_of(text: &str) -> serde_json::Value {
-    serde_json::from_str(text).ok().filter(|v: &serde_json::Value| !v.is_object()).unwrap_or_else(|| text.into())
+    let name = args.encoder.as_deref().unwrap_or(isg::SPEC.name);
+    let (learned, pair) = (args.extractor.as_deref(), ExtractorConfig::default());
+    encoders::load(name, settings, learned, pair, &context.device()?, &context.progress)
 }
 
 fn write(rows: &[Row], d: usize, args: &Args) -> Result<()> {

@@ -8,6 +8,7 @@ pub mod compare;
 pub mod demo;
 pub mod doctor;
 pub mod encode;
+mod encoders;
 pub mod evaluate;
 pub mod extractor;
 mod images;
@@ -22,6 +23,7 @@ mod selector_flags;
 pub mod shannon;
 pub mod signals;
 pub mod slide;
+pub mod spots;
 pub mod synth;
 
 use std::process::ExitCode;
@@ -108,6 +110,8 @@ enum Command {
     Report(run::Args),
     /// What a finished run says about other slides.
     Predict(predict::Args),
+    /// How well encoders predict spatial transcriptomics, beside depth, position and colour.
+    Spots(spots::Args),
     /// Make a small cohort, run everything on it, write a report.
     Demo(demo::Args),
 }
@@ -231,6 +235,7 @@ fn run(command: Command, context: &Context) -> Result<Outcome> {
         Command::Probe(args) => reproduce::probe(args, context),
         Command::Methods(args) => methods::run(args).map(|()| Outcome::Done),
         Command::Predict(args) => predict::run(args, context),
+        Command::Spots(args) => spots::run(&args, context),
         Command::Demo(args) => demo::run(args, context),
     }
 }

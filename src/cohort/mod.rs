@@ -24,6 +24,7 @@ mod patients;
 pub mod slides;
 pub mod splits;
 mod splits_file;
+pub mod spots;
 pub mod targets;
 mod validation;
 mod wide;

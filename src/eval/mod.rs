@@ -2,9 +2,11 @@
 //!
 //! [`predictions`] reads and checks held-out predictions, [`metrics`] scores them, [`tables`] writes the scores down.
 //! Beneath them [`stats`] has the plain statistics and [`multiple`] the corrections for many tests,
-//! [`paired`] the tests of two predictors, [`compare`] the comparison of whole arms, [`classes`] the scores of labels; `layout`,
-//! `lanes`, `permutation` and `resampling` are how the p-values and intervals of thousands of genes are counted quickly.
+//! [`paired`] the tests of two predictors, [`compare`] the comparison of whole arms, [`classes`] the scores of labels,
+//! [`blocks`] those of spots in space; `layout`, `lanes`, `permutation` and `resampling` are how the p-values and intervals of
+//! thousands of genes are counted quickly.
 
+pub mod blocks;
 pub mod class_tables;
 pub mod classes;
 pub mod compare;

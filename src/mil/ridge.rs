@@ -140,7 +140,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// Eigenvalues and column eigenvectors of a symmetric matrix, by Jacobi's cyclic rotations.
-fn symmetric_eigen(mut a: Vec<Vec<f64>>) -> (Vec<f64>, Vec<Vec<f64>>) {
+pub fn symmetric_eigen(mut a: Vec<Vec<f64>>) -> (Vec<f64>, Vec<Vec<f64>>) {
     let n = a.len();
     let mut v: Vec<Vec<f64>> = (0..n).map(|i| (0..n).map(|j| f64::from(u8::from(i == j))).collect()).collect();
     let total: f64 = a.iter().flatten().map(|x| x * x).sum();

@@ -36,6 +36,7 @@ mod results;
 pub mod scales;
 pub mod scan;
 pub mod selection;
+pub mod spots;
 
 use std::{
     collections::BTreeMap,
