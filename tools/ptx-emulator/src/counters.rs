@@ -13,6 +13,14 @@ macro_rules! counters {
         }
 
         impl Counters {
+            /// Every count times `all / some`.
+            pub(crate) fn scaled(&self, some: u64, all: u64) -> Counters {
+                let scale = |count: u64| (u128::from(count) * u128::from(all) / u128::from(some.max(1))) as u64;
+                Counters { $($name: scale(self.$name),)* }
+            }
+        }
+
+        impl Counters {
             /// Names and values, in declaration order, for tables and snapshots.
             pub fn fields(&self) -> Vec<(&'static str, u64)> { vec![$((stringify!($name), self.$name)),*] }
         }
@@ -88,6 +96,16 @@ counters! {
     atomic_serialised,
     /// Asynchronous copies by threads or bulk requests.
     async_copies,
+    /// Blocks.
+    blocks,
+    /// Warps.
+    warps,
+    /// Shared memory of all blocks, static and dynamic.
+    shared_bytes,
+    /// Sectors that passed the first-level cache, loads that missed it and all stores ([`crate::Options::l1_bytes`]).
+    l2_sectors,
+    /// Of these, sectors that the launch loaded or stored for the first time.
+    dram_sectors,
 }
 
 impl Counters {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    Counters, Fault, FaultKind, Gpu, Module, asynchronous,
+    Counters, Fault, FaultKind, Gpu, Module, asynchronous, caches,
     machine::{Block, FULL, Group, LANES, Launch, Preset, Shared, Special, Step, Wait, Warp},
     race::BlockRaces,
     rng::Rng,
@@ -64,6 +64,7 @@ pub(crate) fn launch(
             notes: Mutex::default(),
             stop: AtomicUsize::new(usize::MAX),
             spent: AtomicU64::new(0),
+            footprint: caches::Footprint::default(),
         };
         let result = run(&launch, threads);
         let Launch { printed, notes, .. } = launch;
@@ -111,6 +112,8 @@ struct Plan {
     cluster: [u32; 3],
     clusters: [u32; 3],
     order: Vec<u32>,
+    /// Units of the grid, of which `order` may be some.
+    units: usize,
 }
 
 impl Plan {
@@ -118,9 +121,12 @@ impl Plan {
         let cluster = launch.cluster;
         let clusters: [u32; 3] = std::array::from_fn(|n| launch.grid[n] / cluster[n]);
         let count = clusters.iter().map(|c| u64::from(*c)).product::<u64>();
-        let mut order: Vec<u32> = (0..count.min(u32::MAX.into()) as u32).collect();
+        let units = count.min(u32::MAX.into()) as u32;
+        let most = launch.options.most_blocks.div_ceil(cluster.iter().product::<u32>().max(1));
+        let run = if most == 0 { units } else { units.min(most) };
+        let mut order: Vec<u32> = ((units - run) / 2..(units - run) / 2 + run).collect();
         Rng::from_parts(&[launch.options.seed, launch.number]).shuffle(&mut order);
-        Self { cluster, clusters, order }
+        Self { cluster, clusters, order, units: units as usize }
     }
 
     fn size(&self) -> u32 {
@@ -164,7 +170,14 @@ fn run(launch: &Launch<'_>, threads: usize) -> Result<Counters, Fault> {
     }
     match fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some((_, fault)) => Err(fault),
-        None => Ok(total.into_inner().unwrap_or_else(PoisonError::into_inner)),
+        None => {
+            let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+            Ok(if plan.order.len() == plan.units {
+                total
+            } else {
+                total.scaled(plan.order.len() as u64, plan.units as u64)
+            })
+        }
     }
 }
 
@@ -227,6 +240,7 @@ impl<'a> Unit<'a> {
                 guards: layout.guards(launch.entry, launch.dynamic_shared),
             },
             counters: Counters::default(),
+            first_level: caches::FirstLevel::new(launch.options.l1_bytes),
             race: BlockRaces::new(launch, 0, limit, code.narrowest_shared, warps),
             asynchronous: asynchronous::BlockState::default(),
             rng: Rng::new(0),
@@ -268,7 +282,13 @@ impl<'a> Unit<'a> {
             block.linear = x + gx * (y + gy * z);
             block.shared.bytes.fill(poison);
             block.shared.written.fill(0);
-            block.counters = Counters::default();
+            block.counters = Counters {
+                blocks: 1,
+                warps: block.warps.into(),
+                shared_bytes: shared_bytes(launch.entry, launch.dynamic_shared).into(),
+                ..Counters::default()
+            };
+            block.first_level.iter_mut().for_each(caches::FirstLevel::clear);
             block.race.restart(block.linear);
             block.asynchronous = asynchronous::BlockState::default();
             block.rng = Rng::from_parts(&[launch.options.seed, launch.number, block.linear, 2]);

@@ -14,6 +14,7 @@
 
 mod ast;
 pub mod asynchronous;
+mod caches;
 mod counters;
 mod decode;
 mod gpu;

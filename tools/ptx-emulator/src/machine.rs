@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    asynchronous,
+    asynchronous, caches,
     counters::Counters,
     decode::flow::Flow,
     memory::Global,
@@ -296,6 +296,7 @@ pub struct Launch<'a> {
     /// The first place in the order of blocks where a fault was found.
     pub(crate) stop: AtomicUsize,
     pub(crate) spent: AtomicU64,
+    pub(crate) footprint: caches::Footprint,
 }
 
 /// One block while it runs. Its warps stand beside it, so that an operation has both at hand.
@@ -309,6 +310,7 @@ pub struct Block<'a> {
     pub threads: u32,
     pub shared: Shared,
     pub counters: Counters,
+    pub(crate) first_level: Option<caches::FirstLevel>,
     pub race: race::BlockRaces,
     pub asynchronous: asynchronous::BlockState,
     /// Seeded by launch and block.

@@ -41,6 +41,11 @@ pub struct Options {
     pub host_mapped: bool,
     /// Global memory in bytes; allocations beyond it fail as they would on a device.
     pub memory_bytes: u64,
+    /// Bytes of the first-level cache that each block is given in counting `l2_sectors` and `dram_sectors`; 0 counts neither.
+    pub l1_bytes: u32,
+    /// Runs so many blocks of a launch, neighbours from its middle, and counts them for all; 0 runs all. For models of time: what
+    /// the others would have written is missing.
+    pub most_blocks: u32,
     /// Most shared memory a block may use, static and dynamic; 227 KiB as on compute capability 9.0 unless changed.
     pub max_shared_bytes: u32,
 }
@@ -57,6 +62,8 @@ impl Default for Options {
             max_warp_instructions: 20_000_000_000,
             host_mapped: false,
             memory_bytes: 8 << 30,
+            l1_bytes: 0,
+            most_blocks: 0,
             max_shared_bytes: 227 << 10,
         }
     }

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     ast::{Base, Instruction, Operand},
+    caches,
     decode::{Decoded, Decoder, Reg, Start, Symbol},
     machine::{Block, Class, Ins, Step, Warp},
     memory::{PARAM_WINDOW, WINDOW_SHIFT},
@@ -515,6 +516,7 @@ fn depart(warp: &Warp, block: &mut Block<'_>, departure: &Departure) -> Step {
     block.counters.global_store_sectors += sectors.len() as u64;
     block.counters.global_store_ideal_sectors += bytes.div_ceil(32);
     block.counters.global_store_bytes += bytes;
+    caches::count(block, caches::Access::Store, pieces.iter().copied());
     for (to, at, bytes) in stores {
         let target = ends::global(block, warp, lane, to, bytes as usize, Use::Write)?;
         let from = (shared + at) as usize;

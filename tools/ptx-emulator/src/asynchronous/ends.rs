@@ -1,6 +1,7 @@
 //! The two ends of a copy, checked: ranges of global memory and of the block's shared memory.
 
 use crate::{
+    caches,
     machine::{Block, Warp},
     memory::Global,
     ops::shared_access,
@@ -139,9 +140,11 @@ pub(crate) fn shared(
 
 /// Adds the traffic of a copy from or to global memory: distinct sectors of one request.
 pub(crate) fn count_load(block: &mut Block<'_>, pieces: impl Iterator<Item = (u64, u32)>) {
+    let pieces: Vec<(u64, u32)> = pieces.filter(|(_, length)| *length > 0).collect();
+    caches::count(block, caches::Access::LoadPast, pieces.iter().copied());
     let mut sectors = Vec::new();
     let mut bytes = 0;
-    for (address, length) in pieces.filter(|(_, length)| *length > 0) {
+    for (address, length) in pieces {
         sectors.extend(address / 32..=(address + u64::from(length) - 1) / 32);
         bytes += u64::from(length);
     }

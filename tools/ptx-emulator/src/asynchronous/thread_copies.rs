@@ -6,6 +6,7 @@
 use super::ends::{self, Use};
 use crate::{
     ast::Instruction,
+    caches,
     decode::{Decoded, Decoder, Start},
     machine::{Block, Class, FULL, Ins, R32, R64, Step, Warp},
     memory::Global,
@@ -146,6 +147,9 @@ fn start_whole<const WIDTH: usize>(
     block.counters.global_load_sectors += access::sectors::<WIDTH>(from, mask).0;
     block.counters.global_load_ideal_sectors += bytes.div_ceil(32);
     block.counters.global_load_bytes += bytes;
+    // 16 bytes are `cp.async.cg`.
+    let access = if WIDTH == 16 { caches::Access::LoadPast } else { caches::Access::Load };
+    caches::count(block, access, race::lanes(mask).map(|lane| (from[lane], WIDTH as u32)));
     Ok(true)
 }
 

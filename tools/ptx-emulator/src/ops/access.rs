@@ -2,6 +2,7 @@
 //! bytes. The usual case, all lanes in one allocation and side by side, is checked once for the whole warp and copied whole.
 
 use crate::{
+    caches,
     machine::{Block, FULL, LANES, R64, Step, Warp},
     memory::{Allocation, Buffer, Global},
     race::{self, Strength},
@@ -192,6 +193,7 @@ pub(crate) fn global_load<const WIDTH: usize>(
         block.counters.global_load_sectors += touched;
         block.counters.global_load_ideal_sectors += ideal;
         block.counters.global_load_bytes += u64::from(mask.count_ones()) * WIDTH as u64;
+        caches::count(block, caches::Access::Load, addresses.iter().map(|&at| (at, WIDTH as u32)));
     }
     let whole = mask == FULL && in_a_row(addresses, WIDTH);
     match allocation {
@@ -309,6 +311,7 @@ pub(crate) fn global_store<const WIDTH: usize>(
     block.counters.global_store_sectors += touched;
     block.counters.global_store_ideal_sectors += ideal;
     block.counters.global_store_bytes += u64::from(mask.count_ones()) * WIDTH as u64;
+    caches::count(block, caches::Access::Store, addresses.iter().map(|&at| (at, WIDTH as u32)));
     let whole = mask == FULL && in_a_row(addresses, WIDTH);
     if let Some(allocation) = allocation {
         block.launch.memory.about_to_write(allocation, addresses[0]);
