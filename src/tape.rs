@@ -15,6 +15,7 @@ use std::{
 
 use crate::{
     device::nvtx,
+    dtype::DType,
     error::{Error, Result},
     op::Op,
     shape::Spec,
@@ -37,6 +38,8 @@ struct Log {
     watched: Vec<TensorId>,
     /// Watched tensors and everything computed from them.
     tracked: HashSet<TensorId>,
+    /// Watched tensors at the types they were cast to.
+    casts: HashMap<(TensorId, DType), Tensor>,
 }
 
 /// One applied op: what it read, what it wrote, and of those what its gradient needs.
@@ -155,6 +158,19 @@ pub(crate) fn record(op: &Rc<dyn Op>, x: &[&Tensor], y: &[Tensor]) {
             }
         }
     });
+}
+
+/// What `cast` makes of a tensor that the innermost tape watches, made once in the life of that tape however often it is asked
+/// for; of any other tensor made anew.
+pub(crate) fn cast_once(of: &Tensor, to: DType, cast: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+    let innermost = LIVE.with_borrow(|live| live.last().cloned());
+    let Some(log) = innermost.filter(|log| log.borrow().watched.contains(&of.id())) else { return cast() };
+    if let Some(held) = log.borrow().casts.get(&(of.id(), to)) {
+        return Ok(held.clone());
+    }
+    let made = cast()?;
+    log.borrow_mut().casts.insert((of.id(), to), made.clone());
+    Ok(made)
 }
 
 impl Tape {

@@ -54,7 +54,7 @@ fn residual_networks_are_timms() -> Result<()> {
         b.finish()?;
         for folded in [false, true] {
             if folded {
-                net.fold()?;
+                net.fold(DType::F32)?;
             }
             let worst = worst(name, |x| net.forward(x, 4));
             assert!(worst < 1e-5, "{name}: {worst}");
@@ -75,7 +75,7 @@ fn efficientnet_is_timms() -> Result<()> {
     let mut b = weights.into_builder(DType::F32, &Device::cpu())?;
     let mut net = EfficientNet::new(&mut b, &channels, Keys::Timm)?;
     b.finish()?;
-    net.fold()?;
+    net.fold(DType::F32)?;
     let worst = worst("lite0", |x| net.forward(x));
     assert!(worst < 1e-5, "{worst}");
     Ok(())
@@ -135,7 +135,7 @@ fn every_encoder_encodes() -> Result<()> {
         let encoder = named(spec.name, parameters)?;
         encoder.check()?;
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let site = Site { dir: folder.path(), extractor: &small };
+        let site = Site { dir: folder.path(), extractor: &small, precision: small.precision };
         if encoder.learns() {
             assert!(encoder.load(site, &cpu).is_err(), "{}: nothing is learned yet", spec.name);
             encoder.learn(site, &MemoryPatches(images.clone()), &cpu, &Silent)?;
@@ -191,7 +191,7 @@ fn weights_of_another_network_are_refused() -> Result<()> {
     let views: Vec<_> = arrays.iter().map(NamedArray::view).collect();
     safetensors::write(&path, &views, &BTreeMap::new())?;
     let small = ExtractorConfig::small();
-    let site = Site { dir: Path::new("nowhere"), extractor: &small };
+    let site = Site { dir: Path::new("nowhere"), extractor: &small, precision: small.precision };
     let load = |name: &str, more: serde_json::Value| {
         let mut settings = parameters(more);
         settings.insert("weights".into(), path.display().to_string().into());
@@ -225,7 +225,7 @@ fn features_made_elsewhere_are_found_by_their_corners() -> Result<()> {
     write("b", 2, &[0, 0])?;
     let encoder = named("file", parameters(serde_json::json!({ "features": folder.path() })))?;
     let small = ExtractorConfig::small();
-    let site = Site { dir: folder.path(), extractor: &small };
+    let site = Site { dir: folder.path(), extractor: &small, precision: small.precision };
     let loaded = encoder.load(site, &Device::cpu())?;
     assert_eq!(loaded.d(), 3);
     assert_eq!(loaded.at("a", &[[0, 256], [0, 0]])?, Some(vec![6.0, 7.0, 8.0, 0.0, 1.0, 2.0]));

@@ -216,6 +216,20 @@ fn replays_draw_the_numbers_of_the_following_steps() {
     }
 }
 
+/// A module loaded while a step is captured would be loaded by whoever replays it first, for seconds.
+#[test]
+fn a_capture_loads_nothing() {
+    let device = device(7);
+    let x = Tensor::from_vec(vec![0.5f32; 40], [4, 10], &device).expect("memory");
+    let step = || x.softmax();
+    let message = device.capture(step).err().expect("softmax was never launched").to_string();
+    assert!(message.contains("softmax") && message.contains("first time"), "{message}");
+    let eager = step().expect("launched");
+    let (graph, captured) = device.capture(step).expect("a capture");
+    graph.replay().expect("replayed");
+    assert_eq!(captured.to_vec::<f32>().expect("read"), eager.to_vec::<f32>().expect("read"));
+}
+
 /// The GPU that `ISG_DEVICE` names.
 fn cuda() -> Rc<Cuda> {
     let index = env::var("ISG_DEVICE").ok().and_then(|name| name.split_once(':')?.1.parse().ok()).unwrap_or(0);

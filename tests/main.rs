@@ -14,6 +14,7 @@ mod models;
 mod mutants;
 mod ops;
 mod optim;
+mod precision;
 mod report;
 mod selection;
 mod selectors;

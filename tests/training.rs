@@ -17,6 +17,7 @@ use ::isg::{
     },
     nn::{
         builder::{Builder, Params},
+        precision::ComputePrecision,
         vit::Sequences,
     },
     optim::{Adam, AdamConfig, Ema},
@@ -140,7 +141,7 @@ fn a_recorded_regressor_step_is_the_step() -> Result<()> {
 #[test]
 fn a_network_is_fitted_as_on_the_cpu() -> Result<()> {
     let set = simulation::bags(6, 8, 2, 4);
-    let mut config = TrainConfig::preset(Preset::Small);
+    let mut config = TrainConfig { precision: ComputePrecision::F32, ..TrainConfig::preset(Preset::Small) };
     (config.max_patches, config.batch_slides, config.checkpoint_s) = (4, 2, 3600);
     let curve_on = |device: &Device| {
         let folder = tempfile::tempdir().expect("a folder");
@@ -175,7 +176,7 @@ fn a_network_is_fitted_as_on_the_cpu() -> Result<()> {
 /// the fourth step the critic's view changes, and all of it begins anew.
 #[test]
 fn an_extractor_trains_as_on_the_cpu() -> Result<()> {
-    let mut config = ExtractorConfig::small();
+    let mut config = ExtractorConfig { precision: ComputePrecision::F32, ..ExtractorConfig::small() };
     (config.image_px, config.d, config.batch, config.steps) = (16, 12, 2, 3);
     config.encoder.channels = vec![8, 8, 12];
     config.encoder.head_pool_px = vec![2, 1];

@@ -35,7 +35,7 @@ pub(super) fn load(
     if let Some(terms) = encoder.licence() {
         progress.note(terms);
     }
-    encoder.load(Site { dir, extractor: &config }, device)
+    encoder.load(Site { dir, extractor: &config, precision: config.precision }, device)
 }
 
 /// `KEY=VALUE`.

@@ -181,6 +181,10 @@ impl Device {
         self.0.precision.set(precision);
     }
 
+    pub fn is_cpu(&self) -> bool {
+        matches!(self.kind(), Kind::Cpu)
+    }
+
     pub(crate) fn kind(&self) -> &Kind {
         &self.0.kind
     }

@@ -14,6 +14,7 @@ use crate::{
     error::{Error, Result},
     image::RgbImage,
     io::checksum::Digest,
+    nn::precision::ComputePrecision,
 };
 
 pub const SPEC: EncoderSpec = EncoderSpec {
@@ -45,7 +46,7 @@ impl Encoder for Colour {
     }
 
     fn digest(&self, _: Site) -> Result<Digest> {
-        Ok((self as &dyn Encoder).digest_of_settings(&[], &[]))
+        Ok((self as &dyn Encoder).digest_of_settings(&[], &[], ComputePrecision::F32))
     }
 
     fn load(&self, site: Site, _: &Device) -> Result<Box<dyn PatchEncoder>> {

@@ -7,6 +7,7 @@
 
 use crate::{
     activation::{Activation, ActivationParams},
+    dtype::DType,
     error::{Error, Result},
     nn::builder::{Builder, Init},
     ops::{conv2d::Conv2d, epilogue::Epilogue},
@@ -89,9 +90,9 @@ impl ConvNorm {
         })
     }
 
-    /// Folds for good: passes after this cost one convolution, and weights have no gradient any more.
-    pub fn fold(&mut self) -> Result<()> {
-        self.folded = Some(self.folding()?);
+    /// Folds for good, for images of this type: passes after this cost one convolution, and weights have no gradient any more.
+    pub fn fold(&mut self, dtype: DType) -> Result<()> {
+        self.folded = Some(self.folding(dtype)?);
         Ok(())
     }
 
@@ -104,8 +105,8 @@ impl ConvNorm {
         }
     }
 
-    fn folding(&self) -> Result<Folded> {
-        let (dtype, Shape { outputs, depthwise, .. }) = (self.weight.dtype(), self.shape);
+    fn folding(&self, dtype: DType) -> Result<Folded> {
+        let Shape { outputs, depthwise, .. } = self.shape;
         let scale = self.variance.widened()?.shift(self.eps)?.rsqrt()?.mul(&self.norm_weight.widened()?)?;
         let bias = self.norm_bias.widened()?.sub(&self.mean.widened()?.mul(&scale)?)?;
         let scale = if depthwise { scale } else { scale.reshape([outputs, 1, 1, 1])? };
@@ -176,7 +177,7 @@ fn same_padding(extent: usize, kernel_px: usize, stride: usize) -> [usize; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Device, dtype::DType};
+    use crate::Device;
 
     #[test]
     fn the_smaller_half_of_same_padding_comes_first() {
@@ -222,7 +223,7 @@ mod tests {
             let wanted = y.batch_norm2d_eval(w, b, &layer.mean, &layer.variance, 1e-3)?.to_vec::<f64>()?;
             for folded in [false, true] {
                 if folded {
-                    layer.fold()?;
+                    layer.fold(DType::F64)?;
                 }
                 let ours = layer.forward(&x)?.to_vec::<f64>()?;
                 let worst = ours.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);

@@ -127,14 +127,14 @@ impl EfficientNet {
     ///
     /// # Errors
     /// A device that fails.
-    pub fn fold(&mut self) -> Result<()> {
-        self.stem.fold()?;
+    pub fn fold(&mut self, dtype: DType) -> Result<()> {
+        self.stem.fold(dtype)?;
         for block in &mut self.blocks {
-            block.expand.as_mut().map_or(Ok(()), ConvNorm::fold)?;
-            block.depthwise.fold()?;
-            block.project.fold()?;
+            block.expand.as_mut().map_or(Ok(()), |layer| layer.fold(dtype))?;
+            block.depthwise.fold(dtype)?;
+            block.project.fold(dtype)?;
         }
-        self.head.fold()
+        self.head.fold(dtype)
     }
 
     /// `[n, h, w, 3]` to `[n, channels of the head]`.
@@ -148,7 +148,7 @@ impl EfficientNet {
             let hidden = block.depthwise.forward(&hidden)?;
             x = block.project.forward_add_residual(&hidden, block.residual.then_some(&x))?;
         }
-        self.head.forward(&x)?.global_avg_pool()
+        self.head.forward(&x)?.widened()?.global_avg_pool()
     }
 }
 
@@ -182,8 +182,8 @@ impl Encoder for EfficientNetLite0 {
         Some(Arc::new(EfficientNetLite0 { weights, ..self.clone() }))
     }
 
-    fn digest(&self, _: Site) -> Result<Digest> {
-        Ok((self as &dyn Encoder).digest_of_settings(&["weights"], &state_dict::digests(&self.weights)?))
+    fn digest(&self, site: Site) -> Result<Digest> {
+        Ok((self as &dyn Encoder).digest_of_settings(&["weights"], &state_dict::digests(&self.weights)?, site.precision))
     }
 
     fn load(&self, site: Site, device: &Device) -> Result<Box<dyn PatchEncoder>> {
@@ -198,13 +198,14 @@ impl Encoder for EfficientNetLite0 {
         };
         let mut network = EfficientNet::new(&mut b, &CHANNELS, keys)?;
         b.finish()?;
-        network.fold()?;
+        let precision = site.precision.on(device);
+        network.fold(precision.dtype())?;
         Ok(Box::new(Network {
             d: CHANNELS[8],
             tile_px: self.tile_px.0,
             normalisation: INPUT,
             stretch: false,
-            dtype: DType::F32,
+            precision,
             device: device.clone(),
             digest: self.digest(site)?,
             forward: Box::new(move |tiles| network.forward(tiles)),

@@ -20,6 +20,7 @@ use crate::{
     extractor::{Extractor, config::ExtractorConfig, patches::PatchSource, training::StepRecord},
     image::RgbImage,
     io::checksum::Digest,
+    nn::precision::ComputePrecision,
     progress::Progress,
 };
 
@@ -45,6 +46,8 @@ pub struct Site<'a> {
     pub dir: &'a Path,
     /// The StyleGAN pair of this scale.
     pub extractor: &'a ExtractorConfig,
+    /// What networks compute in on a GPU; the pair's is in its configuration.
+    pub precision: ComputePrecision,
 }
 
 /// An encoder with its settings.
@@ -174,11 +177,11 @@ impl dyn Encoder {
         self.spec().name
     }
 
-    /// Of its settings, as JSON without the paths in `but`; those count by the bytes they lead to.
-    pub(super) fn digest_of_settings(&self, but: &[&str], files: &[Digest]) -> Digest {
+    /// Of its settings and of what it computes in, as JSON without the paths in `but`; those count by the bytes they lead to.
+    pub(super) fn digest_of_settings(&self, but: &[&str], files: &[Digest], precision: ComputePrecision) -> Digest {
         let mut settings = self.parameters();
         settings.retain(|key, _| !but.contains(&key.as_str()));
-        Digest::of("encoder", &(self.name(), settings, files))
+        Digest::of("encoder", &(self.name(), settings, files, precision))
     }
 }
 

@@ -103,14 +103,16 @@ impl Resnet {
         Ok(Resnet { stem, stages })
     }
 
-    /// Folds every batch normalisation into its convolution: for passes without gradients of weights.
+    /// Folds every batch normalisation into its convolution, for images of this type: for passes without gradients of weights.
     ///
     /// # Errors
     /// A device that fails.
-    pub fn fold(&mut self) -> Result<()> {
-        self.stem.fold()?;
+    pub fn fold(&mut self, dtype: DType) -> Result<()> {
+        self.stem.fold(dtype)?;
         let blocks = self.stages.iter_mut().flatten();
-        blocks.flat_map(|block| block.branch.iter_mut().chain(&mut block.downsample)).try_for_each(ConvNorm::fold)
+        blocks
+            .flat_map(|block| block.branch.iter_mut().chain(&mut block.downsample))
+            .try_for_each(|layer| layer.fold(dtype))
     }
 
     /// Means over positions of what the first `stages` stages make of images: `[n, h, w, 3]` to `[n, channels]`.
@@ -122,7 +124,7 @@ impl Resnet {
         for block in self.stages.iter().take(stages).flatten() {
             x = block.forward(&x)?;
         }
-        x.global_avg_pool()
+        x.widened()?.global_avg_pool()
     }
 }
 
@@ -252,8 +254,12 @@ impl Encoder for ResnetEncoder {
         Some(Arc::new(ResnetEncoder { settings: Settings { weights, ..self.settings.clone() }, ..*self }))
     }
 
-    fn digest(&self, _: Site) -> Result<Digest> {
-        Ok((self as &dyn Encoder).digest_of_settings(&["weights"], &state_dict::digests(&self.settings.weights)?))
+    fn digest(&self, site: Site) -> Result<Digest> {
+        Ok((self as &dyn Encoder).digest_of_settings(
+            &["weights"],
+            &state_dict::digests(&self.settings.weights)?,
+            site.precision,
+        ))
     }
 
     fn load(&self, site: Site, device: &Device) -> Result<Box<dyn PatchEncoder>> {
@@ -270,13 +276,14 @@ impl Encoder for ResnetEncoder {
         let stages = if self.settings.feature == Feature::Layer3 { 3 } else { 4 };
         let mut resnet = Resnet::new(&mut b, &config)?;
         b.finish()?;
-        resnet.fold()?;
+        let precision = site.precision.on(device);
+        resnet.fold(precision.dtype())?;
         Ok(Box::new(Network {
             d: config.channels(stages - 1),
             tile_px: self.settings.tile_px.0,
             normalisation: IMAGENET,
             stretch: self.settings.stretch,
-            dtype: DType::F32,
+            precision,
             device: device.clone(),
             digest: self.digest(site)?,
             forward: Box::new(move |tiles| resnet.forward(tiles, stages)),

@@ -235,7 +235,7 @@ mod tests {
     fn words_tell_textures_of_equal_colour_apart() -> Result<()> {
         let folder = tempfile::tempdir().map_err(|e| Error::io("temporary", e))?;
         let extractor = ExtractorConfig::preset(Preset::Small);
-        let site = Site { dir: folder.path(), extractor: &extractor };
+        let site = Site { dir: folder.path(), extractor: &extractor, precision: extractor.precision };
         let encoder = TextureWords { words: 12, seed: 3 };
         let images: Vec<RgbImage> = (0..40).map(|i| stripes(if i % 2 == 0 { 1 } else { 4 })).collect();
         encoder.learn(site, &MemoryPatches(images), &Device::cpu(), &Silent)?;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
     error::{Error, Result},
-    nn::norm::NormKind,
+    nn::{norm::NormKind, precision::ComputePrecision},
     preset::Preset,
 };
 
@@ -41,6 +41,8 @@ pub struct ExtractorConfig {
     pub lpips: LpipsConfig,
     pub optimizer: OptimizerConfig,
     pub augment: AugmentConfig,
+    /// What passes compute in on a GPU, in training and afterwards.
+    pub precision: ComputePrecision,
     /// Images a step.
     pub batch: usize,
     pub steps: u64,
@@ -182,6 +184,7 @@ impl ExtractorConfig {
                 adaptive_target: 0.6,
                 adaptive_length_images: 500_000.0,
             },
+            precision: ComputePrecision::default(),
             batch: 4,
             steps: 100_000,
             seed: 0,

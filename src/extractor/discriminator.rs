@@ -11,6 +11,7 @@ use crate::{
     nn::{
         builder::Builder,
         equalized::{EqualizedConv, EqualizedLinear, Then, halving, plain},
+        precision::ComputePrecision,
         residual::ResidualBlock,
     },
     ops::upfirdn2d::Filter,
@@ -25,10 +26,20 @@ pub struct Discriminator {
     stddev_group: usize,
     hidden: EqualizedLinear,
     logit: EqualizedLinear,
+    precision: ComputePrecision,
 }
 
+/// Resolutions from the highest down whose activations have 16 bits while R1 is computed, the others TF32: the gradient of a gradient
+/// amplifies rounding. Source: StyleGAN2-ADA's `num_fp16_res`.
+const R1_NARROW_RESOLUTIONS: usize = 4;
+
 impl Discriminator {
-    pub fn new(b: &mut Builder, config: &DiscriminatorConfig, filter: &Filter) -> Result<Discriminator> {
+    pub fn new(
+        b: &mut Builder,
+        config: &DiscriminatorConfig,
+        filter: &Filter,
+        precision: ComputePrecision,
+    ) -> Result<Discriminator> {
         let channels = &config.channels;
         let from_rgb =
             b.scope("from_rgb", |b| EqualizedConv::new(b, [3, channels[0]], 1, Some(Then::LeakyRelu), plain(filter)))?;
@@ -45,16 +56,30 @@ impl Discriminator {
             stddev_group: config.minibatch_stddev_group,
             hidden: b.scope("hidden", |b| EqualizedLinear::new(b, 16 * seen, last, 1.0, Then::LeakyRelu))?,
             logit: b.scope("logit", |b| EqualizedLinear::new(b, last, 1, 1.0, Then::Bias))?,
+            precision: precision.on(b.device()),
         })
     }
 
     /// `[n, h, w, 3]` to logits `[n, 1]`.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        self.forward_narrow(images, usize::MAX)
+    }
+
+    /// The same for [`r1_penalty`], in 16 bits at the highest resolutions alone.
+    pub fn forward_for_r1(&self, images: &Tensor) -> Result<Tensor> {
+        self.forward_narrow(images, R1_NARROW_RESOLUTIONS)
+    }
+
+    fn forward_narrow(&self, images: &Tensor, resolutions: usize) -> Result<Tensor> {
         let _range = nvtx::range("discriminator");
-        let mut x = self.from_rgb.forward(images)?;
-        for block in &self.blocks {
+        let mut x = self.from_rgb.forward(&self.precision.narrowed(images)?)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            if i == resolutions {
+                x = x.widened()?;
+            }
             x = block.forward(&x)?;
         }
+        x = x.widened()?;
         if self.stddev_group > 1 {
             let n = x.shape()[0];
             // The last batch of an evaluation may be smaller than the group.

@@ -6,6 +6,7 @@
 //! averaged, normalised to unit mean square, and merged by another such net into the code that also drives the
 //! generator. That net ends in a leaky rectifier, so its vectors have a large part in common; `code_norm = "batch"` takes it off and
 //! gives every number one scale, by the batch's statistics in training and by running ones after. Images `[n, h, w, 3]` in [-1, 1], code `[n, d]`.
+//! Heads and code are f32 at any precision: they cost nothing, and everything after depends on them.
 
 use crate::{
     device::nvtx,
@@ -15,6 +16,7 @@ use crate::{
         builder::Builder,
         equalized::{EqualizedConv, EqualizedLinear, Then, halving, plain},
         norm::{Norm, RunningStats},
+        precision::ComputePrecision,
         residual::ResidualBlock,
     },
     ops::{avg_pool2d::Pool2d, upfirdn2d::Filter},
@@ -28,6 +30,7 @@ pub struct Encoder {
     stages: Vec<Stage>,
     merge: Vec<EqualizedLinear>,
     norm: Norm,
+    precision: ComputePrecision,
 }
 
 struct Stage {
@@ -40,7 +43,13 @@ struct Stage {
 
 impl Encoder {
     /// `config` as [`ExtractorConfig::validate`](crate::extractor::config::ExtractorConfig::validate) accepts it.
-    pub fn new(b: &mut Builder, config: &EncoderConfig, d: usize, filter: &Filter) -> Result<Encoder> {
+    pub fn new(
+        b: &mut Builder,
+        config: &EncoderConfig,
+        d: usize,
+        filter: &Filter,
+        precision: ComputePrecision,
+    ) -> Result<Encoder> {
         let channels = &config.channels;
         let from_rgb =
             b.scope("from_rgb", |b| EqualizedConv::new(b, [3, channels[0]], 1, Some(Then::LeakyRelu), plain(filter)))?;
@@ -57,7 +66,7 @@ impl Encoder {
             .collect::<Result<Vec<_>>>()?;
         let merge = mlp(b, "merge", d, d, config.merge_layers, config.style_lr_mul)?;
         let norm = b.scope("code_norm", |b| Norm::new(b, config.code_norm, d, 1.0))?;
-        Ok(Encoder { from_rgb, stages, merge, norm })
+        Ok(Encoder { from_rgb, stages, merge, norm, precision: precision.on(b.device()) })
     }
 
     /// `[n, h, w, 3]` in [-1, 1] to `[n, d]`.
@@ -73,11 +82,11 @@ impl Encoder {
 
     fn merged(&self, images: &Tensor) -> Result<Tensor> {
         let _range = nvtx::range("encoder");
-        let mut x = self.from_rgb.forward(images)?;
+        let mut x = self.from_rgb.forward(&self.precision.narrowed(images)?)?;
         let mut sum: Option<Tensor> = None;
         for stage in &self.stages {
             x = stage.refine.forward(&stage.halve.forward(&x)?)?;
-            let seen = through(&stage.head, &cells(&x, stage.pool_px)?)?;
+            let seen = through(&stage.head, &cells(&x, stage.pool_px)?.widened()?)?;
             sum = Some(match sum {
                 Some(sum) => sum.add(&seen)?,
                 None => seen,

@@ -8,6 +8,7 @@ use crate::{
     nn::{
         builder::{Builder, Init},
         equalized::{ModulatedConv, doubled, doubling, plain},
+        precision::ComputePrecision,
     },
     ops::upfirdn2d::Filter,
     tensor::Tensor,
@@ -19,6 +20,7 @@ pub struct Generator {
     first_rgb: ModulatedConv,
     blocks: Vec<Block>,
     filter: Filter,
+    precision: ComputePrecision,
 }
 
 struct Block {
@@ -29,7 +31,13 @@ struct Block {
 
 impl Generator {
     /// `channels` at 4, 8, 16, ... pixels; as many as the image size has doublings, plus one.
-    pub fn new(b: &mut Builder, channels: &[usize], d: usize, filter: &Filter) -> Result<Generator> {
+    pub fn new(
+        b: &mut Builder,
+        channels: &[usize],
+        d: usize,
+        filter: &Filter,
+        precision: ComputePrecision,
+    ) -> Result<Generator> {
         let constant = b.param("constant", [1, 4, 4, channels[0]], Init::Normal(1.0))?;
         let first = b.scope("first", |b| ModulatedConv::styled(b, d, [channels[0]; 2], plain(filter)))?;
         let first_rgb = b.scope("first_rgb", |b| ModulatedConv::to_rgb(b, d, channels[0], filter))?;
@@ -45,18 +53,25 @@ impl Generator {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(Generator { constant, first, first_rgb, blocks, filter: filter.clone() })
+        let precision = precision.on(b.device());
+        Ok(Generator { constant, first, first_rgb, blocks, filter: filter.clone(), precision })
     }
 
     /// `[n, d]` to images `[n, h, w, 3]`, about [-1, 1] but not clamped.
     pub fn forward(&self, code: &Tensor) -> Result<Tensor> {
         let _range = nvtx::range("generator");
         let (n, c) = (code.shape()[0], self.constant.shape().last());
-        let mut x = self.first.forward(&self.constant.broadcast_to([n, 4, 4, c])?, code)?;
-        let mut image = self.first_rgb.forward(&x, code)?;
+        let constant = self.precision.narrowed(&self.constant)?.broadcast_to([n, 4, 4, c])?;
+        let mut x = self.first.forward(&constant, code)?;
+        let mut image = self.first_rgb.forward(&x, code)?.widened()?;
         for block in &self.blocks {
             x = block.refine.forward(&block.double.forward(&x, code)?, code)?;
-            image = block.to_rgb.forward_add_residual(&x, code, Some(&doubled(&image, &self.filter)?))?;
+            let upsampled = doubled(&image, &self.filter)?;
+            // The image is f32, as in StyleGAN: every resolution adds to it.
+            image = match x.dtype() == upsampled.dtype() {
+                true => block.to_rgb.forward_add_residual(&x, code, Some(&upsampled))?,
+                false => upsampled.add(&block.to_rgb.forward(&x, code)?.widened()?)?,
+            };
         }
         Ok(image)
     }

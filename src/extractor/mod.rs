@@ -36,6 +36,7 @@ use crate::{
     nn::{
         builder::{Builder, Params},
         norm::RunningStats,
+        precision::ComputePrecision,
     },
     ops::upfirdn2d::Filter,
     tensor::Tensor,
@@ -53,8 +54,10 @@ pub(super) struct Autoencoder {
 impl Autoencoder {
     pub fn new(mut b: Builder, config: &ExtractorConfig) -> Result<(Autoencoder, Params)> {
         let filter = Filter::low_pass(&config.resample_filter)?;
-        let encoder = b.scope("encoder", |b| Encoder::new(b, &config.encoder, config.d, &filter))?;
-        let generator = b.scope("generator", |b| Generator::new(b, &config.generator_channels, config.d, &filter))?;
+        let encoder = b.scope("encoder", |b| Encoder::new(b, &config.encoder, config.d, &filter, config.precision))?;
+        let generator = b.scope("generator", |b| {
+            Generator::new(b, &config.generator_channels, config.d, &filter, config.precision)
+        })?;
         Ok((Autoencoder { encoder, generator }, b.finish()?))
     }
 
@@ -121,13 +124,14 @@ impl Extractor {
         self.config.d
     }
 
-    /// Of the encoder's weights and architecture: two extractors of one digest give the same features.
+    /// Of the encoder's weights, architecture and precision: two extractors of one digest give the same features.
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
     /// Feature vectors `[images, d]`, row after row. Images of any size; each is resized to the network's.
     pub fn encode(&self, images: &[RgbImage]) -> Result<Vec<f32>> {
+        let _precision = self.precision().enter(&self.device);
         let mut features = Vec::with_capacity(images.len() * self.config.d);
         for part in images.chunks(self.images_a_pass()) {
             features.extend(self.model.encoder.forward(&self.batch(part)?)?.to_vec::<f32>()?);
@@ -138,6 +142,7 @@ impl Extractor {
     /// What the generator makes of each image's feature vector, at the network's size.
     pub fn reconstruct(&self, images: &[RgbImage]) -> Result<Vec<RgbImage>> {
         let px = self.config.image_px;
+        let _precision = self.precision().enter(&self.device);
         let mut out = Vec::with_capacity(images.len());
         for part in images.chunks(self.images_a_pass()) {
             let values = self.model.forward(&self.batch(part)?)?.to_vec::<f32>()?;
@@ -148,6 +153,10 @@ impl Extractor {
             }));
         }
         Ok(out)
+    }
+
+    fn precision(&self) -> ComputePrecision {
+        self.config.precision.on(&self.device)
     }
 
     /// Bounds the memory of a forward pass; enough images for matrix products to be efficient.
@@ -178,7 +187,8 @@ pub fn parameters(config: &ExtractorConfig) -> Result<usize> {
     let fresh = || Builder::fresh(config.seed, DType::F32, &device);
     let (_, pair) = Autoencoder::new(fresh(), config)?;
     let mut critic = fresh();
-    Discriminator::new(&mut critic, &config.discriminator, &Filter::low_pass(&config.resample_filter)?)?;
+    let filter = Filter::low_pass(&config.resample_filter)?;
+    Discriminator::new(&mut critic, &config.discriminator, &filter, config.precision)?;
     Ok(pair.count() + critic.finish()?.count())
 }
 
@@ -189,6 +199,8 @@ pub(super) struct Header {
     pub step: u64,
     /// Of everything its weights follow from but the number of steps.
     pub key: Digest,
+    /// What its passes computed in while it was trained.
+    pub trained_in: ComputePrecision,
 }
 
 impl Header {
@@ -206,11 +218,12 @@ impl Header {
         let config = value("config").and_then(|text| serde_json::from_str::<ExtractorConfig>(text).ok());
         let step = value("step").and_then(|text| text.parse().ok());
         let key = value("key").and_then(|text| text.parse().ok());
-        let (Some(config), Some(step), Some(key)) = (config, step, key) else {
+        let trained_in = value("precision").and_then(|text| serde_json::from_str(text).ok());
+        let (Some(config), Some(step), Some(key), Some(trained_in)) = (config, step, key, trained_in) else {
             return Err(unusable("does not say how it was trained"));
         };
         config.validate()?;
-        Ok(Header { config, step, key })
+        Ok(Header { config, step, key, trained_in })
     }
 
     /// Writes the file that [`Extractor::load`] reads.
@@ -223,6 +236,7 @@ impl Header {
             ("config", config),
             ("step", self.step.to_string()),
             ("key", self.key.to_string()),
+            ("precision", serde_json::to_string(&self.trained_in).map_err(|e| Error::io(path, e.into()))?),
         ];
         let metadata: BTreeMap<String, String> = metadata.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
         checkpoint::write_tensors(path, tensors, &metadata).map(drop)
@@ -230,7 +244,7 @@ impl Header {
 }
 
 fn content_digest(config: &ExtractorConfig, tensors: &HashMap<String, Tensor>) -> Result<Digest> {
-    let architecture = (config.image_px, config.d, &config.resample_filter, &config.encoder);
+    let architecture = (config.image_px, config.d, &config.resample_filter, &config.encoder, config.precision);
     let encoder = tensors.iter().filter(|(name, _)| name.starts_with("encoder."));
     let weights = encoder.map(|(name, tensor)| Ok((name, Digest::of_bytes(tensor.to_buffer()?.bytes()))));
     Ok(Digest::of("encoder", &(architecture, weights.collect::<Result<BTreeMap<_, _>>>()?)))

@@ -10,6 +10,8 @@
 //! of its own; its learning rate and decay rates are corrected for these extra updates (StyleGAN2 §3.1: to the power
 //! 16/17). The critic is shown the reconstructions that the pair's own update was computed from.
 //!
+//! Passes compute in the precision that the configuration names; weights, moments, losses and what is stored are f32.
+//!
 //! A step is a function of the weights, the optimisers' moments, the seed and the step's number; a checkpoint keeps them
 //! exactly, and a resumed run repeats an uninterrupted one exactly. What the weights follow from (the configuration, the
 //! patches, the files of LPIPS) has a digest that checkpoints and the finished file carry, so that a run never resumes from
@@ -158,6 +160,7 @@ const OPS: &[&OpSpec] = &[
     &ops::batch_norm2d::SPEC,
     &ops::bias_act::SPEC,
     &ops::binary::SPEC,
+    &ops::cast::SPEC,
     &ops::conv2d::SPEC,
     &ops::depthwise_conv2d::SPEC,
     &ops::global_norm::SPEC,
@@ -214,7 +217,7 @@ fn bring_up_to_date(
     let checkpoint = checkpoints.resume(progress, fits)?;
     let mut training = Training::start(config, checkpoint.as_ref(), key, dir, device)?;
     let kernels = OPS.iter().flat_map(|spec| spec.kernels).chain(optim::KERNELS).copied().chain([ops::lerp::KERNEL]);
-    device.preload(kernels, &[DType::F32])?;
+    device.preload(kernels, config.precision.on(device).dtypes())?;
     let mut log = MetricsLog::resume(dir.join(METRICS), training.step)?;
 
     progress.begin("extractor", config.steps, "steps");
@@ -225,7 +228,8 @@ fn bring_up_to_date(
     outcome?;
 
     let weights = training.averaged.named(&training.pair.params);
-    Header { config: config.clone(), step: training.step, key }.write(&file, &weights)?;
+    let trained_in = config.precision.on(device);
+    Header { config: config.clone(), step: training.step, key, trained_in }.write(&file, &weights)?;
     let trained = Trained::new(dir, training.step)?;
     trained.quality.and_then(|quality| quality.warning()).iter().for_each(|warning| progress.note(warning));
     Ok(trained)
@@ -317,7 +321,8 @@ impl<'a> Training<'a> {
         if config.loss.adversarial > 0.0 {
             let mut b = builder("critic")?;
             let filter = Filter::low_pass(&config.resample_filter)?;
-            let model = b.scope("critic", |b| Discriminator::new(b, &config.discriminator, &filter))?;
+            let model =
+                b.scope("critic", |b| Discriminator::new(b, &config.discriminator, &filter, config.precision))?;
             let params = b.finish()?;
             critic =
                 Some(Learner { model, adam: Adam::new(&params, adam(config, critic_correction(config)))?, params });
@@ -389,6 +394,7 @@ impl<'a> Training<'a> {
 
     /// Step number `step` (from 1) on `[batch, px, px, 3]` images in [-1, 1].
     pub fn one_step(&mut self, step: u64, images: Vec<f32>) -> Result<StepRecord> {
+        let _precision = self.config.precision.on(self.device).enter(self.device);
         let values = self.values(step, images);
         match &mut self.batch {
             Some(batch) if batch.holds(&values) => batch.overwrite(values)?,
@@ -505,7 +511,7 @@ impl<'a> Training<'a> {
         let critic = self.critic.as_ref().ok_or_else(|| Error::internal("R1 without a critic"))?;
         let tape = Tape::start();
         tape.watch(critic.params.trainable().into_iter().chain([&batch.real]));
-        let logits = critic.model.forward(&batch.shown(&batch.real, 3)?)?;
+        let logits = critic.model.forward_for_r1(&batch.shown(&batch.real, 3)?)?;
         let penalty = r1_penalty(&tape, &logits, &batch.real)?;
         let loss = penalty.scale(weights.r1 / 2.0 * weights.r1_every_steps as f64)?;
         critic.apply(&tape.backward(&loss)?, self.config)?;

@@ -20,6 +20,7 @@ use crate::{
         loss::Loss,
         method::{self, Fit, METHOD, MethodConfig, MethodSpec, Parameters},
     },
+    nn::precision::ComputePrecision,
     preset::Preset,
 };
 
@@ -35,6 +36,8 @@ pub struct TrainConfig {
     #[serde(flatten)]
     pub method: MethodConfig,
     pub seed: u64,
+    /// What passes compute in on a GPU.
+    pub precision: ComputePrecision,
     /// Passes over the training slides, at most.
     pub epochs: usize,
     /// Slides a step; the loss is averaged over them.
@@ -113,6 +116,7 @@ impl TrainConfig {
             name: spec.name.to_string(),
             method: MethodConfig::preset(spec, preset),
             seed: 0,
+            precision: ComputePrecision::default(),
             epochs: 50,
             batch_slides: 16,
             max_patches: 100,

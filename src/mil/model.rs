@@ -19,13 +19,14 @@ use crate::{
         config::TrainConfig,
         features::{FeatureDims, FeatureScale, Moments, PatchFeatures, PatchValues, READ_PATCHES},
         loss::Loss,
-        method::MethodConfig,
+        method::{Fit, MethodConfig},
         network::{Dims, Explanation, Mode, Network, Patches},
         tasks::Task,
         training::Job,
     },
     nn::{
         builder::{Builder, Params},
+        precision::ComputePrecision,
         vit::Sequences,
     },
     tensor::Tensor,
@@ -56,14 +57,27 @@ pub struct ModelHeader {
     pub epoch: u64,
     /// Mean validation correlation at that epoch, where there is one.
     pub valid_pearson: Option<f64>,
+    /// What its passes computed in while it was trained, and do on GPUs; its weights are f32.
+    pub precision: ComputePrecision,
     /// Of everything its weights follow from: says whether a run may keep this model.
     pub key: Digest,
 }
 
 impl ModelHeader {
     /// Of a model that is about to be trained.
-    pub(crate) fn of_job(job: &Job, config: &TrainConfig, targets: TargetScaler, key: Digest) -> ModelHeader {
+    pub(crate) fn of_job(
+        job: &Job,
+        config: &TrainConfig,
+        targets: TargetScaler,
+        key: Digest,
+        device: &Device,
+    ) -> ModelHeader {
         let genes = job.set.genes.clone();
+        // Closed forms are solved in f64.
+        let precision = match config.method.fit() {
+            Fit::Closed(_) => ComputePrecision::F32,
+            Fit::Gradient => config.precision.on(device),
+        };
         ModelHeader {
             format: FORMAT.to_string(),
             method: config.method.clone(),
@@ -76,6 +90,7 @@ impl ModelHeader {
             loss: config.loss(),
             epoch: 0,
             valid_pearson: None,
+            precision,
             key,
         }
     }
@@ -138,6 +153,7 @@ impl Model {
     fn build(header: ModelHeader, features: FeatureScale, mut b: Builder, device: &Device) -> Result<Model> {
         let dims = Dims { features: header.dims, genes: header.genes.len() };
         let network = header.method.network(&mut b, dims)?;
+        let network = Network { precision: header.precision.on(device), ..network };
         Ok(Model { header, features, network, params: b.finish()?, checksum: None, device: device.clone() })
     }
 
@@ -222,20 +238,22 @@ impl Model {
                 "a slide without patches cannot be predicted; lower the selection threshold".into(),
             ));
         }
+        let _precision = self.network.precision.enter(&self.device);
         let mut parts = Vec::new();
         for chunk in (0..n).collect::<Vec<_>>().chunks(READ_PATCHES) {
-            parts.push(self.network.encoder.tokens(&self.patches(features, chunk)?, &mut Mode::Evaluate)?);
+            parts.push(self.network.tokens(&self.patches(features, chunk)?, &mut Mode::Evaluate)?);
         }
         let tokens = match &parts[..] {
             [all] => all.clone(),
             _ => Tensor::concat(&parts.iter().collect::<Vec<_>>(), 0)?,
         };
         let slide = Sequences::new(&[n], tokens.device())?;
-        self.network.aggregator.pool(&tokens, &slide, &mut Mode::Evaluate)?.to_vec::<f64>()
+        self.network.pool(&tokens, &slide, &mut Mode::Evaluate)?.to_vec::<f64>()
     }
 
     /// One slide's prediction with what led to it: predictions on the targets' own scale, contributions too, or as logits.
     pub fn explain(&self, features: &dyn PatchFeatures) -> Result<Explanation> {
+        let _precision = self.network.precision.enter(&self.device);
         let all: Vec<usize> = (0..features.patches()).collect();
         let mut explanation = self.network.explain(&self.patches(features, &all)?)?;
         self.header.loss.read(&mut explanation.prediction, &self.header.targets);

@@ -8,7 +8,7 @@ use crate::{
     dtype::DType,
     error::{Error, Result},
     mil::features::{FeatureDims, PatchValues, Reads},
-    nn::{norm::RunningStats, position::PositionKind, vit::Sequences},
+    nn::{norm::RunningStats, position::PositionKind, precision::ComputePrecision, vit::Sequences},
     random::Philox,
     shape::Shape,
     tensor::Tensor,
@@ -244,30 +244,50 @@ pub struct Network {
     pub variants: usize,
     /// Trained on every patch as a case of its own, with its slide's target: in training its output has a row for each.
     pub patchwise: bool,
+    /// What patches are rounded to as they enter; the network's layers follow.
+    pub precision: ComputePrecision,
 }
 
 impl Network {
-    /// Of one form.
+    /// Of one form, in f32.
     pub fn new(input: Input, encoder: impl PatchEncoder + 'static, aggregator: impl Aggregator + 'static) -> Network {
-        Network { input, encoder: Box::new(encoder), aggregator: Box::new(aggregator), variants: 1, patchwise: false }
+        let (encoder, aggregator) = (Box::new(encoder), Box::new(aggregator));
+        Network { input, encoder, aggregator, variants: 1, patchwise: false, precision: ComputePrecision::F32 }
+    }
+
+    /// `[n, width]`, each patch by itself (but for batch statistics in training).
+    pub fn tokens(&self, patches: &Patches, mode: &mut Mode) -> Result<Tensor> {
+        self.encoder.tokens(&self.narrowed(patches)?, mode)
+    }
+
+    fn narrowed(&self, patches: &Patches) -> Result<Patches> {
+        let narrowed = |x: &Option<Tensor>| x.as_ref().map(|x| self.precision.narrowed(x)).transpose();
+        let (global, cube) = (narrowed(&patches.global)?, narrowed(&patches.cube)?);
+        Ok(Patches { global, cube, position: patches.position.clone() })
+    }
+
+    /// `[slides, genes]` of the tokens of slides, one after another.
+    pub fn pool(&self, tokens: &Tensor, slides: &Sequences, mode: &mut Mode) -> Result<Tensor> {
+        self.aggregator.pool(tokens, slides, mode)?.widened()
     }
 
     /// `[slides, genes]` of slides whose patches lie one after another.
     pub fn forward(&self, patches: &Patches, slides: &Sequences, mode: &mut Mode) -> Result<Tensor> {
-        let tokens = self.encoder.tokens(patches, mode)?;
+        let tokens = self.tokens(patches, mode)?;
         slides.check("network", tokens.shape().rows())?;
-        self.aggregator.pool(&tokens, slides, mode)
+        self.pool(&tokens, slides, mode)
     }
 
     /// One slide's prediction with what led to it.
     pub fn explain(&self, patches: &Patches) -> Result<Explanation> {
+        let patches = &self.narrowed(patches)?;
         let tokens = self.encoder.tokens(patches, &mut Mode::Evaluate)?;
         let n = tokens.shape().rows();
         let mut maps = self.encoder.maps(patches)?;
         maps.extend(self.aggregator.maps(&tokens)?);
         let contribution = self.aggregator.contributions(&tokens)?.map(|t| t.to_vec::<f64>()).transpose()?;
         let slide = Sequences::new(&[n], tokens.device())?;
-        let prediction = self.aggregator.pool(&tokens, &slide, &mut Mode::Evaluate)?.to_vec::<f64>()?;
+        let prediction = self.pool(&tokens, &slide, &mut Mode::Evaluate)?.to_vec::<f64>()?;
         Ok(Explanation { prediction, contribution, maps })
     }
 }

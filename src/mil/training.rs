@@ -2,6 +2,8 @@
 //! patches drawn anew at every step, an average of the weights, early stopping on validation slides. A method with a closed
 //! form is solved instead.
 //!
+//! Passes compute in the precision that the configuration names; weights, moments, the loss and what is stored are f32.
+//!
 //! A step is a function of the weights, the optimiser's moments, the seed and the step's number. A checkpoint keeps them
 //! exactly at the end of an epoch: a run that was killed ends bit-identical to an uninterrupted one.
 
@@ -104,6 +106,7 @@ const OPS: &[&OpSpec] = &[
     &ops::bias_act::SPEC,
     &ops::binary::SPEC,
     &ops::broadcast::SPEC,
+    &ops::cast::SPEC,
     &ops::gather::SPEC,
     &ops::global_feature_updater::SPEC,
     &ops::global_norm::SPEC,
@@ -139,7 +142,7 @@ pub fn fit(job: &Job, config: &TrainConfig, device: &Device, progress: &dyn Prog
     }
     if let Fit::Closed(form) = config.method.fit() {
         begin_anew(job.dir)?;
-        let header = solve(job, form, ModelHeader::of_job(job, config, targets, key), &features)?;
+        let header = solve(job, form, ModelHeader::of_job(job, config, targets, key, device), &features)?;
         progress.advance(job.epochs as u64);
         return Ok(header);
     }
@@ -148,10 +151,12 @@ pub fn fit(job: &Job, config: &TrainConfig, device: &Device, progress: &dyn Prog
     if checkpoint.is_none() {
         begin_anew(job.dir)?;
     }
-    let header = ModelHeader::of_job(job, config, targets, key);
+    let header = ModelHeader::of_job(job, config, targets, key, device);
+    let precision = header.precision;
+    let _precision = precision.enter(device);
     let mut training = Training::start(job, config, header, features, checkpoint.as_ref(), device)?;
     let kernels = OPS.iter().flat_map(|spec| spec.kernels).chain(optim::KERNELS).copied();
-    device.preload(kernels, &[DType::F32])?;
+    device.preload(kernels, precision.dtypes())?;
     progress.advance(training.state.epoch);
     let mut log = MetricsLog::resume(job.dir.join(METRICS_FILE), training.state.step)?;
     training.run(&checkpoints, &mut log, progress)?;

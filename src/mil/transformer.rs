@@ -187,7 +187,7 @@ impl Aggregator for Transformer {
                 longer.first_rows(&x)?
             }
         };
-        self.head.forward(&pooled)
+        self.head.forward(&pooled.widened()?)
     }
 
     /// The head sees the mean over the tokens, so that it can be moved before the mean.
@@ -196,7 +196,7 @@ impl Aggregator for Transformer {
             return Ok(None);
         }
         let slide = Sequences::new(&[tokens.shape().rows()], tokens.device())?;
-        self.head.forward(&self.blocks(tokens, &slide, &mut Mode::Evaluate)?).map(Some)
+        self.head.forward(&self.blocks(tokens, &slide, &mut Mode::Evaluate)?.widened()?).map(Some)
     }
 
     /// Attention rolled out through the blocks (Abnar and Zuidema 2020) from what the head reads.
@@ -204,7 +204,7 @@ impl Aggregator for Transformer {
         let n = tokens.shape().rows();
         let class = usize::from(self.class_token.is_some());
         let mut x = match &self.class_token {
-            Some(token) => Tensor::concat(&[token, tokens], 0)?,
+            Some(token) => Tensor::concat(&[&token.matching(tokens)?, tokens], 0)?,
             None => tokens.clone(),
         };
         let mut layers = Vec::new();

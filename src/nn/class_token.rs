@@ -34,7 +34,7 @@ impl WithClassToken {
 
     /// `token` `[1, width]` before each sequence of `x` `[rows, width]`.
     pub fn prepend(&self, token: &Tensor, x: &Tensor) -> Result<Tensor> {
-        Tensor::concat(&[token, x], 0)?.gather_rows(&self.rows)
+        Tensor::concat(&[&token.matching(x)?, x], 0)?.gather_rows(&self.rows)
     }
 
     /// The first rows, `[sequences, width]`.

@@ -82,8 +82,8 @@ impl CycleBlock {
         let _range = nvtx::range("cycle_block");
         let y = self.ln1.forward(x)?;
         let branches = [
-            self.h.forward(&y.depthwise_conv2d(&self.along_columns, 1, 1)?)?,
-            self.w.forward(&y.depthwise_conv2d(&self.along_rows, 1, 1)?)?,
+            self.h.forward(&y.depthwise_conv2d(&self.along_columns.matching(&y)?, 1, 1)?)?,
+            self.w.forward(&y.depthwise_conv2d(&self.along_rows.matching(&y)?, 1, 1)?)?,
             self.c.forward(&y)?,
         ];
         let x = self.out.forward_add_residual(&self.gated(&branches)?, x)?;

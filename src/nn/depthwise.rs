@@ -39,9 +39,9 @@ impl DepthwiseConv {
 
     /// `[n, h, w, channels] -> [n, ⌈h / stride⌉, ⌈w / stride⌉, channels]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = x.depthwise_conv2d(&self.weight, self.stride, self.padding)?;
+        let y = x.depthwise_conv2d(&self.weight.matching(x)?, self.stride, self.padding)?;
         match &self.bias {
-            Some(bias) => y.bias_act(Some(bias), Activation::Linear, ActivationParams::default()),
+            Some(bias) => y.bias_act(Some(&bias.matching(x)?), Activation::Linear, ActivationParams::default()),
             None => Ok(y),
         }
     }

@@ -1,5 +1,6 @@
 //! Layers with an equalised learning rate (Karras et al. 2018, §4.1), as StyleGAN2 uses them: weights are stored with
-//! deviation 1 and scaled by `1/√fan_in` on every use, so that Adam moves all of them at one relative speed.
+//! deviation 1 and scaled by `1/√fan_in` on every use, so that Adam moves all of them at one relative speed. Layers compute in
+//! the type of what they are given.
 //!
 //! `lr_mul` below 1 stores a weight larger and uses it smaller by the same factor: its relative speed falls by it. Images
 //! are channels last; convolution weights are `[k, r, s, c]`.
@@ -72,11 +73,11 @@ impl EqualizedLinear {
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let weight = self.weight.scale(self.weight_gain)?;
+        let weight = self.weight.scale(self.weight_gain)?.cast(x.dtype())?;
         if self.bias_gain == 1.0 {
-            x.linear_fused(&weight, &self.then.epilogue(&self.bias, 1.0))
+            x.linear_fused(&weight, &self.then.epilogue(&self.bias.matching(x)?, 1.0))
         } else {
-            x.linear_fused(&weight, &self.then.epilogue(&self.bias.scale(self.bias_gain)?, 1.0))
+            x.linear_fused(&weight, &self.then.epilogue(&self.bias.scale(self.bias_gain)?.cast(x.dtype())?, 1.0))
         }
     }
 }
@@ -113,14 +114,15 @@ impl EqualizedConv {
 
     /// `residual + scale · layer(x)`; a residual is for layers without activation.
     pub fn forward_add_residual(&self, x: &Tensor, scale: f64, residual: Option<&Tensor>) -> Result<Tensor> {
-        let epilogue = match &self.bias {
+        let bias = self.bias.as_ref().map(|(bias, then)| Ok((bias.matching(x)?, then))).transpose()?;
+        let epilogue = match &bias {
             None => Epilogue {
                 params: ActivationParams { gain: scale, ..ActivationParams::default() },
                 ..Epilogue::default()
             },
             Some((bias, then)) => then.epilogue(bias, scale),
         };
-        let weight = self.weight.scale(self.gain)?;
+        let weight = self.weight.scale(self.gain)?.cast(x.dtype())?;
         x.resampled_conv2d_fused(&weight, &self.resampling, &Epilogue { residual, ..epilogue })
     }
 }
@@ -190,7 +192,7 @@ impl ModulatedConv {
         })
     }
 
-    /// `x` `[n, h, w, c]`, `code` `[n, style]`.
+    /// `x` `[n, h, w, c]`, `code` `[n, style]`, which may be f32 beside 16-bit images: then styles and demodulation are.
     pub fn forward(&self, x: &Tensor, code: &Tensor) -> Result<Tensor> {
         self.forward_add_residual(x, code, None)
     }
@@ -200,7 +202,8 @@ impl ModulatedConv {
         let style = self.affine.forward(code)?;
         // Demodulation divides any gain out again; without it the gain belongs to the (much smaller) style.
         let style = if self.conv.demodulate { style } else { style.scale(self.gain)? };
-        let epilogue = Epilogue { residual, ..self.then.epilogue(&self.bias, 1.0) };
+        let bias = self.bias.matching(x)?;
+        let epilogue = Epilogue { residual, ..self.then.epilogue(&bias, 1.0) };
         x.modulated_conv2d_fused(&self.weight, &style, &self.conv, &epilogue)
     }
 }

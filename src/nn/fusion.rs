@@ -95,8 +95,11 @@ impl Fusion {
     pub fn forward(&self, cube: &Tensor, global: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
         let _range = nvtx::range("fusion");
         let (r, f) = self.normalised(cube, global)?;
-        let local = r.local_feature_updater(&f, &self.w_q, &self.w_k, &self.w_v, &self.w_r)?;
-        let update = |GlobalUpdate { w_z, w_p, w_f }: &GlobalUpdate| r.global_feature_updater(&f, w_z, w_p, w_f);
+        let [w_q, w_k, w_v, w_r] = [&self.w_q, &self.w_k, &self.w_v, &self.w_r].map(|w| w.matching(&r));
+        let local = r.local_feature_updater(&f, &w_q?, &w_k?, &w_v?, &w_r?)?;
+        let update = |GlobalUpdate { w_z, w_p, w_f }: &GlobalUpdate| {
+            r.global_feature_updater(&f, &w_z.matching(&r)?, &w_p.matching(&r)?, &w_f.matching(&r)?)
+        };
         let renewed = self.global.as_ref().map(update).transpose()?;
         match self.residual {
             true => Ok((cube.add(&local)?, renewed.map(|renewed| global.add(&renewed)).transpose()?)),
@@ -108,8 +111,9 @@ impl Fusion {
     pub fn maps(&self, cube: &Tensor, global: &Tensor) -> Result<FusionMaps> {
         let (r, f) = self.normalised(cube, global)?;
         let (n, g) = (r.shape()[0], r.shape()[1]);
-        let score = r.local_score_map(&f, &self.w_q, &self.w_k)?.mean(&[3])?.reshape([n, g, g])?;
-        let weight = |update: &GlobalUpdate| r.global_weight_map(&f, &update.w_z)?.reshape([n, g, g]);
+        let score =
+            r.local_score_map(&f, &self.w_q.matching(&r)?, &self.w_k.matching(&r)?)?.mean(&[3])?.reshape([n, g, g])?;
+        let weight = |update: &GlobalUpdate| r.global_weight_map(&f, &update.w_z.matching(&r)?)?.reshape([n, g, g]);
         Ok(FusionMaps { score, weight: self.global.as_ref().map(weight).transpose()? })
     }
 

@@ -29,13 +29,14 @@ impl GatedAttention {
     pub fn weights(&self, h: &Tensor, bags: &Sequences) -> Result<Tensor> {
         let content = self.v.forward(h)?.tanh()?;
         let gate = self.u.forward_activated(h, Activation::Sigmoid)?;
-        let scores = self.w.forward(&content.mul(&gate)?)?;
+        // A rounded score is a factor on a weight: scores and their softmax are f32.
+        let scores = self.w.forward(&content.mul(&gate)?.widened()?)?;
         scores.segment_softmax(bags.offsets())?.reshape([h.shape().rows()])
     }
 
     /// The bags' weighed means `[bags, width]`, and [`GatedAttention::weights`].
     pub fn forward(&self, h: &Tensor, bags: &Sequences) -> Result<[Tensor; 2]> {
         let weights = self.weights(h, bags)?;
-        Ok([h.segment_weighted_sum(&weights, bags.offsets())?, weights])
+        Ok([h.segment_weighted_sum(&weights.cast(h.dtype())?, bags.offsets())?, weights])
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     tensor::Tensor,
 };
 
-/// `y = x Wᵀ + b`; parameters `weight` `[out, in]` and, where wanted, `bias` `[out]`.
+/// `y = x Wᵀ + b`, computed in the type of `x`; parameters `weight` `[out, in]` and, where wanted, `bias` `[out]`.
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
@@ -37,16 +37,22 @@ impl Linear {
 
     /// `[.., in] -> [.., out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.linear(&self.weight, self.bias.as_ref())
+        self.fused(x, Activation::Linear, None)
     }
 
     /// The activation of the same.
     pub fn forward_activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        x.linear_fused(&self.weight, &Epilogue { activation, ..Epilogue::bias(self.bias.as_ref()) })
+        self.fused(x, activation, None)
     }
 
     /// The same, added to `residual`.
     pub fn forward_add_residual(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        x.linear_fused(&self.weight, &Epilogue { residual: Some(residual), ..Epilogue::bias(self.bias.as_ref()) })
+        self.fused(x, Activation::Linear, Some(residual))
+    }
+
+    fn fused(&self, x: &Tensor, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+        let bias = self.bias.as_ref().map(|bias| bias.matching(x)).transpose()?;
+        let epilogue = Epilogue { activation, residual, ..Epilogue::bias(bias.as_ref()) };
+        x.linear_fused(&self.weight.matching(x)?, &epilogue)
     }
 }

@@ -86,7 +86,7 @@ impl MbConv {
         let gate = self
             .excite
             .forward_activated(&self.reduce.forward_activated(&squeezed, Activation::Silu)?, Activation::Sigmoid)?;
-        y = hidden.excited_linear(&gate, self.project.weight())?;
+        y = hidden.excited_linear(&gate, &self.project.weight().matching(x)?)?;
         y = self.project_norm.forward(&y, training, "bn2", &mut stats)?;
         Ok((if self.residual { x.add(&y)? } else { y }, stats))
     }

@@ -12,6 +12,7 @@ pub mod mbconv;
 pub mod mpvit;
 pub mod norm;
 pub mod position;
+pub mod precision;
 pub mod residual;
 pub mod row_numbers;
 pub mod summary_mixing;

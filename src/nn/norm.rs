@@ -75,7 +75,7 @@ impl LayerNorm {
 
     /// `[.., channels]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.layer_norm(&self.weight, &self.bias, self.eps)
+        x.layer_norm(&self.weight.matching(x)?, &self.bias.matching(x)?, self.eps)
     }
 }
 

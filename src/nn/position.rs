@@ -86,10 +86,10 @@ impl Position {
             return Ok(tokens.clone());
         }
         let input = input.ok_or_else(|| Error::shape("position", "the places of the patches were not read"))?;
-        let Some(table) = &self.table else { return tokens.add(input) };
+        let Some(table) = &self.table else { return tokens.add(&input.matching(tokens)?) };
         let [n, width] = [tokens.shape().rows(), tokens.shape().last()];
         let both = table.gather_rows(input)?.reshape([2, n, width])?;
-        tokens.add(&both.sum(&[0])?.reshape([n, width])?)
+        tokens.add(&both.sum(&[0])?.reshape([n, width])?.cast(tokens.dtype())?)
     }
 }
 

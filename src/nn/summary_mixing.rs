@@ -51,10 +51,14 @@ impl Projection {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = self.linear.forward(x)?;
         let shape = y.shape();
-        let [ones, zeros] = &self.plain;
+        let [ones, zeros] = [self.plain[0].matching(x)?, self.plain[1].matching(x)?];
         let heads = [y.shape().elems() / ones.shape().elems(), ones.shape().elems()];
-        let y = y.reshape(heads)?.layer_norm(ones, zeros, TORCH_LAYER_EPS)?.reshape(shape)?.mul(&self.weight)?;
-        y.bias_act(Some(&self.bias), Activation::Gelu, ActivationParams::default())
+        let y = y.reshape(heads)?.layer_norm(&ones, &zeros, TORCH_LAYER_EPS)?.reshape(shape)?;
+        y.mul(&self.weight.matching(x)?)?.bias_act(
+            Some(&self.bias.matching(x)?),
+            Activation::Gelu,
+            ActivationParams::default(),
+        )
     }
 }
 
@@ -112,7 +116,7 @@ impl SummaryMixingBlock {
     /// `GELU(combine [local; summary])` head by head: each token's own part plus its sequence's, which is computed once.
     fn combined(&self, local: &Tensor, summary: &Tensor, sequences: &Sequences) -> Result<Tensor> {
         let SummaryMixingConfig { heads, head_width: w, .. } = self.config;
-        let weight = self.combine.reshape([heads, w, 2 * w])?;
+        let weight = self.combine.matching(local)?.reshape([heads, w, 2 * w])?;
         let part = |x: &Tensor, half: usize| {
             let rows = x.shape().rows();
             let by_head = x.reshape([rows, heads, w])?.permute(&[1, 0, 2])?;
@@ -121,7 +125,7 @@ impl SummaryMixingBlock {
         };
         let of_sequence = part(summary, 1)?.gather_rows(&sequences.row_numbers()?.owners)?;
         part(local, 0)?.add(&of_sequence)?.bias_act(
-            Some(&self.combine_bias),
+            Some(&self.combine_bias.matching(local)?),
             Activation::Gelu,
             ActivationParams::default(),
         )

@@ -13,7 +13,7 @@ use crate::{
     kernel_params,
     op::{registry::{IMAGE, Workload}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
     shape::Spec,
-    tape::{Keep, Vjp},
+    tape::{self, Keep, Vjp},
     tensor::Tensor,
 };
 
@@ -24,6 +24,13 @@ impl Tensor {
             return Ok(self.clone());
         }
         apply1(Cast { to: dtype }, &[self])
+    }
+
+    /// A parameter at the type of the values that it meets: layers keep theirs in f32 and compute in the type they are given. A
+    /// live tape casts what it watches once.
+    pub fn matching(&self, values: &Tensor) -> Result<Tensor> {
+        let dtype = values.dtype();
+        if dtype == self.dtype() { Ok(self.clone()) } else { tape::cast_once(self, dtype, || self.cast(dtype)) }
     }
 
     /// 16-bit values in f32, all others as they are.

@@ -75,7 +75,8 @@ pub struct ModulatedConv2d {
 type Factors<'a> = (&'a Tensor, Option<&'a Tensor>);
 
 impl Tensor {
-    /// `[n, h, w, c] -> [n, h', w', k]` with `weight` `[k, r, s, c]` and `style` `[n, c]`.
+    /// `[n, h, w, c] -> [n, h', w', k]` with `weight` `[k, r, s, c]` and `style` `[n, c]`, which may be f32 beside 16-bit images:
+    /// demodulation then is.
     pub fn modulated_conv2d(&self, weight: &Tensor, style: &Tensor, conv: &ModulatedConv2d) -> Result<Tensor> {
         self.modulated_conv2d_fused(weight, style, conv, &Epilogue::default())
     }
@@ -93,14 +94,16 @@ impl Tensor {
             return Err(Error::shape("modulated_conv2d", message));
         };
         if !conv.demodulate {
-            return self.resampled(weight, &conv.resampling, Some((style, None)), epilogue);
+            let (weight, style) = (weight.matching(self)?, style.matching(self)?);
+            return self.resampled(&weight, &conv.resampling, Some((&style, None)), epilogue);
         }
         if *style.shape() != [n, c] {
             let message = format!("style {} for {n} images of {c} channels", style.shape());
             return Err(Error::shape("modulated_conv2d", message));
         }
-        let scale = demodulation(weight, style)?;
-        self.resampled(weight, &conv.resampling, Some((style, Some(&scale))), epilogue)
+        let scale = demodulation(weight, style)?.cast(self.dtype())?;
+        let (weight, style) = (weight.matching(self)?, style.matching(self)?);
+        self.resampled(&weight, &conv.resampling, Some((&style, Some(&scale))), epilogue)
     }
 
     /// `[n, h, w, c] -> [n, h', w', k]` with `weight` `[k, r, s, c]`: convolution of the fused_upsample and filtered image, or

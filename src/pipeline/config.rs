@@ -4,6 +4,7 @@
 //! ```toml
 //! preset = "small"            # or "paper"
 //! seed = 1
+//! precision = "bf16"          # or tf32, f32: what networks compute in on a GPU; on the CPU it is f32
 //! out = "run"
 //! [cohort]
 //! slides = "slides"
@@ -46,6 +47,7 @@ use crate::{
     extractor::config::ExtractorConfig,
     io::{sealed, text},
     mil::{config::TrainConfig, loss::Loss},
+    nn::precision::ComputePrecision,
     preset::Preset,
     select::{Choice, SELECTORS, Scope, Selector, Selectors, Threshold},
     slide::scale,
@@ -59,6 +61,9 @@ pub struct RunConfig {
     pub preset: Preset,
     /// Everything random in a run follows from it.
     pub seed: u64,
+    /// What encoders, trainings and predictions compute in on a GPU, where `[extractor]` and `[train]` do not say.
+    #[serde(default)]
+    pub precision: ComputePrecision,
     /// The run directory.
     pub out: PathBuf,
     pub cohort: CohortConfig,
@@ -236,8 +241,8 @@ fn overlay(base: &mut toml::Table, over: toml::Table) {
 const COMPARED: [&str; 3] = ["ridge", "mean-mlp", "colour"];
 
 /// Keys of `[train]` that hold for every method, unless it has its own: how a comparison is done, not how a method learns.
-const PROTOCOL: [&str; 7] =
-    ["members", "parallel", "checkpoint_s", "loss", "target_scaling", "min_valid_slides", "fine_tune"];
+const PROTOCOL: [&str; 8] =
+    ["precision", "members", "parallel", "checkpoint_s", "loss", "target_scaling", "min_valid_slides", "fine_tune"];
 
 impl RunConfig {
     /// The methods of the run, the one in question first.
@@ -303,6 +308,7 @@ impl RunConfig {
     pub fn from_table(mut table: toml::Table) -> Result<RunConfig> {
         let preset: Preset = take(&mut table, "preset")?.unwrap_or_default();
         let seed: u64 = take(&mut table, "seed")?.unwrap_or(0);
+        let precision: ComputePrecision = take(&mut table, "precision")?.unwrap_or_default();
         let out = take(&mut table, "out")?.unwrap_or_else(|| PathBuf::from("run"));
         let cohort: CohortConfig =
             take(&mut table, "cohort")?.ok_or_else(|| Error::Usage("the section [cohort] is missing".into()))?;
@@ -320,6 +326,8 @@ impl RunConfig {
             let mut section: toml::Table = take(&mut table, name)?.unwrap_or_default();
             section.entry("preset").or_insert_with(|| preset.name().into());
             section.entry("seed").or_insert(toml::Value::Integer(seed as i64));
+            let named = toml::Value::try_from(precision).map_err(Error::internal)?;
+            section.entry("precision").or_insert(named);
             Ok(section)
         };
         let extractor = Pair::from_table(section("extractor")?)?;
@@ -352,11 +360,12 @@ impl RunConfig {
         table.remove("reproduce");
         if let Some(unknown) = table.keys().next() {
             return Err(Error::Usage(format!(
-                "unknown key `{unknown}`; known are preset, seed, out, cohort, select, encoder, extractor, train, compare, splits, \
+                "unknown key `{unknown}`; known are preset, seed, precision, out, cohort, select, encoder, extractor, train, compare, splits, \
                  reproduce"
             )));
         }
-        let config = RunConfig { preset, seed, out, cohort, select, encoder, extractor, train, compare, splits };
+        let config =
+            RunConfig { preset, seed, precision, out, cohort, select, encoder, extractor, train, compare, splits };
         config.validate()?;
         Ok(config)
     }

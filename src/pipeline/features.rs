@@ -53,7 +53,7 @@ pub(super) fn at_site<T>(
     work: impl FnOnce(Site) -> Result<T>,
 ) -> Result<T> {
     let folder = extractor_dir(dir, scale);
-    work(Site { dir: &folder, extractor: config.extractor.get(scale) })
+    work(Site { dir: &folder, extractor: config.extractor.get(scale), precision: config.precision })
 }
 
 impl Encoders {

@@ -21,7 +21,8 @@
 //! patches and both extractors; a network of its configuration, the features and targets of its slides and, where it is
 //! tuned, of the network it began as. One that differs in anything, or is damaged, is made again; a finished directory is
 //! worth what a fresh run of the same command would give. The device and the number of threads are not among what an
-//! artefact depends on: a run may be resumed on another machine, with numbers that agree to rounding.
+//! artefact depends on: a run may be resumed on another machine, with numbers that agree to rounding. The precision that the
+//! configuration names is: a GPU computes in it, the CPU in f32, and every network says what it was trained in.
 
 pub mod config;
 pub mod features;

@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use isg::{
+    nn::precision::ComputePrecision,
     pipeline::{RunConfig, Stage},
     progress::Silent,
     select::Selectors,
@@ -44,6 +45,8 @@ const CHANGES: &[Change] = &[
     ("genes", |c| c.cohort.genes = vec!["GLAND1".into(), "LYMPH1".into()], NOTHING),
     ("folds", |c| c.splits.folds = 3, NOTHING),
     ("members", |c| c.train.members = 2, NOTHING),
+    ("precision of the extractors", |c| both(c, |e| e.precision = ComputePrecision::Tf32), NOTHING),
+    ("precision of the networks", |c| c.train.precision = ComputePrecision::F32, NOTHING),
     ("epochs", |c| c.train.epochs = 3, NOTHING),
     ("tuning", |c| c.train.fine_tune.epochs = 2, NOTHING),
     ("no tuning", |c| c.train.fine_tune.enabled = false, NOTHING),

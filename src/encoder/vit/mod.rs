@@ -30,7 +30,6 @@ use super::{
 use crate::{
     activation::Activation,
     device::{Device, nvtx},
-    dtype::DType,
     error::{Error, Result},
     io::checksum::Digest,
     nn::{
@@ -188,7 +187,7 @@ impl Vit {
         for block in &self.blocks {
             x = block.forward(&x, &sequences)?;
         }
-        let x = self.norm.forward(&x)?.reshape([n, length, width])?;
+        let x = self.norm.forward(&x.widened()?)?.reshape([n, length, width])?;
         let class = x.slice(1, 0, 1)?.reshape([n, width])?;
         match pool {
             TokenPool::Cls => Ok(class),
@@ -364,17 +363,18 @@ impl Encoder for VitEncoder {
         (self.weights != RANDOM).then(|| self.known().ok().flatten()).flatten().map(|preset| preset.licence)
     }
 
-    fn digest(&self, _: Site) -> Result<Digest> {
-        Ok((self as &dyn Encoder).digest_of_settings(&["weights"], &state_dict::digests(&self.weights)?))
+    fn digest(&self, site: Site) -> Result<Digest> {
+        Ok((self as &dyn Encoder).digest_of_settings(&["weights"], &state_dict::digests(&self.weights)?, site.precision))
     }
 
     fn load(&self, site: Site, device: &Device) -> Result<Box<dyn PatchEncoder>> {
+        let precision = site.precision.on(device);
         let (mut b, config) = if self.weights == RANDOM {
-            (Builder::fresh(self.seed, DType::F32, device), self.sizes(None)?)
+            (Builder::fresh(self.seed, precision.dtype(), device), self.sizes(None)?)
         } else {
             let weights = names::read(Path::new(&self.weights))?;
             let config = self.sizes(Some(&weights))?;
-            (weights.into_builder(DType::F32, device)?, config)
+            (weights.into_builder(precision.dtype(), device)?, config)
         };
         let vit = Vit::new(&mut b, config)?;
         b.finish()?;
@@ -383,7 +383,7 @@ impl Encoder for VitEncoder {
             tile_px: self.tile_px.0,
             normalisation: self.known()?.map_or(IMAGENET, |preset| preset.normalisation),
             stretch: false,
-            dtype: DType::F32,
+            precision,
             device: device.clone(),
             digest: self.digest(site)?,
             forward: Box::new(move |tiles| vit.forward(tiles)),

@@ -82,14 +82,14 @@ struct WeighedMean {
 impl Aggregator for WeighedMean {
     fn pool(&self, tokens: &Tensor, slides: &Sequences, _: &mut Mode) -> Result<Tensor> {
         let [pooled, _] = self.attention.forward(tokens, slides)?;
-        self.head.forward(&pooled)
+        self.head.forward(&pooled.widened()?)
     }
 
     /// The head is linear and the weights sum to one.
     fn contributions(&self, tokens: &Tensor) -> Result<Option<Tensor>> {
         let n = tokens.shape().rows();
         let weights = self.attention.weights(tokens, &Sequences::new(&[n], tokens.device())?)?;
-        let weighed = tokens.mul(&weights.scale(n as f64)?.reshape([n, 1])?)?;
+        let weighed = tokens.widened()?.mul(&weights.scale(n as f64)?.reshape([n, 1])?)?;
         self.head.forward(&weighed).map(Some)
     }
 

@@ -156,6 +156,6 @@ impl Halving {
 
     /// `[n, h, w, inputs] -> [n, ⌈h/2⌉, ⌈w/2⌉, outputs]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.conv2d(&self.weight, Some(&self.bias), Conv2d { stride: 2, padding: 1, ..Conv2d::default() })
+        x.conv2d(&self.weight.matching(x)?, Some(&self.bias.matching(x)?), Conv2d { stride: 2, padding: 1, ..Conv2d::default() })
     }
 }

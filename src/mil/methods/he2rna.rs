@@ -137,7 +137,7 @@ struct TopK {
 
 impl Aggregator for TopK {
     fn pool(&self, tokens: &Tensor, slides: &Sequences, mode: &mut Mode) -> Result<Tensor> {
-        let scores = self.head.forward(tokens)?;
+        let scores = self.head.forward(&tokens.widened()?)?;
         let mean = |k: usize| scores.segment_topk_mean(slides.offsets(), k);
         match mode.variant() {
             Some(drawn) => mean(self.ks[drawn]),
@@ -153,7 +153,7 @@ impl Aggregator for TopK {
 
     /// A row counts with its score as often as it is among the k highest.
     fn contributions(&self, tokens: &Tensor) -> Result<Option<Tensor>> {
-        let scores = self.head.forward(tokens)?;
+        let scores = self.head.forward(&tokens.widened()?)?;
         let (n, genes) = (scores.shape().rows(), scores.shape().last());
         let mut values = scores.to_vec::<f64>()?;
         // Of the row at each rank: the share of the means that it is in, times the number of rows, whose mean is taken.

@@ -174,7 +174,7 @@ impl PatchEncoder for SquareEmbedding {
         let (n, width) = (squares.shape()[0], self.bias.shape().elems());
         let values = squares.shape().elems() / n.max(1);
         let weight = self.weight.permute(&[0, 2, 3, 1])?.reshape([width, values])?;
-        squares.reshape([n, values])?.linear(&weight, Some(&self.bias))
+        squares.reshape([n, values])?.linear(&weight.cast(squares.dtype())?, Some(&self.bias.matching(squares)?))
     }
 }
 
@@ -198,12 +198,12 @@ impl Aggregator for ImageTransformer {
         let longer = slides.with_class_token()?;
         let x = longer.prepend(&self.class_token.reshape([1, width])?, tokens)?;
         let places = &longer.sequences.row_numbers()?.places;
-        let x = x.add(&self.positions.reshape([positions, width])?.gather_rows(places)?)?;
+        let x = x.add(&self.positions.reshape([positions, width])?.gather_rows(places)?.cast(x.dtype())?)?;
         let mut x = mode.dropout(x, self.dropout)?;
         for block in &self.blocks {
             let mut drop = mode.drop_add(self.dropout);
             x = block.forward(&x, &longer.sequences, drop.as_mut().map(|drop| drop as Drop))?;
         }
-        self.head.forward(&self.norm.forward(&longer.first_rows(&x)?)?)
+        self.head.forward(&self.norm.forward(&longer.first_rows(&x)?)?.widened()?)
     }
 }

@@ -93,6 +93,6 @@ impl Aggregator for MeanThenMlp {
         for layer in &self.hidden {
             x = mode.dropout(layer.forward_activated(&x, self.activation)?, self.dropout)?;
         }
-        self.head.forward(&x)
+        self.head.forward(&x.widened()?)
     }
 }

@@ -108,10 +108,10 @@ impl Aggregator for Mixer {
         if let Some(longest) = slides.lengths().iter().find(|&&length| length > positions) {
             return Err(Error::shape("sequoia", format!("{longest} clusters with {positions} positions")));
         }
-        let mut x = tokens.add(&self.position.gather_rows(&slides.row_numbers()?.places)?)?;
+        let mut x = tokens.add(&self.position.gather_rows(&slides.row_numbers()?.places)?.cast(tokens.dtype())?)?;
         for block in &self.blocks {
             x = block.forward(&x, slides)?;
         }
-        self.head.forward(&self.norm.forward(&x.segment_mean(slides.offsets())?)?)
+        self.head.forward(&self.norm.forward(&x.segment_mean(slides.offsets())?)?.widened()?)
     }
 }

@@ -85,7 +85,7 @@ const PRIOR: f64 = 1e-3;
 impl Aggregator for Votes {
     /// In training a logit for every tile; else the logit of the share of tiles whose own is above 0.
     fn pool(&self, tokens: &Tensor, slides: &Sequences, mode: &mut Mode) -> Result<Tensor> {
-        let logits = self.head.forward(tokens)?;
+        let logits = self.head.forward(&tokens.widened()?)?;
         if mode.is_training() {
             return Ok(logits);
         }

@@ -85,7 +85,7 @@ pub fn check(case: &CaseFile, precision: Precision, device: &Device) -> Result<V
     }
     // The error measured is the kernel's, not that of rounding the inputs: the f64 result on the rounded inputs.
     let expected = evaluate(&case.rounded(precision.dtype), DType::F64, &Device::cpu())?;
-    let whole = ["method", "encoder"].contains(&case.op.as_str());
+    let whole = ["method", "encoder", "dual_attention"].contains(&case.op.as_str());
     let [got, expected] = [got, expected].map(|results| named_in(case, results));
     let (got, expected) = (got?, expected?);
     match whole {
@@ -100,7 +100,8 @@ fn named_in(case: &CaseFile, mut results: Results) -> Result<Results> {
     case.expected.keys().map(one).collect()
 }
 
-/// Through tens of layers a single bias's gradient is the small difference of large numbers: all are compared as one vector.
+/// Through tens of layers a single bias's gradient is the small difference of large numbers: all are compared as one vector. Kernels
+/// are as near to f64 as rounding what every op stores allows (`tests/precision.rs`), and that alone is a tenth on some biases.
 fn gradients_as_one(results: Results) -> Results {
     let (gradients, mut rest): (Results, Results) =
         results.into_iter().partition(|(name, _)| name.starts_with("grad."));
