@@ -254,6 +254,11 @@ impl DeviceArgs<'_> {
         if grid[0] >= 1 << 31 {
             return Err(Error::Device(format!("{info}: more than 2^31 blocks of threads; split the batch")));
         }
+        if grid[1] > MOST_BLOCKS_YZ || grid[2] > MOST_BLOCKS_YZ {
+            let message =
+                format!("{info}: {grid:?} blocks, and a device takes {MOST_BLOCKS_YZ} along y and z; split the batch");
+            return Err(Error::Device(message));
+        }
         let entry = info.entry(dtype).ok_or_else(|| {
             let device = self.driver.name();
             Error::Device(format!("{device}: {info} has no kernel for {dtype}; cast to f32 first"))
@@ -285,6 +290,9 @@ impl DeviceArgs<'_> {
         DeviceBuffer::alloc(self.driver, bytes)
     }
 }
+
+/// CUDA's limit of a grid's second and third extent.
+const MOST_BLOCKS_YZ: u32 = 65_535;
 
 /// Blocks along x, y and z.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

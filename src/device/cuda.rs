@@ -63,11 +63,57 @@ struct Context {
     images: Images,
     /// One for each entry.
     modules: RefCell<Vec<sys::CUmodule>>,
-    entries: RefCell<Vec<(sys::CUfunction, String)>>,
+    entries: RefCell<Vec<Entry>>,
     /// By the module's address: two crates may call theirs the same.
     by_name: RefCell<HashMap<(*const Module, String), KernelEntry>>,
     capture: Cell<Option<Capture>>,
     wait_always: bool,
+}
+
+/// A kernel that is ready.
+struct Entry {
+    function: sys::CUfunction,
+    name: String,
+    /// Shared memory beside what a launch asks for.
+    static_bytes: u32,
+    /// The dynamic shared memory that it was prepared for last.
+    settled: Cell<Option<u32>>,
+}
+
+/// Shared memory that a launch may ask for without the kernel being told.
+const UNASKED_SHARED_BYTES: u32 = 48 << 10;
+
+/// How an SM's memory is split between shared memory and first-level cache for blocks of so much shared memory, in percent of the
+/// most; `None` where the driver may choose. Kernels without any live by the cache, tiled ones by how many blocks fit.
+fn carve_out(block_bytes: u32) -> Option<c_int> {
+    const TILED: u32 = 16 << 10;
+    match block_bytes {
+        0 => Some(0),
+        TILED.. => Some(100),
+        _ => None,
+    }
+}
+
+impl Entry {
+    /// Before the first launch with so much dynamic shared memory.
+    fn settle(&self, dynamic_bytes: u32) -> Result<()> {
+        use sys::CUfunction_attribute as Attribute;
+        if self.settled.get() == Some(dynamic_bytes) {
+            return Ok(());
+        }
+        let set = |which: Attribute, value: c_int| {
+            // SAFETY: the function is of a loaded module.
+            check(unsafe { sys::cuFuncSetAttribute(self.function, which, value) }, &format!("preparing {}", self.name))
+        };
+        if self.static_bytes + dynamic_bytes > UNASKED_SHARED_BYTES {
+            set(Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, dynamic_bytes as c_int)?;
+        }
+        if let Some(percent) = carve_out(self.static_bytes + dynamic_bytes) {
+            set(Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, percent)?;
+        }
+        self.settled.set(Some(dynamic_bytes));
+        Ok(())
+    }
 }
 
 /// A capture under way.
@@ -245,6 +291,12 @@ fn attributes(function: sys::CUfunction) -> Result<Attributes> {
     })
 }
 
+/// One thread fills pinned memory at 5 to 10 GB/s, a fraction of what the bus takes.
+fn copy_by_threads(from: &[u8], to: &mut [u8]) {
+    const PART: usize = 256 << 10;
+    to.par_chunks_mut(PART).zip(from.par_chunks(PART)).for_each(|(to, from)| to.copy_from_slice(from));
+}
+
 /// The driver as the pool's source.
 struct Raw<'a>(&'a Context);
 
@@ -348,13 +400,10 @@ impl Context {
         // SAFETY: the module is loaded, the name zero-terminated.
         let found = unsafe { sys::cuModuleGetFunction(&mut function, loaded, symbol.as_ptr()) };
         check(found, &format!("module {} has no entry {kernel}", module.name))?;
-        let dynamic = self.props.shared_bytes.saturating_sub(attributes(function)?.shared_bytes);
-        let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        // SAFETY: the function is live.
-        check(unsafe { sys::cuFuncSetAttribute(function, most, dynamic as c_int) }, "allowing shared memory")?;
+        let static_bytes = attributes(function)?.shared_bytes;
         let mut entries = self.entries.borrow_mut();
         let entry = KernelEntry(entries.len() as u64);
-        entries.push((function, kernel.to_string()));
+        entries.push(Entry { function, name: kernel.to_string(), static_bytes, settled: Cell::new(None) });
         self.by_name.borrow_mut().insert((std::ptr::from_ref(module), kernel.to_string()), entry);
         took += start.elapsed();
         loads::record(Load { entry: kernel.to_string(), origin, took, log: image.log });
@@ -403,7 +452,7 @@ impl Driver for Cuda {
             // SAFETY: the piece is PIECE_BYTES long and no copy uses it; `to` is as long as `from`, by the caller; the event
             // is recorded behind the copy, so the piece is not reused before it is done.
             unsafe {
-                std::ptr::copy_nonoverlapping(chunk.as_ptr(), piece.memory, chunk.len());
+                copy_by_threads(chunk, std::slice::from_raw_parts_mut(piece.memory, chunk.len()));
                 let stream = context.copies.stream;
                 check(sys::cuMemcpyHtoDAsync_v2(at.0, piece.memory.cast(), chunk.len(), stream), "copying to the GPU")?;
                 check(sys::cuEventRecord(piece.done, stream), "copying to the GPU")?;
@@ -473,6 +522,7 @@ impl Driver for Cuda {
         if let Some(entry) = context.by_name.borrow().get(&(std::ptr::from_ref(module), kernel.to_string())) {
             return Ok(*entry);
         }
+        context.reject_in_capture(&format!("load {kernel} for the first time"))?;
         context.enter()?;
         context.add(module, kernel, context.maker().make(module, kernel)?)
     }
@@ -499,8 +549,10 @@ impl Driver for Cuda {
         let context = &*self.0;
         context.enter()?;
         let entries = context.entries.borrow();
-        let (function, name) = &entries[entry.0 as usize];
+        let entry = &entries[entry.0 as usize];
         let LaunchConfig { grid, block, shared_bytes } = config;
+        entry.settle(shared_bytes)?;
+        let Entry { function, name, .. } = entry;
         let mut arguments = [params.as_ptr().cast_mut().cast::<c_void>()];
         // SAFETY: the function is live; `params` is its one parameter, by the caller, and is copied by the call.
         let queued = unsafe {
@@ -537,11 +589,12 @@ impl Driver for Cuda {
         let context = &*self.0;
         context.reject_in_capture("capture another")?;
         context.enter()?;
+        let number = context.pool.borrow_mut().begin_capture(&mut Raw(context));
         // Relaxed: where the pool has no block of a size, asking the driver for one is no part of the graph and is allowed.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the stream is live and not capturing.
-        check(unsafe { sys::cuStreamBeginCapture_v2(context.stream, mode) }, "capturing")?;
-        let number = context.pool.borrow_mut().begin_capture();
+        let begun = check(unsafe { sys::cuStreamBeginCapture_v2(context.stream, mode) }, "capturing");
+        begun.inspect_err(|_| context.pool.borrow_mut().end_capture())?;
         context.capture.set(Some(Capture { number, replay_counter: DevicePtr::NULL }));
         match self.alloc(size_of::<u32>()) {
             Ok(replay_counter) => {
@@ -620,7 +673,7 @@ impl Driver for Cuda {
 
     fn attributes(&self, entry: KernelEntry) -> Result<Option<Attributes>> {
         self.0.enter()?;
-        attributes(self.0.entries.borrow()[entry.0 as usize].0).map(Some)
+        attributes(self.0.entries.borrow()[entry.0 as usize].function).map(Some)
     }
 
     fn encode_tensor_map(&self, map: &TensorMap) -> Result<[u8; 128]> {

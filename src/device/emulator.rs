@@ -38,6 +38,10 @@ pub struct Options {
     /// 0 means as many as an A100 or an H100 has. With few, launch shapes made for much work are chosen for little.
     pub num_sms: u32,
     pub memory_bytes: u64,
+    /// Of the first-level cache that each block is given in counting sectors; 0 counts none.
+    pub l1_bytes: u32,
+    /// Blocks of a launch that are run and counted for all, where only counts are wanted; 0 runs all.
+    pub most_blocks: u32,
 }
 
 impl Default for Options {
@@ -50,6 +54,8 @@ impl Default for Options {
             capability: (8, 0),
             num_sms: 0,
             memory_bytes: 8 << 30,
+            l1_bytes: 0,
+            most_blocks: 0,
         }
     }
 }
@@ -163,6 +169,8 @@ impl Emulator {
             threads: options.threads,
             memory_bytes: options.memory_bytes,
             max_shared_bytes: shared_bytes,
+            l1_bytes: options.l1_bytes,
+            most_blocks: options.most_blocks,
             ..ptx_emulator::Options::default()
         });
         let (major, minor) = options.capability;
@@ -314,11 +322,12 @@ impl Driver for Emulator {
     }
 
     fn entry(&self, module: &'static Module, kernel: &str) -> Result<KernelEntry> {
-        let state = &mut *self.state.borrow_mut();
         let key = (std::ptr::from_ref(module), kernel.to_string());
-        if let Some(entry) = state.by_name.get(&key) {
+        if let Some(entry) = self.state.borrow().by_name.get(&key) {
             return Ok(*entry);
         }
+        self.reject_in_capture(&format!("load {kernel} for the first time"))?;
+        let state = &mut *self.state.borrow_mut();
         let start = Instant::now();
         let ptx = module.entry(kernel, self.props.capability, &self.name)?;
         let loaded = ptx_emulator::Module::load(&ptx)

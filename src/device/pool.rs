@@ -2,7 +2,8 @@
 //!
 //! Sizes are rounded up to classes, eight a power of two, so at most an eighth is wasted and tensors of nearby sizes share
 //! blocks. When the device is full, kept blocks are given back and the request is tried once more before it fails; a
-//! failure names what was asked, held and free, and leaves everything as it was. Blocks a captured graph used stay
+//! failure names what was asked, held and free, and leaves everything as it was. During capture nothing can be given back, so
+//! kept blocks are before: what fits eagerly fits captured. Blocks a captured graph used stay
 //! its own: no later tensor may be put where a replay writes.
 
 use std::collections::{BTreeMap, HashMap};
@@ -141,8 +142,9 @@ impl Pool {
         given
     }
 
-    /// From here on blocks belong to a new graph, whose number is returned.
-    pub fn begin_capture(&mut self) -> u64 {
+    /// Gives back what nobody uses; from here on blocks belong to a new graph, whose number is returned.
+    pub fn begin_capture<S: Source>(&mut self, source: &mut S) -> u64 {
+        self.trim(source);
         self.graphs += 1;
         self.capture = Some(self.graphs);
         self.graphs
@@ -233,6 +235,25 @@ mod tests {
         assert_eq!((size_class(0), size_class(1), size_class(513)), (512, 512, 1024));
     }
 
+    /// A step's blocks of one class lie free where a captured one asks for another.
+    #[test]
+    fn a_step_that_fits_eagerly_fits_in_a_capture() {
+        let (mut pool, mut device) = (Pool::default(), device(8192));
+        let step = |pool: &mut Pool, device: &mut Device| {
+            let a = alloc(pool, device, 6144);
+            pool.free(a);
+        };
+        let other = alloc(&mut pool, &mut device, 5120);
+        pool.free(other);
+        step(&mut pool, &mut device);
+        let other = alloc(&mut pool, &mut device, 5120);
+        pool.free(other);
+        pool.begin_capture(&mut device);
+        step(&mut pool, &mut device);
+        pool.end_capture();
+        assert_eq!(pool.usage(), (0, 6144, 6144));
+    }
+
     #[test]
     fn freed_blocks_are_handed_out_again() {
         let (mut pool, mut device) = (Pool::default(), device(1 << 20));
@@ -263,7 +284,7 @@ mod tests {
     fn what_a_graph_used_stays_its_own_until_it_is_gone() {
         let (mut pool, mut device) = (Pool::default(), device(1 << 20));
         let before = alloc(&mut pool, &mut device, 4096);
-        let number = pool.begin_capture();
+        let number = pool.begin_capture(&mut device);
         let scratch = alloc(&mut pool, &mut device, 512);
         pool.free(scratch);
         assert_eq!(alloc(&mut pool, &mut device, 512), scratch, "reused within the capture");

@@ -6,7 +6,7 @@
 //! image is one patch. Every patch is read once: its score, and how much of it is glass and tissue ([`glass`]), come from
 //! the same pixels.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use rayon::prelude::*;
 
@@ -277,14 +277,14 @@ fn measure(
         }
         Ok((Cells::of(&image), scores, hold.then_some(image)))
     };
-    // A device counts one batch while the threads decode the next.
+    // A device counts one batch while another is uploaded to it and the threads decode the next two.
     let mut pending: Vec<(usize, Pending)> = Vec::new();
-    // A thread that waits for the tiles of its patch may start another one meanwhile; a batch bounds how many.
-    for batch in patches.chunks(4 * rayon::current_num_threads()) {
+    let mut score = |batch: Vec<(Cells, Vec<f64>, Option<RgbImage>)>| -> Result<()> {
         progress.check()?;
+        let count = batch.len();
         let mut images = Vec::new();
-        let mut scores = Vec::with_capacity(batch.len());
-        for (of_patch, values, image) in batch.par_iter().map(one).collect::<Result<Vec<_>>>()? {
+        let mut scores = Vec::with_capacity(count);
+        for (of_patch, values, image) in batch {
             cells.push(of_patch);
             scores.push(values);
             images.extend(image);
@@ -312,8 +312,28 @@ fn measure(
             }
         }
         if hold {
-            progress.advance(batch.len() as u64);
+            progress.advance(count as u64);
         }
+        Ok(())
+    };
+    // A thread that waits for the tiles of its patch may start another one meanwhile; a batch bounds how many.
+    let batches = patches.chunks(2 * rayon::current_num_threads());
+    let decode = |batch: &[usize]| batch.par_iter().map(one).collect::<Result<Vec<_>>>();
+    if rayon::current_thread_index().is_some() && rayon::current_num_threads() == 1 {
+        // The pool's only thread cannot wait for itself.
+        batches.map(decode).try_for_each(|batch| score(batch?))?;
+    } else {
+        rayon::in_place_scope(|scope| {
+            let (send, decoded) = mpsc::sync_channel(1);
+            scope.spawn(move |_| {
+                // A closed channel means that scoring failed: nobody needs more patches.
+                let _ = batches.map(decode).try_for_each(|batch| {
+                    let whole = batch.is_ok();
+                    if send.send(batch).is_ok() && whole { Ok(()) } else { Err(()) }
+                });
+            });
+            decoded.into_iter().try_for_each(|batch| score(batch?))
+        })?;
     }
     finish(pending, &mut values)?;
     Ok((values, cells))
