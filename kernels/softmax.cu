@@ -4,11 +4,12 @@
 // Types     f32, bf16, f16 in memory; f32 arithmetic.
 // Launch    256 threads. One warp per row (`fwd`, `bwd_x`), eight rows per block; rows longer than 2048 get a block each (`fwd_block_per_row`,
 //           `bwd_x_block_per_row`). 16 B per lane where rows are a multiple of that, else one element.
-// Traffic   rows of up to 1024 columns (512 in the gradient) are held in registers: every operand once, memory bound. Longer
-//           rows are read twice, from L1 or L2 the second time.
+// Traffic   rows of up to 2048 columns (1024 in the gradient) are held in registers: every operand once, memory bound. Longer
+//           rows are read twice, from L1 or L2 the second time. Each tier of registers has its own code: 384 columns are 12 of 16
+//           registers a lane, not of 32.
 // Rejected  maximum and sum in two passes: a third pass over rows that do not fit L1.
 // Numerics  rows in registers: the maximum first. Longer ones: online softmax, the sum rescaled as the maximum rises. expf
-//           within 2 ulp. NaN propagates.
+//           within 2 ulp for f32; ex2.approx for 16 bits. NaN propagates.
 // Tail      columns beyond the row are skipped; a row of -inf gives NaN, as the definition does.
 
 #include "common/block.cuh"
@@ -33,7 +34,7 @@ __device__ __forceinline__ void store_softmax(const T* x, T* y, u64 cols, u32 me
         float v[W];
         load_floats(v, x + col);
 #pragma unroll
-        for (int i = 0; i < W; ++i) v[i] = expf(v[i] - all.max) * scale;
+        for (int i = 0; i < W; ++i) v[i] = exp_for<T>(v[i] - all.max) * scale;
         store_floats(y + col, v);
     }
 }
@@ -73,7 +74,8 @@ __device__ __forceinline__ void forward_in_registers(const T* x, T* y, u32 cols)
     row_max = warp_max(row_max);
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-        v[k] = in_row<W>(k, cols) ? expf(v[k] - row_max) : 0.0f;
+        // Beyond the row is -inf, which adds 0.
+        v[k] = exp_for<T>(v[k] - row_max);
         sum += v[k];
     }
     const float scale = 1.0f / warp_sum(sum);
@@ -85,9 +87,13 @@ __device__ __forceinline__ void forward_in_registers(const T* x, T* y, u32 cols)
 template <typename T, int W>
 __device__ __forceinline__ void forward(const SoftmaxParams& p, u64 row, u32 lane) {
     const T* const x = static_cast<const T*>(p.x) + row * p.cols;
-    if (p.cols <= 256) return forward_in_registers<T, W, 8>(x, static_cast<T*>(p.out) + row * p.cols, u32(p.cols));
-    if (p.cols <= 1024) return forward_in_registers<T, W, 32>(x, static_cast<T*>(p.out) + row * p.cols, u32(p.cols));
-    store_softmax<T, W>(x, static_cast<T*>(p.out) + row * p.cols, p.cols, lane, 32, warp_merge(row_stats<T, W>(x, p.cols, lane, 32)));
+    T* const y = static_cast<T*>(p.out) + row * p.cols;
+    if (p.cols <= 256) return forward_in_registers<T, W, 8>(x, y, u32(p.cols));
+    if (p.cols <= 512) return forward_in_registers<T, W, 16>(x, y, u32(p.cols));
+    if (p.cols <= 1024) return forward_in_registers<T, W, 32>(x, y, u32(p.cols));
+    // One element a load, 2048 columns are 64 loads: twice the code for rows that nobody aligns.
+    if (W > 1 && p.cols <= 2048) return forward_in_registers<T, W, 64>(x, y, u32(p.cols));
+    store_softmax<T, W>(x, y, p.cols, lane, 32, warp_merge(row_stats<T, W>(x, p.cols, lane, 32)));
 }
 
 template <typename T, int W>
@@ -122,6 +128,7 @@ __device__ __forceinline__ void backward(const SoftmaxParams& p, u64 row, u32 la
     T* const dx = static_cast<T*>(p.out) + row * p.cols;
     if (p.cols <= 256) return backward_in_registers<T, W, 8>(dy, y, dx, u32(p.cols));
     if (p.cols <= 512) return backward_in_registers<T, W, 16>(dy, y, dx, u32(p.cols));
+    if (W > 1 && p.cols <= 1024) return backward_in_registers<T, W, 32>(dy, y, dx, u32(p.cols));
     const float sum = warp_sum(dot<T, W>(dy, y, p.cols, lane, 32));
     write_gradient<T, W>(dy, y, static_cast<T*>(p.out) + row * p.cols, p.cols, lane, 32, sum);
 }

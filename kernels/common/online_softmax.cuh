@@ -3,6 +3,16 @@
 
 #include "warp.cuh"
 
+// e to the power of x for results that are stored as T: expf's 2 ulp where that is f32, one multiplication and ex2.approx, 2^-22
+// and what rounding x / ln 2 adds, where 16 bits are.
+template <typename T>
+__device__ __forceinline__ float exp_for(float x) {
+    if (sizeof(T) == 4) return expf(x);
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.4426950408889634f));
+    return y;
+}
+
 struct OnlineSoftmax {
     float max, sum;
 };
@@ -37,7 +47,7 @@ __device__ __forceinline__ OnlineSoftmax row_stats(const T* x, u64 cols, u32 me,
         for (int i = 1; i < W; ++i) row_max = larger(row_max, v[i]);
         OnlineSoftmax some = {row_max, 0.0f};
 #pragma unroll
-        for (int i = 0; i < W; ++i) some.sum += v[i] == row_max ? 1.0f : expf(v[i] - row_max);
+        for (int i = 0; i < W; ++i) some.sum += v[i] == row_max ? 1.0f : exp_for<T>(v[i] - row_max);
         all = merge(all, some);
     }
     return all;
