@@ -333,7 +333,8 @@ fn errors_of_literal(seed: u64, dtype: DType, device: &Device) -> Result<(f64, f
         Tensor::from_f64(&Philox::named(seed, name).normals(shape.iter().product()), shape, dtype, device)
     };
     let inputs = [drawn("cube", &[5, 4, 4, 16])?, drawn("global", &[5, 16])?, drawn("weights", &[1, 6])?];
-    let gradients = |dtype: DType, device: &Device| -> Result<(Vec<f64>, Vec<(String, Vec<f64>)>)> {
+    type Gradients = Vec<(String, Vec<f64>)>;
+    let gradients = |dtype: DType, device: &Device| -> Result<(Vec<f64>, Gradients)> {
         let at = |t: &Tensor| Tensor::from_buffer(t.to_buffer()?.cast(dtype), t.shape(), device);
         let held = weights.named().map(|(name, t)| Ok((name.to_string(), at(t)?))).collect::<Result<_>>()?;
         let mut b = Builder::load(held, "the test", dtype, device);

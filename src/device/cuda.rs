@@ -10,6 +10,7 @@
 pub mod errors;
 pub mod jit;
 mod library;
+mod tensor_map;
 
 use std::{
     cell::{Cell, RefCell},
@@ -38,10 +39,7 @@ use super::{
     module::Module,
     pool::{Failure, Pool, Source},
 };
-use crate::{
-    dtype::DType,
-    error::{Error, Result},
-};
+use crate::error::{Error, Result};
 
 /// Staging memory: pieces of this size, this many.
 const PIECE_BYTES: usize = 4 << 20;
@@ -677,52 +675,10 @@ impl Driver for Cuda {
     }
 
     fn encode_tensor_map(&self, map: &TensorMap) -> Result<[u8; 128]> {
-        use sys::{CUtensorMapDataType as Type, CUtensorMapSwizzle as Swizzle};
         if self.0.props.capability < (9, 0) {
             return Err(Error::Device(format!("{}: has no TMA", self.0.name)));
         }
-        let dtype = match map.dtype {
-            DType::F64 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT64,
-            DType::F32 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
-            DType::Bf16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-            DType::F16 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-            DType::U8 => Type::CU_TENSOR_MAP_DATA_TYPE_UINT8,
-            DType::I32 => Type::CU_TENSOR_MAP_DATA_TYPE_INT32,
-        };
-        let swizzle = match map.swizzle_bytes {
-            0 => Swizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
-            32 => Swizzle::CU_TENSOR_MAP_SWIZZLE_32B,
-            64 => Swizzle::CU_TENSOR_MAP_SWIZZLE_64B,
-            128 => Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-            other => return Err(Error::Device(format!("cuda: a tensor map has no swizzle of {other} bytes"))),
-        };
-        let rank = map.extents.len();
-        if !(1..=5).contains(&rank) || map.strides_bytes.len() + 1 != rank || map.box_extents.len() != rank {
-            return Err(Error::Device(format!("cuda: a tensor map of {rank} extents does not hang together")));
-        }
-        let mut encoded = sys::CUtensorMap { opaque: [0; 16] };
-        let ones = [1u32; 5];
-        // SAFETY: extents, box and element strides have `rank` entries, strides one less; all outlive the call.
-        let result = unsafe {
-            sys::cuTensorMapEncodeTiled(
-                &mut encoded,
-                dtype,
-                rank as u32,
-                map.base.0 as *mut c_void,
-                map.extents.as_ptr(),
-                map.strides_bytes.as_ptr(),
-                map.box_extents.as_ptr(),
-                ones.as_ptr(),
-                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-                swizzle,
-                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-            )
-        };
-        check(result, &format!("encoding a tensor map of extents {:?}", map.extents))?;
-        let mut bytes = [0; 128];
-        bytes.copy_from_slice(bytemuck::cast_slice(&encoded.opaque));
-        Ok(bytes)
+        tensor_map::encode(map)
     }
 }
 

@@ -92,7 +92,8 @@ fn a_seed_is_a_cohort_and_patches_are_described() {
 /// The floor `colour` of every comparison: means over a slide's patches.
 fn colours(image: &RgbImage) -> Vec<f64> {
     let encoder = encoder::named("colour", Parameters::new()).unwrap();
-    let site = Site { dir: Path::new("."), extractor: &ExtractorConfig::default() };
+    let extractor = ExtractorConfig::default();
+    let site = Site { dir: Path::new("."), extractor: &extractor, precision: extractor.precision };
     let encoder = encoder.load(site, &Device::cpu()).unwrap();
     let side = image.width_px / PATCH_PX;
     let patch = |i: usize| {

@@ -12,7 +12,7 @@ use crate::{
     error::Result,
     mil::{
         features::{FeatureDims, HostFeatures, PatchFeatures, PatchValues, Reads},
-        method::{ClosedForm, Fit, Method, MethodSpec, Rows, TrainingData, with},
+        method::{ClosedForm, Fit, ISG_SLIDE, Method, MethodSpec, Rows, TrainingData, with},
         network::{Dims, Network},
     },
     nn::builder::Builder,
@@ -29,6 +29,7 @@ pub const SPEC: MethodSpec = MethodSpec {
     title: "ridge regression on mean colours",
     cites: "stains after Macenko et al. 2009",
     preset: |_| Arc::new(Colour {}),
+    slide: ISG_SLIDE,
     training: |_, train| train.members = 1,
     with: with::<Colour>,
     cases: || vec![Arc::new(Colour {})],

@@ -1,6 +1,6 @@
 //! Slide-level methods: a bag of patches, or an image, in; a prediction and its loss out.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use isg::{
     Tensor,
     mil::{
@@ -156,10 +156,21 @@ fn weights(network: &Network, patches: &Patches, lengths: &[usize]) -> isg::Resu
 type Loss = Box<dyn Fn(&Tensor) -> isg::Result<Tensor>>;
 
 fn loss(subject: &Subject) -> Result<Loss> {
-    let target = subject.input("target")?.cast(subject.dtype)?;
+    let target = || subject.input("target")?.cast(subject.dtype).map_err(Error::from);
     Ok(match subject.case.text("loss")? {
-        "mse" => Box::new(move |y| y.mse_loss(&target)),
-        "bce" => Box::new(move |y| y.bce_with_logits(&target, None)),
+        "mse" => {
+            let target = target()?;
+            Box::new(move |y| y.mse_loss(&target))
+        }
+        "bce" => {
+            let (target, weight) = (target()?, optional(subject, "pos_weight"));
+            Box::new(move |y| y.bce_with_logits(&target, weight.as_ref()))
+        }
+        "cross_entropy" => {
+            let classes = subject.integers("target")?;
+            let classes = Tensor::from_vec(classes.clone(), [classes.len()], subject.device)?;
+            Box::new(move |y| y.cross_entropy(&classes, None))
+        }
         unknown => bail!("unknown loss `{unknown}`"),
     })
 }
