@@ -239,7 +239,8 @@ fn what_is_to_be_seen_can_be() {
     ];
     println!("{seen:.2?}");
     for (name, r) in seen {
-        assert!(r > 0.5, "{name}: {r:.2}");
+        // Seven standard errors of a correlation of nothing.
+        assert!(r > 0.4, "{name}: {r:.2}");
     }
 }
 

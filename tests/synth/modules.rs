@@ -140,7 +140,8 @@ fn colours_see_nothing_of_texture_and_shape() {
     for gene in ["NEST", "RATE", "NULL"] {
         assert!(r[gene] < 0.2, "{r:?}");
     }
-    assert!(r["SITE"] > 0.2, "what changes colour is seen: {r:?}");
+    // Lymphocytes are dark. What a site does to stains is no linear function of its number.
+    assert!(r["MEAN"] > 0.2, "what changes colour is seen: {r:?}");
 }
 
 /// The same patient at both ends of NEST: the pixels differ, their values do not.
