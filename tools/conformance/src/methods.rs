@@ -1,6 +1,6 @@
 //! Slide-level methods: a bag of patches, or an image, in; a prediction and its loss out.
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Result, bail};
 use isg::{
     Tensor,
     mil::{
@@ -156,15 +156,16 @@ fn weights(network: &Network, patches: &Patches, lengths: &[usize]) -> isg::Resu
 type Loss = Box<dyn Fn(&Tensor) -> isg::Result<Tensor>>;
 
 fn loss(subject: &Subject) -> Result<Loss> {
-    let target = || subject.input("target")?.cast(subject.dtype).map_err(Error::from);
+    let target = subject.input("target")?;
+    // Heads give f32 where the network has 16 bits.
     Ok(match subject.case.text("loss")? {
-        "mse" => {
-            let target = target()?;
-            Box::new(move |y| y.mse_loss(&target))
-        }
+        "mse" => Box::new(move |y| y.mse_loss(&target.cast(y.dtype())?)),
         "bce" => {
-            let (target, weight) = (target()?, optional(subject, "pos_weight"));
-            Box::new(move |y| y.bce_with_logits(&target, weight.as_ref()))
+            let weight = optional(subject, "pos_weight");
+            Box::new(move |y| {
+                let weight = weight.as_ref().map(|weight| weight.cast(y.dtype())).transpose()?;
+                y.bce_with_logits(&target.cast(y.dtype())?, weight.as_ref())
+            })
         }
         "cross_entropy" => {
             let classes = subject.integers("target")?;
