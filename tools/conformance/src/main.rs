@@ -3,7 +3,7 @@
 //! A case is a safetensors file of inputs, expected outputs and expected gradients. One line a case; an operation the
 //! runner does not know is a failure, and so are a NaN, a wrong shape and a tensor that is missing.
 //!
-//! [`case`] reads a file, [`check`] runs and judges it. What is run: [`ops`] single operations, [`models`] blocks and whole
+//! [`case`] reads a file, [`mod@check`] runs and judges it. What is run: [`ops`] single operations, [`models`] blocks and whole
 //! models by their weights, [`methods`] slide-level methods, [`encoders`] encoders of patches, [`statistics`] numbers of the host.
 
 mod case;
