@@ -228,7 +228,8 @@ impl Pair {
     }
 }
 
-fn overlay(base: &mut toml::Table, over: toml::Table) {
+/// Lays `over` onto `base`, table by table.
+pub(super) fn overlay(base: &mut toml::Table, over: toml::Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(toml::Value::Table(base)), toml::Value::Table(over)) => overlay(base, over),

@@ -3,7 +3,7 @@
 use toml::{Table, Value};
 
 use super::paper;
-use crate::{cohort::config::CohortConfig, mil::METHODS, preset::Preset, select::SELECTORS};
+use crate::{cohort::config::CohortConfig, mil::METHODS, pipeline::config::overlay, preset::Preset, select::SELECTORS};
 
 /// One row of a table before it is run.
 #[derive(Clone, Debug)]
@@ -246,14 +246,4 @@ pub fn configuration(given: &Table, arm: &Arm, seed: i64) -> Table {
         Table::from_iter([("train".to_string(), Table::from_iter([("seed".to_string(), seed.into())]).into())]),
     );
     config
-}
-
-/// Lays `over` onto `base`, table by table.
-pub fn overlay(base: &mut Table, over: Table) {
-    for (key, value) in over {
-        match (base.get_mut(&key), value) {
-            (Some(Value::Table(base)), Value::Table(over)) => overlay(base, over),
-            (_, value) => drop(base.insert(key, value)),
-        }
-    }
 }

@@ -30,7 +30,7 @@ use toml::Table;
 
 use super::{Run, RunConfig, Stage, config, evaluation_settings, execute, scan};
 use crate::{
-    cohort::{Cohort, Findings},
+    cohort::{Cohort, Findings, SlideEntry},
     device::DeviceId,
     error::{Error, Fault, Result},
     eval::{metrics, predictions, stats::Bootstrap, tables},
@@ -111,9 +111,9 @@ pub fn reproduce(path: &Path, options: &Options, device: DeviceId, progress: &dy
         })?,
     };
     let mut keys: Table = DEFAULTS.parse().map_err(Error::internal)?;
-    arms::overlay(&mut keys, given);
+    config::overlay(&mut keys, given);
     if options.fast {
-        arms::overlay(&mut keys, FAST.parse().map_err(Error::internal)?);
+        config::overlay(&mut keys, FAST.parse().map_err(Error::internal)?);
     }
     let base = RunConfig::of(path, keys.clone())?;
     let out = options.out.clone().unwrap_or_else(|| beside(&base.out));
@@ -149,8 +149,9 @@ pub fn reproduce(path: &Path, options: &Options, device: DeviceId, progress: &dy
         names.dedup();
         names.len()
     };
-    let efficiency = bench.efficiency(&finished)?;
-    let figure = bench.figure_two(options)?;
+    let Cohort { slides, .. } = Cohort::load(&base.cohort, &mut Findings::default(), &Silent)?;
+    let efficiency = bench.efficiency(&finished, &slides)?;
+    let figure = bench.figure_two(options, &slides)?;
     let reproduction = Reproduction {
         out: out.clone(),
         slides: count(&|p| p.slide.clone()),
@@ -241,26 +242,24 @@ const SLIDES_TIMED: usize = 10;
 
 impl Bench<'_> {
     /// Times the arms of table 1 that the paper timed.
-    fn efficiency(&self, finished: &[(TablePlan, Vec<Outcome>)]) -> Result<Vec<Efficiency>> {
+    fn efficiency(&self, finished: &[(TablePlan, Vec<Outcome>)], slides: &[SlideEntry]) -> Result<Vec<Efficiency>> {
         let of_table = finished.iter().filter(|(plan, _)| plan.number == 1);
         let arms =
             of_table.flat_map(|(plan, _)| &plan.arms).filter(|arm| paper::SECONDS.iter().any(|row| row.0 == arm.name));
+        let slides: Vec<_> = slides.iter().take(SLIDES_TIMED).map(|s| (&*s.path, s.mpp)).collect();
         let mut found = Vec::new();
         for arm in arms {
             let method = |done: &&RunConfig| done.train.method.name() == arm.name;
             let Some(run) = self.done.iter().find(method) else { continue };
-            let cohort = Cohort::load(&run.cohort, &mut Findings::default(), &Silent)?;
-            let slides: Vec<_> = cohort.slides.iter().take(SLIDES_TIMED).map(|s| (&*s.path, s.mpp)).collect();
             found.extend(efficiency::measure((&arm.name, &arm.title), &run.out, &slides, self.device, self.progress)?);
         }
         Ok(found)
     }
 
     /// Figure 2 on the cohort's middle slide, as SVG, where table 2 is made.
-    fn figure_two(&self, options: &Options) -> Result<Option<String>> {
+    fn figure_two(&self, options: &Options, slides: &[SlideEntry]) -> Result<Option<String>> {
         let Some(run) = self.done.first().filter(|_| options.tables.contains(&2)) else { return Ok(None) };
-        let cohort = Cohort::load(&run.cohort, &mut Findings::default(), &Silent)?;
-        let entry = &cohort.slides[cohort.slides.len() / 2];
+        let entry = &slides[slides.len() / 2];
         let device = self.device.open()?;
         let scorer = |selector: &Arc<dyn Selector>| {
             let threshold = selector.default_threshold();
