@@ -183,7 +183,11 @@ impl Encoder for EfficientNetLite0 {
     }
 
     fn digest(&self, site: Site) -> Result<Digest> {
-        Ok((self as &dyn Encoder).digest_of_settings(&["weights"], &state_dict::digests(&self.weights)?, site.precision))
+        Ok((self as &dyn Encoder).digest_of_settings(
+            &["weights"],
+            &state_dict::digests(&self.weights)?,
+            site.precision,
+        ))
     }
 
     fn load(&self, site: Site, device: &Device) -> Result<Box<dyn PatchEncoder>> {

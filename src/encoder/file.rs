@@ -72,7 +72,8 @@ impl Encoder for File {
     }
 
     fn digest(&self, _: Site) -> Result<Digest> {
-        let of = |path: &PathBuf| Ok((path.file_name().map(|n| n.to_string_lossy().into_owned()), Digest::of_file(path)?));
+        let of =
+            |path: &PathBuf| Ok((path.file_name().map(|n| n.to_string_lossy().into_owned()), Digest::of_file(path)?));
         let files = self.files()?.iter().map(of).collect::<Result<Vec<_>>>()?;
         Ok(Digest::of("features of files", &files))
     }
@@ -105,7 +106,11 @@ impl PatchEncoder for Stored {
 
     fn encode(&self, _: &[RgbImage]) -> Result<Vec<f32>> {
         let problem = "holds vectors of patches of slides and makes none of images";
-        Err(Error::input(&self.folder, problem, "use another encoder for images, and for cubes (encoder.cells = false)"))
+        Err(Error::input(
+            &self.folder,
+            problem,
+            "use another encoder for images, and for cubes (encoder.cells = false)",
+        ))
     }
 
     fn at(&self, slide: &str, corners: &[[i64; 2]]) -> Result<Option<Vec<f32>>> {
@@ -127,7 +132,8 @@ impl PatchEncoder for Stored {
                 missing.len(),
                 corners.len()
             );
-            let remedy = "make the features at the corners that `isg score SLIDE --out scores.csv` lists for the run's patches";
+            let remedy =
+                "make the features at the corners that `isg score SLIDE --out scores.csv` lists for the run's patches";
             return Err(Error::input(path, problem, remedy));
         }
         for corner in corners {
@@ -159,14 +165,18 @@ impl Vectors {
             Error::input(path, problem, remedy)
         };
         let find = |name: &str| arrays.iter().find(|array| array.name == name);
-        let features = find("features").or_else(|| find("global")).ok_or_else(|| unusable("has no `features`".into()))?;
+        let features =
+            find("features").or_else(|| find("global")).ok_or_else(|| unusable("has no `features`".into()))?;
         let coords = find("coords").ok_or_else(|| unusable("has no `coords`".into()))?;
         let (&[n, d], &[corners, 2]) = (&features.shape[..], &coords.shape[..]) else {
             return Err(unusable(format!("has features {:?} and coords {:?}", features.shape, coords.shape)));
         };
         let values = features.to_f32();
         if corners != n || d == 0 || values.iter().any(|v| !v.is_finite()) {
-            return Err(unusable(format!("has features {:?} of {corners} corners, or NaN or infinite values", features.shape)));
+            return Err(unusable(format!(
+                "has features {:?} of {corners} corners, or NaN or infinite values",
+                features.shape
+            )));
         }
         let whole = |v: f64| (v.fract() == 0.0 && v.abs() < 2f64.powi(53)).then_some(v as i64);
         let coords = coords.view().to_i64().or_else(|| coords.to_f64().into_iter().map(whole).collect());

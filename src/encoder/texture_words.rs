@@ -218,7 +218,11 @@ impl Words {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{extractor::{config::ExtractorConfig, patches::MemoryPatches}, preset::Preset, progress::Silent};
+    use crate::{
+        extractor::{config::ExtractorConfig, patches::MemoryPatches},
+        preset::Preset,
+        progress::Silent,
+    };
 
     /// Stripes of a width: textures of equal colour statistics.
     fn stripes(width: usize) -> RgbImage {

@@ -20,7 +20,11 @@ use crate::{
     dtype::DType,
     error::{Error, Result},
     float_dispatch,
-    op::{registry::{Workload, only}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply_n, normal, same_float},
+    op::{
+        Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply_n, normal,
+        registry::{Workload, only},
+        same_float,
+    },
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -127,10 +131,10 @@ fn probabilities<T: Real>(q: &[T], k: &[T], sizes: Sizes, scores: &mut [T], lse:
     let y = MatrixMut { data: &mut *scores, row: keys };
     gemm([q.len() / d, keys, d], Matrix::rows(q, d), Matrix::transposed(k, d), y, false, Threads::One);
     vectorised!({
-            for (row, lse) in scores.chunks_exact_mut(keys).zip(lse.iter_mut()) {
-                *lse = softmax_in_place(row);
-            }
-        });
+        for (row, lse) in scores.chunks_exact_mut(keys).zip(lse.iter_mut()) {
+            *lse = softmax_in_place(row);
+        }
+    });
 }
 
 /// Heads one after another: q `[heads, queries, d]`, k `[heads, keys, d]`, v `[heads, keys, e]`; y and the log-sum-exp.
@@ -214,13 +218,13 @@ fn backward<T: Real>([dy, q, k, v]: [&[T]; 4], [dq, dk, dv]: [&mut [T]; 3], size
             let out = MatrixMut { data: &mut *ds, row: keys };
             gemm([rows, keys, e], Matrix::rows(dy, e), Matrix::transposed(v, e), out, false, Threads::One);
             vectorised!({
-                    for (p, ds) in p.chunks_exact(keys).zip(ds.chunks_exact_mut(keys)) {
-                        let dot = sum2(p, ds, |p, ds| p * ds);
-                        for (ds, &p) in ds.iter_mut().zip(p.iter()) {
-                            *ds = p * (*ds - dot);
-                        }
+                for (p, ds) in p.chunks_exact(keys).zip(ds.chunks_exact_mut(keys)) {
+                    let dot = sum2(p, ds, |p, ds| p * ds);
+                    for (ds, &p) in ds.iter_mut().zip(p.iter()) {
+                        *ds = p * (*ds - dot);
                     }
-                });
+                }
+            });
             // The scaled queries carry the factor of dk; dq takes its own.
             let dk = MatrixMut { data: &mut dk, row: d };
             gemm([keys, d, rows], Matrix::transposed(&*ds, keys), Matrix::rows(&q, d), dk, true, Threads::One);

@@ -3,15 +3,18 @@
 use crate::{
     cpu::stencil::{Reads, Uniform, dense},
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         index::count31,
         kernel::{FLOATS, Kernel},
+        modules,
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{registry::{IMAGE, Workload, only}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{
+        Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal,
+        registry::{IMAGE, Workload, only},
+    },
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,

@@ -7,15 +7,18 @@
 use crate::{
     cpu::vector::{column_partials, column_sums, par_rows, rows_per_task},
     device::{
-        modules,
         driver::DevicePtr,
         host::{Element, Real},
         kernel::{FLOATS, Kernel, UNTYPED, blocks, column_blocks},
+        modules,
     },
     dtype::DType,
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{registry::{Workload}, Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal},
+    op::{
+        Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal,
+        registry::Workload,
+    },
     ops::avg_pool2d::vector_threads,
     shape::Spec,
     tape::{Keep, Vjp},
@@ -208,31 +211,31 @@ fn moments<T: Real>(x: &[T], channels: usize) -> Moments {
     // Of each block: a mean, then the sum and the squared sum of what differs from it.
     let partials = column_partials(x, channels, 3, |x, _, out| {
         vectorised!({
-                let (mean, rest) = out.split_at_mut(channels);
-                let (sum, squares) = rest.split_at_mut(channels);
-                let mut first = vec![T::zero(); wide];
-                for x in x.chunks(wide) {
-                    for (s, &x) in first.iter_mut().zip(x) {
-                        *s += x;
-                    }
+            let (mean, rest) = out.split_at_mut(channels);
+            let (sum, squares) = rest.split_at_mut(channels);
+            let mut first = vec![T::zero(); wide];
+            for x in x.chunks(wide) {
+                for (s, &x) in first.iter_mut().zip(x) {
+                    *s += x;
                 }
-                fold(&first, mean);
-                let count = T::c((x.len() / channels) as f64);
-                mean.iter_mut().for_each(|m| *m /= count);
-                let centre = mean.repeat(wide / channels);
-                first.fill(T::zero());
-                let mut second = vec![T::zero(); wide];
-                for x in x.chunks(wide) {
-                    let sums = first.iter_mut().zip(&mut second);
-                    for ((first, second), (&x, &centre)) in sums.zip(x.iter().zip(&centre)) {
-                        let d = x - centre;
-                        *first += d;
-                        *second += d * d;
-                    }
+            }
+            fold(&first, mean);
+            let count = T::c((x.len() / channels) as f64);
+            mean.iter_mut().for_each(|m| *m /= count);
+            let centre = mean.repeat(wide / channels);
+            first.fill(T::zero());
+            let mut second = vec![T::zero(); wide];
+            for x in x.chunks(wide) {
+                let sums = first.iter_mut().zip(&mut second);
+                for ((first, second), (&x, &centre)) in sums.zip(x.iter().zip(&centre)) {
+                    let d = x - centre;
+                    *first += d;
+                    *second += d * d;
                 }
-                fold(&first, sum);
-                fold(&second, squares);
-            });
+            }
+            fold(&first, sum);
+            fold(&second, squares);
+        });
     });
     let mut all = Moments { mean: vec![0.0; channels], squares: vec![0.0; channels] };
     let mut rows = 0.0;
@@ -258,13 +261,13 @@ fn normalise<T: Real>(x: &[T], y: &mut [T], mean: &[T], scale: &[T], weight: &[T
     par_rows(y, wide, |task, y| {
         let x = &x[task * rows_per_task(wide) * wide..][..y.len()];
         vectorised!({
-                for (y, x) in y.chunks_mut(wide).zip(x.chunks(wide)) {
-                    let channel = mean.iter().zip(scale.iter().zip(&bias));
-                    for (y, (&x, (&m, (&s, &b)))) in y.iter_mut().zip(x.iter().zip(channel)) {
-                        *y = (x - m) * s + b;
-                    }
+            for (y, x) in y.chunks_mut(wide).zip(x.chunks(wide)) {
+                let channel = mean.iter().zip(scale.iter().zip(&bias));
+                for (y, (&x, (&m, (&s, &b)))) in y.iter_mut().zip(x.iter().zip(channel)) {
+                    *y = (x - m) * s + b;
                 }
-            });
+            }
+        });
     });
 }
 
@@ -417,18 +420,18 @@ impl Grad {
         let wide_mean = mean.repeat(repeats);
         let [sum, along] = column_sums::<T, 2>(x, channels, |x, first, out| {
             vectorised!({
-                    let dy = &dy[first * channels..][..x.len()];
-                    let (mut sum, mut along) = (vec![T::zero(); wide], vec![T::zero(); wide]);
-                    for (x, dy) in x.chunks(wide).zip(dy.chunks(wide)) {
-                        let sums = sum.iter_mut().zip(&mut along);
-                        for ((sum, along), ((&x, &dy), &mean)) in sums.zip(x.iter().zip(dy).zip(&wide_mean)) {
-                            *sum += dy;
-                            *along += dy * (x - mean);
-                        }
+                let dy = &dy[first * channels..][..x.len()];
+                let (mut sum, mut along) = (vec![T::zero(); wide], vec![T::zero(); wide]);
+                for (x, dy) in x.chunks(wide).zip(dy.chunks(wide)) {
+                    let sums = sum.iter_mut().zip(&mut along);
+                    for ((sum, along), ((&x, &dy), &mean)) in sums.zip(x.iter().zip(dy).zip(&wide_mean)) {
+                        *sum += dy;
+                        *along += dy * (x - mean);
                     }
-                    fold(&sum, &mut out[..channels]);
-                    fold(&along, &mut out[channels..]);
-                });
+                }
+                fold(&sum, &mut out[..channels]);
+                fold(&along, &mut out[channels..]);
+            });
         });
         for c in 0..channels {
             dbias[c] = <T as Element>::from_f64(sum[c]);
@@ -445,14 +448,14 @@ impl Grad {
             let at = task * rows_per_task(wide) * wide;
             let (x, dy) = (&x[at..][..dx.len()], &dy[at..][..dx.len()]);
             vectorised!({
-                    for (dx, (x, dy)) in dx.chunks_mut(wide).zip(x.chunks(wide).zip(dy.chunks(wide))) {
-                        let channel = gain.iter().zip(&offset).zip(slope.iter().zip(&wide_mean));
-                        let inputs = x.iter().zip(dy).zip(channel);
-                        for (dx, ((&x, &dy), ((&gain, &offset), (&slope, &mean)))) in dx.iter_mut().zip(inputs) {
-                            *dx = gain * ((dy - offset) - (x - mean) * slope);
-                        }
+                for (dx, (x, dy)) in dx.chunks_mut(wide).zip(x.chunks(wide).zip(dy.chunks(wide))) {
+                    let channel = gain.iter().zip(&offset).zip(slope.iter().zip(&wide_mean));
+                    let inputs = x.iter().zip(dy).zip(channel);
+                    for (dx, ((&x, &dy), ((&gain, &offset), (&slope, &mean)))) in dx.iter_mut().zip(inputs) {
+                        *dx = gain * ((dy - offset) - (x - mean) * slope);
                     }
-                });
+                }
+            });
         });
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     activation::{Activation, ActivationParams},
     error::{Error, Result},
-    op::{registry::{only}, Case, Draw, OpSpec, Order, drawn, normal, same_float},
+    op::{Case, Draw, OpSpec, Order, drawn, normal, registry::only, same_float},
     tensor::Tensor,
 };
 

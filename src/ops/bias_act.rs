@@ -11,16 +11,19 @@ pub use crate::activation::{Activation, ActivationParams};
 use crate::{
     cpu::vector::{par_rows, rows_per_task},
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         index::count31,
         kernel::{FLOATS, Kernel, blocks},
+        modules,
     },
     error::{Error, Result},
     float_dispatch, inlined, kernel_params,
     math::{hardswish, normal_cdf, normal_pdf, sigmoid, softplus, tanh},
-    op::{registry::{IMAGE, Workload, only}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{
+        Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal,
+        registry::{IMAGE, Workload, only},
+    },
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -93,7 +96,13 @@ impl Tensor {
 }
 
 /// `t · gain · f⁽ᵏ⁾(x)`, the derivative of order 1 or 2, zero where the value at `x` is clamped.
-pub(super) fn derivative_by_input(order: usize, t: &Tensor, x: &Tensor, activation: Activation, params: ActivationParams) -> Result<Tensor> {
+pub(super) fn derivative_by_input(
+    order: usize,
+    t: &Tensor,
+    x: &Tensor,
+    activation: Activation,
+    params: ActivationParams,
+) -> Result<Tensor> {
     apply1(BiasActOp { activation, params, order }, &[t, x])
 }
 
@@ -356,18 +365,9 @@ impl BiasActOp {
         let gain = T::c(self.params.gain);
         let Some(clamp) = self.params.clamp.map(T::c) else {
             return match self.order {
-                0 => self.rows::<T>(
-                    args,
-                    inlined!(move |_, x| gain * value(x)),
-                ),
-                1 => self.rows::<T>(
-                    args,
-                    inlined!(move |t, x| t * gain * derivative(x)),
-                ),
-                _ => self.rows::<T>(
-                    args,
-                    inlined!(move |t, x| t * gain * second_derivative(x)),
-                ),
+                0 => self.rows::<T>(args, inlined!(move |_, x| gain * value(x))),
+                1 => self.rows::<T>(args, inlined!(move |t, x| t * gain * derivative(x))),
+                _ => self.rows::<T>(args, inlined!(move |t, x| t * gain * second_derivative(x))),
             };
         };
         let inside = move |y: T| y > -clamp && y < clamp;
@@ -401,10 +401,10 @@ impl BiasActOp {
             return par_rows(args.y::<T>(0), 1, |task, y| {
                 let (t, x) = (&t[task * grain..][..y.len()], &x[task * grain..][..y.len()]);
                 vectorised!([f], {
-                        for (y, (&t, &x)) in y.iter_mut().zip(t.iter().zip(x)) {
-                            *y = f(t, x);
-                        }
-                    });
+                    for (y, (&t, &x)) in y.iter_mut().zip(t.iter().zip(x)) {
+                        *y = f(t, x);
+                    }
+                });
             });
         }
         // Narrow biases are repeated until a row is long enough to vectorise.
@@ -414,14 +414,14 @@ impl BiasActOp {
         par_rows(args.y::<T>(0), bias.len(), |task, y| {
             let (t, x) = (&t[task * block..][..y.len()], &x[task * block..][..y.len()]);
             vectorised!([f], {
-                    let rows = y.chunks_mut(bias.len()).zip(t.chunks(bias.len()).zip(x.chunks(bias.len())));
-                    for (y, (t, x)) in rows {
-                        let inputs = t.iter().zip(x).zip(&bias);
-                        for (y, ((&t, &x), &bias)) in y.iter_mut().zip(inputs) {
-                            *y = f(t, x + bias);
-                        }
+                let rows = y.chunks_mut(bias.len()).zip(t.chunks(bias.len()).zip(x.chunks(bias.len())));
+                for (y, (t, x)) in rows {
+                    let inputs = t.iter().zip(x).zip(&bias);
+                    for (y, ((&t, &x), &bias)) in y.iter_mut().zip(inputs) {
+                        *y = f(t, x + bias);
                     }
-                });
+                }
+            });
         });
     }
 }
@@ -429,7 +429,14 @@ impl BiasActOp {
 pub const SPEC: OpSpec = OpSpec {
     name: "bias_act",
     order: Order::Any,
-    kernels: &[KERNELS[0].info(), KERNELS[1].info(), KERNELS[2].info(), epilogue::GRADIENT.info(), epilogue::SUMS.info(), epilogue::BIAS.info()],
+    kernels: &[
+        KERNELS[0].info(),
+        KERNELS[1].info(),
+        KERNELS[2].info(),
+        epilogue::GRADIENT.info(),
+        epilogue::SUMS.info(),
+        epilogue::BIAS.info(),
+    ],
     cases: || {
         let params = ActivationParams { alpha: 0.3, gain: 1.4, clamp: None };
         let mut cases: Vec<Case> = Activation::ALL

@@ -4,15 +4,18 @@ use rayon::prelude::*;
 
 use crate::{
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         index::{Axes, LoopNest, Strides, count31, strides},
         kernel::{FLOATS, Kernel, blocks},
+        modules,
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{
+        Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal,
+        registry::{IMAGE, Workload},
+    },
     shape::{MAX_RANK, Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -178,9 +181,7 @@ impl Op for Binary {
             Kind::Add => [&|| dy.sum_to(a), &|| dy.sum_to(b)],
             Kind::Sub => [&|| dy.sum_to(a), &|| dy.neg()?.sum_to(b)],
             Kind::Mul => [&|| dy.mul(v.x(1))?.sum_to(a), &|| dy.mul(v.x(0))?.sum_to(b)],
-            Kind::Div => [&|| dy.div(v.x(1))?.sum_to(a), &|| {
-                dy.mul(v.x(0))?.div(&v.x(1).square()?)?.neg()?.sum_to(b)
-            }],
+            Kind::Div => [&|| dy.div(v.x(1))?.sum_to(a), &|| dy.mul(v.x(0))?.div(&v.x(1).square()?)?.neg()?.sum_to(b)],
             Kind::Lt | Kind::Le | Kind::Eq | Kind::Ne => return Ok(vec![None, None]),
         };
         Ok(vec![v.when(0, gradients[0])?, v.when(1, gradients[1])?])

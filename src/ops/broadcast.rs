@@ -5,15 +5,18 @@ use rayon::prelude::*;
 use super::binary::{broadcast_strides, row_offset};
 use crate::{
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         index::{Axes, LoopNest, Strides, access_bytes, count31, strides},
         kernel::{Kernel, UNTYPED, blocks},
+        modules,
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{
+        Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal,
+        registry::{IMAGE, Workload},
+    },
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,

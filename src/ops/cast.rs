@@ -3,15 +3,18 @@
 use crate::{
     cpu::vector::par_rows,
     device::{
-        modules,
         driver::DevicePtr,
         host::Element,
         kernel::{Kernel, blocks},
+        modules,
     },
     dtype::DType,
     error::{Error, Result},
     kernel_params,
-    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{
+        Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal,
+        registry::{IMAGE, Workload},
+    },
     shape::Spec,
     tape::{self, Keep, Vjp},
     tensor::Tensor,

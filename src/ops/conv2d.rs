@@ -23,7 +23,11 @@ use crate::{
     cpu::conv2d::{forward, input_gradient, weight_gradient},
     error::{Error, Result},
     float_dispatch,
-    op::{registry::{Workload, only}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
+    op::{
+        Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal,
+        registry::{Workload, only},
+        same_float,
+    },
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -279,7 +283,13 @@ pub const SPEC: OpSpec = OpSpec {
             case("past_a_tile_long", [1, 9, 9, 120], [120, 3, 3], true, Conv2d { padding: 1, ..plain }),
             case("even_channels", [1, 5, 4, 6], [10, 3, 3], false, Conv2d { padding: 1, ..plain }),
             case("many_pixels", [1, 37, 31, 1], [2, 2, 2], false, plain),
-            case("strided_dilated_groups", [1, 9, 8, 16], [16, 3, 3], true, Conv2d { stride: 2, dilation: 3, padding: 3, groups: 2 }),
+            case(
+                "strided_dilated_groups",
+                [1, 9, 8, 16],
+                [16, 3, 3],
+                true,
+                Conv2d { stride: 2, dilation: 3, padding: 3, groups: 2 },
+            ),
             case("one_channel", [1, 4, 6, 1], [1, 2, 3], false, plain),
             Case::new("input_gradient", [normal([2, 4, 4, 5]), normal([5, 3, 3, 3])], move |x| {
                 let conv = Conv2d { stride: 2, padding: 1, ..plain };

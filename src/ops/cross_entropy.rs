@@ -14,7 +14,10 @@ use crate::{
     dtype::DType,
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{registry::{Workload, only}, Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply, apply1, drawn, normal},
+    op::{
+        Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply, apply1, drawn, normal,
+        registry::{Workload, only},
+    },
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -175,11 +178,9 @@ kernel_params! {
 
 const THREADS: u32 = 256;
 // SAFETY: only this file fills `CrossEntropyParams`, from the tensors of the launch and from their sizes.
-const FORWARD: Kernel<CrossEntropyParams> =
-    unsafe { Kernel::new(&modules::CROSS_ENTROPY, "fwd", THREADS, FLOATS) };
+const FORWARD: Kernel<CrossEntropyParams> = unsafe { Kernel::new(&modules::CROSS_ENTROPY, "fwd", THREADS, FLOATS) };
 // SAFETY: as above.
-const BACKWARD: Kernel<CrossEntropyParams> =
-    unsafe { Kernel::new(&modules::CROSS_ENTROPY, "bwd_x", THREADS, FLOATS) };
+const BACKWARD: Kernel<CrossEntropyParams> = unsafe { Kernel::new(&modules::CROSS_ENTROPY, "bwd_x", THREADS, FLOATS) };
 
 /// What both passes take; targets are input 1 of either.
 fn params(args: &DeviceArgs, shape: Shape, weight: Option<&DeviceView>) -> Result<CrossEntropyParams> {
@@ -205,16 +206,16 @@ pub const SPEC: OpSpec = OpSpec {
     cases: || {
         let targets = |rows, classes| drawn([rows], Draw::Index(classes));
         let plain = |name, rows: usize, classes: usize| {
-            Case::new(name, [normal([rows, classes]), targets(rows, classes)], |x| Ok(vec![x[0].cross_entropy(&x[1], None)?]))
+            Case::new(name, [normal([rows, classes]), targets(rows, classes)], |x| {
+                Ok(vec![x[0].cross_entropy(&x[1], None)?])
+            })
         };
         vec![
             plain("classes", 9, 5),
             plain("many_rows", 300, 3),
-            Case::new(
-                "weighted",
-                [normal([17, 4]), targets(17, 4), drawn([4], Draw::Uniform(0.2, 3.0))],
-                |x| Ok(vec![x[0].cross_entropy(&x[1], Some(&x[2]))?]),
-            )
+            Case::new("weighted", [normal([17, 4]), targets(17, 4), drawn([4], Draw::Uniform(0.2, 3.0))], |x| {
+                Ok(vec![x[0].cross_entropy(&x[1], Some(&x[2]))?])
+            })
             .wrt([0]),
         ]
     },

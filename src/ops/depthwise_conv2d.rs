@@ -10,11 +10,11 @@ use serde_json::json;
 use crate::{
     cpu::stencil::{PerChannel, Reads, dense, lanes, sum_over_rows},
     device::{
-        modules,
         driver::{DeviceProps, DevicePtr},
         host::Real,
         index::count31,
         kernel::{FLOATS, Kernel, KernelInfo, blocks},
+        modules,
     },
     error::{Error, Result},
     float_dispatch,
@@ -24,7 +24,11 @@ use crate::{
         vector,
     },
     kernel_params,
-    op::{registry::{Workload, only}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
+    op::{
+        Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal,
+        registry::{Workload, only},
+        same_float,
+    },
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -145,9 +149,11 @@ const THREADS: u32 = 256;
 // SAFETY: only this file fills `StencilParams`, from the tensors and scratch memory of the launch and from their sizes.
 const FORWARD: Kernel<StencilParams> = unsafe { Kernel::new(&modules::DEPTHWISE_CONV2D, "fwd", THREADS, FLOATS) };
 // SAFETY: as above, `StencilParams`.
-const INPUT_GRADIENT: Kernel<StencilParams> = unsafe { Kernel::new(&modules::DEPTHWISE_CONV2D, "bwd_x", THREADS, FLOATS) };
+const INPUT_GRADIENT: Kernel<StencilParams> =
+    unsafe { Kernel::new(&modules::DEPTHWISE_CONV2D, "bwd_x", THREADS, FLOATS) };
 // SAFETY: as above, `WeightGradientParams`.
-const WEIGHT_GRADIENT: Kernel<WeightGradientParams> = unsafe { Kernel::new(&modules::DEPTHWISE_CONV2D, "bwd_weight", THREADS, FLOATS) };
+const WEIGHT_GRADIENT: Kernel<WeightGradientParams> =
+    unsafe { Kernel::new(&modules::DEPTHWISE_CONV2D, "bwd_weight", THREADS, FLOATS) };
 const KERNELS: &[KernelInfo] =
     &[FORWARD.info(), INPUT_GRADIENT.info(), WEIGHT_GRADIENT.info(), splitk_reduce(&modules::DEPTHWISE_CONV2D).info()];
 
@@ -335,10 +341,10 @@ fn weight_gradient<T: Real>(g: &Geometry, (rows, cols): (&Reads, &Reads), x: &[T
                 let x = &x[sy * g.x[1] * g.c..][..g.x[1] * g.c];
                 let sums = &mut sums[ty * g.kernel[1] * g.c..][..g.kernel[1] * g.c];
                 vectorised!(match g.c {
-                        32.. => correlate_row::<T, 32>(x, dy, cols, g.c, sums),
-                        8.. => correlate_row::<T, 8>(x, dy, cols, g.c, sums),
-                        _ => correlate_row::<T, 1>(x, dy, cols, g.c, sums),
-                    });
+                    32.. => correlate_row::<T, 32>(x, dy, cols, g.c, sums),
+                    8.. => correlate_row::<T, 8>(x, dy, cols, g.c, sums),
+                    _ => correlate_row::<T, 1>(x, dy, cols, g.c, sums),
+                });
             }
         }
     });

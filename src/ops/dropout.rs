@@ -5,14 +5,17 @@ use super::random::position;
 use crate::{
     cpu::vector::{GRAIN, par_rows},
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
+        modules,
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{
+        Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal,
+        registry::{IMAGE, Workload},
+    },
     random::Philox,
     shape::Spec,
     tape::{Keep, Vjp},
@@ -152,9 +155,13 @@ pub const SPEC: OpSpec = OpSpec {
     kernels: &[FORWARD.info()],
     cases: || {
         let onto = |x: &[Tensor]| Ok(vec![x[0].dropout_onto(Some(&x[1]), 0.3, Philox::named(2, "cases"), 4)?]);
-        vec![Case::new("residual", [normal([5, 13]), normal([5, 13])], onto), Case::new("residual_aligned", [normal([32, 33]), normal([32, 33])], onto), Case::new("quarter", [normal([7, 33])], |x| {
-            Ok(vec![x[0].square()?.dropout(0.25, Philox::named(1, "cases"), 3)?])
-        })]
+        vec![
+            Case::new("residual", [normal([5, 13]), normal([5, 13])], onto),
+            Case::new("residual_aligned", [normal([32, 33]), normal([32, 33])], onto),
+            Case::new("quarter", [normal([7, 33])], |x| {
+                Ok(vec![x[0].square()?.dropout(0.25, Philox::named(1, "cases"), 3)?])
+            }),
+        ]
     },
     workloads: || {
         let run = |x: &[Tensor]| x[0].dropout(0.1, Philox::named(0, "bench"), 0);

@@ -4,17 +4,17 @@
 use crate::{
     cpu::vector::{par_rows, rows_per_task},
     device::{
-        modules,
         divmod::FastDivmod,
         driver::DevicePtr,
         host::{Element, Real},
         index::{access_bytes, count31},
         kernel::{FLOATS, Kernel, UNTYPED, blocks},
+        modules,
     },
     element_dispatch,
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{registry::{Workload}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal, registry::Workload},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -199,10 +199,10 @@ fn add_up<T: Real>(x: &[T], indices: &[i32], y: &mut [T], width: usize, rows: us
             for &position in &order[ends[row]..ends[row + 1]] {
                 let x = &x[position * width..][..width];
                 vectorised!({
-                        for (y, &x) in y.iter_mut().zip(x) {
-                            *y += x;
-                        }
-                    });
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        *y += x;
+                    }
+                });
             }
         }
     });

@@ -2,7 +2,10 @@
 
 use crate::{
     error::{Error, Result},
-    op::{registry::{Workload, only}, Case, OpSpec, Order, normal},
+    op::{
+        Case, OpSpec, Order, normal,
+        registry::{Workload, only},
+    },
     tensor::Tensor,
 };
 
@@ -24,6 +27,8 @@ pub const SPEC: OpSpec = OpSpec {
         let case = |name, x: [usize; 4]| Case::new(name, [normal(x)], |x| Ok(vec![x[0].square()?.global_avg_pool()?]));
         vec![case("ragged", [2, 5, 7, 3]), case("one_pixel", [3, 1, 1, 9]), case("many_channels", [1, 3, 2, 65])]
     },
-    workloads: || vec![Workload::cpu("global_avg_pool_8px_c2048", [normal([100, 8, 8, 2048])], |x| x[0].global_avg_pool())],
+    workloads: || {
+        vec![Workload::cpu("global_avg_pool_8px_c2048", [normal([100, 8, 8, 2048])], |x| x[0].global_avg_pool())]
+    },
     reference: Some(|a| Ok(only("y", a.tensor("x")?.global_avg_pool()?))),
 };

@@ -11,14 +11,18 @@ use super::{local_feature_updater::cube, softmax::softmax_in_place};
 use crate::{
     cpu::vector::sum2,
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
+        modules,
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{registry::{Workload, only}, Case, DeviceArgs, DeviceView, HostArgs, Op, OpSpec, Order, apply_n, apply1, normal, same_float},
+    op::{
+        Case, DeviceArgs, DeviceView, HostArgs, Op, OpSpec, Order, apply_n, apply1, normal,
+        registry::{Workload, only},
+        same_float,
+    },
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -103,8 +107,8 @@ fn extents(r: Shape) -> [usize; 2] {
 fn weights<T: Real>(logits: &[T]) -> Vec<T> {
     let mut z = logits.to_vec();
     vectorised!({
-            softmax_in_place(&mut z);
-        });
+        softmax_in_place(&mut z);
+    });
     z
 }
 
@@ -166,9 +170,8 @@ impl Op for GatherGrad {
         let through = |g: &Tensor| z.mul(&g.sub(&g.mul(&z)?.sum(&[1])?)?);
         let a = dotted(r, dy)?;
         let (mut ddy, mut dlogits, mut dr) = (dy.zeros_like()?, logits.zeros_like()?, r.zeros_like()?);
-        let gather = |weights: &Tensor, x: &Tensor| {
-            weights.reshape([n, 1, cells])?.matmul(x, false, false)?.reshape([n, d])
-        };
+        let gather =
+            |weights: &Tensor, x: &Tensor| weights.reshape([n, 1, cells])?.matmul(x, false, false)?.reshape([n, d]);
         if let Some(g) = v.dy(0) {
             let da = through(g)?;
             ddy = ddy.add(&gather(&da, r)?)?;

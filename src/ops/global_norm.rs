@@ -5,16 +5,16 @@ use rayon::prelude::*;
 use crate::{
     cpu::vector::{GRAIN, sum1},
     device::{
-        modules,
         driver::DevicePtr,
         host::{Element, Real},
         kernel::{FLOATS, Kernel, UNTYPED},
+        modules,
         multi_tensor::{ChunkTable, MAX_TENSORS, THREADS, pointers},
     },
     dtype::DType,
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{registry::{Workload}, Case, DeviceArgs, DeviceView, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{Case, DeviceArgs, DeviceView, HostArgs, Op, OpSpec, Order, apply1, normal, registry::Workload},
     shape::Spec,
     tensor::Tensor,
     vectorised,
@@ -91,12 +91,7 @@ const SQUARES: Kernel<SquaresParams> = unsafe { Kernel::new(&modules::GLOBAL_NOR
 const ROOT: Kernel<RootParams> = unsafe { Kernel::new(&modules::GLOBAL_NORM, "root", THREADS, UNTYPED) };
 
 fn squares<T: Real>(x: &[T]) -> f64 {
-    let partials: Vec<T> = x
-        .par_chunks(GRAIN)
-        .map(|x| {
-            vectorised!(sum1(x, |x| x * x))
-        })
-        .collect();
+    let partials: Vec<T> = x.par_chunks(GRAIN).map(|x| vectorised!(sum1(x, |x| x * x))).collect();
     partials.into_iter().map(Element::to_f64).sum()
 }
 

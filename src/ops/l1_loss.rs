@@ -14,7 +14,11 @@ use crate::{
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{registry::{IMAGE, Workload, only}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
+    op::{
+        Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal,
+        registry::{IMAGE, Workload, only},
+        same_float,
+    },
     ops::sum::pairwise,
     shape::Spec,
     tape::{Keep, Vjp},

@@ -6,14 +6,17 @@
 use crate::{
     cpu::vector::{par_rows, rows_per_task, rows_with_sums, sum1, sum2},
     device::{
-        modules,
         driver::DevicePtr,
         host::{Element, Real},
         kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
+        modules,
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{registry::{Workload, only}, Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal},
+    op::{
+        Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal,
+        registry::{Workload, only},
+    },
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -238,33 +241,33 @@ fn gradients<T: Real>(args: &mut HostArgs, eps: T) {
     let count = T::c(cols as f64);
     let sums = rows_with_sums::<T, 2>(dx, cols, |first, dx, sums| {
         vectorised!({
-                let (dweight, dbias) = sums.split_at_mut(cols);
-                let mut normed = vec![T::zero(); cols];
-                let mut scaled = vec![T::zero(); cols];
-                for (row, dx) in dx.chunks_exact_mut(cols).enumerate() {
-                    let at = (first + row) * cols;
-                    let (dy, x) = (&dy[at..at + cols], &x[at..at + cols]);
-                    let norm = Norm::of(x, eps);
-                    for (n, &x) in normed.iter_mut().zip(x) {
-                        *n = norm.apply(x);
-                    }
-                    for (s, (&dy, &w)) in scaled.iter_mut().zip(dy.iter().zip(weight)) {
-                        *s = dy * w;
-                    }
-                    let mean = sum1(&scaled, |s| s) / count;
-                    let along = sum2(&scaled, &normed, |s, n| s * n) / count;
-                    let inputs = scaled.iter().zip(&normed);
-                    for (dx, (&s, &n)) in dx.iter_mut().zip(inputs) {
-                        *dx = norm.scale * ((s - mean) - n * along);
-                    }
-                    for (dw, (&dy, &n)) in dweight.iter_mut().zip(dy.iter().zip(&normed)) {
-                        *dw += dy * n;
-                    }
-                    for (db, &dy) in dbias.iter_mut().zip(dy) {
-                        *db += dy;
-                    }
+            let (dweight, dbias) = sums.split_at_mut(cols);
+            let mut normed = vec![T::zero(); cols];
+            let mut scaled = vec![T::zero(); cols];
+            for (row, dx) in dx.chunks_exact_mut(cols).enumerate() {
+                let at = (first + row) * cols;
+                let (dy, x) = (&dy[at..at + cols], &x[at..at + cols]);
+                let norm = Norm::of(x, eps);
+                for (n, &x) in normed.iter_mut().zip(x) {
+                    *n = norm.apply(x);
                 }
-            })
+                for (s, (&dy, &w)) in scaled.iter_mut().zip(dy.iter().zip(weight)) {
+                    *s = dy * w;
+                }
+                let mean = sum1(&scaled, |s| s) / count;
+                let along = sum2(&scaled, &normed, |s, n| s * n) / count;
+                let inputs = scaled.iter().zip(&normed);
+                for (dx, (&s, &n)) in dx.iter_mut().zip(inputs) {
+                    *dx = norm.scale * ((s - mean) - n * along);
+                }
+                for (dw, (&dy, &n)) in dweight.iter_mut().zip(dy.iter().zip(&normed)) {
+                    *dw += dy * n;
+                }
+                for (db, &dy) in dbias.iter_mut().zip(dy) {
+                    *db += dy;
+                }
+            }
+        })
     });
     for (out, sum) in [dweight, dbias].into_iter().zip(sums) {
         out.iter_mut().zip(sum).for_each(|(out, sum)| *out = <T as Element>::from_f64(sum));

@@ -4,13 +4,21 @@ use super::epilogue::{Epilogue, Fused};
 use crate::{
     activation::{Activation, ActivationParams},
     cpu::gemm::{Matrix, MatrixMut, Threads, gemm},
-    device::{kernel::{FLOATS, Kernel, KernelInfo, concat}, modules},
+    device::{
+        kernel::{FLOATS, Kernel, KernelInfo, concat},
+        modules,
+    },
     error::{Error, Result},
     float_dispatch,
     gemm::{
-        Family, GemmParams, LARGE_THREADS, Problem, SM90_KERNELS, family, heuristics::mma_sync::SKINNY_ROWS, splitk::splitk_reduce,
+        Family, GemmParams, LARGE_THREADS, Problem, SM90_KERNELS, family, heuristics::mma_sync::SKINNY_ROWS,
+        splitk::splitk_reduce,
     },
-    op::{registry::{Workload, only}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
+    op::{
+        Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal,
+        registry::{Workload, only},
+        same_float,
+    },
     shape::{Shape, Spec},
     tape::{self, Keep, Vjp},
     tensor::Tensor,

@@ -14,16 +14,20 @@ use crate::{
         vector::{par_rows, rows_per_task, sum2},
     },
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each},
+        modules,
     },
     dtype::DType,
     error::{Error, Result},
     float_dispatch, kernel_params,
     math::sigmoid,
-    op::{registry::{Workload, only}, Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal, same_float},
+    op::{
+        Case, DeviceArgs, DeviceView, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal,
+        registry::{Workload, only},
+        same_float,
+    },
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -166,22 +170,22 @@ fn gate_gradients<T: Real>(args: &mut HostArgs, cols: usize) {
     let outputs = dq.par_chunks_mut(block).zip(dk.par_chunks_mut(block * cols).zip(dv.par_chunks_mut(block * cols)));
     outputs.enumerate().for_each(|(task, (dq, (dk, dv)))| {
         vectorised!({
-                let rows = dq.iter_mut().zip(dk.chunks_exact_mut(cols).zip(dv.chunks_exact_mut(cols)));
-                for (row, (dq, (dk, dv))) in rows.enumerate() {
-                    let row = task * block + row;
-                    let at = row * cols;
-                    let (q, dy, k, v) = (q[row], &dy[at..at + cols], &k[at..at + cols], &v[at..at + cols]);
-                    for ((dk, dv), (&dy, (&k, &v))) in dk.iter_mut().zip(dv).zip(dy.iter().zip(k.iter().zip(v))) {
-                        let open = sigmoid(q * k);
-                        *dv = dy * open;
-                        *dk = dy * v * open * (T::one() - open);
-                    }
-                    *dq = sum2(dk, k, |d, k| d * k);
-                    for dk in dk.iter_mut() {
-                        *dk *= q;
-                    }
+            let rows = dq.iter_mut().zip(dk.chunks_exact_mut(cols).zip(dv.chunks_exact_mut(cols)));
+            for (row, (dq, (dk, dv))) in rows.enumerate() {
+                let row = task * block + row;
+                let at = row * cols;
+                let (q, dy, k, v) = (q[row], &dy[at..at + cols], &k[at..at + cols], &v[at..at + cols]);
+                for ((dk, dv), (&dy, (&k, &v))) in dk.iter_mut().zip(dv).zip(dy.iter().zip(k.iter().zip(v))) {
+                    let open = sigmoid(q * k);
+                    *dv = dy * open;
+                    *dk = dy * v * open * (T::one() - open);
                 }
-            });
+                *dq = sum2(dk, k, |d, k| d * k);
+                for dk in dk.iter_mut() {
+                    *dk *= q;
+                }
+            }
+        });
     });
 }
 
@@ -266,7 +270,12 @@ pub const SPEC: OpSpec = OpSpec {
             let inputs = [normal([n, g, g, d]), normal([n, d]), normal([g * g, d]), square(), square(), square()];
             Case::new(name, inputs, |x| Ok(vec![x[0].local_feature_updater(&x[1], &x[2], &x[3], &x[4], &x[5])?]))
         };
-        vec![case("grid", 2, 4, 5), case("one_position", 3, 1, 18), case("past_a_tile", 5, 4, 66), case("aligned_rows", 5, 4, 72)]
+        vec![
+            case("grid", 2, 4, 5),
+            case("one_position", 3, 1, 18),
+            case("past_a_tile", 5, 4, 66),
+            case("aligned_rows", 5, 4, 72),
+        ]
     },
     workloads: || {
         let (n, g, d) = (256, 8, 512);

@@ -11,7 +11,10 @@ use crate::{
     error::{Error, Result},
     float_dispatch, inlined, kernel_params,
     math::exp,
-    op::{registry::{Workload, only}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{
+        Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal,
+        registry::{Workload, only},
+    },
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,

@@ -9,14 +9,18 @@ use rayon::prelude::*;
 use crate::{
     cpu::vector::{sum1, sum2},
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
+        modules,
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal, same_float},
+    op::{
+        Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal,
+        registry::{IMAGE, Workload},
+        same_float,
+    },
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -122,14 +126,14 @@ fn distance<T: Real>(a: &[T], b: &[T], weight: &[T]) -> T {
     let c = weight.len();
     let (mut difference, mut pixels) = (vec![T::zero(); c], vec![T::zero(); a.len() / c]);
     vectorised!({
-            for (pixel, (a, b)) in pixels.iter_mut().zip(a.chunks_exact(c).zip(b.chunks_exact(c))) {
-                let (ia, ib) = ((norm(a) + T::c(NORM_EPS)).recip(), (norm(b) + T::c(NORM_EPS)).recip());
-                for (d, (&a, &b)) in difference.iter_mut().zip(a.iter().zip(b)) {
-                    *d = a * ia - b * ib;
-                }
-                *pixel = sum2(&difference, weight, |d, w| w * d * d);
+        for (pixel, (a, b)) in pixels.iter_mut().zip(a.chunks_exact(c).zip(b.chunks_exact(c))) {
+            let (ia, ib) = ((norm(a) + T::c(NORM_EPS)).recip(), (norm(b) + T::c(NORM_EPS)).recip());
+            for (d, (&a, &b)) in difference.iter_mut().zip(a.iter().zip(b)) {
+                *d = a * ia - b * ib;
             }
-        });
+            *pixel = sum2(&difference, weight, |d, w| w * d * d);
+        }
+    });
     sum1(&pixels, |x| x)
 }
 
@@ -170,17 +174,17 @@ impl Op for DistanceGrad {
 /// With `e = 2 weight (u − t) dy`: `da = e / (‖a‖ + ε) − a Σ e a / (‖a‖ (‖a‖ + ε)²)`.
 fn gradient<T: Real>(dy: T, [a, b, weight]: [&[T]; 3], da: &mut [T]) {
     vectorised!({
-            let length = norm(a);
-            let (ia, ib) = ((length + T::c(NORM_EPS)).recip(), (norm(b) + T::c(NORM_EPS)).recip());
-            let two = T::c(2.0) * dy;
-            for (da, ((&a, &b), &w)) in da.iter_mut().zip(a.iter().zip(b).zip(weight)) {
-                *da = two * w * (a * ia - b * ib);
-            }
-            let along = sum2(da, a, |e, a| e * a) * ia * ia / length;
-            for (da, &a) in da.iter_mut().zip(a) {
-                *da = *da * ia - a * along;
-            }
-        });
+        let length = norm(a);
+        let (ia, ib) = ((length + T::c(NORM_EPS)).recip(), (norm(b) + T::c(NORM_EPS)).recip());
+        let two = T::c(2.0) * dy;
+        for (da, ((&a, &b), &w)) in da.iter_mut().zip(a.iter().zip(b).zip(weight)) {
+            *da = two * w * (a * ia - b * ib);
+        }
+        let along = sum2(da, a, |e, a| e * a) * ia * ia / length;
+        for (da, &a) in da.iter_mut().zip(a) {
+            *da = *da * ia - a * along;
+        }
+    });
 }
 
 kernel_params! {

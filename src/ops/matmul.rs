@@ -25,14 +25,21 @@ use rayon::prelude::*;
 
 use crate::{
     cpu::gemm::{Matrix, MatrixMut, PARALLEL_MACS, Threads, gemm},
-    device::{kernel::{FLOATS, Kernel, KernelInfo, concat}, modules},
+    device::{
+        kernel::{FLOATS, Kernel, KernelInfo, concat},
+        modules,
+    },
     error::{Error, Result},
     float_dispatch,
     gemm::{
         Family, GemmParams, LARGE_THREADS, Problem, SM90_KERNELS, epilogue::EpilogueParams, family,
         heuristics::mma_sync::SKINNY_ROWS, splitk::splitk_reduce,
     },
-    op::{registry::{Workload, only}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal, same_float},
+    op::{
+        Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal,
+        registry::{Workload, only},
+        same_float,
+    },
     shape::{MAX_RANK, Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -221,7 +228,8 @@ pub const SPEC: OpSpec = OpSpec {
         let square = |n: usize| [normal([n, n]), normal([n, n])];
         let cubed = |n: usize| 2.0 * (n as f64).powi(3);
         let product = |x: &[Tensor]| x[0].matmul(&x[1], false, false);
-        let gpu = [512, 1024, 2048, 4096, 8192].map(|n| Workload::gpu(format!("matmul_{n}"), square(n), cubed(n), product));
+        let gpu =
+            [512, 1024, 2048, 4096, 8192].map(|n| Workload::gpu(format!("matmul_{n}"), square(n), cubed(n), product));
         let cpu = [1024, 2048].map(|n| Workload::cpu(format!("matmul_{n}"), square(n), product));
         let heads = || normal([6, 1000, 64]);
         let attention = Workload::cpu("matmul_attention", [heads(), heads()], |x| x[0].matmul(&x[1], false, true));

@@ -13,7 +13,7 @@ use crate::{
     dtype::DType,
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{normal, registry::{Workload}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply_n, drawn},
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply_n, drawn, normal, registry::Workload},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,

@@ -8,14 +8,18 @@ use super::avg_pool2d::{Pool2d, vector_threads};
 use crate::{
     cpu::stencil::{Reads, par_lines},
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel},
+        modules,
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{registry::{IMAGE, Workload, only}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal, same_float},
+    op::{
+        Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal,
+        registry::{IMAGE, Workload, only},
+        same_float,
+    },
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -164,16 +168,16 @@ impl Windows<'_> {
         par_lines(y, self.line(), |i, y| {
             let (x, rows) = (self.image(x, i), self.rows.at(i % self.rows.positions()));
             vectorised!({
-                    y.fill(T::neg_infinity());
-                    for (j, y) in y.chunks_exact_mut(c).enumerate() {
-                        for &(sy, _) in rows {
-                            for &(sx, _) in self.cols.at(j) {
-                                let x = &x[(sy * w + sx) * c..][..c];
-                                y.iter_mut().zip(x).for_each(|(y, &x)| *y = if beats(x, *y) { x } else { *y });
-                            }
+                y.fill(T::neg_infinity());
+                for (j, y) in y.chunks_exact_mut(c).enumerate() {
+                    for &(sy, _) in rows {
+                        for &(sx, _) in self.cols.at(j) {
+                            let x = &x[(sy * w + sx) * c..][..c];
+                            y.iter_mut().zip(x).for_each(|(y, &x)| *y = if beats(x, *y) { x } else { *y });
                         }
                     }
-                });
+                }
+            });
         });
     }
 
@@ -301,7 +305,8 @@ pub const SPEC: OpSpec = OpSpec {
         ]
     },
     workloads: || {
-        let (resnet, alexnet) = (Pool2d { kernel: 3, stride: 2, padding: 1 }, Pool2d { kernel: 3, stride: 2, padding: 0 });
+        let (resnet, alexnet) =
+            (Pool2d { kernel: 3, stride: 2, padding: 1 }, Pool2d { kernel: 3, stride: 2, padding: 0 });
         vec![
             Workload::gpu("max_pool2d", [normal(IMAGE)], 0.0, move |x| x[0].max_pool2d(resnet)),
             Workload::cpu("max_pool2d_63px_c64", [normal([4, 63, 63, 64])], move |x| x[0].max_pool2d(alexnet)),

@@ -33,17 +33,20 @@ use serde_json::json;
 use crate::{
     cpu::vector::par_rows,
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         index::count31,
         kernel::{FLOATS, Kernel, concat},
+        modules,
     },
     error::{Error, Result},
     float_dispatch,
     gemm::heuristics::fuses_upsample,
     kernel_params,
-    op::{registry::{Workload, only}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{
+        Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal,
+        registry::{Workload, only},
+    },
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -203,7 +206,8 @@ kernel_params! {
 }
 
 // SAFETY: only this file fills `FlipWeightParams`, from the tensors and scratch memory of the launch and from their sizes.
-const FLIP_WEIGHT: Kernel<FlipWeightParams> = unsafe { Kernel::new(&modules::MODULATED_CONV2D, "flip_weight", 256, FLOATS) };
+const FLIP_WEIGHT: Kernel<FlipWeightParams> =
+    unsafe { Kernel::new(&modules::MODULATED_CONV2D, "flip_weight", 256, FLOATS) };
 
 impl Op for FlipWeight {
     fn name(&self) -> &'static str {
@@ -269,11 +273,7 @@ fn flip_weight<T: Real>(w: &[T], [k, taps, c]: [usize; 3], y: &mut [T]) {
 pub const SPEC: OpSpec = OpSpec {
     name: "modulated_conv2d",
     order: Order::Any,
-    kernels: &concat::<13>(&[
-        &modulated::KERNELS,
-        &fused_upsample::KERNELS,
-        &[DEMODULATE.info(), FLIP_WEIGHT.info()],
-    ]),
+    kernels: &concat::<13>(&[&modulated::KERNELS, &fused_upsample::KERNELS, &[DEMODULATE.info(), FLIP_WEIGHT.info()]]),
     cases: || {
         let case = |name, x: [usize; 4], [k, r, s]: [usize; 3], demodulate, [up, down]: [usize; 2]| {
             let inputs = [normal(x), normal([k, r, s, x[3]]), drawn([x[0], x[3]], Draw::Uniform(0.5, 1.5))];
@@ -333,10 +333,11 @@ pub const SPEC: OpSpec = OpSpec {
                 x[0].modulated_conv2d(&x[1], &x[2], &ModulatedConv2d { demodulate: true, resampling })
             }
         };
-        let gpu = [("64px_c256", [8, 64, 64, 256], 1), ("up_128px_c128", [8, 128, 128, 128], 2)].map(|(name, x, up)| {
-            let flops = 18.0 * (x.iter().product::<usize>() * x[3]) as f64;
-            Workload::gpu(format!("modulated_{name}"), inputs(x), flops, run(up, 1)).with(json!({ "up": up }))
-        });
+        let gpu =
+            [("64px_c256", [8, 64, 64, 256], 1), ("up_128px_c128", [8, 128, 128, 128], 2)].map(|(name, x, up)| {
+                let flops = 18.0 * (x.iter().product::<usize>() * x[3]) as f64;
+                Workload::gpu(format!("modulated_{name}"), inputs(x), flops, run(up, 1)).with(json!({ "up": up }))
+            });
         let cpu = [
             ("32px_c256", [4, 32, 32, 256], 1, 1),
             ("up_64px_c128", [4, 64, 64, 128], 2, 1),

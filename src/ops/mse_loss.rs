@@ -3,7 +3,10 @@
 use super::l1_loss::{Distance, MeanLoss, SQUARED_KERNELS};
 use crate::{
     error::Result,
-    op::{registry::{IMAGE, Workload, only}, Case, OpSpec, Order, apply1, normal},
+    op::{
+        Case, OpSpec, Order, apply1, normal,
+        registry::{IMAGE, Workload, only},
+    },
     tensor::Tensor,
 };
 

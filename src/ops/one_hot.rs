@@ -13,7 +13,7 @@ use crate::{
     dtype::DType,
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{normal, registry::{Workload}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn},
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal, registry::Workload},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -42,7 +42,8 @@ impl Op for OneHot {
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
         let Spec { shape, dtype } = x[0];
         if dtype != DType::I32 || !self.dtype.is_float() || self.classes == 0 {
-            let message = format!("i32 indices, a float type and at least one class wanted, got {dtype}, {}", self.dtype);
+            let message =
+                format!("i32 indices, a float type and at least one class wanted, got {dtype}, {}", self.dtype);
             return Err(Error::shape("one_hot", message));
         }
         Ok(vec![Spec::new([shape.elems(), self.classes], self.dtype)])

@@ -5,18 +5,21 @@ use rayon::prelude::*;
 use crate::{
     cpu::vector::{GRAIN, par_rows, rows_per_task},
     device::{
-        modules,
         divmod::FastDivmod,
         driver::DevicePtr,
         host::Element,
         index::{Axes, Strides, access_bytes, axes, count31, strides},
         kernel::{Kernel, UNTYPED, blocks},
+        modules,
     },
     dtype::DType,
     element_dispatch,
     error::{Error, Result},
     kernel_params,
-    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{
+        Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal,
+        registry::{IMAGE, Workload},
+    },
     shape::{MAX_RANK, Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,

@@ -3,7 +3,7 @@
 
 use crate::{
     error::{Error, Result},
-    op::{registry::{only}, Case, OpSpec, Order, normal},
+    op::{Case, OpSpec, Order, normal, registry::only},
     tensor::Tensor,
 };
 

@@ -5,15 +5,18 @@ use crate::{
     Device,
     cpu::vector::{GRAIN, par_rows},
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
+        modules,
     },
     dtype::DType,
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply_on, normal},
+    op::{
+        Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply_on, normal,
+        registry::{IMAGE, Workload},
+    },
     random::Philox,
     shape::{Shape, Spec},
     tensor::Tensor,
@@ -143,7 +146,8 @@ pub const SPEC: OpSpec = OpSpec {
         ]
     },
     workloads: || {
-        let run = |x: &[Tensor]| Tensor::random_normal(IMAGE, x[0].dtype(), x[0].device(), Philox::named(0, "bench"), 0);
+        let run =
+            |x: &[Tensor]| Tensor::random_normal(IMAGE, x[0].dtype(), x[0].device(), Philox::named(0, "bench"), 0);
         vec![Workload::gpu("random_normal", [normal([1])], 0.0, run)]
     },
     ..OpSpec::BARE

@@ -5,14 +5,17 @@
 use crate::{
     cpu::stencil::{Reads, separable},
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel},
+        modules,
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{
+        Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal,
+        registry::{IMAGE, Workload},
+    },
     ops::avg_pool2d::vector_threads,
     shape::{Shape, Spec},
     tape::{Keep, Vjp},

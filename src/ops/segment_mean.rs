@@ -6,13 +6,13 @@
 use super::segment::{SegmentParams, THREADS, count, runs};
 use crate::{
     device::{
-        modules,
         host::Real,
         kernel::{FLOATS, Kernel},
+        modules,
     },
     error::Result,
     float_dispatch,
-    op::{drawn, Draw, registry::{Workload}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal, registry::Workload},
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,

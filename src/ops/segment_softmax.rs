@@ -10,15 +10,18 @@ use super::{
 };
 use crate::{
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks_for_each},
+        modules,
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
     math::exp,
-    op::{registry::{Workload, only}, Case, DeviceArgs, Draw, HostArgs, Input, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{
+        Case, DeviceArgs, Draw, HostArgs, Input, Op, OpSpec, Order, apply1, drawn, normal,
+        registry::{Workload, only},
+    },
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -144,9 +147,7 @@ impl Op for SegmentSoftmaxGrad {
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let (g, dy, y, offsets) = (v.upstream()?, v.x(0), v.x(1), v.x(2));
         let ddy = v.when(0, || apply1(SegmentSoftmaxGrad, &[g, y, offsets]))?;
-        let sums = |a: &Tensor, b: &Tensor| {
-            spread_rows(&segment_sum(&a.mul(b)?, offsets)?, offsets, y.shape().rows())
-        };
+        let sums = |a: &Tensor, b: &Tensor| spread_rows(&segment_sum(&a.mul(b)?, offsets)?, offsets, y.shape().rows());
         let dydy = v.when(1, || {
             let through_dy = g.mul(&dy.sub(&sums(dy, y)?)?)?;
             through_dy.sub(&dy.mul(&sums(g, y)?)?)
@@ -175,15 +176,15 @@ kernel_params! {
 // SAFETY: only this file fills `SegmentSoftmaxParams`, from the tensors of the launch and from their sizes.
 const FORWARD: Kernel<SegmentSoftmaxParams> = unsafe { Kernel::new(&modules::SEGMENT_SOFTMAX, "fwd", THREADS, FLOATS) };
 // SAFETY: as above.
-const BACKWARD: Kernel<SegmentSoftmaxParams> = unsafe { Kernel::new(&modules::SEGMENT_SOFTMAX, "bwd_x", THREADS, FLOATS) };
+const BACKWARD: Kernel<SegmentSoftmaxParams> =
+    unsafe { Kernel::new(&modules::SEGMENT_SOFTMAX, "bwd_x", THREADS, FLOATS) };
 
 fn launch(args: &DeviceArgs, [x, y, offsets]: [DevicePtr; 3], kernel: &Kernel<SegmentSoftmaxParams>) -> Result<()> {
     let out = args.y[0];
     let (rows, c) = (out.shape().rows(), out.shape().last());
     let segments = args.x[args.x.len() - 1].elems() - 1;
     let [lanes, tiles] = tile(c);
-    let params =
-        SegmentSoftmaxParams { x, y, out: out.ptr, offsets, rows: rows as u64, c: c as u64, lanes, tiles };
+    let params = SegmentSoftmaxParams { x, y, out: out.ptr, offsets, rows: rows as u64, c: c as u64, lanes, tiles };
     args.launch(kernel, out.dtype(), blocks_for_each(segments, tiles), 0, &params)
 }
 

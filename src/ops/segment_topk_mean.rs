@@ -11,15 +11,18 @@ use rayon::prelude::*;
 use super::segment::{THREADS, count, runs, tile};
 use crate::{
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each},
+        modules,
     },
     dtype::DType,
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{registry::{Workload, only}, Case, DeviceArgs, Draw, HostArgs, Input, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{
+        Case, DeviceArgs, Draw, HostArgs, Input, Op, OpSpec, Order, apply1, drawn, normal,
+        registry::{Workload, only},
+    },
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -202,8 +205,7 @@ impl Op for SelectedSpread {
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
-        let ddy =
-            v.when(0, || apply1(SelectedMean { k: self.k }, &[v.upstream()?, v.x(1), v.x(2), v.x(3)]))?;
+        let ddy = v.when(0, || apply1(SelectedMean { k: self.k }, &[v.upstream()?, v.x(1), v.x(2), v.x(3)]))?;
         Ok(vec![ddy, None, None, None])
     }
 
@@ -285,7 +287,5 @@ pub const SPEC: OpSpec = OpSpec {
         let inputs = [normal([65536, 64]), drawn([65], Draw::Offsets(65536))];
         vec![Workload::gpu("segment_topk_mean", inputs, 65536.0 * 64.0, |x| x[0].segment_topk_mean(&x[1], 100))]
     },
-    reference: Some(|a| {
-        Ok(only("y", a.tensor("scores")?.segment_topk_mean(&a.indices("offsets")?, a.int("k")?)?))
-    }),
+    reference: Some(|a| Ok(only("y", a.tensor("scores")?.segment_topk_mean(&a.indices("offsets")?, a.int("k")?)?))),
 };

@@ -9,14 +9,17 @@ use super::segment::{SegmentParams, THREADS, count, runs};
 use crate::{
     cpu::vector::{par_rows, rows_per_task},
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
+        modules,
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{drawn, Draw, registry::{Workload, only}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{
+        Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal,
+        registry::{Workload, only},
+    },
     ops::sum::pairwise,
     shape::Spec,
     tape::{Keep, Vjp},
@@ -48,7 +51,9 @@ fn ones(like: &Tensor, rows: usize) -> Result<Tensor> {
 fn check_weights(op: &'static str, weights: Spec, rows: usize, x: Spec) -> Result<()> {
     match weights.shape[..] == [rows] && weights.dtype == x.dtype {
         true => Ok(()),
-        false => Err(Error::shape(op, format!("weights {}:{} for {rows} rows of {}", weights.shape, weights.dtype, x.dtype))),
+        false => {
+            Err(Error::shape(op, format!("weights {}:{} for {rows} rows of {}", weights.shape, weights.dtype, x.dtype)))
+        }
     }
 }
 
@@ -161,7 +166,10 @@ impl Op for RowDots {
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
         let segments = count(self.name(), x[0], x[2])?;
         if x[1] != Spec::new([segments, x[0].shape.last()], x[0].dtype) {
-            return Err(Error::shape(self.name(), format!("{} beside {segments} segments of {}", x[1].shape, x[0].shape)));
+            return Err(Error::shape(
+                self.name(),
+                format!("{} beside {segments} segments of {}", x[1].shape, x[0].shape),
+            ));
         }
         Ok(vec![Spec::new([x[0].shape.rows()], x[0].dtype)])
     }
@@ -230,7 +238,8 @@ kernel_params! {
 // SAFETY: `SegmentParams::new` fills the struct, from the tensors of the launch and from their sizes; the weights are one of them.
 const FORWARD: Kernel<SegmentParams> = unsafe { Kernel::new(&modules::SEGMENT_WEIGHTED_SUM, "fwd", THREADS, FLOATS) };
 // SAFETY: as above.
-const BACKWARD_X: Kernel<SegmentParams> = unsafe { Kernel::new(&modules::SEGMENT_WEIGHTED_SUM, "bwd_x", THREADS, FLOATS) };
+const BACKWARD_X: Kernel<SegmentParams> =
+    unsafe { Kernel::new(&modules::SEGMENT_WEIGHTED_SUM, "bwd_x", THREADS, FLOATS) };
 // SAFETY: only this file fills `SegmentDotParams`, likewise.
 const BACKWARD_WEIGHTS: Kernel<SegmentDotParams> =
     unsafe { Kernel::new(&modules::SEGMENT_WEIGHTED_SUM, "bwd_weights", THREADS, FLOATS) };

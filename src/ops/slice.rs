@@ -3,17 +3,20 @@
 use crate::{
     cpu::vector::{par_rows, rows_per_task},
     device::{
-        modules,
         divmod::FastDivmod,
         driver::DevicePtr,
         host::Element,
         index::{access_bytes, count31},
         kernel::{Kernel, UNTYPED, blocks},
+        modules,
     },
     element_dispatch,
     error::{Error, Result},
     kernel_params,
-    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{
+        Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal,
+        registry::{IMAGE, Workload},
+    },
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,

@@ -3,15 +3,18 @@
 use crate::{
     cpu::vector::{par_rows, rows_per_task, sum1, sum2},
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
+        modules,
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
     math::exp,
-    op::{registry::{Workload, only}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{
+        Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal,
+        registry::{Workload, only},
+    },
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,

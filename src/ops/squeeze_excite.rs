@@ -9,16 +9,16 @@ use rayon::prelude::*;
 use crate::{
     cpu::gemm::{Matrix, MatrixMut, Threads, gemm},
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
+        modules,
     },
     dtype::DType,
     error::{Error, Result},
     float_dispatch, kernel_params,
     math::sigmoid,
-    op::{registry::{Workload}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply_n, apply1, normal, same_float},
+    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply_n, apply1, normal, registry::Workload, same_float},
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -223,12 +223,12 @@ fn excite<T: Real>(s: &[T], gate: &[T], a: &mut [T], pixels: usize, c: usize) {
     let images = a.par_chunks_mut(pixels * c).zip(s.par_chunks(pixels * c)).zip(gate.par_chunks(c));
     images.for_each(|((a, s), gate)| {
         vectorised!({
-                for (a, s) in a.chunks_exact_mut(c).zip(s.chunks_exact(c)) {
-                    for (a, (&s, &gate)) in a.iter_mut().zip(s.iter().zip(gate)) {
-                        *a = s * gate;
-                    }
+            for (a, s) in a.chunks_exact_mut(c).zip(s.chunks_exact(c)) {
+                for (a, (&s, &gate)) in a.iter_mut().zip(s.iter().zip(gate)) {
+                    *a = s * gate;
                 }
-            });
+            }
+        });
     });
 }
 
@@ -323,11 +323,14 @@ kernel_params! {
 
 const POOL_THREADS: u32 = 256;
 // SAFETY: only this file fills `PoolParams`, from the tensors and scratch memory of the launch and from their sizes.
-const SILU_POOL: Kernel<PoolParams> = unsafe { Kernel::new(&modules::SQUEEZE_EXCITE, "silu_pool_fwd", POOL_THREADS, FLOATS) };
+const SILU_POOL: Kernel<PoolParams> =
+    unsafe { Kernel::new(&modules::SQUEEZE_EXCITE, "silu_pool_fwd", POOL_THREADS, FLOATS) };
 // SAFETY: as above, `PoolParams`.
-const SILU_POOL_GRAD: Kernel<PoolParams> = unsafe { Kernel::new(&modules::SQUEEZE_EXCITE, "silu_pool_bwd", POOL_THREADS, FLOATS) };
+const SILU_POOL_GRAD: Kernel<PoolParams> =
+    unsafe { Kernel::new(&modules::SQUEEZE_EXCITE, "silu_pool_bwd", POOL_THREADS, FLOATS) };
 // SAFETY: as above, `ExciteParams`.
-const PROJECT_GRAD: Kernel<ExciteParams> = unsafe { Kernel::new(&modules::SQUEEZE_EXCITE, "project_bwd", POOL_THREADS, FLOATS) };
+const PROJECT_GRAD: Kernel<ExciteParams> =
+    unsafe { Kernel::new(&modules::SQUEEZE_EXCITE, "project_bwd", POOL_THREADS, FLOATS) };
 
 const THREADS: u32 = 128;
 /// Rows and columns of a block of the projection.
@@ -335,7 +338,8 @@ const TILE: usize = 64;
 // SAFETY: as above, `ProjectParams`.
 const PROJECT: Kernel<ProjectParams> = unsafe { Kernel::new(&modules::SQUEEZE_EXCITE, "project_fwd", THREADS, FLOATS) };
 // SAFETY: as above, `ProjectParams`.
-const PROJECT_TF32: Kernel<ProjectParams> = unsafe { Kernel::new(&modules::SQUEEZE_EXCITE, "project_fwd_tf32", THREADS, &[DType::F32]) };
+const PROJECT_TF32: Kernel<ProjectParams> =
+    unsafe { Kernel::new(&modules::SQUEEZE_EXCITE, "project_fwd_tf32", THREADS, &[DType::F32]) };
 
 /// Sizes for images of this shape; no pointers.
 fn pool_params(args: &DeviceArgs, images: Shape) -> Result<PoolParams> {
@@ -361,13 +365,7 @@ fn pool_params(args: &DeviceArgs, images: Shape) -> Result<PoolParams> {
 pub const SPEC: OpSpec = OpSpec {
     name: "squeeze_excite",
     order: Order::Once,
-    kernels: &[
-        SILU_POOL.info(),
-        SILU_POOL_GRAD.info(),
-        PROJECT.info(),
-        PROJECT_TF32.info(),
-        PROJECT_GRAD.info(),
-    ],
+    kernels: &[SILU_POOL.info(), SILU_POOL_GRAD.info(), PROJECT.info(), PROJECT_TF32.info(), PROJECT_GRAD.info()],
     cases: || {
         let pool = |name, x: [usize; 4]| Case::new(name, [normal(x)], |x| Ok(x[0].silu_pool()?.into()));
         let project = |name, x: [usize; 4], out: usize| {

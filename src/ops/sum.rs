@@ -4,14 +4,17 @@ use rayon::prelude::*;
 
 use crate::{
     device::{
-        modules,
         driver::{DeviceBuffer, DevicePtr},
         host::Real,
         kernel::{FLOATS, Kernel, blocks, blocks_for_each, column_blocks},
+        modules,
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
-    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{
+        Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal,
+        registry::{IMAGE, Workload},
+    },
     shape::{MAX_RANK, Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,

@@ -3,14 +3,17 @@
 use crate::{
     cpu::vector::map1 as map,
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{FLOATS, Kernel, blocks},
+        modules,
     },
     error::{Error, Result},
     float_dispatch, inlined, kernel_params, math,
-    op::{registry::{IMAGE, Workload}, Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal},
+    op::{
+        Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal,
+        registry::{IMAGE, Workload},
+    },
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,

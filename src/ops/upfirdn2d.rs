@@ -18,18 +18,21 @@ use serde_json::json;
 use crate::{
     cpu::stencil::{Reads, Uniform, dense, separable},
     device::{
-        modules,
         divmod::FastDivmod,
         driver::DevicePtr,
         host::Real,
         index::{Pixels, count31},
         kernel::{FLOATS, Kernel, blocks},
+        modules,
     },
     error::{Error, Result},
     float_dispatch,
     gemm::epilogue::EpilogueParams,
     kernel_params,
-    op::{registry::{Workload, only}, Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal},
+    op::{
+        Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply1, normal,
+        registry::{Workload, only},
+    },
     shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -353,9 +356,7 @@ pub const SPEC: OpSpec = OpSpec {
         ]
     },
     workloads: || {
-        let run = |resample| {
-            move |x: &[Tensor]| x[0].upfirdn2d(&Filter::low_pass(&[1.0, 3.0, 3.0, 1.0])?, resample)
-        };
+        let run = |resample| move |x: &[Tensor]| x[0].upfirdn2d(&Filter::low_pass(&[1.0, 3.0, 3.0, 1.0])?, resample);
         let plain = Upfirdn2d::default();
         let gpu = [
             ("blur", [8, 256, 256, 64], 1, 1, [2, 1, 2, 1]),

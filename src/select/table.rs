@@ -71,7 +71,8 @@ impl Selector for Table {
 
     fn check(&self) -> Result<()> {
         if self.file.as_os_str().is_empty() {
-            let what = "table: name the file of scores, slide,x,y,score, with --table, or in a run as select.table.file";
+            let what =
+                "table: name the file of scores, slide,x,y,score, with --table, or in a run as select.table.file";
             return Err(Error::Usage(what.into()));
         }
         Ok(())
@@ -159,7 +160,8 @@ impl Score for Scores {
                     self.path.display(),
                     corners.len()
                 );
-                let remedy = "give one for every corner that `isg score SLIDE --out scores.csv` lists for patches of this size";
+                let remedy =
+                    "give one for every corner that `isg score SLIDE --out scores.csv` lists for patches of this size";
                 Err(Error::input(slide.path(), problem, remedy))
             }
         }

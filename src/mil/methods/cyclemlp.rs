@@ -51,12 +51,7 @@ impl CycleMlp {
 
     /// For cohorts of tens of slides.
     pub fn small() -> CycleMlp {
-        CycleMlp {
-            dims: [16, 24, 32, 48],
-            depths: [1; 4],
-            mlp_ratio: 2,
-            transformer: TransformerConfig::small(),
-        }
+        CycleMlp { dims: [16, 24, 32, 48], depths: [1; 4], mlp_ratio: 2, transformer: TransformerConfig::small() }
     }
 }
 
@@ -156,6 +151,10 @@ impl Halving {
 
     /// `[n, h, w, inputs] -> [n, ⌈h/2⌉, ⌈w/2⌉, outputs]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.conv2d(&self.weight.matching(x)?, Some(&self.bias.matching(x)?), Conv2d { stride: 2, padding: 1, ..Conv2d::default() })
+        x.conv2d(
+            &self.weight.matching(x)?,
+            Some(&self.bias.matching(x)?),
+            Conv2d { stride: 2, padding: 1, ..Conv2d::default() },
+        )
     }
 }

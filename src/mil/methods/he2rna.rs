@@ -53,7 +53,13 @@ impl He2rna {
 
     /// For slides of tens of patches.
     pub fn small() -> He2rna {
-        He2rna { hidden: [64, 64], supertiles: 16, ks: vec![1, 2, 5, 10], tile_ks: vec![2, 5, 10, 20, 50], ..He2rna::paper() }
+        He2rna {
+            hidden: [64, 64],
+            supertiles: 16,
+            ks: vec![1, 2, 5, 10],
+            tile_ks: vec![2, 5, 10, 20, 50],
+            ..He2rna::paper()
+        }
     }
 }
 
@@ -158,9 +164,8 @@ impl Aggregator for TopK {
         let mut values = scores.to_vec::<f64>()?;
         // Of the row at each rank: the share of the means that it is in, times the number of rows, whose mean is taken.
         let share = |k: usize, rank: usize| if rank < k { 1.0 / k.min(n) as f64 } else { 0.0 };
-        let weight = |rank: usize| {
-            n as f64 / self.ks.len() as f64 * self.ks.iter().map(|&k| share(k, rank)).sum::<f64>()
-        };
+        let weight =
+            |rank: usize| n as f64 / self.ks.len() as f64 * self.ks.iter().map(|&k| share(k, rank)).sum::<f64>();
         let weights: Vec<f64> = (0..n).map(weight).collect();
         for gene in 0..genes {
             let mut order: Vec<usize> = (0..n).collect();

@@ -61,14 +61,7 @@ impl ImageVit {
 
     /// For cohorts of tens of slides.
     pub fn small() -> ImageVit {
-        ImageVit {
-            image_px: 96,
-            vit_width: 32,
-            vit_depth: 1,
-            vit_heads: 2,
-            vit_mlp_ratio: 2,
-            ..ImageVit::paper()
-        }
+        ImageVit { image_px: 96, vit_width: 32, vit_depth: 1, vit_heads: 2, vit_mlp_ratio: 2, ..ImageVit::paper() }
     }
 
     /// Squares along a side of the image.

@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     mil::{
         features::{FeatureDims, Reads},
-        method::{ISG_SLIDE, ClosedForm, Fit, Method, MethodSpec, TrainingData, with},
+        method::{ClosedForm, Fit, ISG_SLIDE, Method, MethodSpec, TrainingData, with},
         network::{Aggregator, Dims, Input, Mode, Network, PatchEncoder, Patches},
     },
     nn::{

@@ -112,9 +112,8 @@ impl Method for Mpvit {
             mlp_ratio: self.mlp_ratio,
             stride: if i == 0 { 1 } else { 2 },
         };
-        let stages = (0..4)
-            .map(|i| b.scope(&format!("stages.{i}"), |b| MpvitStage::new(b, stage(i))))
-            .collect::<Result<_>>()?;
+        let stages =
+            (0..4).map(|i| b.scope(&format!("stages.{i}"), |b| MpvitStage::new(b, stage(i)))).collect::<Result<_>>()?;
         let embedding = PatchEmbedding::new(b, &self.transformer, self.dims[3])?;
         let transformer = Transformer::new(b, &self.transformer, dims.genes)?;
         let encoder = Hierarchy { stem, stem_norm, stages, embedding };

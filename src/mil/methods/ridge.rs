@@ -11,7 +11,7 @@ use crate::{
     error::Result,
     mil::{
         features::{FeatureDims, Moments, Reads},
-        method::{ISG_SLIDE, ClosedForm, Fit, Method, MethodSpec, TrainingData, with},
+        method::{ClosedForm, Fit, ISG_SLIDE, Method, MethodSpec, TrainingData, with},
         network::{Aggregator, Dims, Input, Mode, Network, PatchEncoder, Patches},
         ridge as solver,
     },
@@ -68,10 +68,7 @@ impl ClosedForm for Ridge {
         let targets: Vec<Vec<f64>> = data.slides.iter().map(|&slide| data.targets_of(slide)).collect();
         let (weights, biases) = solver::Ridge::fit(&rows, &targets)?.line();
         let [genes, width] = [biases.len(), rows.first().map_or(0, Vec::len)];
-        Ok(vec![
-            ("head.weight".into(), [genes, width].into(), weights),
-            ("head.bias".into(), [genes].into(), biases),
-        ])
+        Ok(vec![("head.weight".into(), [genes, width].into(), weights), ("head.bias".into(), [genes].into(), biases)])
     }
 }
 

@@ -45,7 +45,9 @@ pub const SPEC: MethodSpec = MethodSpec {
     },
     training: |_, train| train.members = 1,
     with: with::<TileVote>,
-    cases: || vec![Arc::new(TileVote { hidden: vec![6], dropout: 0.25 }), Arc::new(TileVote { hidden: vec![], dropout: 0.0 })],
+    cases: || {
+        vec![Arc::new(TileVote { hidden: vec![6], dropout: 0.25 }), Arc::new(TileVote { hidden: vec![], dropout: 0.0 })]
+    },
 };
 
 impl Method for TileVote {

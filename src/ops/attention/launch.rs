@@ -3,9 +3,9 @@
 use super::Sizes;
 use crate::{
     device::{
-        modules,
         driver::DevicePtr,
         kernel::{FLOATS, Kernel, KernelInfo},
+        modules,
     },
     dtype::DType,
     error::{Error, Result},
@@ -237,7 +237,8 @@ impl Layout {
 
     /// Both passes of the gradient; `delta` is filled by the first and read by the second.
     fn backward(&self, args: &DeviceArgs, dtype: DType, params: AttentionParams) -> Result<()> {
-        let statistics = self.heads * self.sizes.queries * if self.offsets == DevicePtr::NULL { self.sequences } else { 1 };
+        let statistics =
+            self.heads * self.sizes.queries * if self.offsets == DevicePtr::NULL { self.sequences } else { 1 };
         let delta = args.scratch((statistics * 4).max(4))?;
         let params = AttentionParams { delta: delta.ptr(), ..params };
         self.launch(args, Pass::BackwardQueries, dtype, &params)?;
@@ -307,14 +308,10 @@ mod tests {
 
     #[test]
     fn heads_take_the_narrowest_entry() {
-        assert_eq!([(1, 1), (32, 3), (3, 33), (64, 64), (65, 1), (128, 128)].map(|(d, e)| width_index(d, e).ok()), [
-            Some(0),
-            Some(0),
-            Some(1),
-            Some(1),
-            Some(2),
-            Some(2)
-        ]);
+        assert_eq!(
+            [(1, 1), (32, 3), (3, 33), (64, 64), (65, 1), (128, 128)].map(|(d, e)| width_index(d, e).ok()),
+            [Some(0), Some(0), Some(1), Some(1), Some(2), Some(2)]
+        );
         assert!(width_index(129, 1).is_err());
     }
 }

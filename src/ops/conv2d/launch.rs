@@ -2,7 +2,10 @@
 
 use crate::{
     conv2d::Geometry,
-    device::{kernel::{KernelInfo, concat}, modules},
+    device::{
+        kernel::{KernelInfo, concat},
+        modules,
+    },
     error::Result,
     gemm::{
         Family, Problem,

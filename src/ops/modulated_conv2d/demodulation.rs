@@ -5,11 +5,11 @@
 use crate::{
     cpu::vector::{par_rows, rows_per_task},
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         index::count31,
         kernel::{FLOATS, Kernel},
+        modules,
     },
     error::{Error, Result},
     float_dispatch, kernel_params,
@@ -44,7 +44,8 @@ kernel_params! {
 }
 
 // SAFETY: only this file fills `DemodulateParams`, from the tensors and scratch memory of the launch and from their sizes.
-pub(super) const DEMODULATE: Kernel<DemodulateParams> = unsafe { Kernel::new(&modules::MODULATED_CONV2D, "demodulate", 128, FLOATS) };
+pub(super) const DEMODULATE: Kernel<DemodulateParams> =
+    unsafe { Kernel::new(&modules::MODULATED_CONV2D, "demodulate", 128, FLOATS) };
 /// Sums of squares a block holds.
 const MOST_CHANNELS: usize = 12 << 10;
 

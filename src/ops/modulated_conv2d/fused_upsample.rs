@@ -13,12 +13,12 @@ use crate::{
     conv2d::{Conv2d, Geometry},
     cpu::conv2d::input_gradient,
     device::{
-        modules,
         divmod::FastDivmod,
         driver::DevicePtr,
         host::Real,
         index::count31,
         kernel::{FLOATS, Kernel, KernelInfo},
+        modules,
     },
     error::{Error, Result},
     float_dispatch,
@@ -84,9 +84,11 @@ kernel_params! {
 }
 
 // SAFETY: only this file fills `FusedUpsampleParams`, from the tensors and scratch memory of the launch and from their sizes.
-const UPSAMPLE: Kernel<FusedUpsampleParams> = unsafe { Kernel::new(&modules::MODULATED_CONV2D, "fused_upsample", THREADS, FLOATS) };
+const UPSAMPLE: Kernel<FusedUpsampleParams> =
+    unsafe { Kernel::new(&modules::MODULATED_CONV2D, "fused_upsample", THREADS, FLOATS) };
 // SAFETY: as above, `FusedUpsampleParams`.
-const UPSAMPLE_TF32: Kernel<FusedUpsampleParams> = unsafe { Kernel::new(&modules::MODULATED_CONV2D, "fused_upsample_tf32", THREADS, &[DType::F32]) };
+const UPSAMPLE_TF32: Kernel<FusedUpsampleParams> =
+    unsafe { Kernel::new(&modules::MODULATED_CONV2D, "fused_upsample_tf32", THREADS, &[DType::F32]) };
 pub(super) const KERNELS: [KernelInfo; 2] = [UPSAMPLE.info(), UPSAMPLE_TF32.info()];
 
 /// All extents of one upsampling.
@@ -207,7 +209,8 @@ impl Op for FusedUpsample {
             dcoefs: if self.dcoefs { args.x[3].ptr } else { DevicePtr::NULL },
             patches_h: int(patches_h)?,
             patches_w: int(patches_w)?,
-            pad_before: int(self.fir.padding[2].unsigned_abs() as usize)?.cast_signed() * self.fir.padding[2].signum() as i32,
+            pad_before: int(self.fir.padding[2].unsigned_abs() as usize)?.cast_signed()
+                * self.fir.padding[2].signum() as i32,
             unused: 0,
             taps,
         };

@@ -10,10 +10,10 @@ use crate::{
     conv2d::{Conv2d, Geometry},
     cpu::conv2d::{forward, input_gradient},
     device::{
-        modules,
         driver::DevicePtr,
         host::Real,
         kernel::{KernelInfo, concat},
+        modules,
     },
     error::{Error, Result},
     float_dispatch,
@@ -152,11 +152,7 @@ impl Op for Modulated {
         };
         let dcoefs = if self.dcoefs { args.x[3].ptr } else { DevicePtr::NULL };
         let epilogue = self.fused.device(args, None);
-        gemm.launch(args, &g, family, epilogue, |conv| ModulatedParams {
-            conv,
-            styles: args.x[2].ptr,
-            dcoefs,
-        })
+        gemm.launch(args, &g, family, epilogue, |conv| ModulatedParams { conv, styles: args.x[2].ptr, dcoefs })
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
