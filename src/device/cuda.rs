@@ -525,6 +525,10 @@ impl Driver for Cuda {
         context.add(module, kernel, context.maker().make(module, kernel)?)
     }
 
+    fn compiles(&self) -> bool {
+        true
+    }
+
     fn preload(&self, wanted: &[(&'static Module, String)]) -> Result<()> {
         let context = &*self.0;
         let missing: Vec<_> = {

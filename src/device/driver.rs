@@ -102,6 +102,10 @@ pub trait Driver {
     unsafe fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()>;
     /// The entry `kernel` of a module, loaded on first use.
     fn entry(&self, module: &'static Module, kernel: &str) -> Result<KernelEntry>;
+    /// Whether [`entry`](Driver::entry) takes a compiler's time.
+    fn compiles(&self) -> bool {
+        false
+    }
     /// As [`entry`](Driver::entry) for many, in parallel where that saves time.
     fn preload(&self, _: &[(&'static Module, String)]) -> Result<()> {
         Ok(())

@@ -16,19 +16,16 @@ pub mod modules;
 pub mod multi_tensor;
 pub mod nvtx;
 pub mod pool;
+pub mod rehearsal;
 
-use std::{cell::Cell, collections::BTreeMap, fmt, rc::Rc};
+use std::{cell::Cell, fmt, rc::Rc};
 
 use cuda::Cuda;
 use driver::{Driver, KernelCounters, Memory};
 use emulator::Emulator;
 use host::HostPool;
-use kernel::KernelInfo;
 
-use crate::{
-    dtype::DType,
-    error::{Error, Result},
-};
+use crate::error::{Error, Result};
 
 /// One place to compute. Cheap to clone; stays on the thread that made it, as its tensors do.
 #[derive(Clone)]
@@ -114,18 +111,6 @@ impl Device {
     /// The device a command line names: `cpu`, `cuda`, `cuda:N` or `emulator`.
     pub fn named(name: &str) -> Result<Device> {
         DeviceId::parse(name)?.open()
-    }
-
-    /// Loads what `kernels` have for these types, in parallel: a training's first step then waits for no compiler. Nothing
-    /// to do where kernels are not compiled.
-    pub fn preload(&self, kernels: impl IntoIterator<Item = KernelInfo>, dtypes: &[DType]) -> Result<()> {
-        let Kind::Gpu(driver) = self.kind() else { return Ok(()) };
-        let mut wanted = BTreeMap::new();
-        for kernel in kernels.into_iter().filter(|kernel| kernel.module.arch.runs_on(driver.props().capability)) {
-            let entries = dtypes.iter().filter_map(|&dtype| kernel.entry(dtype));
-            wanted.extend(entries.map(|entry| (entry, kernel.module)));
-        }
-        driver.preload(&wanted.into_iter().map(|(entry, module)| (module, entry)).collect::<Vec<_>>())
     }
 
     /// Waits until everything queued is done.

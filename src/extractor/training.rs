@@ -44,9 +44,8 @@ use crate::{
         safetensors::SafetensorsFile,
     },
     nn::builder::{Builder, Params},
-    op::OpSpec,
-    ops::{self, upfirdn2d::Filter},
-    optim::{self, Adam, AdamConfig, Ema},
+    ops::upfirdn2d::Filter,
+    optim::{Adam, AdamConfig, Ema},
     progress::Progress,
     random::Philox,
     tape::{Grads, Tape},
@@ -155,30 +154,6 @@ pub fn renew(
     bring_up_to_date(config, source, key(config, source)?, dir, device, progress)
 }
 
-/// The ops of a step, whose kernels are loaded before the first.
-const OPS: &[&OpSpec] = &[
-    &ops::batch_norm2d::SPEC,
-    &ops::bias_act::SPEC,
-    &ops::binary::SPEC,
-    &ops::cast::SPEC,
-    &ops::conv2d::SPEC,
-    &ops::depthwise_conv2d::SPEC,
-    &ops::global_norm::SPEC,
-    &ops::l1_loss::SPEC,
-    &ops::linear::SPEC,
-    &ops::lpips_distance::SPEC,
-    &ops::matmul::SPEC,
-    &ops::max_pool2d::SPEC,
-    &ops::modulated_conv2d::SPEC,
-    &ops::mse_loss::SPEC,
-    &ops::random::SPEC,
-    &ops::resize::SPEC,
-    &ops::squeeze_excite::SPEC,
-    &ops::sum::SPEC,
-    &ops::unary::SPEC,
-    &ops::upfirdn2d::SPEC,
-];
-
 fn bring_up_to_date(
     config: &ExtractorConfig,
     source: &dyn PatchSource,
@@ -215,9 +190,11 @@ fn bring_up_to_date(
     let checkpoints = Checkpoints::new(dir.join(CHECKPOINTS), config.checkpoints_kept);
     let fits = |c: &Checkpoint| c.step() <= config.steps && c.state::<State>().is_ok_and(|s| s.key == key);
     let checkpoint = checkpoints.resume(progress, fits)?;
+    device.preload(|device| {
+        let images = vec![0.0; config.batch * config.image_px * config.image_px * 3];
+        Training::start(config, None, key, dir, device)?.one_step(1, images)
+    })?;
     let mut training = Training::start(config, checkpoint.as_ref(), key, dir, device)?;
-    let kernels = OPS.iter().flat_map(|spec| spec.kernels).chain(optim::KERNELS).copied().chain([ops::lerp::KERNEL]);
-    device.preload(kernels, config.precision.on(device).dtypes())?;
     let mut log = MetricsLog::resume(dir.join(METRICS), training.step)?;
 
     progress.begin("extractor", config.steps, "steps");

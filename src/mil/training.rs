@@ -38,9 +38,7 @@ use crate::{
         validation,
     },
     nn::builder::Params,
-    op::OpSpec,
-    ops,
-    optim::{self, Adam, AdamConfig, Ema, Schedule},
+    optim::{Adam, AdamConfig, Ema, Schedule},
     progress::Progress,
     random::Philox,
     shape::Shape,
@@ -100,29 +98,6 @@ struct State {
     stopped: bool,
 }
 
-/// The ops of most networks' updates, whose kernels are loaded before the first; others are when they are launched.
-const OPS: &[&OpSpec] = &[
-    &ops::attention::SPEC,
-    &ops::bias_act::SPEC,
-    &ops::binary::SPEC,
-    &ops::broadcast::SPEC,
-    &ops::cast::SPEC,
-    &ops::gather::SPEC,
-    &ops::global_feature_updater::SPEC,
-    &ops::global_norm::SPEC,
-    &ops::layer_norm::SPEC,
-    &ops::linear::SPEC,
-    &ops::local_feature_updater::SPEC,
-    &ops::matmul::SPEC,
-    &ops::mse_loss::SPEC,
-    &ops::segment_mean::SPEC,
-    &ops::segment_softmax::SPEC,
-    &ops::segment_weighted_sum::SPEC,
-    &ops::softmax::SPEC,
-    &ops::sum::SPEC,
-    &ops::unary::SPEC,
-];
-
 /// Trains a network in `job.dir`, or resumes where an earlier run stopped. A finished network of the same configuration and
 /// data is left alone; anything else in the folder is begun anew.
 pub fn fit(job: &Job, config: &TrainConfig, device: &Device, progress: &dyn Progress) -> Result<ModelHeader> {
@@ -154,9 +129,12 @@ pub fn fit(job: &Job, config: &TrainConfig, device: &Device, progress: &dyn Prog
     let header = ModelHeader::of_job(job, config, targets, key, device);
     let precision = header.precision;
     let _precision = precision.enter(device);
+    device.preload(|device| {
+        let _precision = precision.enter(device);
+        let mut first = Training::start(job, config, header.clone(), features.clone(), None, device)?;
+        first.step(&job.train[..job.train.len().min(config.batch_slides)])
+    })?;
     let mut training = Training::start(job, config, header, features, checkpoint.as_ref(), device)?;
-    let kernels = OPS.iter().flat_map(|spec| spec.kernels).chain(optim::KERNELS).copied();
-    device.preload(kernels, precision.dtypes())?;
     progress.advance(training.state.epoch);
     let mut log = MetricsLog::resume(job.dir.join(METRICS_FILE), training.state.step)?;
     training.run(&checkpoints, &mut log, progress)?;

@@ -37,11 +37,6 @@ impl ComputePrecision {
         if self == ComputePrecision::Bf16 { DType::Bf16 } else { DType::F32 }
     }
 
-    /// The types of a pass's tensors: those whose kernels it needs.
-    pub fn dtypes(self) -> &'static [DType] {
-        if self == ComputePrecision::Bf16 { &[DType::F32, DType::Bf16] } else { &[DType::F32] }
-    }
-
     /// What enters a network in f32, at the type of its activations.
     pub fn narrowed(self, x: &Tensor) -> Result<Tensor> {
         if x.dtype() == DType::F32 { x.cast(self.dtype()) } else { Ok(x.clone()) }
