@@ -114,48 +114,35 @@ fn parameters(json: serde_json::Value) -> Parameters {
     json.as_object().expect("a table").clone()
 }
 
-/// Settings under which each encoder works without files.
-fn offline(name: &str) -> Option<Parameters> {
-    Some(parameters(match name {
-        "resnet18" | "resnet50" | "efficientnet-lite0" => serde_json::json!({ "weights": "random", "tile_px": 32 }),
-        "vit" => serde_json::json!({ "weights": "random", "preset": "lunit-s8", "tile_px": 32 }),
-        "file" => return None,
-        _ => Parameters::new().into(),
-    }))
-}
-
 /// Every encoder of the list: learned where it learns, the same vectors on every call, in one batch or several, and a digest that
 /// names them.
 #[test]
 fn every_encoder_encodes() -> Result<()> {
     let (cpu, images) = (Device::cpu(), images(5));
     let small = ExtractorConfig { steps: 2, ..ExtractorConfig::small() };
-    for spec in ENCODERS {
-        let Some(parameters) = offline(spec.name) else { continue };
-        let encoder = named(spec.name, parameters)?;
+    let cases: Vec<_> = ENCODERS.iter().flat_map(|spec| (spec.cases)()).collect();
+    assert!(cases.len() >= 7, "{cases:?}");
+    for encoder in cases {
+        let name = encoder.spec().name;
         encoder.check()?;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let site = Site { dir: folder.path(), extractor: &small, precision: small.precision };
         if encoder.learns() {
-            assert!(encoder.load(site, &cpu).is_err(), "{}: nothing is learned yet", spec.name);
+            assert!(encoder.load(site, &cpu).is_err(), "{}: nothing is learned yet", name);
             encoder.learn(site, &MemoryPatches(images.clone()), &cpu, &Silent)?;
         }
         assert_eq!(encoder.digest(site)?, encoder.digest(site)?);
         let loaded = encoder.load(site, &cpu)?;
-        assert_eq!(loaded.d(), encoder.probe(site)?, "{}", spec.name);
+        assert_eq!(loaded.d(), encoder.probe(site)?, "{}", name);
         let all = loaded.encode(&images)?;
-        assert_eq!(all.len(), 5 * loaded.d(), "{}", spec.name);
-        assert!(all.iter().all(|v| v.is_finite()), "{}", spec.name);
-        assert_ne!(all[..loaded.d()], all[loaded.d()..2 * loaded.d()], "{}: two images, one vector", spec.name);
+        assert_eq!(all.len(), 5 * loaded.d(), "{}", name);
+        assert!(all.iter().all(|v| v.is_finite()), "{}", name);
+        assert_ne!(all[..loaded.d()], all[loaded.d()..2 * loaded.d()], "{}: two images, one vector", name);
         let again = encoder.load(site, &cpu)?;
         assert_eq!(again.digest(), loaded.digest());
         let close = |a: &f32, b: &f32| (a - b).abs() <= 1e-5 * a.abs().max(1.0);
-        assert!(
-            again.encode(&images[3..])?.iter().zip(&all[3 * loaded.d()..]).all(|(a, b)| close(a, b)),
-            "{}",
-            spec.name
-        );
-        assert!(loaded.encode(&[RgbImage { width_px: 0, height_px: 0, pixels: vec![] }]).is_err(), "{}", spec.name);
+        assert!(again.encode(&images[3..])?.iter().zip(&all[3 * loaded.d()..]).all(|(a, b)| close(a, b)), "{}", name);
+        assert!(loaded.encode(&[RgbImage { width_px: 0, height_px: 0, pixels: vec![] }]).is_err(), "{}", name);
         // What is written in a run's folder reads back as the same encoder.
         let config = EncoderConfig::of(encoder);
         let written = toml::to_string(&config).expect("plain values");

@@ -243,7 +243,7 @@ fn small_step(device: &Device) -> Result<Vec<f32>> {
     let w = Tensor::full(0.25, [33, 9], DType::Bf16, device)?;
     let tape = Tape::start();
     tape.watch([&w]);
-    let loss = x.matmul(&w)?.square()?.mean_all()?;
+    let loss = x.matmul(&w, false, false)?.square()?.mean_all()?;
     tape.backward(&loss)?.get(&w).expect("watched").cast(DType::F32)?.to_vec()
 }
 

@@ -1,6 +1,7 @@
 //! Synthetic cohorts: files that other readers open, truth that matches the pixels, and nothing that leaks it.
 
 mod design;
+mod methods;
 mod modules;
 
 use std::{collections::HashMap, fs, path::Path};

@@ -5,6 +5,8 @@
 //! more than 1 of haematoxylin (1), and its quantiles .5, .75, .9, .95, .99 (5). Share of tissue: pixels whose density is 0.15 or
 //! more in every channel (1).
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,7 @@ pub const SPEC: EncoderSpec = EncoderSpec {
     title: "colour statistics",
     cites: "stains after Macenko et al. 2009",
     with: |parameters| registry::with::<Colour>(SPEC.name, parameters),
+    cases: || vec![Arc::new(Colour::default())],
 };
 
 /// Numbers a patch.

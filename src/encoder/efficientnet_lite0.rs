@@ -28,6 +28,10 @@ pub const SPEC: EncoderSpec = EncoderSpec {
     title: "EfficientNet-Lite0",
     cites: "Tan and Le 2019; EfficientNet-Lite, Google 2020",
     with: |parameters| registry::with::<EfficientNetLite0>(SPEC.name, parameters),
+    cases: || {
+        let (weights, tile_px) = (RANDOM.into(), TilePx(32));
+        vec![Arc::new(EfficientNetLite0 { weights, tile_px, seed: 0 })]
+    },
 };
 
 const EPS: f64 = 1e-3;

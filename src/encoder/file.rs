@@ -24,7 +24,8 @@ pub const SPEC: EncoderSpec = EncoderSpec {
     name: "file",
     title: "vectors from files",
     cites: "made by another program",
-    with: |parameters| registry::with::<File>("file", parameters),
+    with: |parameters| registry::with::<File>(SPEC.name, parameters),
+    cases: Vec::new,
 };
 
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]

@@ -1,5 +1,7 @@
 //! The paper's encoder: that of the StyleGAN pair, trained on the run's patches, each scale its own ([`crate::extractor`]).
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Encoder, EncoderSpec, Parameters, PatchEncoder, Site, registry};
@@ -23,7 +25,8 @@ pub const SPEC: EncoderSpec = EncoderSpec {
     name: "isg",
     title: "StyleGAN pair",
     cites: "the paper, section 3.2; S2FGAN, Yang et al. 2022",
-    with: |parameters| registry::with::<Isg>("isg", parameters),
+    with: |parameters| registry::with::<Isg>(SPEC.name, parameters),
+    cases: || vec![Arc::new(Isg::default())],
 };
 
 /// Its settings are those of `[extractor]`.

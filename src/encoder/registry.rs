@@ -37,6 +37,8 @@ pub struct EncoderSpec {
     pub cites: &'static str,
     /// The encoder with these settings, the rest as by default. Nothing is checked yet.
     pub with: fn(Parameters) -> Result<Arc<dyn Encoder>>,
+    /// It with settings that need no file: what tests run.
+    pub cases: fn() -> Vec<Arc<dyn Encoder>>,
 }
 
 /// What one of the two encoders of a run is given beside its settings.

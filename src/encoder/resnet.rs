@@ -208,6 +208,12 @@ impl ResnetEncoder {
         let settings = registry::settings(name, parameters)?;
         Ok(Arc::new(ResnetEncoder { depth, settings }))
     }
+
+    /// For [`EncoderSpec::cases`].
+    pub(super) fn drawn(depth: Depth) -> Arc<dyn Encoder> {
+        let settings = Settings { weights: RANDOM.into(), tile_px: TilePx(32), ..Settings::default() };
+        Arc::new(ResnetEncoder { depth, settings })
+    }
 }
 
 /// Side that patches are resized to before a network sees them.

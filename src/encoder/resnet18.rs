@@ -10,4 +10,5 @@ pub const SPEC: EncoderSpec = EncoderSpec {
     title: "ResNet18",
     cites: "He et al. 2016, as torchvision",
     with: |parameters| ResnetEncoder::with(Depth::Resnet18, parameters),
+    cases: || vec![ResnetEncoder::drawn(Depth::Resnet18)],
 };

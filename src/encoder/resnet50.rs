@@ -10,4 +10,5 @@ pub const SPEC: EncoderSpec = EncoderSpec {
     title: "ResNet50",
     cites: "He et al. 2016, as torchvision",
     with: |parameters| ResnetEncoder::with(Depth::Resnet50, parameters),
+    cases: || vec![ResnetEncoder::drawn(Depth::Resnet50)],
 };

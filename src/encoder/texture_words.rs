@@ -5,7 +5,7 @@
 //! the share of its pieces, taken every third pixel, that lie nearest to each word, each share as its square root (Hellinger's
 //! distance between histograms). It sees nuclei at the patch's own resolution, and nothing larger.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,8 @@ pub const SPEC: EncoderSpec = EncoderSpec {
     name: "texture-words",
     title: "texture words",
     cites: "Varma and Zisserman 2009; Csurka et al. 2004",
-    with: |parameters| registry::with::<TextureWords>("texture-words", parameters),
+    with: |parameters| registry::with::<TextureWords>(SPEC.name, parameters),
+    cases: || vec![Arc::new(TextureWords::default())],
 };
 
 /// Side of a piece in pixels of the patch.

@@ -1,5 +1,7 @@
 //! The StyleGAN pair's encoder before its first step: what its training has to be better than.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Encoder, EncoderSpec, Parameters, PatchEncoder, Site, registry};
@@ -9,7 +11,8 @@ pub const SPEC: EncoderSpec = EncoderSpec {
     name: "untrained",
     title: "StyleGAN pair, untrained",
     cites: "the paper, section 3.2, drawn weights",
-    with: |parameters| registry::with::<Untrained>("untrained", parameters),
+    with: |parameters| registry::with::<Untrained>(SPEC.name, parameters),
+    cases: || vec![Arc::new(Untrained::default())],
 };
 
 /// Its sizes and its seed are those of `[extractor]`.

@@ -48,7 +48,11 @@ pub const SPEC: EncoderSpec = EncoderSpec {
     name: "vit",
     title: "vision transformer",
     cites: "Dosovitskiy et al. 2021; DINOv2, Oquab et al. 2024",
-    with: |parameters| registry::with::<VitEncoder>("vit", parameters),
+    with: |parameters| registry::with::<VitEncoder>(SPEC.name, parameters),
+    cases: || {
+        let preset = Some("lunit-s8".to_string());
+        vec![Arc::new(VitEncoder { weights: RANDOM.into(), preset, tile_px: TilePx(32), ..VitEncoder::default() })]
+    },
 };
 
 /// Who named the tensors.
