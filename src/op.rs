@@ -5,7 +5,10 @@ pub mod registry;
 
 pub use registry::{Case, CaseFn, Draw, Input, OpSpec, Order, drawn, normal};
 
-use std::{cell::Ref, rc::Rc};
+use std::{
+    cell::{Cell, Ref},
+    rc::Rc,
+};
 
 use crate::{
     device::{
@@ -89,6 +92,11 @@ pub trait Op: 'static {
     /// What `vjp` reads; the tape keeps nothing else alive.
     fn keep(&self) -> Keep {
         Keep::ALL
+    }
+
+    /// Multiply-adds of the products of matrices, convolutions and attention in it; what works element by element counts none.
+    fn macs(&self, _x: &[Spec], _y: &[Spec]) -> u64 {
+        0
     }
 
     /// The output is input 0's memory under another shape; neither `cpu` nor `gpu` is called.
@@ -316,6 +324,17 @@ impl From<[u32; 3]> for Grid {
     }
 }
 
+thread_local! {
+    static MACS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The multiply-adds ([`Op::macs`]) of all ops that `work` applies on this thread, whatever the device.
+pub fn count_macs<R>(work: impl FnOnce() -> R) -> (R, u64) {
+    let before = MACS.get();
+    let result = work();
+    (result, MACS.get() - before)
+}
+
 /// Applies an op: checks, allocates, computes, records.
 pub fn apply(op: impl Op, x: &[&Tensor]) -> Result<Vec<Tensor>> {
     let device = common_device(op.name(), x)?;
@@ -326,6 +345,7 @@ pub fn apply(op: impl Op, x: &[&Tensor]) -> Result<Vec<Tensor>> {
 pub fn apply_on(op: impl Op, x: &[&Tensor], device: &Device) -> Result<Vec<Tensor>> {
     let specs: Vec<Spec> = x.iter().map(|t| t.spec()).collect();
     let out = op.infer(&specs)?;
+    MACS.with(|macs| macs.set(macs.get() + op.macs(&specs, &out)));
     let _range = nvtx::range_with(|| {
         let list: Vec<String> = specs.iter().map(|spec| format!("{}{}", spec.dtype, spec.shape)).collect();
         (format!("{} {}", op.name(), list.join(" ")), out.iter().map(|spec| spec.shape.elems() as u64).sum())

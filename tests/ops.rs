@@ -3,7 +3,7 @@
 use isg::{
     DType, Device, Error, Result, Tape, Tensor,
     device::host::HostBuffer,
-    op::{Case, Draw, OpSpec, Order, registry::Bench},
+    op::{Case, Draw, OpSpec, Order, count_macs, registry::Bench},
     random::Philox,
 };
 
@@ -174,6 +174,37 @@ fn the_registries_are_sorted_and_every_op_has_named_cases() {
     workloads.sort_unstable();
     workloads.dedup();
     assert_eq!(workloads.len(), count, "two workloads of one name: {workloads:?}");
+}
+
+/// What an op says of its work is what its workloads say, which benches divide by the time.
+#[test]
+fn counted_products_are_those_of_the_workloads() -> Result<()> {
+    let device = Device::named("emulator")?;
+    let mut counted = 0;
+    for workload in isg::ops().flat_map(|spec| (spec.workloads)()).filter(|workload| workload.bench == Bench::Gpu) {
+        let (mut macs, x_dtype) = (0, |draw: Draw| match draw {
+            Draw::Bytes => DType::U8,
+            Draw::Index(_) | Draw::Offsets(_) => DType::I32,
+            _ => DType::F32,
+        });
+        device.rehearse(|stand_in| {
+            let input = |input: &isg::op::Input| Tensor::full(0.0, input.shape, x_dtype(input.draw), stand_in);
+            let x = workload.inputs.iter().map(input).collect::<Result<Vec<_>>>()?;
+            let (y, of_run) = count_macs(|| (workload.run)(&x));
+            macs = of_run;
+            y
+        })?;
+        let flops = 2.0 * macs as f64;
+        assert!(
+            macs == 0 || (flops / workload.flops - 1.0).abs() < 0.01,
+            "{}: {flops} {}",
+            workload.name,
+            workload.flops
+        );
+        counted += usize::from(macs > 0);
+    }
+    assert!(counted > 20, "{counted}");
+    Ok(())
 }
 
 #[test]

@@ -101,6 +101,11 @@ impl Op for Attention {
         Ok(vec![Spec { shape: q.with(3, sizes.e), dtype }, Spec { shape: lse, dtype: statistics(dtype) }])
     }
 
+    fn macs(&self, x: &[Spec], _: &[Spec]) -> u64 {
+        let [q, k, v] = [x[0].shape, x[1].shape, x[2].shape];
+        (q[0] * q[1] * q[2] * k[2] * (q[3] + v[3])) as u64
+    }
+
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         let sizes = Sizes::of_args(args, 0)?;
         float_dispatch!(args, T => {
@@ -171,6 +176,11 @@ impl Op for AttentionGrad {
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
         Ok(x[1..4].to_vec())
+    }
+
+    fn macs(&self, x: &[Spec], _: &[Spec]) -> u64 {
+        let [q, k, v] = [x[1].shape, x[2].shape, x[3].shape];
+        (q[0] * q[1] * q[2] * k[2] * (3 * q[3] + 2 * v[3])) as u64
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {

@@ -28,7 +28,7 @@ use crate::{
         registry::{Workload, only},
         same_float,
     },
-    shape::Spec,
+    shape::{Shape, Spec},
     tape::{Keep, Vjp},
     tensor::Tensor,
 };
@@ -92,6 +92,10 @@ impl Op for Forward {
         Ok(vec![y])
     }
 
+    fn macs(&self, x: &[Spec], y: &[Spec]) -> u64 {
+        convolution_macs(y[0].shape, x[1].shape)
+    }
+
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         let g = Geometry::new("conv2d", self.conv, dims(args.x_shape(0)), dims(args.x_shape(1)))?;
         float_dispatch!(args, T => {
@@ -131,6 +135,10 @@ impl Op for InputGradient {
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
         let dtype = same_float(self.name(), x)?;
         Ok(vec![Spec::new(self.geometry(images(self.name(), &x[0])?, images(self.name(), &x[1])?)?.x(), dtype)])
+    }
+
+    fn macs(&self, x: &[Spec], _: &[Spec]) -> u64 {
+        convolution_macs(x[0].shape, x[1].shape)
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
@@ -180,6 +188,10 @@ impl Op for WeightGradient {
         Ok(vec![Spec::new(self.geometry(images(self.name(), &x[0])?, images(self.name(), &x[1])?)?.weight(), dtype)])
     }
 
+    fn macs(&self, x: &[Spec], y: &[Spec]) -> u64 {
+        convolution_macs(x[1].shape, y[0].shape)
+    }
+
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         let g = self.geometry(dims(args.x_shape(0)), dims(args.x_shape(1)))?;
         float_dispatch!(args, T => weight_gradient::<T>(&g, args.x(0), args.x(1), args.y(0)));
@@ -216,8 +228,13 @@ impl WeightGradient {
     }
 }
 
+/// Of a convolution and of its gradients: each output takes a whole filter of `weight`, `[k, r, s, c / groups]`.
+pub(super) fn convolution_macs(y: Shape, weight: Shape) -> u64 {
+    (y.elems() * weight.elems() / weight[0].max(1)) as u64
+}
+
 /// Extents that `infer` has checked.
-fn dims(shape: crate::Shape) -> [usize; 4] {
+fn dims(shape: Shape) -> [usize; 4] {
     shape.nhwc().unwrap_or([0; 4])
 }
 

@@ -282,6 +282,15 @@ impl Op for Depthwise {
         }])
     }
 
+    fn macs(&self, x: &[Spec], y: &[Spec]) -> u64 {
+        let (outputs, kernel) = match self.role {
+            Role::Forward => (y[0].shape, x[1].shape),
+            Role::InputGradient(_) => (x[0].shape, x[1].shape),
+            Role::WeightGradient(_) => (x[1].shape, y[0].shape),
+        };
+        (outputs.elems() * kernel[0] * kernel[1]) as u64
+    }
+
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         let g = self.geometry(args.x_shape(0), args.x_shape(1))?;
         let (rows, cols) = (self.reads(&g, 0), self.reads(&g, 1));

@@ -68,6 +68,10 @@ impl Op for Linear {
         }
     }
 
+    fn macs(&self, x: &[Spec], y: &[Spec]) -> u64 {
+        (y[0].shape.elems() * x[0].shape.last()) as u64
+    }
+
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         let (rows, inner, out) = (args.x_shape(0).rows(), args.x_shape(0).last(), args.y_shape(0).last());
         float_dispatch!(args, T => {

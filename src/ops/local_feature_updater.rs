@@ -83,6 +83,10 @@ impl Op for Gate {
         Ok(vec![x[1]])
     }
 
+    fn macs(&self, x: &[Spec], y: &[Spec]) -> u64 {
+        2 * (y[0].shape.elems() * x[1].shape.last()) as u64
+    }
+
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         let cols = args.x_shape(1).last();
         float_dispatch!(args, T => {
@@ -142,6 +146,11 @@ impl Op for GateGrad {
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
         Ok(vec![x[1], x[2], x[2]])
+    }
+
+    fn macs(&self, x: &[Spec], y: &[Spec]) -> u64 {
+        // Keys and values are computed again.
+        2 * (y[1].shape.elems() * x[2].shape.last()) as u64
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {

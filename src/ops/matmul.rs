@@ -111,6 +111,12 @@ impl Op for MatMul {
         Ok(vec![Spec { shape, dtype }])
     }
 
+    fn macs(&self, x: &[Spec], y: &[Spec]) -> u64 {
+        let shape = x[0].shape;
+        let k = shape[shape.rank() - if self.transpose_a { 2 } else { 1 }];
+        (y[0].shape.elems() * k) as u64
+    }
+
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         let (a_shape, b_shape, y_shape) = (args.x_shape(0), args.x_shape(1), args.y_shape(0));
         let (m, n) = (y_shape[y_shape.rank() - 2], y_shape.last());

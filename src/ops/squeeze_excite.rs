@@ -167,6 +167,10 @@ impl Op for ExcitedLinear {
         }
     }
 
+    fn macs(&self, x: &[Spec], y: &[Spec]) -> u64 {
+        (y[0].shape.elems() * x[0].shape.last()) as u64
+    }
+
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         let [n, pixels, c] = extents(self.name(), args.x_shape(0))?;
         let (rows, out) = (n * pixels, args.y_shape(0).last());

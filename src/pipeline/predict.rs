@@ -23,6 +23,7 @@ use crate::{
         features::{HostFeatures, PatchValues},
         predictor::Predictor,
     },
+    op::count_macs,
     progress::{Progress, Silent},
     report::Thumbnail,
     select::{PatchGrid, Scorer},
@@ -75,6 +76,8 @@ pub struct Timed {
     pub seconds: Seconds,
     pub patches: usize,
     pub kept: usize,
+    /// Multiply-adds of encoding the kept ones.
+    pub macs: u64,
 }
 
 impl SlidePredictor {
@@ -157,11 +160,13 @@ impl SlidePredictor {
         if kept == 0 {
             return Err(Error::input(path, "nothing passed the run's threshold", "look at `isg score` of it"));
         }
-        let (encode, encoded) = timed(|| self.encoders.encode(&id, &plane, &scores.patches, select, &Silent))?;
+        let work = || timed(|| self.encoders.encode(&id, &plane, &scores.patches, select, &Silent));
+        let (encoded, macs) = count_macs(work);
+        let (encode, encoded) = encoded?;
         let bag = self.bag(path, mpp, &plane, encoded);
         let (regress, _) = timed(|| self.predictor.predict(&bag, None))?;
         let seconds = Seconds { open: open_s, decode, score: (scored - decode).max(0.0), encode, regress };
-        Ok(Timed { seconds, patches, kept })
+        Ok(Timed { seconds, patches, kept, macs })
     }
 
     /// A slide's features as networks read them; `mpp` as the slide was opened with.

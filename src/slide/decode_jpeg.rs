@@ -3,8 +3,10 @@
 //!
 //! Source: ITU-T T.81; TIFF Technical Note 2. Why not a crate: the samples must equal those of libjpeg-turbo, which
 //! OpenSlide, libtiff and tifffile use, and decoders with another inverse transform or chroma filter differ by up to 4
-//! of 255 (a quarter of all samples at 4:2:0). Refused: arithmetic coding, lossless, 12 bits, hierarchical.
-//! A stream that ends before its last block is refused, never filled with grey.
+//! of 255 (a quarter of all samples at 4:2:0). Its price beside zune-jpeg: 0.94 to 1.00 of its speed on tiles made here, 1.01 and
+//! 1.25 on tiles of two Aperio slides (AMD EPYC, AVX-512), 0.71 at the worst (Xeon, AVX-512); `cargo bench --bench slide`.
+//!
+//! Refused: arithmetic coding, lossless, 12 bits, hierarchical. A stream that ends before its last block is refused, never filled with grey.
 
 use super::{
     colour::row_to_rgb,

@@ -1,5 +1,6 @@
 //! The feature store: what is written comes back, and what is out of date is noticed.
 
+use approx::assert_abs_diff_eq;
 use isg::{
     cohort::{
         FeatureKey, FeatureStore,
@@ -55,7 +56,7 @@ fn features_come_back() {
         for patch in 0..n {
             assert_eq!(read.local_patch(patch).unwrap(), local[patch * 96..(patch + 1) * 96]);
             let by_hand = (0..16).map(|c| local[patch * 96 + c * 6 + 2]).sum::<f32>() / 16.0;
-            assert!((means[patch * 6 + 2] - by_hand).abs() < 1e-6);
+            assert_abs_diff_eq!(means[patch * 6 + 2], by_hand, epsilon = 1e-6);
         }
         assert!(read.local_patch(n).is_err());
     }

@@ -1,5 +1,6 @@
 //! Whole cohorts: what is matched, what is left out and why.
 
+use approx::assert_abs_diff_eq;
 use std::path::Path;
 
 use isg::{
@@ -79,7 +80,7 @@ fn a_synthetic_folder_needs_no_settings() {
     assert_eq!(cohort.gene_labels(), ["LOCAL", "GLOBAL", "NULL1"]);
     assert_eq!(cohort.target(0)[0], 1.0);
     assert_eq!(cohort.target(1), cohort.target(2), "slides of a patient share their expression");
-    assert!((cohort.target(1)[1] - 3.0).abs() < 1e-12);
+    assert_abs_diff_eq!(cohort.target(1)[1], 3.0, epsilon = 1e-12);
     assert_eq!(cohort.patients.len(), 2);
     assert_eq!((cohort.patients[1].slides.as_slice(), cohort.patients[1].site.as_deref()), (&[1, 2][..], Some("SY")));
     assert_eq!(cohort.slides[2].patient_index, 1);
@@ -244,8 +245,8 @@ fn a_gdc_download() {
     assert_eq!(cohort.slides[0].sample, "TCGA-AA-0001-01A", "01A before 01B");
     assert_eq!(cohort.slides[0].project.as_deref(), Some("TCGA-COAD"));
     assert_eq!(cohort.gene_labels(), ["MKI67", "CD3D"]);
-    assert!((cohort.target(0)[1] - 1.0).abs() < 1e-12);
-    assert!((cohort.target(1)[1] - 2.0).abs() < 1e-12);
+    assert_abs_diff_eq!(cohort.target(0)[1], 1.0, epsilon = 1e-12);
+    assert_abs_diff_eq!(cohort.target(1)[1], 2.0, epsilon = 1e-12);
     assert_eq!(
         reason(&excluded, "TCGA-AA-0001-01B"),
         "is another sample of the same patient; TCGA-AA-0001-01A is used"

@@ -1,5 +1,6 @@
 //! Folds and target scales: whatever the patients, sites and seeds.
 
+use approx::{assert_abs_diff_eq, assert_relative_eq};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use isg::cohort::{
@@ -226,7 +227,7 @@ fn scales_are_fitted_on_training_rows_and_undone() {
                 assert_eq!(scaled[1], 0.0, "a constant gene");
             }
             scaler.inverse(&mut scaled);
-            row.iter().zip(&scaled).for_each(|(a, b)| assert!((a - b).abs() < 1e-12));
+            row.iter().zip(&scaled).for_each(|(a, b)| assert_abs_diff_eq!(a, b, epsilon = 1e-12));
         }
     }
     assert!(TargetScaler::fit(Scaling::MinMax, []).is_err());
@@ -236,7 +237,7 @@ fn scales_are_fitted_on_training_rows_and_undone() {
 
 #[test]
 fn transforms_know_the_tables_scale() {
-    let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12 * b.abs().max(1.0), "{a} {b}");
+    let near = |a: f64, b: f64| assert_relative_eq!(a, b, epsilon = 1e-12, max_relative = 1e-12);
     near(Transform::Log10p1.apply(999.0, TableScale::Linear).unwrap(), 3.0);
     near(Transform::Log2p1.apply(7.0, TableScale::Linear).unwrap(), 3.0);
     near(Transform::Log10p1.apply(10.0, TableScale::Log2p1).unwrap(), 1024f64.log10());

@@ -1,6 +1,6 @@
 //! Expected numbers are scipy 1.17's, unless a closed form is given.
 
-use approx::assert_relative_eq;
+use approx::{assert_abs_diff_eq, assert_relative_eq};
 use isg::eval::{
     multiple::{benjamini_hochberg, benjamini_yekutieli, holm},
     paired::{bootstrap, delong, sensitivity_at_specificity, steiger},
@@ -290,7 +290,7 @@ fn conformance_cases_of_methods() {
                 let (delta, deltas, interval) =
                     bootstrap(&truth, &first, &second, &rows("in.resamples"), 0.95).unwrap();
                 for (ours, wanted) in deltas.iter().zip(get("out.deltas")) {
-                    assert!((ours - wanted).abs() < 1e-13);
+                    assert_abs_diff_eq!(ours, wanted, epsilon = 1e-13);
                 }
                 for (ours, name) in [(delta, "delta"), (interval.low, "low"), (interval.high, "high")] {
                     close(ours, name, 1e-10);

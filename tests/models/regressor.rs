@@ -1,5 +1,6 @@
 //! Blocks and the Dual Attention network against reference values; training, cross-validation, and what is predicted.
 
+use approx::assert_abs_diff_eq;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -258,11 +259,11 @@ fn contributions_average_to_the_prediction_and_attention_sums_to_one() -> Result
     assert!(wanted.iter().zip(&e.prediction).all(|(w, p)| (w - p).abs() < 1e-12));
     let attention = e.attention().expect("weights of patches");
     assert!(attention.len() == 5 && attention.iter().all(|a| *a > 0.0));
-    assert!((attention.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+    assert_abs_diff_eq!(attention.iter().sum::<f64>(), 1.0, epsilon = 1e-12);
     let of = |what: &str| e.maps.iter().filter(|map| map.name.ends_with(what)).collect::<Vec<&PatchMap>>();
     assert_eq!((of("score").len(), of("weight").len()), (2, 2));
     for map in of("weight").iter().flat_map(|m| m.values.chunks(9)) {
-        assert!((map.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        assert_abs_diff_eq!(map.iter().sum::<f64>(), 1.0, epsilon = 1e-12);
     }
     assert!(of("score").iter().flat_map(|m| &m.values).all(|s| (0.0..=1.0).contains(s)));
     Ok(())
@@ -427,9 +428,9 @@ fn planted_genes_are_found_on_held_out_slides() -> Result<()> {
         let n = features.patches();
         let contribution = e.contribution.as_ref().expect("an additive method");
         let mean = contribution.iter().skip(gene).step_by(4).sum::<f64>() / n as f64;
-        assert!((mean - predicted).abs() < 1e-4);
+        assert_abs_diff_eq!(mean, predicted, epsilon = 1e-4);
     }
-    assert!((e.attention().expect("weights").iter().sum::<f64>() - 1.0).abs() < 1e-6);
+    assert_abs_diff_eq!(e.attention().expect("weights").iter().sum::<f64>(), 1.0, epsilon = 1e-6);
     Ok(())
 }
 

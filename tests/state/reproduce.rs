@@ -1,6 +1,7 @@
 //! `isg reproduce`: arms are ordinary runs that share what they can, are not run twice, and are compared on the same patients.
 //! And what a finished run says about a new slide beside its number: intervals, maps, whether it lies among the others.
 
+use approx::assert_abs_diff_eq;
 use std::{fs, path::Path};
 
 use isg::{
@@ -114,7 +115,7 @@ fn a_new_slide_has_an_interval_a_place_and_maps() {
     // The prediction is the mean of what the patches add.
     let mean = maps.layers[0].values.iter().sum::<f64>() / maps.layers[0].values.len() as f64;
     assert!((mean - mapped.values[1]).abs() < 1e-5 * mapped.values[1].abs().max(1.0), "{mean} {}", mapped.values[1]);
-    assert!((mapped.values[1] - plain.values[1]).abs() < 1e-6);
+    assert_abs_diff_eq!(mapped.values[1], plain.values[1], epsilon = 1e-6);
     let out = lab.path.join("maps");
     let written = maps.write(&out).expect("writable");
     assert!(written.iter().all(|path| path.is_file()) && written.len() == 2 + maps.layers.len());

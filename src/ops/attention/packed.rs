@@ -60,6 +60,13 @@ fn scatter<T: Real>(from: &[T], packed: &mut [T], part: usize, heads: usize, d: 
     }
 }
 
+/// Multiply-adds of `count` products that each pair all queries with all keys. How long sequences are is not known here: as if
+/// they were equally long, which is the least that it can be.
+fn products(qkv: Spec, offsets: Spec, count: usize) -> u64 {
+    let (rows, sequences) = (qkv.shape.rows(), offsets.shape.elems().saturating_sub(1).max(1));
+    (count * rows * rows.div_ceil(sequences) * (qkv.shape.last() / 3)) as u64
+}
+
 impl Op for PackedAttention {
     fn name(&self) -> &'static str {
         "packed_attention"
@@ -69,6 +76,10 @@ impl Op for PackedAttention {
         let [rows, width] = extents(self.name(), x[0], x[1], self.heads)?;
         let dtype = x[0].dtype;
         Ok(vec![Spec::new([rows, width], dtype), Spec::new([self.heads, rows], statistics(dtype))])
+    }
+
+    fn macs(&self, x: &[Spec], _: &[Spec]) -> u64 {
+        products(x[0], x[1], 2)
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
@@ -123,6 +134,10 @@ impl Op for PackedAttentionGrad {
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
         Ok(vec![x[1]])
+    }
+
+    fn macs(&self, x: &[Spec], _: &[Spec]) -> u64 {
+        products(x[1], x[2], 5)
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {

@@ -137,6 +137,10 @@ impl Op for FusedUpsample {
         Ok(vec![y])
     }
 
+    fn macs(&self, x: &[Spec], _: &[Spec]) -> u64 {
+        (x[0].shape.elems() * x[1].shape.elems() / x[1].shape.last().max(1)) as u64
+    }
+
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         let spec = |i: usize| Spec { shape: args.x_shape(i), dtype: args.x_dtype(i) };
         let Extents { n, h, w, c, k, full: [fh, fw], oh, ow } = self.extents(spec(0), spec(1))?;

@@ -24,7 +24,10 @@ use crate::{
     },
     kernel_params,
     op::{DeviceArgs, HostArgs, Op, apply1, same_float},
-    ops::epilogue::{Epilogue, Fused},
+    ops::{
+        conv2d::convolution_macs,
+        epilogue::{Epilogue, Fused},
+    },
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
@@ -118,6 +121,13 @@ impl Op for Modulated {
         let y = Spec::new(y, dtype);
         self.fused.check(self.name(), x, y, false)?;
         Ok(vec![y])
+    }
+
+    fn macs(&self, x: &[Spec], y: &[Spec]) -> u64 {
+        match self.map {
+            Map::Forward => convolution_macs(y[0].shape, x[1].shape),
+            Map::Transposed(_) => convolution_macs(x[0].shape, x[1].shape),
+        }
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {

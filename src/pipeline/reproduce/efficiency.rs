@@ -22,6 +22,8 @@ pub struct Efficiency {
     /// Patches scored and encoded of a slide, means.
     pub patches: f64,
     pub kept: f64,
+    /// Multiply-adds of encoding a slide's kept patches, a mean: counted, not timed.
+    pub encode_macs: f64,
     /// The file was asked out of the system's cache before.
     pub cold: Seconds,
     pub warm: Seconds,
@@ -42,14 +44,15 @@ pub fn measure(
 ) -> Result<Option<Efficiency>> {
     let predictor = SlidePredictor::load(run, &device.open()?)?;
     progress.begin(&format!("timing {title}"), slides.len() as u64, "slides");
-    let (mut cold, mut warm, mut counts) = (Vec::new(), Vec::new(), [0usize; 2]);
+    let (mut cold, mut warm, mut counts) = (Vec::new(), Vec::new(), [0.0; 3]);
     for &(path, mpp) in slides {
         progress.check()?;
         forget(path);
         if let Ok(first) = predictor.timed(path, mpp)
             && let Ok(second) = predictor.timed(path, mpp)
         {
-            counts = [counts[0] + first.patches, counts[1] + first.kept];
+            let of_slide = [first.patches as f64, first.kept as f64, first.macs as f64];
+            counts.iter_mut().zip(of_slide).for_each(|(sum, value)| *sum += value);
             cold.push(first.seconds);
             warm.push(second.seconds);
         }
@@ -61,8 +64,9 @@ pub fn measure(
         arm: arm.to_string(),
         title: title.to_string(),
         slides: n,
-        patches: counts[0] as f64 / n as f64,
-        kept: counts[1] as f64 / n as f64,
+        patches: counts[0] / n as f64,
+        kept: counts[1] / n as f64,
+        encode_macs: counts[2] / n as f64,
         cold: medians(&cold),
         warm: medians(&warm),
         paper: super::paper::SECONDS.iter().find(|(name, ..)| *name == arm).map(|(.., seconds)| *seconds),

@@ -119,7 +119,7 @@ fn efficiency(found: &[Efficiency]) -> String {
          system's cache. Decoding reads every patch, scoring is what comes on top, encoding reads the kept patches again. The \
          paper's seconds are those of one GPU of 2022, and include reading.</p><div class=\"scroll\"><table><thead><tr><th></th>\
          <th></th><th>open</th><th>decode</th><th>score</th><th>encode</th><th>regress</th><th>total</th><th>patches</th>\
-         <th>kept</th></tr></thead><tbody>",
+         <th>kept</th><th>GMAC to encode</th></tr></thead><tbody>",
     );
     for of in found {
         for (name, seconds) in [("cold", of.cold), ("warm", of.warm)] {
@@ -131,10 +131,11 @@ fn efficiency(found: &[Efficiency]) -> String {
             let paper = of.paper.map_or(String::new(), |s| format!(" <small>{s:.0}</small>"));
             let _ = write!(
                 out,
-                "<tr><th>{}{paper}</th><td>{name}</td>{cells}<td>{:.0}</td><td>{:.0}</td></tr>",
+                "<tr><th>{}{paper}</th><td>{name}</td>{cells}<td>{:.0}</td><td>{:.0}</td><td>{:.1}</td></tr>",
                 escape(&of.title),
                 of.patches,
-                of.kept
+                of.kept,
+                of.encode_macs / 1e9
             );
         }
     }

@@ -121,27 +121,3 @@ fn case_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     files.sort();
     Ok(files)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn passes(device: &str, dtype: &str) {
-        let cases = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("cases");
-        assert!(case_files(std::slice::from_ref(&cases)).expect("cases").len() > 90, "the small set is whole");
-        let args = Args { device: device.to_string(), dtype: dtype.to_string(), json: false, paths: vec![cases] };
-        assert!(run(&args).expect("cases that can be read"), "{device} {dtype}: the lines above say which failed");
-    }
-
-    #[test]
-    fn the_cpu_passes_every_case_that_comes_along() {
-        passes("cpu", "f64");
-        passes("cpu", "f32");
-    }
-
-    #[test]
-    fn the_kernels_pass_every_case_that_comes_along() {
-        passes("emulator", "f32");
-        passes("emulator", "bf16");
-    }
-}
