@@ -290,7 +290,7 @@ fn conformance_cases_of_methods() {
                 let (delta, deltas, interval) =
                     bootstrap(&truth, &first, &second, &rows("in.resamples"), 0.95).unwrap();
                 for (ours, wanted) in deltas.iter().zip(get("out.deltas")) {
-                    assert_abs_diff_eq!(ours, wanted, epsilon = 1e-13);
+                    assert_abs_diff_eq!(ours, &wanted, epsilon = 1e-13);
                 }
                 for (ours, name) in [(delta, "delta"), (interval.low, "low"), (interval.high, "high")] {
                     close(ours, name, 1e-10);
