@@ -1,15 +1,11 @@
 //! `y = x − log Σ eˣ` over the last axis: logarithms of probabilities that are too small to be stored themselves.
 
+use super::softmax::rows::{RowKernels, float_rows, map_gradients, map_rows};
 use crate::{
-    cpu::vector::{par_rows, rows_per_task, sum1},
-    device::{
-        driver::DevicePtr,
-        host::Real,
-        kernel::{FLOATS, Kernel, blocks},
-        modules,
-    },
-    error::{Error, Result},
-    float_dispatch, inlined, kernel_params,
+    cpu::vector::sum1,
+    device::{driver::DevicePtr, host::Real, kernel::concat, modules},
+    error::Result,
+    float_dispatch, inlined,
     math::exp,
     op::{
         Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal,
@@ -18,7 +14,6 @@ use crate::{
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
-    vectorised,
 };
 
 impl Tensor {
@@ -36,30 +31,16 @@ impl Op for LogSoftmax {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
-        if !x[0].dtype.is_float() || x[0].shape.rank() == 0 {
-            return Err(Error::shape("log_softmax", format!("float rows wanted, got {}:{}", x[0].shape, x[0].dtype)));
-        }
-        Ok(vec![x[0]])
+        float_rows(self.name(), x[0])
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
-        let cols = args.x_shape(0).last();
-        float_dispatch!(args, T => {
-            let x = args.x::<T>(0);
-            par_rows(args.y::<T>(0), cols, |task, y| {
-                y.copy_from_slice(&x[task * rows_per_task(cols) * cols..][..y.len()]);
-                vectorised!({
-                    for row in y.chunks_exact_mut(cols) {
-                        log_softmax_in_place(row);
-                    }
-                });
-            });
-        });
+        float_dispatch!(args, T => map_rows::<T>(args, inlined!(|row| log_softmax_in_place(row))));
         Ok(())
     }
 
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
-        launch(args, args.x[0].ptr, DevicePtr::NULL, &FORWARD)
+        FORWARD.launch(args, args.x[0].ptr, DevicePtr::NULL)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -99,25 +80,19 @@ impl Op for LogSoftmaxGrad {
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
-        let cols = args.x_shape(1).last();
         float_dispatch!(args, T => {
-            let (dy, y) = (args.x::<T>(0), args.x::<T>(1));
-            par_rows(args.y::<T>(0), cols, |task, dx| vectorised!({
-                for (row, dx) in dx.chunks_exact_mut(cols).enumerate() {
-                    let at = (task * rows_per_task(cols) + row) * cols;
-                    let (dy, y) = (&dy[at..at + cols], &y[at..at + cols]);
-                    let sum = sum1(dy, |dy| dy);
-                    for (dx, (&dy, &y)) in dx.iter_mut().zip(dy.iter().zip(y)) {
-                        *dx = dy - exp(y) * sum;
-                    }
+            map_gradients::<T>(args, inlined!(|dx, dy, y| {
+                let sum = sum1(dy, |dy| dy);
+                for (dx, (&dy, &y)) in dx.iter_mut().zip(dy.iter().zip(y)) {
+                    *dx = dy - exp(y) * sum;
                 }
-            }));
+            }))
         });
         Ok(())
     }
 
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
-        launch(args, args.x[0].ptr, args.x[1].ptr, &BACKWARD)
+        BACKWARD.launch(args, args.x[0].ptr, args.x[1].ptr)
     }
 
     /// Linear in dy.
@@ -135,49 +110,13 @@ impl Op for LogSoftmaxGrad {
     }
 }
 
-kernel_params! {
-    struct LogSoftmaxParams {
-        x: DevicePtr,
-        y: DevicePtr,
-        out: DevicePtr,
-        rows: u64,
-        cols: u64,
-        aligned: u32,
-        unused: u32,
-    }
-}
-
-const THREADS: u32 = 256;
-/// Rows up to this length get a warp, longer ones a block.
-const NARROW: usize = 2048;
-
-const fn kernel(name: &'static str) -> Kernel<LogSoftmaxParams> {
-    // SAFETY: only this file fills `LogSoftmaxParams`, from the tensors of the launch and from their sizes.
-    unsafe { Kernel::new(&modules::LOG_SOFTMAX, name, THREADS, FLOATS) }
-}
-
-/// For narrow and for wide rows.
-const FORWARD: [Kernel<LogSoftmaxParams>; 2] = [kernel("fwd"), kernel("fwd_block_per_row")];
-const BACKWARD: [Kernel<LogSoftmaxParams>; 2] = [kernel("bwd_x"), kernel("bwd_x_block_per_row")];
-
-fn launch(args: &DeviceArgs, x: DevicePtr, y: DevicePtr, kernels: &[Kernel<LogSoftmaxParams>; 2]) -> Result<()> {
-    let out = args.y[0];
-    let (rows, cols) = (out.shape().rows(), out.shape().last());
-    if out.elems() == 0 {
-        return Ok(());
-    }
-    let aligned = (cols * out.dtype().bytes()).is_multiple_of(16).into();
-    let params = LogSoftmaxParams { x, y, out: out.ptr, rows: rows as u64, cols: cols as u64, aligned, unused: 0 };
-    match cols <= NARROW {
-        true => args.launch(&kernels[0], out.dtype(), blocks(rows, THREADS as usize / 32), 0, &params),
-        false => args.launch(&kernels[1], out.dtype(), blocks(rows, 1), 0, &params),
-    }
-}
+const FORWARD: RowKernels = RowKernels::new(&modules::LOG_SOFTMAX, "fwd", "fwd_block_per_row");
+const BACKWARD: RowKernels = RowKernels::new(&modules::LOG_SOFTMAX, "bwd_x", "bwd_x_block_per_row");
 
 pub const SPEC: OpSpec = OpSpec {
     name: "log_softmax",
     order: Order::Any,
-    kernels: &[FORWARD[0].info(), FORWARD[1].info(), BACKWARD[0].info(), BACKWARD[1].info()],
+    kernels: &concat::<4>(&[&FORWARD.infos(), &BACKWARD.infos()]),
     cases: || {
         let case = |name, input| Case::new(name, [input], |x| Ok(vec![x[0].log_softmax()?]));
         vec![

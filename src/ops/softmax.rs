@@ -1,15 +1,14 @@
 //! `y = eˣ / Σ eˣ` over the last axis, from the row's maximum down so that nothing overflows.
 
+pub(super) mod rows;
+
+use rows::{RowKernels, float_rows, map_gradients, map_rows};
+
 use crate::{
-    cpu::vector::{par_rows, rows_per_task, sum1, sum2},
-    device::{
-        driver::DevicePtr,
-        host::Real,
-        kernel::{FLOATS, Kernel, blocks},
-        modules,
-    },
-    error::{Error, Result},
-    float_dispatch, kernel_params,
+    cpu::vector::{sum1, sum2},
+    device::{driver::DevicePtr, host::Real, kernel::concat, modules},
+    error::Result,
+    float_dispatch, inlined,
     math::exp,
     op::{
         Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply1, drawn, normal,
@@ -18,7 +17,6 @@ use crate::{
     shape::Spec,
     tape::{Keep, Vjp},
     tensor::Tensor,
-    vectorised,
 };
 
 impl Tensor {
@@ -36,30 +34,20 @@ impl Op for Softmax {
     }
 
     fn infer(&self, x: &[Spec]) -> Result<Vec<Spec>> {
-        if !x[0].dtype.is_float() || x[0].shape.rank() == 0 {
-            return Err(Error::shape("softmax", format!("float rows wanted, got {}:{}", x[0].shape, x[0].dtype)));
-        }
-        Ok(vec![x[0]])
+        float_rows(self.name(), x[0])
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
-        let cols = args.x_shape(0).last();
         float_dispatch!(args, T => {
-            let x = args.x::<T>(0);
-            par_rows(args.y::<T>(0), cols, |task, y| {
-                y.copy_from_slice(&x[task * rows_per_task(cols) * cols..][..y.len()]);
-                vectorised!({
-                    for row in y.chunks_exact_mut(cols) {
-                        softmax_in_place(row);
-                    }
-                });
-            });
+            map_rows::<T>(args, inlined!(|row| {
+                softmax_in_place(row);
+            }))
         });
         Ok(())
     }
 
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
-        launch(args, args.x[0].ptr, DevicePtr::NULL, &FORWARD)
+        FORWARD.launch(args, args.x[0].ptr, DevicePtr::NULL)
     }
 
     fn vjp(&self, v: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -110,25 +98,19 @@ impl Op for SoftmaxGrad {
     }
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
-        let cols = args.x_shape(1).last();
         float_dispatch!(args, T => {
-            let (dy, y) = (args.x::<T>(0), args.x::<T>(1));
-            par_rows(args.y::<T>(0), cols, |task, dx| vectorised!({
-                for (row, dx) in dx.chunks_exact_mut(cols).enumerate() {
-                    let at = (task * rows_per_task(cols) + row) * cols;
-                    let (dy, y) = (&dy[at..at + cols], &y[at..at + cols]);
-                    let dot = sum2(dy, y, |dy, y| dy * y);
-                    for (dx, (&dy, &y)) in dx.iter_mut().zip(dy.iter().zip(y)) {
-                        *dx = y * (dy - dot);
-                    }
+            map_gradients::<T>(args, inlined!(|dx, dy, y| {
+                let dot = sum2(dy, y, |dy, y| dy * y);
+                for (dx, (&dy, &y)) in dx.iter_mut().zip(dy.iter().zip(y)) {
+                    *dx = y * (dy - dot);
                 }
-            }));
+            }))
         });
         Ok(())
     }
 
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
-        launch(args, args.x[0].ptr, args.x[1].ptr, &BACKWARD)
+        BACKWARD.launch(args, args.x[0].ptr, args.x[1].ptr)
     }
 
     /// Symmetric and linear in dy; quadratic in y.
@@ -148,49 +130,13 @@ impl Op for SoftmaxGrad {
     }
 }
 
-kernel_params! {
-    struct SoftmaxParams {
-        x: DevicePtr,
-        y: DevicePtr,
-        out: DevicePtr,
-        rows: u64,
-        cols: u64,
-        aligned: u32,
-        unused: u32,
-    }
-}
-
-const THREADS: u32 = 256;
-/// Rows up to this length get a warp, longer ones a block.
-const NARROW: usize = 2048;
-
-const fn kernel(name: &'static str) -> Kernel<SoftmaxParams> {
-    // SAFETY: only this file fills `SoftmaxParams`, from the tensors and scratch memory of the launch and from their sizes.
-    unsafe { Kernel::new(&modules::SOFTMAX, name, THREADS, FLOATS) }
-}
-
-/// For narrow and for wide rows.
-const FORWARD: [Kernel<SoftmaxParams>; 2] = [kernel("fwd"), kernel("fwd_block_per_row")];
-const BACKWARD: [Kernel<SoftmaxParams>; 2] = [kernel("bwd_x"), kernel("bwd_x_block_per_row")];
-
-fn launch(args: &DeviceArgs, x: DevicePtr, y: DevicePtr, kernels: &[Kernel<SoftmaxParams>; 2]) -> Result<()> {
-    let out = args.y[0];
-    let (rows, cols) = (out.shape().rows(), out.shape().last());
-    if out.elems() == 0 {
-        return Ok(());
-    }
-    let aligned = (cols * out.dtype().bytes()).is_multiple_of(16).into();
-    let params = SoftmaxParams { x, y, out: out.ptr, rows: rows as u64, cols: cols as u64, aligned, unused: 0 };
-    match cols <= NARROW {
-        true => args.launch(&kernels[0], out.dtype(), blocks(rows, THREADS as usize / 32), 0, &params),
-        false => args.launch(&kernels[1], out.dtype(), blocks(rows, 1), 0, &params),
-    }
-}
+const FORWARD: RowKernels = RowKernels::new(&modules::SOFTMAX, "fwd", "fwd_block_per_row");
+const BACKWARD: RowKernels = RowKernels::new(&modules::SOFTMAX, "bwd_x", "bwd_x_block_per_row");
 
 pub const SPEC: OpSpec = OpSpec {
     name: "softmax",
     order: Order::Any,
-    kernels: &[FORWARD[0].info(), FORWARD[1].info(), BACKWARD[0].info(), BACKWARD[1].info()],
+    kernels: &concat::<4>(&[&FORWARD.infos(), &BACKWARD.infos()]),
     cases: || {
         vec![
             Case::new("rows", [normal([5, 33])], |x| Ok(vec![x[0].softmax()?])),
