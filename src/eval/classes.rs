@@ -49,9 +49,7 @@ pub(super) struct ClassScores {
 }
 
 pub(super) fn scores(design: &Design, column: &Column, settings: &Settings) -> ClassScores {
-    let folds: Vec<Ranked> = (design.cells.iter())
-        .map(|cell| Ranked::new(design, column, &cell.members, |o| column.predicted[cell.repeat][o]))
-        .collect();
+    let folds = Ranked::of_cells(design, column);
     let everyone: Vec<u32> = (0..design.members.len() as u32).collect();
     let over_repeats = |o: usize| mean_finite(column.predicted.iter().map(|of| of[o]));
     let pool = Ranked::new(design, column, &everyone, over_repeats);
@@ -109,7 +107,7 @@ fn normal_interval(auc: f64, variance: f64, level: f64) -> Option<Interval> {
 }
 
 /// Observations in the order of their predictions.
-struct Ranked {
+pub(super) struct Ranked {
     /// As the design counts them.
     members: Vec<u32>,
     scores: Vec<f64>,
@@ -117,6 +115,12 @@ struct Ranked {
 }
 
 impl Ranked {
+    /// Every fold of every repeat.
+    pub(super) fn of_cells(design: &Design, column: &Column) -> Vec<Ranked> {
+        let one = |cell: &Cell| Ranked::new(design, column, &cell.members, |o| column.predicted[cell.repeat][o]);
+        design.cells.iter().map(one).collect()
+    }
+
     fn new(design: &Design, column: &Column, members: &[u32], predicted: impl Fn(usize) -> f64) -> Ranked {
         let observation = |i: u32| design.members[i as usize];
         let mut members = members.to_vec();
@@ -137,7 +141,7 @@ impl Ranked {
     }
 
     /// Where each observation counts as often as it was drawn; `None` where a class was not drawn.
-    fn weighted_auc(&self, weights: &[u16]) -> Option<f64> {
+    pub(super) fn weighted_auc(&self, weights: &[u16]) -> Option<f64> {
         let (mut positives, mut negatives, mut ordered) = (0.0, 0.0, 0.0);
         let mut at = 0;
         while at < self.scores.len() {

@@ -1,9 +1,10 @@
 //! Do two predictors differ? Arms that predicted the same patients are compared with one of them, the reference, in the statistic
-//! of the headline: the mean over folds of the correlation within the project.
+//! of the headline: the mean over folds, within the project, of the correlation or, of a label, of the area under the ROC curve.
 //!
 //! Patients are drawn with replacement within their project, the same draws for every arm and gene, so that what is hard for
-//! all arms cancels. An arm may have several runs (training seeds): its correlation is their mean. p-values are corrected for
-//! the number of arms by Holm's rule; Steiger's test on the pooled predictions stands beside them as a check by formula.
+//! all arms cancels. An arm may have several runs (training seeds): its score is their mean. p-values are corrected for the number
+//! of arms by Holm's rule; a test by formula on the pooled predictions stands beside them, Steiger's of correlations, DeLong's of
+//! areas.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -15,6 +16,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{
+    classes::{Ranked, is_label},
     lanes::Block,
     layout::{Column, Design, Layout, mean_finite},
     metrics::{ALL_PROJECTS, Prediction, Unit},
@@ -45,6 +47,28 @@ pub struct Arm<'a> {
     pub runs: Vec<Run<'a>>,
 }
 
+/// What a score is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Measure {
+    Pearson,
+    /// Area under the ROC curve: of genes that are 0 or 1 for every patient.
+    Auc,
+}
+
+impl Measure {
+    fn of(column: &Column) -> Measure {
+        if is_label(column) { Measure::Auc } else { Measure::Pearson }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Measure::Pearson => "PCC",
+            Measure::Auc => "AUC",
+        }
+    }
+}
+
 /// An arm's difference from the reference in one gene of one project, or over all of them.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Difference {
@@ -56,20 +80,21 @@ pub struct Difference {
     pub gene: Option<String>,
     /// Patients.
     pub n: usize,
-    /// The arm's correlation, and its standard deviation over the runs where there are several.
-    pub pearson: Option<f64>,
-    pub pearson_sd: Option<f64>,
-    pub reference_pearson: Option<f64>,
+    pub measure: Measure,
+    /// The arm's, and its standard deviation over the runs where there are several.
+    pub score: Option<f64>,
+    pub score_sd: Option<f64>,
+    pub reference_score: Option<f64>,
     pub reference_sd: Option<f64>,
-    /// `pearson - reference_pearson` with its interval by paired bootstrap.
+    /// `score - reference_score` with its interval by paired bootstrap.
     pub delta: Option<f64>,
     pub interval: Option<Interval>,
     /// Two-sided, from the same draws: twice the smaller share of them on one side of zero.
     pub p: Option<f64>,
     /// After Holm's correction for the arms.
     pub p_holm: Option<f64>,
-    /// Steiger's test on predictions pooled over folds; none of the mean over genes.
-    pub steiger_p: Option<f64>,
+    /// By formula, on predictions pooled over folds: Steiger's test of correlations, DeLong's of areas; none of the mean over genes.
+    pub formula_p: Option<f64>,
 }
 
 /// What the data allow to say of an arm.
@@ -97,8 +122,8 @@ impl Difference {
     }
 }
 
-/// Every arm but `reference` against it, in order of the arms: the mean over all genes and projects, then gene by gene within each
-/// project.
+/// Every arm but `reference` against it, in order of the arms: the mean over all genes and projects (of correlations where there are
+/// any), then gene by gene within each project.
 ///
 /// # Errors
 /// Fewer than two arms, no slide that all predicted, runs that say different things of a slide.
@@ -119,27 +144,30 @@ pub fn compare(arms: &[Arm], reference: usize, settings: Bootstrap) -> Result<Ve
             project: project.to_string(),
             gene: gene.map(str::to_string),
             n: 0,
-            pearson: None,
-            pearson_sd: None,
-            reference_pearson: None,
+            measure: Measure::Pearson,
+            score: None,
+            score_sd: None,
+            reference_score: None,
             reference_sd: None,
             delta: None,
             interval: None,
             p: None,
             p_holm: None,
-            steiger_p: None,
+            formula_p: None,
         };
         let genes: Vec<&String> = of_reference.genes.iter().copied().filter(|g| held.genes.contains(g)).collect();
-        let mut sums = Sums::new(settings.resamples);
+        let mut sums = [Measure::Pearson, Measure::Auc].map(|measure| Sums::new(measure, settings.resamples));
         let mut of_genes = Vec::new();
         for (project, project_name) in layout.projects.iter().enumerate() {
             let one = |gene: &&String| Pair::new(held, of_reference, gene, project, &draws);
             let pairs: Vec<Pair> = genes.par_iter().map(one).collect();
             for (gene, pair) in genes.iter().zip(pairs) {
-                sums.add(&pair);
+                sums.iter_mut().for_each(|sums| sums.add(&pair));
                 of_genes.push(pair.difference(name(Some(gene), project_name), settings));
             }
         }
+        let [of_correlations, of_areas] = sums;
+        let sums = if of_correlations.count > 0 { of_correlations } else { of_areas };
         differences.push(sums.difference(name(None, ALL_PROJECTS), layout.patients(), settings));
         differences.extend(of_genes);
     }
@@ -232,6 +260,7 @@ impl<'a> Held<'a> {
 /// How often each patient is drawn, resample by resample.
 struct Draws {
     weights: Vec<Vec<u16>>,
+    level: f64,
 }
 
 impl Draws {
@@ -249,19 +278,20 @@ impl Draws {
             }
             weights
         };
-        Draws { weights: (0..settings.resamples).into_par_iter().map(one).collect() }
+        Draws { weights: (0..settings.resamples).into_par_iter().map(one).collect(), level: settings.level }
     }
 }
 
 /// Two arms on one gene of one project.
 struct Pair {
     n: usize,
-    /// Correlation of every run.
+    measure: Measure,
+    /// Score of every run.
     arm: Vec<f64>,
     reference: Vec<f64>,
     /// Differences of the means over runs in every resample.
     deltas: Vec<f64>,
-    steiger_p: Option<f64>,
+    formula_p: Option<f64>,
 }
 
 impl Pair {
@@ -272,8 +302,9 @@ impl Pair {
             .map(|o| a.iter().chain(&b).all(|column| column.truth[o].is_finite()))
             .collect();
         a.iter_mut().chain(&mut b).for_each(|column| column.keep(&known));
+        let measure = Measure::of(&b[0]);
         let statistics = |held: &Held, columns: &[Column]| -> Vec<Statistic> {
-            let one = |(layout, column): (&Layout, &Column)| Statistic::new(layout, column, project);
+            let one = |(layout, column): (&Layout, &Column)| Statistic::new(measure, layout, column, project);
             held.layouts.iter().zip(columns).map(one).collect()
         };
         let (of_arm, of_reference) = (statistics(arm, &a), statistics(reference, &b));
@@ -284,60 +315,89 @@ impl Pair {
             true => draws.weights.iter().map(|w| mean(&of_arm, w) - mean(&of_reference, w)).collect(),
             false => Vec::new(),
         };
+        let observations = reference.layouts[0].observations(Some(project)).filter(|&o| known[o]);
         Pair {
             n,
+            measure,
             arm: of_arm.iter().map(|s| s.value(&once)).collect(),
             reference: of_reference.iter().map(|s| s.value(&once)).collect(),
             deltas,
-            steiger_p: steiger(&a, &b, reference.layouts[0].observations(Some(project)).filter(|&o| known[o])),
+            formula_p: by_formula(measure, &a, &b, observations, draws.level),
         }
     }
 
     fn difference(self, named: Difference, settings: Bootstrap) -> Difference {
-        let (pearson, pearson_sd) = mean_sd(&self.arm);
-        let (reference_pearson, reference_sd) = mean_sd(&self.reference);
-        let delta = pearson.zip(reference_pearson).map(|(a, b)| a - b);
+        let Pair { n, measure, .. } = self;
+        let (score, score_sd) = mean_sd(&self.arm);
+        let (reference_score, reference_sd) = mean_sd(&self.reference);
+        let delta = score.zip(reference_score).map(|(a, b)| a - b);
         let (interval, p) = delta.map_or((None, None), |_| spread(&self.deltas, settings));
-        let n = self.n;
-        let steiger_p = delta.and(self.steiger_p);
-        Difference { n, pearson, pearson_sd, reference_pearson, reference_sd, delta, interval, p, steiger_p, ..named }
+        let formula_p = delta.and(self.formula_p);
+        let scores = Difference { measure, score, score_sd, reference_score, reference_sd, ..named };
+        Difference { n, delta, interval, p, formula_p, ..scores }
     }
 }
 
-/// Steiger's test on predictions pooled over folds, averaged over repeats and runs.
-fn steiger(a: &[Column], b: &[Column], observations: impl Iterator<Item = usize>) -> Option<f64> {
+/// On predictions pooled over folds, averaged over repeats and runs.
+fn by_formula(
+    measure: Measure,
+    a: &[Column],
+    b: &[Column],
+    observations: impl Iterator<Item = usize>,
+    level: f64,
+) -> Option<f64> {
     let mean =
         |columns: &[Column], o: usize| mean_finite(columns.iter().flat_map(|c| c.predicted.iter().map(|of| of[o])));
     let rows: Vec<[f64; 3]> = observations.map(|o| [b[0].truth[o], mean(a, o), mean(b, o)]).collect();
     let column = |i: usize| rows.iter().map(|row| row[i]).collect::<Vec<f64>>();
-    paired::steiger(&column(0), &column(1), &column(2)).map(|test| test.p)
+    match measure {
+        Measure::Pearson => paired::steiger(&column(0), &column(1), &column(2)).map(|test| test.p),
+        Measure::Auc => {
+            let positive: Vec<bool> = rows.iter().map(|row| row[0] == 1.0).collect();
+            paired::delong(&column(1), &column(2), &positive, level).map(|test| test.p)
+        }
+    }
 }
 
-/// The mean over folds of the correlation, for any weights of the patients.
+/// The mean over folds of a score, for any weights of the patients.
 struct Statistic {
     design: Design,
-    block: Block,
+    folds: Folds,
+}
+
+enum Folds {
+    Correlations(Block),
+    Areas(Vec<Ranked>),
 }
 
 impl Statistic {
-    fn new(layout: &Layout, column: &Column, project: usize) -> Statistic {
+    fn new(measure: Measure, layout: &Layout, column: &Column, project: usize) -> Statistic {
         let design = layout.design(column, layout.observations(Some(project)));
-        let block = Block::new(&design, &[column]);
-        Statistic { design, block }
+        let folds = match measure {
+            Measure::Pearson => Folds::Correlations(Block::new(&design, &[column])),
+            Measure::Auc => Folds::Areas(Ranked::of_cells(&design, column)),
+        };
+        Statistic { design, folds }
     }
 
-    /// NaN where no fold has a correlation.
+    /// NaN where no fold has a score.
     fn value(&self, of_patient: &[u16]) -> f64 {
         let weights: Vec<u16> = self.design.members.iter().map(|&o| of_patient[o]).collect();
-        let folds = &self.block.cells[..self.block.cells.len() - 1];
         let enough =
             |members: &[u32]| members.iter().filter(|&&i| weights[i as usize] > 0).count() >= LEAST_FOR_CORRELATION;
-        mean_finite(folds.iter().filter(|cell| enough(cell.members())).map(|cell| cell.weighted(&weights)[0]))
+        match &self.folds {
+            Folds::Correlations(block) => {
+                let folds = &block.cells[..block.cells.len() - 1];
+                mean_finite(folds.iter().filter(|cell| enough(cell.members())).map(|cell| cell.weighted(&weights)[0]))
+            }
+            Folds::Areas(folds) => mean_finite(folds.iter().filter_map(|fold| fold.weighted_auc(&weights))),
+        }
     }
 }
 
 /// Sums over genes and projects for the mean over all of them.
 struct Sums {
+    measure: Measure,
     arm: Vec<f64>,
     reference: Vec<f64>,
     deltas: Vec<f64>,
@@ -346,13 +406,17 @@ struct Sums {
 }
 
 impl Sums {
-    fn new(resamples: usize) -> Sums {
-        Sums { arm: Vec::new(), reference: Vec::new(), deltas: vec![0.0; resamples], count: 0 }
+    fn new(measure: Measure, resamples: usize) -> Sums {
+        Sums { measure, arm: Vec::new(), reference: Vec::new(), deltas: vec![0.0; resamples], count: 0 }
     }
 
     fn add(&mut self, pair: &Pair) {
         let defined = |runs: &[f64]| runs.iter().all(|v| v.is_finite());
-        if pair.deltas.len() != self.deltas.len() || !defined(&pair.arm) || !defined(&pair.reference) {
+        if pair.measure != self.measure
+            || pair.deltas.len() != self.deltas.len()
+            || !defined(&pair.arm)
+            || !defined(&pair.reference)
+        {
             return;
         }
         let add = |sums: &mut Vec<f64>, values: &[f64]| {
@@ -370,16 +434,17 @@ impl Sums {
         let mean = |sums: Vec<f64>| sums.into_iter().map(|s| s / count).collect::<Vec<f64>>();
         let pair = Pair {
             n,
+            measure: self.measure,
             arm: mean(self.arm),
             reference: mean(self.reference),
             deltas: if self.count == 0 { Vec::new() } else { mean(self.deltas) },
-            steiger_p: None,
+            formula_p: None,
         };
         pair.difference(named, settings)
     }
 }
 
-/// Mean, and where there are several the standard deviation. `None` where a run has no correlation.
+/// Mean, and where there are several the standard deviation. `None` where a run has no score.
 fn mean_sd(runs: &[f64]) -> (Option<f64>, Option<f64>) {
     if runs.is_empty() || runs.iter().any(|v| !v.is_finite()) {
         return (None, None);
@@ -419,16 +484,17 @@ pub fn csv(differences: &[Difference], path: &Path) -> Result<String> {
         "project",
         "gene",
         "n",
-        "pearson",
-        "pearson_sd",
-        "reference_pearson",
+        "measure",
+        "score",
+        "score_sd",
+        "reference_score",
         "reference_sd",
         "delta",
         "low",
         "high",
         "p",
         "p_holm",
-        "steiger_p",
+        "formula_p",
     ];
     out.write_record(header).map_err(failed)?;
     let number = |v: Option<f64>| v.map_or(String::new(), |v| v.to_string());
@@ -436,10 +502,10 @@ pub fn csv(differences: &[Difference], path: &Path) -> Result<String> {
         let text = |text: &str| escape::cell(text).into_owned();
         let mut row =
             vec![text(&d.arm), text(&d.reference), text(&d.project), text(d.gene.as_deref().unwrap_or_default())];
-        row.push(d.n.to_string());
-        let correlations = [d.pearson, d.pearson_sd, d.reference_pearson, d.reference_sd, d.delta];
-        let uncertainty = [d.interval.map(|i| i.low), d.interval.map(|i| i.high), d.p, d.p_holm, d.steiger_p];
-        row.extend(correlations.into_iter().chain(uncertainty).map(number));
+        row.extend([d.n.to_string(), d.measure.name().to_string()]);
+        let scores = [d.score, d.score_sd, d.reference_score, d.reference_sd, d.delta];
+        let uncertainty = [d.interval.map(|i| i.low), d.interval.map(|i| i.high), d.p, d.p_holm, d.formula_p];
+        row.extend(scores.into_iter().chain(uncertainty).map(number));
         out.write_record(row).map_err(failed)?;
     }
     let bytes = out.into_inner().map_err(|e| Error::io(path, e.into_error()))?;
@@ -455,18 +521,27 @@ pub fn text(differences: &[Difference]) -> String {
         let _ = writeln!(
             out,
             "{:<12} {:<12} {:>4} {:>7} {:>9} {:>7}  {:<16} {:>7} {:>7} {:>8}",
-            "project", "gene", "n", "PCC", "reference", "delta", "95 % interval", "p", "Holm", "Steiger"
+            "project",
+            "gene",
+            "n",
+            mean.measure.name(),
+            "reference",
+            "delta",
+            "95 % interval",
+            "p",
+            "Holm",
+            "formula"
         );
         for d in of_arm {
             let number = |v: Option<f64>, digits: usize| v.map_or("-".into(), |v| format!("{v:.digits$}"));
             let interval = d.interval.map_or("-".into(), |i| format!("{:+.3} to {:+.3}", i.low, i.high));
             let delta = d.delta.map_or("-".into(), |v| format!("{v:+.3}"));
-            let (pearson, reference) = (number(d.pearson, 3), number(d.reference_pearson, 3));
-            let [p, p_holm, steiger] = [d.p, d.p_holm, d.steiger_p].map(|p| number(p, 4));
+            let (score, reference) = (number(d.score, 3), number(d.reference_score, 3));
+            let [p, p_holm, formula] = [d.p, d.p_holm, d.formula_p].map(|p| number(p, 4));
             let gene = d.gene.as_deref().unwrap_or("mean");
             let _ = writeln!(
                 out,
-                "{:<12} {gene:<12} {:>4} {pearson:>7} {reference:>9} {delta:>7}  {interval:<16} {p:>7} {p_holm:>7} {steiger:>8}",
+                "{:<12} {gene:<12} {:>4} {score:>7} {reference:>9} {delta:>7}  {interval:<16} {p:>7} {p_holm:>7} {formula:>8}",
                 d.project, d.n
             );
         }
@@ -480,7 +555,7 @@ pub fn sentence(mean: &Difference) -> String {
     let (Some(delta), Some(interval)) = (mean.delta, mean.interval) else {
         return format!("too little to compare in {} patients", mean.n);
     };
-    let seeds = match (mean.pearson_sd, mean.reference_sd) {
+    let seeds = match (mean.score_sd, mean.reference_sd) {
         (None, None) => "; one training each, so what another seed would give is not in the interval".to_string(),
         (a, b) => {
             let sd = |v: Option<f64>| v.map_or("-".to_string(), |v| format!("{v:.3}"));

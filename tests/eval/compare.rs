@@ -3,7 +3,7 @@
 use approx::assert_relative_eq;
 use isg::{
     eval::{
-        compare::{Arm, Difference, Run, Verdict, compare, text},
+        compare::{Arm, Difference, Measure, Run, Verdict, compare, text},
         metrics::{Part, Prediction, Settings, evaluate},
         stats::Bootstrap,
     },
@@ -78,8 +78,8 @@ fn differences_are_those_of_the_headline_correlations() {
         let gene = genes.iter().position(|g| Some(g) == d.gene.as_ref()).unwrap();
         let [strong, weak] =
             [0, 1].map(|i| scored[i].group(&d.project, Part::Mean).unwrap().genes[gene].pearson.unwrap());
-        assert_relative_eq!(d.pearson.unwrap(), strong, epsilon = 1e-12);
-        assert_relative_eq!(d.reference_pearson.unwrap(), weak, epsilon = 1e-12);
+        assert_relative_eq!(d.score.unwrap(), strong, epsilon = 1e-12);
+        assert_relative_eq!(d.reference_score.unwrap(), weak, epsilon = 1e-12);
         assert_relative_eq!(d.delta.unwrap(), strong - weak, epsilon = 1e-12);
         assert_eq!(d.n, 30);
     }
@@ -87,6 +87,32 @@ fn differences_are_those_of_the_headline_correlations() {
     assert_relative_eq!(mean(&found).delta.unwrap(), average, epsilon = 1e-12);
     assert_eq!((mean(&found).n, mean(&found).verdict()), (60, Verdict::Better));
     assert!(text(&found).contains("strong against weak"), "{}", text(&found));
+}
+
+/// Where truths are 0 and 1, areas under ROC curves are what differs, and DeLong's test stands beside them.
+#[test]
+fn differences_of_labels_are_those_of_areas() {
+    let (genes, mut arms) = (genes(), arms_of(4, 40, &["A"], &[1.0, 0.4]));
+    for prediction in arms.iter_mut().flatten() {
+        let above = |(gene, t): (usize, &f64)| f64::from(u8::from(*t > 5.0 * gene as f64));
+        prediction.truth = prediction.truth.iter().enumerate().map(above).collect();
+    }
+    let found =
+        compare(&named(&genes, &[("weak", vec![&arms[1]]), ("strong", vec![&arms[0]])]), 0, settings(0)).unwrap();
+    assert_eq!(found.len(), 1 + 2);
+    let scored = [&arms[0], &arms[1]].map(|p| evaluate(&genes, p, Settings::default()).unwrap());
+    for d in &found[1..] {
+        let gene = genes.iter().position(|g| Some(g) == d.gene.as_ref()).unwrap();
+        let area = |i: usize| scored[i].group("A", Part::Mean).unwrap().genes[gene].class.unwrap().auc.unwrap();
+        assert_eq!(d.measure, Measure::Auc);
+        assert_relative_eq!(d.score.unwrap(), area(0), epsilon = 1e-12);
+        assert_relative_eq!(d.delta.unwrap(), area(0) - area(1), epsilon = 1e-12);
+        assert!((0.0..=1.0).contains(&d.formula_p.unwrap()));
+        let interval = d.interval.unwrap();
+        assert!(interval.low < d.delta.unwrap() && d.delta.unwrap() < interval.high);
+    }
+    assert_eq!(mean(&found).measure, Measure::Auc);
+    assert!(text(&found).contains("AUC"), "{}", text(&found));
 }
 
 #[test]
@@ -133,7 +159,7 @@ fn seeds_of_an_arm_are_averaged_and_their_spread_is_said() {
     .unwrap();
     assert_eq!(found.iter().filter(|d| d.gene.is_none()).map(|d| d.arm.as_str()).collect::<Vec<_>>(), ["y", "z"]);
     let y = mean(&found);
-    assert!(y.pearson_sd.is_none() && y.reference_sd.unwrap() > 0.0);
+    assert!(y.score_sd.is_none() && y.reference_sd.unwrap() > 0.0);
     // Two arms: Holm doubles the smaller p at most.
     let p: Vec<f64> = found.iter().filter(|d| d.gene.is_none()).map(|d| d.p.unwrap()).collect();
     let holm = found.iter().filter(|d| d.gene.is_none()).map(|d| d.p_holm.unwrap());

@@ -134,7 +134,7 @@ fn labels() -> TablePlan {
         arms: paper::INSTABILITY.iter().map(arm).collect(),
         note: "All on the run's encoder. MSIfromHE's votes of tiles are those of layers on its vectors; its authors tune the last layers \
                of a ResNet18. The paper's areas (TCGA-CRC-DX, CRC-KR, STAD): ISG 0.86, 0.87, 0.78; HE2RNA 0.82, 0.83, 0.76; MSIfromHE \
-               0.77, 0.84, 0.81. Cells are areas; differences are of the correlation of probability and label.",
+               0.77, 0.84, 0.81. Cells and differences are of areas.",
     }
 }
 
