@@ -8,6 +8,7 @@ mod encoders;
 mod epilogue;
 mod eval;
 mod gpu;
+mod hdf5;
 mod hostile;
 mod linear;
 mod models;

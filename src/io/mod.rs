@@ -1,4 +1,4 @@
-//! Files of numbers: delimited tables, safetensors, PyTorch weights, checkpoints. Every write is atomic, and what a run reads
+//! Files of numbers: delimited tables, safetensors, PyTorch weights, HDF5, checkpoints. Every write is atomic, and what a run reads
 //! again carries its checksum.
 
 pub mod array;
@@ -7,6 +7,8 @@ pub mod checkpoint;
 pub mod checksum;
 pub mod file_name;
 pub mod fingerprint;
+#[cfg(feature = "app")]
+pub mod hdf5;
 pub mod metrics;
 #[cfg(feature = "app")]
 pub mod npz;
