@@ -17,6 +17,7 @@ use isg::{
     io::{NamedArray, safetensors, safetensors::SafetensorsFile},
     progress::Silent,
     random::Philox,
+    select::SlideFrame,
 };
 
 fn fixture() -> SafetensorsFile {
@@ -215,11 +216,12 @@ fn features_made_elsewhere_are_found_by_their_corners() -> Result<()> {
     let site = Site { dir: folder.path(), extractor: &small, precision: small.precision };
     let loaded = encoder.load(site, &Device::cpu())?;
     assert_eq!(loaded.d(), 3);
-    assert_eq!(loaded.at("a", &[[0, 256], [0, 0]])?, Some(vec![6.0, 7.0, 8.0, 0.0, 1.0, 2.0]));
-    let said = |slide: &str| loaded.at(slide, &[[0, 0], [9, 9]]).expect_err("cannot be").to_string();
+    let frame = SlideFrame { size_px: [512, 512], mpp: None, patch_px: [256; 2] };
+    assert_eq!(loaded.at("a", &frame, &[[0, 256], [0, 0]])?, Some(vec![6.0, 7.0, 8.0, 0.0, 1.0, 2.0]));
+    let said = |slide: &str| loaded.at(slide, &frame, &[[0, 0], [9, 9]]).expect_err("cannot be").to_string();
     assert!(said("a").contains("no vector of 1 of the 2 patches kept, such as the one at 9, 9"), "{}", said("a"));
     assert!(said("b").contains("vectors of 2 numbers, other slides' have 3"), "{}", said("b"));
-    assert!(said("c").contains("c.safetensors: is not there"), "{}", said("c"));
+    assert!(said("c").contains("c.h5: is not there"), "{}", said("c"));
     let before = encoder.digest(site)?;
     write("b", 3, &[0, 0])?;
     assert_ne!(encoder.digest(site)?, before, "a changed file is another encoder");

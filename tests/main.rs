@@ -7,6 +7,7 @@ mod counters;
 mod encoders;
 mod epilogue;
 mod eval;
+mod feature_files;
 mod gpu;
 mod hdf5;
 mod hostile;

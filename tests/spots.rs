@@ -15,6 +15,7 @@ use isg::{
     pipeline::spots::{self, Features, Options, Target},
     progress::Silent,
     random::Philox,
+    select::SlideFrame,
 };
 
 /// Spots along a side, and pixels between them.
@@ -84,12 +85,12 @@ fn options() -> Options {
 
 /// The mean of a window's red, and numbers that have nothing to do with it.
 fn rows() -> Vec<Features<'static>> {
-    let red = |_: &str, windows: &[RgbImage], _: &[[i64; 2]]| -> isg::error::Result<Vec<f32>> {
+    let red = |_: &str, _: &SlideFrame, windows: &[RgbImage], _: &[[i64; 2]]| -> isg::error::Result<Vec<f32>> {
         let mean =
             |w: &RgbImage| w.pixels.iter().step_by(3).map(|v| f32::from(*v)).sum::<f32>() / (w.pixels.len() / 3) as f32;
         Ok(windows.iter().map(mean).collect())
     };
-    let noise = |section: &str, _: &[RgbImage], corners: &[[i64; 2]]| -> isg::error::Result<Vec<f32>> {
+    let noise = |section: &str, _: &SlideFrame, _: &[RgbImage], corners: &[[i64; 2]]| -> isg::error::Result<Vec<f32>> {
         let of = |c: &[i64; 2]| Philox::named(9, &format!("{section} {c:?}")).normals(5);
         Ok(corners.iter().flat_map(of).map(|v| v as f32).collect())
     };

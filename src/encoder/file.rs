@@ -1,7 +1,8 @@
 //! Vectors made elsewhere: one file a slide, looked up by where patches lie.
 //!
-//! `FOLDER/SLIDE.safetensors` or `FOLDER/SLIDE.npz` holds `features` `[n, d]` (or, as runs store them, `global`) and `coords`
-//! `[n, 2]`: x and y of each patch's upper left corner in level-0 pixels. Every patch that the run keeps must be among them;
+//! `FOLDER/SLIDE.h5`, `.safetensors`, `.npz`, `.pt` or `.npy` holds vectors and where their patches lie, as TRIDENT, CLAM, STAMP,
+//! HE2RNA and runs of this program write them (the table is in `feature_file.rs`). With `patches = "file"` the run's patches are the
+//! file's. With `patches = "grid"`, the default, they are the run's own, and every one that it keeps must be in the file;
 //! `isg score SLIDE --out scores.csv` lists the corners of a run's grid for the program that makes the vectors.
 
 use std::{
@@ -12,12 +13,17 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Encoder, EncoderSpec, Parameters, PatchEncoder, Site, registry};
+use super::{
+    Encoder, EncoderSpec, Parameters, PatchEncoder, Site,
+    feature_file::{ENDINGS, FeatureFile},
+    registry,
+};
 use crate::{
     device::Device,
     error::{Error, Result},
     image::RgbImage,
-    io::{array::NamedArray, checksum::Digest, file_name, npz, safetensors::SafetensorsFile},
+    io::{checksum::Digest, file_name},
+    select::{PatchList, SlideFrame},
 };
 
 pub const SPEC: EncoderSpec = EncoderSpec {
@@ -33,7 +39,22 @@ pub const SPEC: EncoderSpec = EncoderSpec {
 pub struct File {
     /// The folder with a file for every slide.
     pub features: PathBuf,
+    pub patches: Patches,
 }
+
+/// Whose patches a run has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Patches {
+    /// Its own, without overlap from the upper left corner.
+    #[default]
+    Grid,
+    /// Those that files have vectors of, wherever they lie.
+    File,
+}
+
+/// What people are told to name.
+const FOLDER: &str = "the folder that holds SLIDE.h5, .safetensors, .npz, .pt or .npy";
 
 impl File {
     /// Every file that may be a slide's, in the order of their names.
@@ -42,13 +63,27 @@ impl File {
         let mut files = Vec::new();
         for entry in std::fs::read_dir(&self.features).map_err(io)? {
             let path = entry.map_err(io)?.path();
-            if path.extension().is_some_and(|e| e == "safetensors" || e == "npz") {
+            if path.extension().is_some_and(|e| ENDINGS.iter().any(|ending| e.eq_ignore_ascii_case(ending))) {
                 files.push(path);
             }
         }
         files.sort();
         Ok(files)
     }
+}
+
+/// A slide's file. Names of slides are written as they are, or as this program writes those of its own.
+fn file_of(folder: &Path, slide: &str) -> Result<PathBuf> {
+    let own = file_name::escaped(slide);
+    let named = |name: &str| ENDINGS.map(|ending| folder.join(format!("{name}.{ending}")));
+    // A name with a separator leaves the folder.
+    let plain = (own != slide && !slide.contains(['/', '\\'])).then(|| named(slide));
+    let found = named(&own).into_iter().chain(plain.into_iter().flatten()).find(|path| path.is_file());
+    found.ok_or_else(|| {
+        let path = folder.join(format!("{own}.h5"));
+        let problem = format!("is not there, nor with another ending ({})", ENDINGS.join(", "));
+        Error::input(path, problem, "make the slide's features, or leave the slide out")
+    })
 }
 
 impl Encoder for File {
@@ -62,14 +97,13 @@ impl Encoder for File {
 
     fn check(&self) -> Result<()> {
         if self.features.as_os_str().is_empty() {
-            let message = "encoder.features is missing: name the folder that holds SLIDE.safetensors or SLIDE.npz";
-            return Err(Error::Usage(message.into()));
+            return Err(Error::Usage(format!("encoder.features is missing: name {FOLDER}")));
         }
         Ok(())
     }
 
     fn resolved(&self, settle: &dyn Fn(&Path) -> PathBuf) -> Option<Arc<dyn Encoder>> {
-        Some(Arc::new(File { features: settle(&self.features) }))
+        Some(Arc::new(File { features: settle(&self.features), ..self.clone() }))
     }
 
     fn digest(&self, _: Site) -> Result<Digest> {
@@ -82,11 +116,18 @@ impl Encoder for File {
     fn load(&self, site: Site, _: &Device) -> Result<Box<dyn PatchEncoder>> {
         let files = self.files()?;
         let Some(first) = files.first() else {
-            let remedy = "name the folder that holds SLIDE.safetensors or SLIDE.npz (encoder.features)";
+            let remedy = format!("name {FOLDER} (encoder.features)");
             return Err(Error::input(&self.features, "holds no file of features", remedy));
         };
-        let d = Vectors::read(first)?.d;
+        let d = FeatureFile::read(first)?.d;
         Ok(Box::new(Stored { folder: self.features.clone(), d, digest: self.digest(site)? }))
+    }
+
+    fn patches(&self, slide: &str) -> Result<Option<Box<dyn PatchList>>> {
+        match self.patches {
+            Patches::Grid => Ok(None),
+            Patches::File => Ok(Some(Box::new(FeatureFile::read(&file_of(&self.features, slide)?)?))),
+        }
     }
 }
 
@@ -114,75 +155,26 @@ impl PatchEncoder for Stored {
         ))
     }
 
-    fn at(&self, slide: &str, corners: &[[i64; 2]]) -> Result<Option<Vec<f32>>> {
-        let name = file_name::escaped(slide);
-        let named = ["safetensors", "npz"].map(|ending| self.folder.join(format!("{name}.{ending}")));
-        let Some(path) = named.iter().find(|path| path.is_file()) else {
-            return Err(Error::input(&named[0], "is not there", "make the slide's features, or leave the slide out"));
-        };
-        let vectors = Vectors::read(path)?;
-        if vectors.d != self.d {
-            let problem = format!("holds vectors of {} numbers, other slides' have {}", vectors.d, self.d);
+    fn at(&self, slide: &str, frame: &SlideFrame, corners: &[[i64; 2]]) -> Result<Option<Vec<f32>>> {
+        let path = &file_of(&self.folder, slide)?;
+        let file = FeatureFile::read(path)?;
+        if file.d != self.d {
+            let problem = format!("holds vectors of {} numbers, other slides' have {}", file.d, self.d);
             return Err(Error::input(path, problem, "make the features of all slides with one encoder"));
         }
-        let mut found = Vec::with_capacity(corners.len() * self.d);
-        let missing: Vec<&[i64; 2]> = corners.iter().filter(|corner| !vectors.rows.contains_key(*corner)).collect();
+        let rows = file.corners(frame)?.into_iter().zip(file.values.chunks_exact(self.d));
+        let rows: HashMap<[i64; 2], &[f32]> = rows.collect();
+        let missing: Vec<&[i64; 2]> = corners.iter().filter(|corner| !rows.contains_key(*corner)).collect();
         if let Some([x, y]) = missing.first() {
             let problem = format!(
                 "holds no vector of {} of the {} patches kept, such as the one at {x}, {y}",
                 missing.len(),
                 corners.len()
             );
-            let remedy =
-                "make the features at the corners that `isg score SLIDE --out scores.csv` lists for the run's patches";
+            let remedy = "set encoder.patches = \"file\" to have the file's own patches, or make the features at the corners that \
+                          `isg score SLIDE --out scores.csv` lists";
             return Err(Error::input(path, problem, remedy));
         }
-        for corner in corners {
-            let row = vectors.rows[corner];
-            found.extend_from_slice(&vectors.values[row * self.d..][..self.d]);
-        }
-        Ok(Some(found))
-    }
-}
-
-/// One file.
-struct Vectors {
-    d: usize,
-    /// `[n, d]`
-    values: Vec<f32>,
-    /// Row by corner.
-    rows: HashMap<[i64; 2], usize>,
-}
-
-impl Vectors {
-    fn read(path: &Path) -> Result<Vectors> {
-        let arrays: Vec<NamedArray> = if path.extension().is_some_and(|e| e == "npz") {
-            npz::read(path)?
-        } else {
-            SafetensorsFile::open(path)?.read_all()?
-        };
-        let unusable = |problem: String| {
-            let remedy = "write `features` [n, d] and `coords` [n, 2], the corners in level-0 pixels";
-            Error::input(path, problem, remedy)
-        };
-        let find = |name: &str| arrays.iter().find(|array| array.name == name);
-        let features =
-            find("features").or_else(|| find("global")).ok_or_else(|| unusable("has no `features`".into()))?;
-        let coords = find("coords").ok_or_else(|| unusable("has no `coords`".into()))?;
-        let (&[n, d], &[corners, 2]) = (&features.shape[..], &coords.shape[..]) else {
-            return Err(unusable(format!("has features {:?} and coords {:?}", features.shape, coords.shape)));
-        };
-        let values = features.to_f32();
-        if corners != n || d == 0 || values.iter().any(|v| !v.is_finite()) {
-            return Err(unusable(format!(
-                "has features {:?} of {corners} corners, or NaN or infinite values",
-                features.shape
-            )));
-        }
-        let whole = |v: f64| (v.fract() == 0.0 && v.abs() < 2f64.powi(53)).then_some(v as i64);
-        let coords = coords.view().to_i64().or_else(|| coords.to_f64().into_iter().map(whole).collect());
-        let coords = coords.ok_or_else(|| unusable("has corners that are no whole numbers".into()))?;
-        let rows = coords.as_chunks::<2>().0.iter().enumerate().map(|(row, corner)| (*corner, row)).collect();
-        Ok(Vectors { d, values, rows })
+        Ok(Some(corners.iter().flat_map(|corner| rows[corner]).copied().collect()))
     }
 }

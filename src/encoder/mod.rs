@@ -17,6 +17,7 @@
 
 pub mod config;
 pub mod conv_norm;
+mod feature_file;
 pub mod network;
 pub mod registry;
 pub mod resnet;

@@ -22,6 +22,7 @@ use crate::{
     io::checksum::Digest,
     nn::precision::ComputePrecision,
     progress::Progress,
+    select::{PatchList, SlideFrame},
 };
 
 /// Values of an encoder's settings by name.
@@ -126,6 +127,15 @@ pub trait Encoder: Debug + Send + Sync {
         Ok(Vec::new())
     }
 
+    /// The only patches of a slide that it has vectors of, where those are to be the run's.
+    ///
+    /// # Errors
+    /// A slide that it knows nothing of.
+    fn patches(&self, slide: &str) -> Result<Option<Box<dyn PatchList>>> {
+        let _ = slide;
+        Ok(None)
+    }
+
     /// Of everything that decides its vectors, files by their bytes and what was learned included.
     ///
     /// # Errors
@@ -157,8 +167,8 @@ pub trait PatchEncoder {
     ///
     /// # Errors
     /// A slide or a corner that it knows nothing of.
-    fn at(&self, slide: &str, corners: &[[i64; 2]]) -> Result<Option<Vec<f32>>> {
-        let _ = (slide, corners);
+    fn at(&self, slide: &str, frame: &SlideFrame, corners: &[[i64; 2]]) -> Result<Option<Vec<f32>>> {
+        let _ = (slide, frame, corners);
         Ok(None)
     }
 

@@ -1,17 +1,17 @@
-//! NumPy's archives of arrays (`.npz`): a zip file of `.npy` files, versions 1 to 3 of the format, C order, little-endian.
+//! NumPy's arrays (`.npy`) and archives of them (`.npz`, a zip file): versions 1 to 3 of the format, C order, little-endian.
 //!
 //! Bounds: an array of at most [`MAX_ARRAY_BYTES`], whatever its header claims; bytes are read only as far as the file has them.
 
 use std::{
-    io::{Cursor, Read},
+    io::{Cursor, Read, Write},
     path::Path,
 };
 
-use zip::ZipArchive;
+use zip::{CompressionMethod, ZipArchive, ZipWriter, result::ZipError, write::SimpleFileOptions};
 
 use super::{
     array::{ElementType, NamedArray},
-    safetensors,
+    atomic, safetensors,
 };
 use crate::error::{Error, Result};
 
@@ -36,6 +36,41 @@ pub fn read(path: &Path) -> Result<Vec<NamedArray>> {
         arrays.push(array);
     }
     Ok(arrays)
+}
+
+/// Writes arrays under their names, whole or not at all; equal arrays give equal bytes.
+///
+/// # Errors
+/// `Io` where the file cannot be written; `Shape` for bf16, which NumPy has not.
+pub fn write(path: &Path, arrays: &[NamedArray]) -> Result<()> {
+    let broken = |e: ZipError| Error::internal(format_args!("{}: {e}", path.display()));
+    let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+    let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    for array in arrays {
+        let descr = descr(array.element).ok_or_else(|| Error::shape("npz", format!("{}: bf16", array.name)))?;
+        let extents: String = array.shape.iter().map(|extent| format!("{extent}, ")).collect();
+        let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({extents}), }}");
+        // Numbers begin at a multiple of 64 bytes, behind 10 of their own and a line's end.
+        let length = (header.len() + 11).next_multiple_of(64) - 11;
+        header = format!("{header:length$}\n");
+        archive.start_file(format!("{}.npy", array.name), stored.large_file(array.bytes.len() >> 32 > 0)).map_err(broken)?;
+        let length = (header.len() as u16).to_le_bytes();
+        for part in [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &array.bytes] {
+            archive.write_all(part).map_err(|e| Error::io(path, e))?;
+        }
+    }
+    let bytes = archive.finish().map_err(broken)?.into_inner();
+    atomic::write_bytes(path, &bytes)
+}
+
+/// The array of a `.npy` file.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_npy(path: &Path) -> Result<NamedArray> {
+    let map = safetensors::map(path)?;
+    let unusable = |problem: String| Error::input(path, problem, "write it again with numpy.save");
+    read_array("array", &mut &map[..]).map_err(unusable)
 }
 
 fn read_array(name: &str, from: &mut impl Read) -> Result<NamedArray, String> {
@@ -78,22 +113,30 @@ fn field<'a>(header: &'a str, key: &str) -> Option<&'a str> {
     Some(rest[..end].trim())
 }
 
-fn element_type(descr: &str) -> Result<ElementType, String> {
-    Ok(match descr {
-        "|b1" => ElementType::Bool,
-        "|u1" => ElementType::U8,
-        "|i1" => ElementType::I8,
-        "<u2" => ElementType::U16,
-        "<i2" => ElementType::I16,
-        "<u4" => ElementType::U32,
-        "<i4" => ElementType::I32,
-        "<u8" => ElementType::U64,
-        "<i8" => ElementType::I64,
-        "<f2" => ElementType::F16,
-        "<f4" => ElementType::F32,
-        "<f8" => ElementType::F64,
-        other => return Err(format!("has elements {other}; numbers of this machine's byte order are wanted")),
+/// NumPy's name of a type; `None` for bf16.
+fn descr(element: ElementType) -> Option<&'static str> {
+    Some(match element {
+        ElementType::Bool => "|b1",
+        ElementType::U8 => "|u1",
+        ElementType::I8 => "|i1",
+        ElementType::U16 => "<u2",
+        ElementType::I16 => "<i2",
+        ElementType::U32 => "<u4",
+        ElementType::I32 => "<i4",
+        ElementType::U64 => "<u8",
+        ElementType::I64 => "<i8",
+        ElementType::F16 => "<f2",
+        ElementType::F32 => "<f4",
+        ElementType::F64 => "<f8",
+        ElementType::Bf16 => return None,
     })
+}
+
+fn element_type(text: &str) -> Result<ElementType, String> {
+    use ElementType::{Bool, F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64};
+    let all = [Bool, U8, I8, U16, I16, U32, I32, U64, I64, F16, F32, F64];
+    let found = all.into_iter().find(|element| descr(*element) == Some(text));
+    found.ok_or_else(|| format!("has elements {text}; numbers of this machine's byte order are wanted"))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use crate::{
         features::{FeatureDims, HostFeatures, PatchFeatures, PatchValues, Reads},
     },
     progress::Progress,
-    select::PatchScore,
+    select::{PatchScore, SlideFrame},
     slide::{Plane, Slide, SlideOptions},
 };
 
@@ -130,7 +130,8 @@ impl Encoders {
             scores: kept.iter().map(|patch| patch.bits.map_or(patch.score, |bits| bits as f64)).collect(),
             ..SlideFeatures::default()
         };
-        let stored = self.global.as_ref().map_or(Ok(None), |global| global.at(slide, &features.coords))?;
+        let frame = SlideFrame::of(plane, p);
+        let stored = self.global.as_ref().map_or(Ok(None), |global| global.at(slide, &frame, &features.coords))?;
         let looked_up = stored.is_some();
         features.global = stored.unwrap_or_default();
         if looked_up && self.local.is_none() {

@@ -28,6 +28,7 @@ pub mod config;
 pub mod features;
 pub mod maps;
 pub mod patches;
+mod places;
 pub mod plan;
 pub mod predict;
 pub mod reach;

@@ -10,6 +10,7 @@ use super::{
     features::{self, Encoders},
     maps::{self, SlideMaps},
     model_dir,
+    places::Places,
     reach::{FeatureRange, Intervals, Place},
     scales, scan,
     selection::Selection,
@@ -150,10 +151,12 @@ impl SlidePredictor {
             (0..grid.len()).into_par_iter().try_for_each(|i| grid.read(&plane, i).map(drop))
         })?;
         let slide = open()?;
-        let (scored, (plane, mut scores)) = timed(|| scan::score_patches(&slide, select, &self.scorer, &Silent))?;
+        let id = slide_id(path);
+        let places = Places::of(&self.config, &id)?;
+        let score = || scan::score_patches(&slide, select, places.as_ref(), &self.scorer, &Silent);
+        let (scored, (plane, mut scores)) = timed(score)?;
         let patches = scores.patches.len();
         self.selection.choice.pass(&mut scores);
-        let id = slide_id(path);
         self.selection.choice.draw(&id, &mut scores.patches);
         scores.patches.retain(|patch| patch.kept);
         let kept = scores.patches.len();
@@ -204,14 +207,15 @@ impl SlidePredictor {
             let remark = scales::check_new(path, slide.mpp(), self.selection.slides_mpp)?;
             remark.iter().for_each(|remark| progress.note(remark));
         }
-        let (plane, mut scores) = scan::score_patches(&slide, select, &self.scorer, progress)?;
+        // The name that the slide would have in a run, so that the same patches of it are drawn.
+        let id = slide_id(path);
+        let places = Places::of(&self.config, &id)?;
+        let (plane, mut scores) = scan::score_patches(&slide, select, places.as_ref(), &self.scorer, progress)?;
         let scored = scores.patches.len();
         if self.selection.choice.pass(&mut scores) == 0 {
             let problem = format!("none of its {scored} patches passed the run's threshold");
             return Err(Error::input(path, problem, "look at `isg score` of it"));
         }
-        // The name that the slide would have in a run, so that the same patches of it are drawn.
-        let id = slide_id(path);
         self.selection.choice.draw(&id, &mut scores.patches);
         scores.patches.retain(|patch| patch.kept);
         let kept = scores.patches.len();

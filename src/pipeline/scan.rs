@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Run,
     config::SelectConfig,
+    places::Places,
     scales,
     selection::{Selected, Selection},
 };
@@ -23,7 +24,10 @@ use crate::{
     error::{Error, Fault, Result},
     io::{checksum::Digest, file_name, fingerprint::Fingerprint, sealed},
     progress::Progress,
-    select::{PatchGrid, PatchScore, ScoreOptions, Scorer, SlideScores, score::score_slide_with},
+    select::{
+        PatchGrid, PatchScore, ScoreOptions, Scorer, SlideScores,
+        score::{score_listed_with, score_slide_with},
+    },
     slide::{Plane, PlaneRule, Slide, SlideOptions},
 };
 
@@ -93,9 +97,13 @@ pub fn scan(run: &Run, device: &Device, progress: &dyn Progress) -> Result<Scann
         progress.remark(&entry.id);
         let earlier = stored(&state_path(&run.config.out, &entry.id), progress)?;
         let known = earlier.as_ref().and_then(|state| state.fingerprint.as_ref());
-        let state = match Fingerprint::renewed(&entry.path, known) {
-            Ok(fingerprint) => {
-                let key = Digest::of("scores", &(settings, fingerprint.content, entry.mpp));
+        let found = Fingerprint::renewed(&entry.path, known)
+            .and_then(|fingerprint| Ok((fingerprint, Places::of(&run.config, &entry.id)?)));
+        let state = match found {
+            Ok((fingerprint, places)) => {
+                let of_grid = Digest::of("scores", &(settings, fingerprint.content, entry.mpp));
+                let listed = places.as_ref().map(Places::digest);
+                let key = listed.map_or(of_grid, |listed| Digest::of("scores of places", &(of_grid, listed)));
                 match earlier {
                     // Failures are not kept: the file may have been repaired.
                     Some(state) if state.key == key && matches!(state.outcome, Outcome::Scored(_)) => {
@@ -106,7 +114,7 @@ pub fn scan(run: &Run, device: &Device, progress: &dyn Progress) -> Result<Scann
                             Some(scorer) => scorer,
                             empty => empty.insert(Scorer::new(&select.selector()?, device)?),
                         };
-                        score(run, entry, fingerprint, key, scorer, progress)?
+                        score(run, entry, (fingerprint, key), places.as_ref(), scorer, progress)?
                     }
                 }
             }
@@ -153,8 +161,8 @@ fn stored(path: &Path, progress: &dyn Progress) -> Result<Option<SlideState>> {
 fn score(
     run: &Run,
     entry: &SlideEntry,
-    fingerprint: Fingerprint,
-    key: Digest,
+    (fingerprint, key): (Fingerprint, Digest),
+    places: Option<&Places>,
     scorer: &Scorer,
     progress: &dyn Progress,
 ) -> Result<SlideState> {
@@ -162,7 +170,7 @@ fn score(
     let select = &run.config.select;
     let scored = open(entry).and_then(|slide| {
         slide.remarks().iter().for_each(|remark| progress.note(&format!("{}: {remark}", entry.id)));
-        score_patches(&slide, select, scorer, progress)
+        score_patches(&slide, select, places, scorer, progress)
     });
     let outcome = match scored {
         Ok((plane, scores)) => Outcome::Scored(scored_of(&plane, select, scores)),
@@ -180,13 +188,14 @@ fn score(
     Ok(state)
 }
 
-/// Scores of every whole patch of a slide, and the pixels that they were cut from. Nothing is chosen yet.
+/// Scores of every whole patch of a slide, or of those at `places`, and the pixels that they were cut from. Nothing is chosen yet.
 ///
 /// # Errors
 /// A slide without the scale asked for or without a whole patch, a tile that cannot be decoded, or the user's interruption.
 pub(super) fn score_patches(
     slide: &Slide,
     select: &SelectConfig,
+    places: Option<&Places>,
     scorer: &Scorer,
     progress: &dyn Progress,
 ) -> Result<(Plane, SlideScores)> {
@@ -201,7 +210,13 @@ pub(super) fn score_patches(
     let (selector, threshold) = (scorer.selector().clone(), select.threshold()?);
     let patch_px = select.patch_px;
     let options = ScoreOptions { patch_px, selector, mpp: select.mpp, threshold, ..ScoreOptions::default() };
-    let scores = score_slide_with(slide, &options, scorer, progress)?;
+    let scores = match places {
+        None => score_slide_with(slide, &options, scorer, progress)?,
+        Some(places) => {
+            let corners = places.corners(&plane, patch_px)?;
+            score_listed_with(slide, &options, scorer, &corners, progress)?
+        }
+    };
     Ok((plane, scores))
 }
 

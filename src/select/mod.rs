@@ -28,6 +28,7 @@ pub mod grid;
 pub mod jpeg;
 pub mod kernels;
 pub mod order0;
+pub mod places;
 pub mod prefilter;
 pub mod response;
 pub mod score;
@@ -57,6 +58,7 @@ selectors! {
 
 pub use choice::{Choice, FittedChoice, Scope};
 pub use grid::PatchGrid;
+pub use places::{PatchList, SlideFrame};
 pub use score::{PatchScore, ScoreOptions, SlideScores, score_slide};
 pub use selector::{Score, Scorer, Selector, SelectorSpec, Selectors};
 pub use shannon::Codec;

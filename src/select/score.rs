@@ -6,7 +6,10 @@
 //! image is one patch. Every patch is read once: its score, and how much of it is glass and tissue ([`glass`]), come from
 //! the same pixels.
 
-use std::sync::{Arc, mpsc};
+use std::{
+    ops::Range,
+    sync::{Arc, mpsc},
+};
 
 use rayon::prelude::*;
 
@@ -196,14 +199,40 @@ pub fn score_slide_with(
             }
         },
     };
-    let name = slide.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut all = score_patches(&format!("score {name}"), &plane, &grid, &candidates, &[scorer], progress)?;
+    let side_px = [grid.width_px, grid.height_px];
+    let corners: Vec<[u64; 2]> = candidates.iter().map(|&patch| plane.place(grid.corner(patch))).collect();
+    let mut all = score_patches(&stage_of(slide), &plane, side_px, &corners, &[scorer], progress)?;
     let mut scores = all.pop().unwrap_or_default();
     if let Some(compressed) = compressed {
         scores.left_out_bits_per_px = prefilter::estimates(&compressed, &candidates, &scores.patches);
     }
     scores.mark(options.threshold);
     Ok(scores)
+}
+
+/// As [`score_slide_with`], of the patches at these corners alone, which are in level-0 pixels and may lie anywhere.
+///
+/// # Errors
+/// As [`score_slide`].
+pub fn score_listed_with(
+    slide: &Slide,
+    options: &ScoreOptions,
+    scorer: &Scorer,
+    corners: &[[u64; 2]],
+    progress: &dyn Progress,
+) -> Result<SlideScores> {
+    options.check()?;
+    let plane = options.plane(slide)?;
+    let side_px = [options.patch_px; 2];
+    let mut all = score_patches(&stage_of(slide), &plane, side_px, corners, &[scorer], progress)?;
+    let mut scores = all.pop().unwrap_or_default();
+    scores.mark(options.threshold);
+    Ok(scores)
+}
+
+/// What the scoring of a slide is called while it lasts.
+fn stage_of(slide: &Slide) -> String {
+    format!("score {}", slide.path().file_name().unwrap_or_default().to_string_lossy())
 }
 
 /// Scores every patch of a plane by several selectors, reading each patch once. Nothing is marked as kept yet.
@@ -218,29 +247,28 @@ pub fn score_plane_by_each(
 ) -> Result<Vec<SlideScores>> {
     ScoreOptions { patch_px, ..ScoreOptions::default() }.check()?;
     let grid = PatchGrid::of(plane, patch_px);
-    let every: Vec<usize> = (0..grid.len()).collect();
-    score_patches("selectors", plane, &grid, &every, scorers, progress)
+    let every: Vec<[u64; 2]> = (0..grid.len()).map(|patch| plane.place(grid.corner(patch))).collect();
+    score_patches("selectors", plane, [grid.width_px, grid.height_px], &every, scorers, progress)
 }
 
-/// Scores the given patches of a grid, in order, by every scorer.
+/// Scores patches by where their corners are written to lie, in order, by every scorer.
 fn score_patches(
     stage: &str,
     plane: &Plane,
-    grid: &PatchGrid,
-    patches: &[usize],
+    [width_px, height_px]: [usize; 2],
+    corners: &[[u64; 2]],
     scorers: &[&Scorer],
     progress: &dyn Progress,
 ) -> Result<Vec<SlideScores>> {
     let thresholds = scorers.iter().map(|s| s.slide_threshold(plane.slide())).collect::<Result<Vec<_>>>()?;
     let work: Vec<Work> = scorers.iter().zip(&thresholds).map(|(scorer, &tissue)| scorer.work(tissue)).collect();
-    let read = |index: usize| grid.read(plane, index);
-    progress.begin(stage, patches.len() as u64, "patches");
-    let measured = measure(patches, &work, read, progress);
+    let read = |index: usize| plane.read(plane.pixel_at(corners[index]), width_px, height_px);
+    progress.begin(stage, corners.len() as u64, "patches");
+    let measured = measure(corners.len(), &work, read, progress);
     progress.end();
     let (mut values, cells) = measured?;
-    let corners: Vec<[u64; 2]> = patches.iter().map(|&patch| plane.place(grid.corner(patch))).collect();
     for (scorer, values) in scorers.iter().zip(&mut values) {
-        if let Some(known) = scorer.at(plane.slide(), &corners)? {
+        if let Some(known) = scorer.at(plane.slide(), corners)? {
             *values = known;
         }
     }
@@ -249,7 +277,7 @@ fn score_patches(
         let row = |(i, value): (usize, f64)| PatchScore {
             tissue_share: tissue[i],
             glass_share: cells[i].glass_share(),
-            ..scorer.selector().patch_score(corners[i], value, grid.width_px * grid.height_px)
+            ..scorer.selector().patch_score(corners[i], value, width_px * height_px)
         };
         let patches = values.into_iter().enumerate().map(row).collect();
         SlideScores { patches, left_out_bits_per_px: Vec::new(), tissue_threshold }
@@ -257,19 +285,19 @@ fn score_patches(
     Ok(scorers.iter().zip(values).zip(&thresholds).map(scores).collect())
 }
 
-/// What every kind of work measures on patches that `read` gives, each read once, and the patches' cells.
+/// What every kind of work measures on `count` patches that `read` gives, each read once, and the patches' cells.
 fn measure(
-    patches: &[usize],
+    count: usize,
     work: &[Work],
     read: impl Fn(usize) -> Result<RgbImage> + Sync,
     progress: &dyn Progress,
 ) -> Result<(Vec<Vec<f64>>, Vec<Cells>)> {
-    let mut values = vec![Vec::with_capacity(patches.len()); work.len()];
-    let mut cells = Vec::with_capacity(patches.len());
+    let mut values = vec![Vec::with_capacity(count); work.len()];
+    let mut cells = Vec::with_capacity(count);
     // Work that any thread does alone is done where the patch is read, so that no more patches than threads are held.
     let alone: Vec<_> = work.iter().map(|work| if let Work::Each(score) = work { Some(score) } else { None }).collect();
     let hold = alone.iter().any(Option::is_none);
-    let one = |&index: &usize| -> Result<(Cells, Vec<f64>, Option<RgbImage>)> {
+    let one = |index: usize| -> Result<(Cells, Vec<f64>, Option<RgbImage>)> {
         let image = read(index)?;
         let scores = alone.iter().flatten().map(|score| score(&image)).collect();
         if !hold {
@@ -317,8 +345,9 @@ fn measure(
         Ok(())
     };
     // A thread that waits for the tiles of its patch may start another one meanwhile; a batch bounds how many.
-    let batches = patches.chunks(2 * rayon::current_num_threads());
-    let decode = |batch: &[usize]| batch.par_iter().map(one).collect::<Result<Vec<_>>>();
+    let at_once = 2 * rayon::current_num_threads();
+    let batches = (0..count).step_by(at_once).map(|first| first..count.min(first + at_once));
+    let decode = |batch: Range<usize>| batch.into_par_iter().map(one).collect::<Result<Vec<_>>>();
     if rayon::current_thread_index().is_some() && rayon::current_num_threads() == 1 {
         // The pool's only thread cannot wait for itself.
         batches.map(decode).try_for_each(|batch| score(batch?))?;
@@ -362,7 +391,7 @@ mod tests {
     #[test]
     fn patches_are_measured_in_order_by_every_kind_of_work_and_errors_stop_the_job() {
         let read = |index: usize| Ok(RgbImage::filled(10, 10, [index as u8, 0, 0]));
-        let wanted: Vec<usize> = (0..60).collect();
+        let wanted = 60;
         let red = |image: &RgbImage| f64::from(image.pixels[0]);
         let each = || Work::Each(Box::new(red));
         let in_turn = || Work::InTurn(Box::new(|image| Ok(red(image))));
@@ -373,12 +402,12 @@ mod tests {
             }))
         };
         for work in [vec![each()], vec![in_turn()], vec![queued()], vec![in_turn(), each(), queued(), each()]] {
-            let (values, cells) = measure(&wanted, &work, read, &Silent).expect("a measure");
+            let (values, cells) = measure(wanted, &work, read, &Silent).expect("a measure");
             assert_eq!((values.len(), cells.len()), (work.len(), 60));
             assert!(values.iter().all(|values| values.iter().copied().eq((0..60).map(f64::from))));
         }
         let broken = |index: usize| if index == 55 { Err(Error::Usage("broken".into())) } else { read(index) };
-        assert!(measure(&wanted, &[each()], broken, &Silent).is_err());
+        assert!(measure(wanted, &[each()], broken, &Silent).is_err());
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::{
     },
     image::RgbImage,
     progress::Progress,
+    select::SlideFrame,
     slide::Slide,
 };
 
@@ -86,8 +87,8 @@ impl Default for Options {
     }
 }
 
-/// Vectors of windows: of a section's name, its windows and their corners; `[windows, d]`.
-pub type Encode<'a> = dyn Fn(&str, &[RgbImage], &[[i64; 2]]) -> Result<Vec<f32>> + 'a;
+/// Vectors of windows: of a section's name and image, its windows and their corners; `[windows, d]`.
+pub type Encode<'a> = dyn Fn(&str, &SlideFrame, &[RgbImage], &[[i64; 2]]) -> Result<Vec<f32>> + 'a;
 
 /// A row of the result: what is probed.
 pub struct Features<'a> {
@@ -98,15 +99,15 @@ pub struct Features<'a> {
 impl<'a> Features<'a> {
     /// An encoder's vectors of whole windows.
     pub fn of(name: &str, encoder: Box<dyn PatchEncoder + 'a>) -> Features<'a> {
-        let encode = move |section: &str, windows: &[RgbImage], corners: &[[i64; 2]]| {
-            encoder.at(section, corners)?.map_or_else(|| encoder.encode(windows), Ok)
+        let encode = move |section: &str, frame: &SlideFrame, windows: &[RgbImage], corners: &[[i64; 2]]| {
+            encoder.at(section, frame, corners)?.map_or_else(|| encoder.encode(windows), Ok)
         };
         Features { name: name.to_string(), encode: Box::new(encode) }
     }
 
     /// Mean and standard deviation of each of an encoder's numbers over the `side` x `side` cells of a window, `[2 d]`.
     pub fn of_cells(name: &str, encoder: Box<dyn PatchEncoder + 'a>, side: usize) -> Features<'a> {
-        let encode = move |_: &str, windows: &[RgbImage], _: &[[i64; 2]]| {
+        let encode = move |_: &str, _: &SlideFrame, windows: &[RgbImage], _: &[[i64; 2]]| {
             let mut vectors = Vec::new();
             for window in windows {
                 let of_cells = encoder.encode(&cut(window, side))?;
@@ -211,6 +212,7 @@ fn encode(
     let slide = Slide::open(&section.image)?;
     let level = slide.levels().first().ok_or_else(|| Error::internal("a slide without levels"))?;
     let size = [level.width_px, level.height_px];
+    let frame = SlideFrame { size_px: size, mpp: slide.mpp(), patch_px: [options.window_px as u64; 2] };
     progress.remark(&section.name);
     for spots in section.spots.chunks(WINDOWS_AT_ONCE) {
         progress.check()?;
@@ -230,7 +232,7 @@ fn encode(
             corners.push(corner);
         }
         for (vectors, features) in out.iter_mut().zip(features) {
-            let values = (features.encode)(&section.name, &windows, &corners)?;
+            let values = (features.encode)(&section.name, &frame, &windows, &corners)?;
             let width = values.len() / spots.len();
             vectors
                 .extend(values.chunks(width.max(1)).map(|row| row.iter().map(|v| f64::from(*v)).collect::<Vec<f64>>()));
