@@ -1,4 +1,4 @@
-//! HDF5 files: what h5py wrote (tests/hdf5/make.py) to the bit, what is written here as it was, damage always a sentence.
+//! HDF5 files: what h5py wrote (tests/hdf5/make.py) bit for bit, what is written here as it was, damage always a sentence.
 
 use std::{io::Read, path::Path};
 
@@ -34,7 +34,7 @@ fn count(n: usize) -> Vec<f64> {
 }
 
 #[test]
-fn every_layout_that_h5py_writes_is_read_to_the_bit() -> Result<()> {
+fn every_layout_that_h5py_writes_is_read_bit_for_bit() -> Result<()> {
     for name in FIXTURES {
         let file = opened(name)?;
         let expect = |dataset: &str, element: ElementType, shape: &[usize], values: &[f64]| -> Result<()> {

@@ -11,6 +11,7 @@ pub mod encode;
 mod encoders;
 pub mod evaluate;
 pub mod extractor;
+pub mod features;
 mod images;
 pub mod methods;
 pub mod output;
@@ -93,7 +94,7 @@ enum Command {
     /// Slides and expression tables in; trained, cross-validated predictions, tables and a report out.
     Run(run::Args),
     /// The first stages of a run: patches scored, extractors trained, features stored.
-    Features(run::Args),
+    Features(features::Args),
     /// A run up to its trained networks and their held-out predictions.
     Train(run::Args),
     /// Score predictions: correlation per gene, with intervals, p-values and false discovery rate.
@@ -227,7 +228,7 @@ fn run(command: Command, context: &Context) -> Result<Outcome> {
         Command::Slide(args) => slide::run(args).map(|()| Outcome::Done),
         Command::Synth(args) => synth::run(args, context),
         Command::Run(args) | Command::Report(args) => run::run(args, Stage::Report, context),
-        Command::Features(args) => run::run(args, Stage::Features, context),
+        Command::Features(args) => features::run(args, context),
         Command::Train(args) => run::run(args, Stage::Training, context),
         Command::Evaluate(args) => evaluate::run(args, context),
         Command::Compare(args) => compare::run(args, context),

@@ -37,12 +37,20 @@ pub struct Args {
     json: bool,
 }
 
+impl Args {
+    /// The configuration, with the run directory of the command line.
+    pub(super) fn config(&self) -> Result<RunConfig> {
+        let mut config = RunConfig::read(&self.config)?;
+        if let Some(out) = &self.out {
+            config.out.clone_from(out);
+        }
+        Ok(config)
+    }
+}
+
 /// Runs up to a stage; `Report` is everything.
 pub fn run(args: Args, until: Stage, context: &Context) -> Result<Outcome> {
-    let mut config = RunConfig::read(&args.config)?;
-    if let Some(out) = args.out {
-        config.out = out;
-    }
+    let config = args.config()?;
     if args.dry_run { plan(&config, args.json, context) } else { execute(config, until, args.json, context) }
 }
 

@@ -26,6 +26,7 @@ use crate::{
 };
 
 const FORMAT: &str = "isg-features-2";
+const INDEX: &str = "index.json";
 
 /// How local features are stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -167,6 +168,19 @@ impl FeatureStore {
         StoredFeatures::open(&self.path_of(slide), slide)
     }
 
+    /// The slides that `index.json` lists, in order.
+    ///
+    /// # Errors
+    /// No index, or a damaged one.
+    pub fn slides(&self) -> Result<Vec<String>> {
+        let path = self.folder.join(INDEX);
+        if !path.is_file() {
+            return Err(Error::input(&self.folder, "lists no features", "run `isg features` on the configuration"));
+        }
+        let index: Index = sealed::read_json(path)?;
+        Ok(index.slides.into_iter().map(|entry| entry.slide).collect())
+    }
+
     /// What is stored of a slide, seen by one who wants it made from `key`.
     ///
     /// # Errors
@@ -198,7 +212,7 @@ impl FeatureStore {
         };
         let mut slides: Vec<IndexEntry> = stored.into_iter().map(line).collect();
         slides.sort_by(|a, b| a.slide.cmp(&b.slide));
-        sealed::write_json(self.folder.join("index.json"), &Index { format: FORMAT.to_string(), slides })
+        sealed::write_json(self.folder.join(INDEX), &Index { format: FORMAT.to_string(), slides })
     }
 }
 

@@ -53,7 +53,9 @@ pub fn write(path: &Path, arrays: &[NamedArray]) -> Result<()> {
         // Numbers begin at a multiple of 64 bytes, behind 10 of their own and a line's end.
         let length = (header.len() + 11).next_multiple_of(64) - 11;
         header = format!("{header:length$}\n");
-        archive.start_file(format!("{}.npy", array.name), stored.large_file(array.bytes.len() >> 32 > 0)).map_err(broken)?;
+        archive
+            .start_file(format!("{}.npy", array.name), stored.large_file(array.bytes.len() >> 32 > 0))
+            .map_err(broken)?;
         let length = (header.len() as u16).to_le_bytes();
         for part in [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &array.bytes] {
             archive.write_all(part).map_err(|e| Error::io(path, e))?;

@@ -8,6 +8,7 @@
 //! RUN/selection.json         the run's threshold and scale, as `predict` uses them
 //! RUN/extractor/{global,local}/   what encoders of either scale learn: the two autoencoders, their checkpoints and curves
 //! RUN/features/ID.safetensors     global vectors and local cubes of a slide
+//! RUN/export/ID.h5           the vectors for other programs, where they are asked for
 //! RUN/model/METHOD/          per method one network a fold, their checkpoints and curves
 //! RUN/predictions.csv evaluation.json evaluation.csv summary.json report.html selectors.svg
 //! RUN/results.json           what the files of the line above were made from, and their checksums
@@ -25,6 +26,7 @@
 //! configuration names is: a GPU computes in it, the CPU in f32, and every network says what it was trained in.
 
 pub mod config;
+pub mod export;
 pub mod features;
 pub mod maps;
 pub mod patches;
