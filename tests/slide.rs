@@ -3,6 +3,7 @@
 mod builder;
 mod damage;
 mod foreign;
+mod openslide;
 mod tiff_crate;
 
 use std::path::{Path, PathBuf};

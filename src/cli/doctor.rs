@@ -6,6 +6,7 @@ use super::{Context, Outcome, output};
 use crate::{
     Device, Result,
     device::{cuda::Cuda, driver::Driver, modules, nvtx},
+    slide::openslide,
 };
 
 #[derive(clap::Args)]
@@ -19,7 +20,7 @@ pub struct Args {
 type Finding = (&'static str, Result<String, String>);
 
 pub fn run(args: &Args, _: &Context) -> Result<Outcome> {
-    let findings = [cpu(), kernels(), cuda(), emulator(), profiler()];
+    let findings = [cpu(), kernels(), cuda(), emulator(), profiler(), slides()];
     if args.json {
         let rows: Vec<_> = findings
             .iter()
@@ -91,6 +92,12 @@ fn profiler() -> Finding {
         false => "none is attached; started under nsys or ncu, ranges are named after ops",
     };
     ("profiler", Ok(attached.to_string()))
+}
+
+fn slides() -> Finding {
+    let found = openslide::version();
+    let found = found.map(|version| format!("OpenSlide {version} reads other vendors' slides"));
+    ("openslide", found.map_err(|why| format!("{why}; other vendors' slides are refused: {}", openslide::INSTALL)))
 }
 
 fn vector_width() -> &'static str {

@@ -4,8 +4,8 @@
 //! bytes. There is no cursor: every read names its level and place, and any number of threads read at once.
 //!
 //! Formats: Aperio SVS; tiled and striped TIFF and BigTIFF of either byte order with JPEG, JPEG 2000, LZW, deflate,
-//! PackBits or no compression; OME-TIFF; PNG and JPEG files as slides of one level. Other vendors' files are recognised
-//! and refused by name. Layers: [`mod@file`] (positioned reads), [`container`] (directories and tags), [`page`] (one
+//! PackBits or no compression; OME-TIFF; PNG and JPEG files as slides of one level. Other vendors' files are recognised,
+//! and read through OpenSlide where it is on the machine ([`mod@openslide`]), else refused by name. Layers: [`mod@file`] (positioned reads), [`container`] (directories and tags), [`page`] (one
 //! image's layout), [`mod@format`] (whose file it is and what its directories mean), `decode_*` (codecs), [`tiles`]
 //! (chunks to pixels), [`cache`].
 //!
@@ -32,6 +32,7 @@ mod jpeg_entropy;
 mod jpeg_idct;
 mod jpeg_upsample;
 pub mod mpp_table;
+pub mod openslide;
 pub mod page;
 mod plane;
 pub mod scale;
@@ -142,11 +143,25 @@ impl Slide {
     /// Reads the metadata of a slide; a file that is truncated or of a kind not read is refused here.
     pub fn open_with(path: impl AsRef<Path>, options: &SlideOptions) -> Result<Slide> {
         let path = path.as_ref();
+        Slide::of(path, options, format::open(path)?)
+    }
+
+    /// Opens a slide through OpenSlide, also one of a format that is read without it.
+    ///
+    /// # Errors
+    /// No library of OpenSlide on the machine; a file that it does not open.
+    pub fn open_through_openslide(path: impl AsRef<Path>, options: &SlideOptions) -> Result<Slide> {
+        let path = path.as_ref();
+        Slide::of(path, options, format::open_through_openslide(path)?)
+    }
+
+    fn of(path: &Path, options: &SlideOptions, opened: Opened) -> Result<Slide> {
         let forced = options.mpp.map(scale::check_override).transpose()?;
         let forced = forced.map(|mpp| Scale { x_mpp: mpp, y_mpp: mpp, source: MppSource::Override });
-        let Opened { vendor, source, scale, magnification, properties, mut remarks } = format::open(path)?;
+        let Opened { vendor, source, scale, magnification, properties, mut remarks } = opened;
         let levels = match &source {
             Source::Tiff { pages, .. } => levels(pages),
+            Source::OpenSlide(slide) => slide.levels.clone(),
             Source::Image(image) => vec![Level {
                 width_px: image.width_px as u64,
                 height_px: image.height_px as u64,
@@ -176,7 +191,7 @@ impl Slide {
         &self.inner.path
     }
 
-    /// `aperio`, `ome-tiff`, `generic-tiff`, `png` or `jpeg`.
+    /// `aperio`, `ome-tiff`, `generic-tiff`, `png` or `jpeg`; what OpenSlide calls a vendor whose slides it reads.
     pub fn vendor(&self) -> &'static str {
         self.inner.vendor
     }
@@ -229,7 +244,11 @@ impl Slide {
 
     /// Names and sizes of the images beside the slide: thumbnail, label, macro.
     pub fn associated_images(&self) -> Vec<(String, u64, u64)> {
-        let Source::Tiff { container, associated, .. } = &self.inner.source else { return Vec::new() };
+        let (container, associated) = match &self.inner.source {
+            Source::Tiff { container, associated, .. } => (container, associated),
+            Source::OpenSlide(slide) => return slide.associated.clone(),
+            Source::Image(_) => return Vec::new(),
+        };
         let outline = |a: &Associated| {
             let outline = Outline::read(container, &a.directory).ok()?;
             Some((a.name.clone(), outline.width_px, outline.height_px))
@@ -239,8 +258,15 @@ impl Slide {
 
     /// Decodes one of the images beside the slide.
     pub fn associated_image(&self, name: &str) -> Result<RgbImage> {
-        let Source::Tiff { container, associated, .. } = &self.inner.source else {
-            return Err(self.no_such_image(name));
+        let (container, associated) = match &self.inner.source {
+            Source::Tiff { container, associated, .. } => (container, associated),
+            Source::OpenSlide(slide) => {
+                let found = slide.associated.iter().find(|image| image.0 == name);
+                let found = found.ok_or_else(|| self.no_such_image(name))?;
+                self.check_fits(found.1, found.2)?;
+                return slide.associated_image(&self.inner.path, found);
+            }
+            Source::Image(_) => return Err(self.no_such_image(name)),
         };
         let found = associated.iter().find(|a| a.name == name).ok_or_else(|| self.no_such_image(name))?;
         let page = Page::read(container, &found.directory)?;
@@ -281,12 +307,12 @@ impl Slide {
     }
 
     /// Compressed bytes of every native tile of a level, in the order of [`Slide::native_tiles`], without decoding.
-    /// `None` for PNG and JPEG files, which have no tiles.
+    /// `None` for PNG and JPEG files, which have no tiles, and for what OpenSlide reads.
     pub fn tile_byte_counts(&self, level: usize) -> Result<Option<Vec<u64>>> {
         self.level(level)?;
         Ok(match &self.inner.source {
             Source::Tiff { pages, .. } => Some(pages[level].chunk_byte_counts()),
-            Source::Image(_) => None,
+            Source::Image(_) | Source::OpenSlide(_) => None,
         })
     }
 
@@ -376,6 +402,12 @@ impl Slide {
     }
 
     fn white(&self, width_px: u64, height_px: u64) -> Result<RgbImage> {
+        self.check_fits(width_px, height_px)?;
+        let (width_px, height_px) = (width_px as usize, height_px as usize);
+        Ok(RgbImage { width_px, height_px, pixels: vec![WHITE[0]; width_px * height_px * 3] })
+    }
+
+    fn check_fits(&self, width_px: u64, height_px: u64) -> Result<()> {
         let bytes = width_px.checked_mul(height_px).and_then(|px| px.checked_mul(3));
         if bytes.is_none_or(|bytes| bytes > MAX_REGION_BYTES as u64) {
             return Err(Error::input(
@@ -384,8 +416,7 @@ impl Slide {
                 "read it in parts, or from a coarser level",
             ));
         }
-        let (width_px, height_px) = (width_px as usize, height_px as usize);
-        Ok(RgbImage { width_px, height_px, pixels: vec![WHITE[0]; width_px * height_px * 3] })
+        Ok(())
     }
 
     /// One decoded native tile, from the cache if it is there.
@@ -393,6 +424,16 @@ impl Slide {
         let (container, page) = match &self.inner.source {
             Source::Tiff { container, pages, .. } => (container, &pages[level]),
             Source::Image(image) => return Ok(image.clone()),
+            Source::OpenSlide(slide) => {
+                let found = self.level(level)?;
+                let key = (level, row * found.width_px.div_ceil(found.tile_width_px) + column);
+                if let Some(tile) = self.inner.cache.get(key) {
+                    return Ok(tile);
+                }
+                let tile = Arc::new(slide.tile(&self.inner.path, level, column, row)?);
+                self.inner.cache.put(key, &tile);
+                return Ok(tile);
+            }
         };
         let chunk = row * page.chunks_across + column;
         if let Some(tile) = self.inner.cache.get((level, chunk)) {

@@ -9,8 +9,12 @@ use super::{
 };
 use crate::slide::container::tag;
 
-pub static QPTIFF: Foreign =
-    Foreign { what: "is an Akoya (PerkinElmer) QPTIFF slide", marks, converter: Converter::BioFormats };
+pub static QPTIFF: Foreign = Foreign {
+    what: "is an Akoya (PerkinElmer) QPTIFF slide",
+    marks,
+    converter: Converter::BioFormats,
+    openslide: None,
+};
 
 fn marks(candidate: &Candidate) -> bool {
     candidate.text(tag::SOFTWARE).starts_with("PerkinElmer-QPI")

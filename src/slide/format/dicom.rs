@@ -8,7 +8,8 @@ use super::{
     foreign::{Converter, Foreign},
 };
 
-pub static DICOM: Foreign = Foreign { what: "is a DICOM file", marks, converter: Converter::Vips };
+pub static DICOM: Foreign =
+    Foreign { what: "is a DICOM file", marks, converter: Converter::Vips, openslide: Some("dicom") };
 
 fn marks(candidate: &Candidate) -> bool {
     let head = candidate.head();

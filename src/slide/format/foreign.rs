@@ -1,7 +1,11 @@
-//! Formats that are recognised and not read: refused by name, with the command that converts them.
+//! Formats that are recognised and not decoded here: read through OpenSlide where it knows them and is on the machine, else refused
+//! by name, with what to install and the command that converts them.
 
 use super::{Candidate, Format, Opened};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    slide::openslide::{self, Refusal},
+};
 
 /// A program that reads a format and writes one that is read here.
 #[derive(Clone, Copy)]
@@ -30,12 +34,14 @@ impl Converter {
     }
 }
 
-/// A format that is known and not read.
+/// A format that is known and not decoded here.
 pub struct Foreign {
     /// A clause: "is a Leica SCN slide".
     pub what: &'static str,
     pub marks: fn(&Candidate) -> bool,
     pub converter: Converter,
+    /// What OpenSlide calls the vendor, where it reads the format.
+    pub openslide: Option<&'static str>,
 }
 
 impl Format for Foreign {
@@ -44,7 +50,16 @@ impl Format for Foreign {
     }
 
     fn open(&self, candidate: Candidate) -> Result<Opened> {
-        let problem = format!("{}, which is not read here", self.what);
-        Err(Error::input(candidate.path(), problem, self.converter.remedy()))
+        let (path, remedy) = (candidate.path(), self.converter.remedy());
+        let Some(vendor) = self.openslide else {
+            return Err(Error::input(path, format!("{}, which is not read here", self.what), remedy));
+        };
+        openslide::open(path, Some(vendor)).map_err(|refusal| match refusal {
+            Refusal::NoLibrary(why) => {
+                let problem = format!("{}, read through OpenSlide, and {why}", self.what);
+                Error::input(path, problem, format!("{}, or {remedy}", openslide::INSTALL))
+            }
+            Refusal::NotOpened(why) => Error::input(path, format!("{}, which {why}", self.what), remedy),
+        })
     }
 }

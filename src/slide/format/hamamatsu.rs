@@ -10,26 +10,35 @@ use super::{
 };
 use crate::slide::container::{Container, tag};
 
-pub static NDPI: Foreign = Foreign { what: "is a Hamamatsu NDPI slide", marks: is_ndpi, converter: Converter::Vips };
+pub static NDPI: Foreign = Foreign {
+    what: "is a Hamamatsu NDPI slide",
+    marks: is_ndpi,
+    converter: Converter::Vips,
+    openslide: Some("hamamatsu"),
+};
 pub static VMS: Foreign = Foreign {
     what: "is a Hamamatsu VMS file, the index of a slide's images",
     marks: |candidate| section(candidate, "Virtual Microscope Specimen"),
     converter: Converter::Vips,
+    openslide: Some("hamamatsu"),
 };
 pub static VMU: Foreign = Foreign {
     what: "is a Hamamatsu VMU file, the index of a slide's images",
     marks: |candidate| section(candidate, "Uncompressed Virtual Microscope Specimen"),
     converter: Converter::Vips,
+    openslide: Some("hamamatsu"),
 };
 pub static NDPIS: Foreign = Foreign {
     what: "is a Hamamatsu NDPIS file, a list of NDPI slides",
     marks: |candidate| section(candidate, "NanoZoomer Digital Pathology Image Set"),
     converter: Converter::Vips,
+    openslide: None,
 };
 pub static NGR: Foreign = Foreign {
     what: "is a Hamamatsu NGR image, a part of a VMU slide",
     marks: |candidate| candidate.head().starts_with(b"GN") && candidate.extension() == "ngr",
     converter: Converter::Command("vips tiffsave IN.vmu OUT.tif --tile --pyramid --compression jpeg --Q 90 --bigtiff"),
+    openslide: None,
 };
 
 fn is_ndpi(candidate: &Candidate) -> bool {

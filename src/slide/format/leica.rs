@@ -8,8 +8,10 @@ use super::{
     xml_root,
 };
 
-pub static SCN: Foreign = Foreign { what: "is a Leica SCN slide", marks: is_scn, converter: Converter::Vips };
-pub static LIF: Foreign = Foreign { what: "is a Leica LIF file", marks: is_lif, converter: Converter::BioFormats };
+pub static SCN: Foreign =
+    Foreign { what: "is a Leica SCN slide", marks: is_scn, converter: Converter::Vips, openslide: Some("leica") };
+pub static LIF: Foreign =
+    Foreign { what: "is a Leica LIF file", marks: is_lif, converter: Converter::BioFormats, openslide: None };
 
 fn is_scn(candidate: &Candidate) -> bool {
     let text = candidate.description();

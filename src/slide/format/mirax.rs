@@ -8,14 +8,19 @@ use super::{
     foreign::{Converter, Foreign},
 };
 
-pub static MIRAX: Foreign =
-    Foreign { what: "is the overview image of a MIRAX slide", marks: is_overview, converter: Converter::Vips };
+pub static MIRAX: Foreign = Foreign {
+    what: "is the overview image of a MIRAX slide",
+    marks: is_overview,
+    converter: Converter::Vips,
+    openslide: Some("mirax"),
+};
 pub static SLIDEDAT: Foreign = Foreign {
     what: "is a part of a MIRAX slide",
     marks: is_slidedat,
     converter: Converter::Command(
         "vips tiffsave SLIDE.mrxs OUT.tif --tile --pyramid --compression jpeg --Q 90 --bigtiff",
     ),
+    openslide: None,
 };
 
 fn is_overview(candidate: &Candidate) -> bool {

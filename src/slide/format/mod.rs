@@ -35,6 +35,7 @@ use std::{
 use super::{
     container::{Container, Directory, clause, tag},
     file::PositionedFile,
+    openslide::{self, OpenSlide},
     page::Page,
     scale::Scale,
 };
@@ -191,6 +192,7 @@ pub enum Source {
         associated: Vec<Associated>,
     },
     Image(Arc<RgbImage>),
+    OpenSlide(OpenSlide),
 }
 
 /// A slide's metadata, read and checked.
@@ -256,6 +258,14 @@ pub fn open(path: &Path) -> Result<Opened> {
         Some(format) => format.open(candidate),
         None => Err(Error::input(path, "is not a slide that can be read", "name a slide file")),
     }
+}
+
+/// Opens a file through OpenSlide, whatever it is.
+pub(super) fn open_through_openslide(path: &Path) -> Result<Opened> {
+    openslide::open(path, None).map_err(|refusal| match refusal {
+        openslide::Refusal::NoLibrary(why) => Error::input(path, format!("is not read: {why}"), openslide::INSTALL),
+        openslide::Refusal::NotOpened(why) => Error::input(path, format!("is a file that {why}"), "name a slide file"),
+    })
 }
 
 #[cfg(test)]

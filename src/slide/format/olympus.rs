@@ -10,13 +10,15 @@ use super::{
 };
 use crate::slide::container::Container;
 
-pub static VSI: Foreign = Foreign { what: "is an Olympus VSI slide", marks: is_vsi, converter: Converter::BioFormats };
+pub static VSI: Foreign =
+    Foreign { what: "is an Olympus VSI slide", marks: is_vsi, converter: Converter::BioFormats, openslide: None };
 pub static ETS: Foreign = Foreign {
     what: "is an Olympus ETS file, a part of a VSI slide",
     marks: |candidate| candidate.head().starts_with(b"SIS\0") && candidate.head().get(4..8) == Some(&[64, 0, 0, 0]),
     converter: Converter::Command(
         "bfconvert -noflat -series 0 -tilex 512 -tiley 512 -compression zlib SLIDE.vsi OUT.ome.tif",
     ),
+    openslide: None,
 };
 
 fn is_vsi(candidate: &Candidate) -> bool {

@@ -9,6 +9,7 @@ pub static OME_ZARR: Foreign = Foreign {
     what: "is a Zarr folder (OME-Zarr)",
     marks,
     converter: Converter::Command("raw2ometiff --rgb IN OUT.ome.tif, or bfconvert with the OMEZarrReader"),
+    openslide: None,
 };
 
 /// The folder, or one of the files that explain it.

@@ -9,11 +9,12 @@ use super::{
 use crate::slide::container::tag;
 
 pub static PHILIPS_TIFF: Foreign =
-    Foreign { what: "is a Philips TIFF slide", marks: is_tiff, converter: Converter::Vips };
+    Foreign { what: "is a Philips TIFF slide", marks: is_tiff, converter: Converter::Vips, openslide: Some("philips") };
 pub static ISYNTAX: Foreign = Foreign {
     what: "is a Philips iSyntax slide",
     marks: is_isyntax,
     converter: Converter::Command("isyntax-to-tiff IN OUT.tif (of libisyntax)"),
+    openslide: None,
 };
 
 fn is_root(text: &str) -> bool {

@@ -5,7 +5,8 @@ use super::{
     foreign::{Converter, Foreign},
 };
 
-pub static SVSLIDE: Foreign = Foreign { what: "is a Sakura slide (svslide)", marks, converter: Converter::Vips };
+pub static SVSLIDE: Foreign =
+    Foreign { what: "is a Sakura slide (svslide)", marks, converter: Converter::Vips, openslide: Some("sakura") };
 
 fn marks(candidate: &Candidate) -> bool {
     let head = candidate.head();

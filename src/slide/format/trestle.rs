@@ -9,7 +9,8 @@ use super::{
 };
 use crate::slide::container::tag;
 
-pub static TRESTLE: Foreign = Foreign { what: "is a Trestle slide", marks, converter: Converter::Vips };
+pub static TRESTLE: Foreign =
+    Foreign { what: "is a Trestle slide", marks, converter: Converter::Vips, openslide: Some("trestle") };
 
 fn marks(candidate: &Candidate) -> bool {
     let text = candidate.description();

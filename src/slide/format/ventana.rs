@@ -10,7 +10,8 @@ use super::{
 };
 use crate::slide::container::tag;
 
-pub static VENTANA: Foreign = Foreign { what: "is a Ventana slide (BIF, iScan)", marks, converter: Converter::Vips };
+pub static VENTANA: Foreign =
+    Foreign { what: "is a Ventana slide (BIF, iScan)", marks, converter: Converter::Vips, openslide: Some("ventana") };
 
 /// Label, probability map and level 0 come first.
 const DIRECTORIES: usize = 8;

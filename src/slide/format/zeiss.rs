@@ -6,4 +6,5 @@ pub static CZI: Foreign = Foreign {
     what: "is a Zeiss CZI slide",
     marks: |candidate| candidate.head().starts_with(b"ZISRAW"),
     converter: Converter::BioFormats,
+    openslide: Some("zeiss"),
 };
