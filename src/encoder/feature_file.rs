@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Endings of files that are read, in the order in which a slide's is looked for.
-pub(super) const ENDINGS: [&str; 7] = ["safetensors", "npz", "h5", "hdf5", "pt", "pth", "npy"];
+pub(super) const ENDINGS: [&str; 7] = ["h5", "hdf5", "safetensors", "npz", "npy", "pt", "pth"];
 const VECTORS: [&str; 5] = ["features", "feats", "global", "tensor", "cluster_features"];
 const PLACES: [&str; 2] = ["coords", "coordinates"];
 /// Patches of a file may be this share larger or smaller than the run's: scanners' scales are rounded.

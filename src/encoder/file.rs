@@ -72,15 +72,9 @@ impl File {
     }
 }
 
-/// A slide's file. Names of slides are written as they are, or as this program writes those of its own.
+/// A slide's file.
 fn file_of(folder: &Path, slide: &str) -> Result<PathBuf> {
-    let own = file_name::escaped(slide);
-    let named = |name: &str| ENDINGS.map(|ending| folder.join(format!("{name}.{ending}")));
-    // A name with a separator leaves the folder.
-    let plain = (own != slide && !slide.contains(['/', '\\'])).then(|| named(slide));
-    let found = named(&own).into_iter().chain(plain.into_iter().flatten()).find(|path| path.is_file());
-    found.ok_or_else(|| {
-        let path = folder.join(format!("{own}.h5"));
+    file_name::find(folder, slide, &ENDINGS).map_err(|path| {
         let problem = format!("is not there, nor with another ending ({})", ENDINGS.join(", "));
         Error::input(path, problem, "make the slide's features, or leave the slide out")
     })

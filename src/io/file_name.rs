@@ -1,5 +1,7 @@
 //! Names of files for things that users named: ids of slides, genes, projects.
 
+use std::path::{Path, PathBuf};
+
 use crate::io::checksum::Digest;
 
 /// Longest name, in bytes, with room for an extension within the 255 that file systems take.
@@ -23,6 +25,21 @@ pub fn escaped(name: &str) -> String {
     out.truncate(LONGEST - Digest::CHARS - 1);
     // `~` stands in no other name.
     format!("{out}~{}", Digest::of_bytes(name.as_bytes()))
+}
+
+/// The file in a folder that is named after a thing with one of these endings: under the name of [`escaped`], or as other programs
+/// write it, as it is.
+///
+/// # Errors
+/// There is none: the path of the first that it might be.
+pub fn find(folder: &Path, name: &str, endings: &[&str]) -> Result<PathBuf, PathBuf> {
+    let own = escaped(name);
+    // A name with a separator would leave the folder.
+    let plain = (own != name && !name.contains(['/', '\\'])).then_some(name);
+    let names = std::iter::once(own.as_str()).chain(plain);
+    let mut paths = names.flat_map(|name| endings.iter().map(move |ending| folder.join(format!("{name}.{ending}"))));
+    let first = paths.next().unwrap_or_default();
+    if first.is_file() { Ok(first) } else { paths.find(|path| path.is_file()).ok_or(first) }
 }
 
 #[cfg(test)]

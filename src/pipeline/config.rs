@@ -17,6 +17,8 @@
 //! mpp = 0.5                   # µm per pixel of patches; left out: level-0 pixels, as in the paper
 //! sigma = 0.0                 # or bits, bits_per_px (shannon), min, top
 //! scope = "run"               # or "slide": what the mean and sd of sigma are taken over
+//! regions = "annotations"     # SLIDE.geojson from QuPath: patches with their centre in a polygon are all there are; left out: all
+//! region_classes = ["Tumor"]  # of annotations; left out: all but QuPath's ignored ones
 //! [encoder]                   # what turns patches into vectors; see `isg::encoder`
 //! kind = "isg"                # or untrained, colour, texture-words, resnet18, resnet50, efficientnet-lite0, vit, file
 //! [extractor]                 # both pairs; [extractor.global] and [extractor.local] are laid over it
@@ -104,6 +106,12 @@ pub struct SelectConfig {
     pub least_patches: usize,
     /// Of a slide of which more pass, so many are drawn at random by `seed`. 0 sets no limit.
     pub most_patches: usize,
+    /// A folder with `SLIDE.geojson` of every slide: there are no patches but those whose centre lies in one of its polygons.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub regions: Option<PathBuf>,
+    /// Classes of annotations that count; where none is named, all but those that QuPath ignores.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub region_classes: Vec<String>,
     /// Parameters of the selectors, `[select.NAME]` each. Keys that are no selector's are refused here.
     #[serde(flatten)]
     pub selectors: Selectors,
@@ -124,6 +132,8 @@ impl Default for SelectConfig {
             top: None,
             least_patches: 16,
             most_patches: 1000,
+            regions: None,
+            region_classes: Vec::new(),
             selectors: Selectors::default(),
         }
     }
@@ -289,6 +299,9 @@ impl RunConfig {
             if lpips.is_trained() {
                 lpips.weights = settled(base, Path::new(&lpips.weights)).to_string_lossy().into_owned();
             }
+        }
+        if let Some(regions) = &mut self.select.regions {
+            *regions = settled(base, regions);
         }
         self.select.selectors.resolve(&|path| settled(base, path));
         self.encoder.resolve(&|path| settled(base, path));

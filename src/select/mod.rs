@@ -30,6 +30,7 @@ pub mod kernels;
 pub mod order0;
 pub mod places;
 pub mod prefilter;
+pub mod regions;
 pub mod response;
 pub mod score;
 pub mod score_map;
@@ -59,6 +60,7 @@ selectors! {
 pub use choice::{Choice, FittedChoice, Scope};
 pub use grid::PatchGrid;
 pub use places::{PatchList, SlideFrame};
+pub use regions::Regions;
 pub use score::{PatchScore, ScoreOptions, SlideScores, score_slide};
 pub use selector::{Score, Scorer, Selector, SelectorSpec, Selectors};
 pub use shannon::Codec;
