@@ -5,9 +5,9 @@
 //!
 //! Formats: Aperio SVS; tiled and striped TIFF and BigTIFF of either byte order with JPEG, JPEG 2000, LZW, deflate,
 //! PackBits or no compression; OME-TIFF; PNG and JPEG files as slides of one level. Other vendors' files are recognised,
-//! and read through OpenSlide where it is on the machine ([`mod@openslide`]), else refused by name. Layers: [`mod@file`] (positioned reads), [`container`] (directories and tags), [`page`] (one
-//! image's layout), [`mod@format`] (whose file it is and what its directories mean), `decode_*` (codecs), [`tiles`]
-//! (chunks to pixels), [`cache`].
+//! and read through OpenSlide where it is on the machine ([`mod@openslide`]), else refused by name. Layers: [`mod@file`]
+//! (positioned reads), [`container`] (directories and tags), [`page`] (one image's layout), [`mod@format`] (whose file it is and
+//! what its directories mean), `decode_*` (codecs), [`tiles`] (chunks to pixels), [`cache`].
 //!
 //! What is damaged beside the slide (a label, a coarser level, a SubIFD) is left out and named by [`Slide::remarks`].
 //!

@@ -80,7 +80,7 @@ fn functions() -> Result<&'static Functions, &'static str> {
 
 fn load() -> Result<Functions, String> {
     // SAFETY: opens a library by name; OpenSlide's initialisers and those of what it links to are harmless.
-    let found = NAMES.iter().find_map(|name| unsafe { Library::new(name) }.ok());
+    let found = NAMES.iter().find_map(|name| unsafe { Library::new(*name) }.ok());
     let library = found.ok_or("libopenslide is not on this machine")?;
     /// # Safety
     /// `T` is the type of the function of this name.
