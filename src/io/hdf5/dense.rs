@@ -150,7 +150,7 @@ impl<'a> Heap<'a> {
         let root = head.address()?;
         let rows = head.u16()?;
         let plain = |n: u64| n.is_power_of_two();
-        if !(plain(columns) && plain(start_bytes) && plain(most_direct_bytes)) || !(1..=64).contains(&bits) {
+        if !(plain(columns) && plain(start_bytes) && plain(most_direct_bytes) && (1..=64).contains(&bits)) {
             return Err(damaged("a heap of odd blocks"));
         }
         file.checked(address, 22 + 12 * wide + 3 * address_bytes + 4)?;
