@@ -37,6 +37,15 @@ impl DepthwiseConv {
         Ok(DepthwiseConv { weight, bias: None, stride, padding: kernel / 2 })
     }
 
+    /// `[kernel, kernel, channels]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
     /// `[n, h, w, channels] -> [n, ⌈h / stride⌉, ⌈w / stride⌉, channels]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = x.depthwise_conv2d(&self.weight.matching(x)?, self.stride, self.padding)?;

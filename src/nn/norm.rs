@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::Result,
     nn::builder::{Builder, Init},
-    ops::{batch_norm2d, lerp::lerp},
+    ops::{batch_norm2d, lerp::lerp, mbconv::LayerNormOf},
     tensor::Tensor,
 };
 
@@ -87,6 +87,12 @@ pub enum Norm {
 }
 
 impl Norm {
+    /// The layer normalisation that it is, at the type of `x`; none where it is another.
+    pub fn layer(&self, x: &Tensor) -> Result<Option<LayerNormOf>> {
+        let Norm::Layer(LayerNorm { weight, bias, eps }) = self else { return Ok(None) };
+        Ok(Some(LayerNormOf { weight: weight.matching(x)?, bias: bias.matching(x)?, eps: *eps }))
+    }
+
     /// Parameters `weight` (begins at `gain`) and `bias`; with [`NormKind::Batch`] also the buffers `running_mean` and
     /// `running_var`.
     pub fn new(b: &mut Builder, kind: NormKind, channels: usize, gain: f64) -> Result<Norm> {

@@ -84,7 +84,7 @@ impl Op for LayerNorm {
 }
 
 /// How one row is normalised.
-struct Norm<T> {
+pub(crate) struct Norm<T> {
     mean: T,
     /// What rounding left of the mean.
     rest: T,
@@ -93,7 +93,7 @@ struct Norm<T> {
 
 impl<T: Real> Norm<T> {
     #[inline(always)]
-    fn of(x: &[T], eps: T) -> Norm<T> {
+    pub(crate) fn of(x: &[T], eps: T) -> Norm<T> {
         let count = T::c(x.len() as f64);
         let mean = sum1(x, |x| x) / count;
         let rest = sum1(x, |x| x - mean) / count;
@@ -103,6 +103,11 @@ impl<T: Real> Norm<T> {
         };
         let variance = sum1(x, square) / count;
         Norm { mean, rest, scale: (variance + eps).sqrt().recip() }
+    }
+
+    /// Mean and reciprocal deviation.
+    pub(crate) fn moments(&self) -> (T, T) {
+        (self.mean + self.rest, self.scale)
     }
 
     #[inline(always)]

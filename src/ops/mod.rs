@@ -45,6 +45,7 @@ ops! {
     matmul,
     max,
     max_pool2d,
+    mbconv,
     minibatch_stddev,
     modulated_conv2d,
     mse_loss,
