@@ -1,5 +1,5 @@
 // The mobile inverted bottleneck (MBConv) without its expanded tensor: what a forward pass writes of it is the depthwise
-// convolution's result, once.
+// convolution's result, once. mbconv_sm90.cu is one kernel for 16-bit types on Hopper.
 //
 //   expand_moments   mean and sum of squares about it of every 128 channels of every row of h = x weightᵀ; h is not stored
 //   expand_fwd       d = depthwise(silu(norm(h))), h recomputed
@@ -20,7 +20,9 @@
 //           (`n128`), so that every element is normalised and activated once, on its way from registers to shared memory, and
 //           that a row's moments are at hand in the epilogue. Eight warps side by side, two stages.
 // Traffic   of the hidden tensor, elements as often as they go by: d written, read, read: 3, where the separate kernels take 12
-//           (h, its norm, its activation, the convolution, its norm, its activation: six writes, six reads).
+//           (h, its norm, its activation, the convolution, its norm, its activation: six writes, six reads). In bytes from
+//           memory, 100 images of 8 x 8 pixels from 512 over 2048 to 512 channels in bf16: 113 MB instead of 365 MB. The emulator
+//           counts 1.19 MB for 8 images from 64 over 256 to 64, whose separate kernels touch 3.69 MB.
 // Limit     tensor cores: 2 rows inputs hidden FLOP for the expansion, the same again for its moments, 2 rows hidden out for the
 //           projection.
 // Rejected  the moments from x alone (Σ_c h_c² = x (weightᵀ weight) xᵀ): a quarter of the FLOP, but a product with its own
@@ -32,9 +34,7 @@
 // Tail      rows and columns beyond a matrix are zero in shared memory, beyond hidden nothing is stored; channels that are no
 //           multiple of four (in squeeze and project of 16 bytes) go one at a time.
 
-#include "common/activation.cuh"
-#include "common/mainloop.cuh"
-#include "common/warp.cuh"
+#include "common/mbconv.cuh"
 
 struct ExpandParams {
     const void *x, *weight;
@@ -82,66 +82,6 @@ struct ProjectParams {
 
 constexpr int THREADS = 256, WARPS = THREADS / 32;
 
-// ------------------------------------------------------------------------------------------------ moments of rows
-
-// What a lane holds of its rows: of 16-row blocks of a warp those at lane / 4 and eight below.
-template <typename Tile>
-struct RowMoments {
-    float mean[Tile::BLOCKS_M][2], squares[Tile::BLOCKS_M][2];
-};
-
-template <typename Tile>
-using RowParts = float[2][Tile::WARPS_N][Tile::M];
-
-// Mean and sum of squares about it over the `cols` columns that exist of the block's tile. Columns beyond them are zero.
-template <typename Tile>
-__device__ __forceinline__ RowMoments<Tile> row_moments(const Accumulators<Tile>& c, int cols, RowParts<Tile>& parts) {
-    const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, column = warp % Tile::WARPS_N;
-    const int m = warp / Tile::WARPS_N * Tile::WARP_M + lane / 4, n = column * Tile::WARP_N + lane % 4 * 2;
-    RowMoments<Tile> all;
-#pragma unroll
-    for (int pass = 0; pass < 2; ++pass) {
-#pragma unroll
-        for (int i = 0; i < Tile::BLOCKS_M; ++i) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                float sum = 0.0f;
-#pragma unroll
-                for (int j = 0; j < Tile::BLOCKS_N; ++j) {
-#pragma unroll
-                    for (int e = 0; e < 2; ++e) {
-                        const float value = c[i][j][half * 2 + e];
-                        if (pass == 0) {
-                            sum += value;
-                        } else if (n + j * 8 + e < cols) {
-                            const float centred = value - all.mean[i][half];
-                            sum = fmaf(centred, centred, sum);
-                        }
-                    }
-                }
-                sum = warp_sum<4>(sum);
-                if (lane % 4 == 0) parts[pass][column][m + i * 16 + half * 8] = sum;
-            }
-        }
-        __syncthreads();
-#pragma unroll
-        for (int i = 0; i < Tile::BLOCKS_M; ++i) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                float sum = 0.0f;
-#pragma unroll
-                for (int part = 0; part < Tile::WARPS_N; ++part) sum += parts[pass][part][m + i * 16 + half * 8];
-                if (pass == 0) {
-                    all.mean[i][half] = sum / float(cols);
-                } else {
-                    all.squares[i][half] = sum;
-                }
-            }
-        }
-    }
-    return all;
-}
-
 // ------------------------------------------------------------------------------------------------ expansion
 
 // What a block of the expansion owns.
@@ -182,114 +122,20 @@ __device__ __forceinline__ void expand_moments(const ExpandParams& p) {
     Accumulators<Tile> c;
     expand<Tile>(c, p);
     const Share s = share(p, Tile::N);
-    const RowMoments<Tile> of = row_moments<Tile>(c, s.cols, parts);
-    const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
-    if (warp % Tile::WARPS_N != 0 || lane % 4 != 0) return;
-    const int m = warp / Tile::WARPS_N * Tile::WARP_M + lane / 4;
-    const u64 pixels = p.h * p.w, first = u64(s.slice) * p.images * pixels + s.image * pixels;
-#pragma unroll
-    for (int i = 0; i < Tile::BLOCKS_M; ++i) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const int row = m + i * 16 + half * 8;
-            if (row < s.rows) {
-                *reinterpret_cast<float2*>(p.moments + (first + row) * 2) = make_float2(of.mean[i][half], of.squares[i][half]);
-            }
-        }
-    }
+    const u64 first = (u64(s.slice) * p.images + s.image) * p.h * p.w;
+    store_moments<Tile>(p.moments + first * 2, row_moments<Tile>(c, s.cols, parts), s.rows);
 }
 
 // Mean and reciprocal deviation of a row of h, its slices joined in their order.
 __device__ __forceinline__ float2 joined(const ExpandParams& p, u64 row, int slice_channels) {
-    float count = 0.0f, mean = 0.0f, squares = 0.0f;
+    Joined all;
     const u64 rows = u64(p.images) * p.h * p.w;
 #pragma unroll 4
     for (u32 slice = 0; slice < p.slices; ++slice) {
         const float2 of = *reinterpret_cast<const float2*>(p.moments + (slice * rows + row) * 2);
-        const float more = float(min(int(p.hidden) - int(slice) * slice_channels, slice_channels));
-        const float difference = of.x - mean, share = more / (count + more);
-        squares += fmaf(difference * difference, count * share, of.y);
-        mean = fmaf(difference, share, mean);
-        count += more;
+        all.add(of, float(min(int(p.hidden) - int(slice) * slice_channels, slice_channels)));
     }
-    return make_float2(mean, 1.0f / sqrtf(squares / float(p.hidden) + p.eps));
-}
-
-// W channels from `tile`, weighted, into a sum.
-template <int W>
-__device__ __forceinline__ void add_tap(float (&sum)[W], const float (&x)[W], const float (&tap)[W]) {
-#pragma unroll
-    for (int i = 0; i < W; ++i) sum[i] = fmaf(x[i], tap[i], sum[i]);
-}
-
-// A row of results of a 3 x 3 kernel of stride 1: every pixel of the three rows around it is read once.
-template <typename T, int W, int LD>
-__device__ __forceinline__ void slide(T* to, const T* rows, const float (&tap)[9][W], bool above, bool below, u32 width, u64 c) {
-    float before[W] = {}, here[W] = {};
-#pragma unroll 1
-    for (u32 j = 0; j < width; ++j) {
-        float after[W] = {};
-#pragma unroll
-        for (int r = 0; r < 3; ++r) {
-            if ((r == 0 && !above) || (r == 2 && !below)) continue;
-            float x[W];
-            load_floats(x, rows + (int(j) + (r - 1) * int(width)) * LD);
-            add_tap(before, x, tap[r * 3 + 2]);
-            add_tap(here, x, tap[r * 3 + 1]);
-            add_tap(after, x, tap[r * 3]);
-        }
-        if (j > 0) store_floats(to + (j - 1) * c, before);
-#pragma unroll
-        for (int i = 0; i < W; ++i) before[i] = here[i], here[i] = after[i];
-    }
-    store_floats(to + (width - 1) * c, before);
-}
-
-// The depthwise convolution of the activated tile, rows of results warp by warp.
-template <typename T, int W, int N, int LD>
-__device__ __forceinline__ void depthwise(const ExpandParams& p, const Share& s, const T* tile) {
-    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, rows = s.images * p.oh;
-    const int padding = int(p.side / 2);
-    const u64 c = p.hidden;
-#pragma unroll 1
-    for (u32 col = lane * W; col < u32(s.cols); col += 32 * W) {
-        const T* taps = static_cast<const T*>(p.taps) + s.channel + col;
-        T* d = static_cast<T*>(p.d) + u64(s.image) * p.oh * p.ow * c + s.channel + col;
-        if (p.side == 3 && p.stride == 1) {
-            float tap[9][W];
-#pragma unroll
-            for (int i = 0; i < 9; ++i) load_floats(tap[i], taps + i * c);
-#pragma unroll 1
-            for (u32 row = warp; row < rows; row += WARPS) {
-                const u32 i = row % p.oh;
-                slide<T, W, LD>(d + row * p.ow * c, tile + row * p.w * LD + col, tap, i > 0, i + 1 < p.oh, p.ow, c);
-            }
-            continue;
-        }
-#pragma unroll 1
-        for (u32 row = warp; row < rows; row += WARPS) {
-            const T* image = tile + row / p.oh * p.h * p.w * LD + col;
-            const int top = int(row % p.oh * p.stride) - padding;
-#pragma unroll 1
-            for (u32 j = 0; j < p.ow; ++j) {
-                const int left = int(j * p.stride) - padding;
-                float sum[W] = {};
-#pragma unroll 1
-                for (int r = 0; r < int(p.side); ++r) {
-                    if (u32(top + r) >= p.h) continue;
-#pragma unroll 1
-                    for (int q = 0; q < int(p.side); ++q) {
-                        if (u32(left + q) >= p.w) continue;
-                        float x[W], tap[W];
-                        load_floats(x, image + ((top + r) * p.w + left + q) * LD);
-                        load_floats(tap, taps + (r * p.side + q) * c);
-                        add_tap(sum, x, tap);
-                    }
-                }
-                store_floats(d + (row * p.ow + j) * c, sum);
-            }
-        }
-    }
+    return all.norm(p.eps);
 }
 
 template <typename Tile>
@@ -308,39 +154,17 @@ __device__ __forceinline__ void expand_fwd(const ExpandParams& p) {
 
     const Share s = share(p, Tile::N);
     T* tile = reinterpret_cast<T*>(dynamic_smem);
-    const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
-    const int m = warp / Tile::WARPS_N * Tile::WARP_M + lane / 4, n = warp % Tile::WARPS_N * Tile::WARP_N + lane % 4 * 2;
-#pragma unroll
-    for (int j = 0; j < Tile::BLOCKS_N; ++j) {
-        float weight[2] = {1.0f, 1.0f}, bias[2] = {};
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-            const int col = n + j * 8 + e;
-            if (norm && col < s.cols) {
-                weight[e] = to_float(static_cast<const T*>(p.norm_weight)[s.channel + col]);
-                bias[e] = to_float(static_cast<const T*>(p.norm_bias)[s.channel + col]);
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < Tile::BLOCKS_M; ++i) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int row = m + i * 16 + half * 8;
-                const float2 of = norm_of[row];
-                float v[2];
-#pragma unroll
-                for (int e = 0; e < 2; ++e) {
-                    v[e] = activation<SILU>(fmaf((c[i][j][half * 2 + e] - of.x) * of.y, weight[e], bias[e]), 0.0f);
-                }
-                store_pair(tile + row * LD + n + j * 8, v[0], v[1]);
-            }
-        }
-    }
+    const T* weight = norm ? static_cast<const T*>(p.norm_weight) + s.channel : nullptr;
+    const T* bias = norm ? static_cast<const T*>(p.norm_bias) + s.channel : nullptr;
+    activate_tile<Tile, LD>(tile, c, norm_of, weight, bias, s.cols);
     __syncthreads();
+    const Windows windows{p.h, p.w, p.oh, p.ow, p.side, p.stride};
+    const T* taps = static_cast<const T*>(p.taps) + s.channel;
+    T* d = static_cast<T*>(p.d) + u64(s.image) * p.oh * p.ow * p.hidden + s.channel;
     if (p.four_channels) {
-        depthwise<T, 4, Tile::N, LD>(p, s, tile);
+        depthwise<T, 4, LD, WARPS>(windows, s.images, s.cols, taps, p.hidden, tile, d, p.hidden);
     } else {
-        depthwise<T, 1, Tile::N, LD>(p, s, tile);
+        depthwise<T, 1, LD, WARPS>(windows, s.images, s.cols, taps, p.hidden, tile, d, p.hidden);
     }
 }
 
@@ -479,31 +303,9 @@ struct Gated {
     }
 };
 
-// What lies in the staged tile, and the residual, to y.
-template <int M, int N, int W, typename T>
-__device__ __forceinline__ void store_rows(const ProjectParams& p, const T* tile, u64 corner, int rows, int cols) {
-    constexpr int VECTORS = N / W, LD = N + TILE_PAD<T>;
-#pragma unroll 1
-    for (int i = int(threadIdx.x); i < M * VECTORS; i += THREADS) {
-        const int row = i / VECTORS, col = i % VECTORS * W;
-        if (row >= rows || col >= cols) continue;
-        const u64 at = corner + u64(row) * p.out + col;
-        float v[W];
-        load_floats(v, tile + row * LD + col);
-        if (p.residual != nullptr) {
-            float residual[W];
-            load_floats(residual, static_cast<const T*>(p.residual) + at);
-#pragma unroll
-            for (int j = 0; j < W; ++j) v[j] += residual[j];
-        }
-        store_floats(static_cast<T*>(p.y) + at, v);
-    }
-}
-
 template <typename Tile>
 __device__ __forceinline__ void project(const ProjectParams& p) {
     using T = typename Tile::T;
-    constexpr int LD = Tile::N + TILE_PAD<T>;
     __shared__ RowParts<Tile> parts;
     const u64 first_row = u64(blockIdx.x / p.tiles) * Tile::M;
     const u32 first_col = blockIdx.x % p.tiles * Tile::N;
@@ -513,49 +315,23 @@ __device__ __forceinline__ void project(const ProjectParams& p) {
     Accumulators<Tile> c;
     mainloop<Tile, true, true>(c, reinterpret_cast<T*>(dynamic_smem), 0, int(p.c), a, b);
 
-    const int n = int(threadIdx.x) / 32 * Tile::WARP_N + int(threadIdx.x) % 4 * 2, m = int(threadIdx.x) % 32 / 4;
     if (p.out_weight != nullptr) {
         // A row is in one block: the host sees to it.
-        RowMoments<Tile> of = row_moments<Tile>(c, cols, parts);
-#pragma unroll
-        for (int i = 0; i < Tile::BLOCKS_M; ++i) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) of.squares[i][half] = 1.0f / sqrtf(of.squares[i][half] / float(cols) + p.out_eps);
-        }
-#pragma unroll
-        for (int j = 0; j < Tile::BLOCKS_N; ++j) {
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-                const int col = min(n + j * 8 + e, cols - 1);
-                const float weight = to_float(static_cast<const T*>(p.out_weight)[col]);
-                const float bias = to_float(static_cast<const T*>(p.out_bias)[col]);
-#pragma unroll
-                for (int i = 0; i < Tile::BLOCKS_M; ++i) {
-#pragma unroll
-                    for (int half = 0; half < 2; ++half) {
-                        float& v = c[i][j][half * 2 + e];
-                        v = fmaf((v - of.mean[i][half]) * of.squares[i][half], weight, bias);
-                    }
-                }
-            }
-        }
+        const RowMoments<Tile> of = row_moments<Tile>(c, cols, parts);
+        normalise<Tile>(c, static_cast<const T*>(p.out_weight), static_cast<const T*>(p.out_bias), cols, [&](int i, int half) {
+            return make_float2(of.mean[i][half], 1.0f / sqrtf(of.squares[i][half] / float(cols) + p.out_eps));
+        });
     }
     T* tile = reinterpret_cast<T*>(dynamic_smem);
-#pragma unroll
-    for (int i = 0; i < Tile::BLOCKS_M; ++i) {
-#pragma unroll
-        for (int j = 0; j < Tile::BLOCKS_N; ++j) {
-            T* const to = tile + (m + i * 16) * LD + n + j * 8;
-            store_pair(to, c[i][j][0], c[i][j][1]);
-            store_pair(to + 8 * LD, c[i][j][2], c[i][j][3]);
-        }
-    }
+    stage_results<Tile>(tile, c);
     __syncthreads();
     const u64 corner = first_row * p.out + first_col;
+    T* y = static_cast<T*>(p.y) + corner;
+    const T* residual = p.residual == nullptr ? nullptr : static_cast<const T*>(p.residual) + corner;
     if (p.aligned_out) {
-        store_rows<Tile::M, Tile::N, WIDTH<T>>(p, tile, corner, rows, cols);
+        store_results<Tile, WIDTH<T>>(tile, y, residual, p.out, rows, cols);
     } else {
-        store_rows<Tile::M, Tile::N, 1>(p, tile, corner, rows, cols);
+        store_results<Tile, 1>(tile, y, residual, p.out, rows, cols);
     }
 }
 

@@ -21,7 +21,7 @@ pub mod rehearsal;
 use std::{cell::Cell, fmt, rc::Rc};
 
 use cuda::Cuda;
-use driver::{Driver, KernelCounters, Memory};
+use driver::{DeviceProps, Driver, KernelCounters, Memory};
 use emulator::Emulator;
 use host::HostPool;
 
@@ -134,6 +134,14 @@ impl Device {
         match self.kind() {
             Kind::Cpu => None,
             Kind::Gpu(driver) => Some(driver.memory()),
+        }
+    }
+
+    /// What launches depend on; none of the CPU.
+    pub fn props(&self) -> Option<DeviceProps> {
+        match self.kind() {
+            Kind::Cpu => None,
+            Kind::Gpu(driver) => Some(driver.props()),
         }
     }
 

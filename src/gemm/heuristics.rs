@@ -76,6 +76,10 @@ pub fn fuses_upsample([h, w]: [usize; 2], [oh, ow]: [usize; 2], [c, k]: [usize; 
     flop < saved_bytes * flop_per_byte
 }
 
+/// Hidden channels from which one kernel of clusters computes a block of MBConv: half the blocks of the smaller cluster have some.
+/// Source: a choice, untuned.
+pub const MIN_CLUSTER_HIDDEN: usize = 512;
+
 /// Whether MBConv's expansion with a layer norm takes less time where its tensor stays on the chip: the product is computed a
 /// second time, for the moments of its rows, against six passes over the hidden tensor.
 pub fn fuses_normed_expansion(inputs: usize, dtype: DType, tf32: bool) -> bool {

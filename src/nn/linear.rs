@@ -35,6 +35,12 @@ impl Linear {
         &self.weight
     }
 
+    /// Weight and bias at the type of `x`; none without a bias.
+    pub fn biased(&self, x: &Tensor) -> Result<Option<[Tensor; 2]>> {
+        let Some(bias) = &self.bias else { return Ok(None) };
+        Ok(Some([self.weight.matching(x)?, bias.matching(x)?]))
+    }
+
     /// `[.., in] -> [.., out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.fused(x, Activation::Linear, None)

@@ -12,7 +12,7 @@ use crate::{
         linear::Linear,
         norm::{Norm, NormKind, RunningStats},
     },
-    ops::mbconv::{MOST_NORMED, expansion_pays},
+    ops::mbconv::MbConvOf,
     tape,
     tensor::Tensor,
 };
@@ -79,52 +79,49 @@ impl MbConv {
     pub fn forward(&self, x: &Tensor, training: bool) -> Result<(Tensor, RunningStats)> {
         let _range = nvtx::range("mbconv");
         let mut stats = RunningStats::default();
-        let batch = matches!(self.depthwise_norm, Norm::Batch { .. });
-        if !training && !batch && !tape::alive() && !x.device().is_cpu() {
-            return Ok((self.fused(x)?, stats));
+        // Nothing is recorded, and no statistics are those of a batch: in passes that keep the hidden tensor on the chip.
+        if !training
+            && !tape::alive()
+            && !x.device().is_cpu()
+            && let Some(of) = self.weights(x)?
+        {
+            return Ok((x.mbconv(&of)?, stats));
         }
-        let y = self.expanded(x, training, &mut stats)?;
+        let mut y = x.clone();
+        if let Some((expand, norm)) = &self.expand {
+            y = norm.forward(&expand.forward(&y)?, training, "bn0", &mut stats)?.silu()?;
+        }
+        y = self.depthwise.forward(&y)?;
         let [hidden, squeezed] = self.depthwise_norm.forward(&y, training, "bn1", &mut stats)?.silu_pool()?;
-        let y = hidden.excited_linear(&self.gate(&squeezed)?, &self.project.weight().matching(x)?)?;
-        let y = self.project_norm.forward(&y, training, "bn2", &mut stats)?;
+        let gate = self
+            .excite
+            .forward_activated(&self.reduce.forward_activated(&squeezed, Activation::Silu)?, Activation::Sigmoid)?;
+        y = hidden.excited_linear(&gate, &self.project.weight().matching(x)?)?;
+        y = self.project_norm.forward(&y, training, "bn2", &mut stats)?;
         Ok((if self.residual { x.add(&y)? } else { y }, stats))
     }
 
-    /// Up to the depthwise convolution, op by op.
-    fn expanded(&self, x: &Tensor, training: bool, stats: &mut RunningStats) -> Result<Tensor> {
-        let mut y = x.clone();
-        if let Some((expand, norm)) = &self.expand {
-            y = norm.forward(&expand.forward(&y)?, training, "bn0", stats)?.silu()?;
+    /// What the fused op takes, at the type of `x`; none where normalisation is over a batch.
+    fn weights(&self, x: &Tensor) -> Result<Option<MbConvOf>> {
+        let (Some(reduce), Some(excite)) = (self.reduce.biased(x)?, self.excite.biased(x)?) else { return Ok(None) };
+        if matches!(self.depthwise_norm, Norm::Batch { .. }) {
+            return Ok(None);
         }
-        self.depthwise.forward(&y)
-    }
-
-    /// The gate of every channel `[n, hidden]`, from the pooled vectors.
-    fn gate(&self, squeezed: &Tensor) -> Result<Tensor> {
-        let reduced = self.reduce.forward_activated(squeezed, Activation::Silu)?;
-        self.excite.forward_activated(&reduced, Activation::Sigmoid)
-    }
-
-    /// The same where nothing is recorded and no statistics are those of a batch: the hidden tensor is written once, as the
-    /// depthwise convolution leaves it.
-    fn fused(&self, x: &Tensor) -> Result<Tensor> {
-        let d = match &self.expand {
-            Some((expand, norm)) if expansion_pays(x, expand.weight().shape()[0], matches!(norm, Norm::Layer(_))) => {
-                let [weight, taps] = [expand.weight().matching(x)?, self.depthwise.weight().matching(x)?];
-                x.mbconv_expand(&weight, norm.layer(x)?.as_ref(), &taps, self.depthwise.stride())?
-            }
-            _ => self.expanded(x, false, &mut RunningStats::default())?,
+        let expand = match &self.expand {
+            Some((expand, norm)) => Some((expand.weight().matching(x)?, norm.layer(x)?)),
+            None => None,
         };
-        let (norm, out_norm) = (self.depthwise_norm.layer(x)?, self.project_norm.layer(x)?);
-        let [squeezed, moments] = d.mbconv_squeeze(norm.as_ref())?;
-        let (gate, weight) = (self.gate(&squeezed)?, self.project.weight().matching(x)?);
-        let operands = [&moments, &gate, &weight];
-        if out_norm.is_none() || weight.shape()[0] <= MOST_NORMED {
-            return d.mbconv_project(operands, norm.as_ref(), out_norm.as_ref(), self.residual.then_some(x));
-        }
-        let y = d.mbconv_project(operands, norm.as_ref(), None, None)?;
-        let y = self.project_norm.forward(&y, false, "bn2", &mut RunningStats::default())?;
-        if self.residual { x.add(&y) } else { Ok(y) }
+        Ok(Some(MbConvOf {
+            expand,
+            taps: self.depthwise.weight().matching(x)?,
+            stride: self.depthwise.stride(),
+            norm: self.depthwise_norm.layer(x)?,
+            reduce,
+            excite,
+            project: self.project.weight().matching(x)?,
+            out_norm: self.project_norm.layer(x)?,
+            residual: self.residual,
+        }))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The mobile inverted bottleneck (MBConv) in passes that keep its expanded tensor on the chip, for inference: of that tensor,
-//! four times as wide as what enters, the depthwise convolution's result is written once and read twice.
+//! four times as wide as what enters, the depthwise convolution's result is written once and read twice. On compute capability
+//! 9.0 16-bit blocks are one pass, which writes nothing of it (`block.rs`).
 //!
 //! ```text
 //! d = depthwise(silu(norm(x weightᵀ)))                       mbconv_expand
@@ -12,6 +13,9 @@
 //! recomputation moves more than the separate ops save (passes over the hidden tensor, forward and backward: 40 op by op, 59
 //! here; forward alone: 12 and 3), so layers take these where nothing is recorded. A tape holds one hidden tensor instead of six.
 
+mod block;
+
+pub use self::block::MbConvOf;
 use crate::{
     device::{
         Device, Precision,
@@ -41,7 +45,7 @@ pub struct LayerNormOf {
 }
 
 impl Tensor {
-    /// `depthwise(silu(norm(x weightᵀ)))`: `self` `[n, h, w, inputs]` with at most [`MOST_PIXELS`] pixels an image, `weight`
+    /// `depthwise(silu(norm(x weightᵀ)))`: `self` `[n, h, w, inputs]` with at most 128 pixels an image, `weight`
     /// `[hidden, inputs]`, `taps` `[side, side, hidden]` with an odd side, padded by half of it. `[n, ⌈h / stride⌉, ⌈w / stride⌉, hidden]`.
     pub fn mbconv_expand(
         &self,
@@ -65,7 +69,7 @@ impl Tensor {
 
     /// `out_norm((silu(norm(self)) ∘ gate) weightᵀ) + residual`: `self` `[n, h, w, c]`, its `moments` and `norm` as
     /// [`mbconv_squeeze`](Tensor::mbconv_squeeze) took and gave them, `gate` `[n, c]`, `weight` `[out, c]`, `residual`
-    /// `[n, h, w, out]`. `out_norm` is for at most [`MOST_NORMED`] columns.
+    /// `[n, h, w, out]`. `out_norm` is for at most 512 columns.
     pub fn mbconv_project(
         &self,
         [moments, gate, weight]: [&Tensor; 3],
@@ -82,12 +86,12 @@ impl Tensor {
 }
 
 /// Pixels of an image whose expansion a block holds.
-pub const MOST_PIXELS: usize = TILE;
+const MOST_PIXELS: usize = TILE;
 /// Columns of a row of the projection that a block holds.
-pub const MOST_NORMED: usize = WIDE;
+const MOST_NORMED: usize = WIDE;
 
 /// Whether [`mbconv_expand`](Tensor::mbconv_expand) is for images of this shape, and takes less time there than its parts.
-pub fn expansion_pays(x: &Tensor, hidden: usize, normed: bool) -> bool {
+fn expansion_pays(x: &Tensor, hidden: usize, normed: bool) -> bool {
     let Some([n, h, w, inputs]) = x.shape().nhwc() else { return false };
     let tf32 = match x.device().precision() {
         Precision::F32 => false,
@@ -183,6 +187,11 @@ impl Op for Expand {
 
     fn cpu(&self, args: &mut HostArgs) -> Result<()> {
         on_host(args, |x| self.parts(x))
+    }
+
+    fn macs(&self, x: &[Spec], y: &[Spec]) -> u64 {
+        let (taps, inputs) = (x[2].shape, x[0].shape.last());
+        (x[0].shape.rows() * inputs * y[0].shape.last() + y[0].shape.elems() * taps[0] * taps[1]) as u64
     }
 
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
@@ -368,6 +377,10 @@ impl Op for Project {
         on_host(args, |x| self.parts(x))
     }
 
+    fn macs(&self, x: &[Spec], y: &[Spec]) -> u64 {
+        (y[0].shape.elems() * x[0].shape.last()) as u64
+    }
+
     fn gpu(&self, args: &DeviceArgs) -> Result<()> {
         let d = args.x[0];
         let ([n, pixels, c], out) = (images(self.name(), d.shape())?, args.y[0].shape().last());
@@ -527,6 +540,8 @@ pub const SPEC: OpSpec = OpSpec {
         PROJECT_NARROW_TF32.info(),
         PROJECT_WIDE.info(),
         PROJECT_WIDE_TF32.info(),
+        block::KERNELS[0],
+        block::KERNELS[1],
     ],
     cases: || {
         let expand = |name, x: [usize; 4], hidden: usize, side: usize, stride| {
@@ -552,6 +567,33 @@ pub const SPEC: OpSpec = OpSpec {
                 )?])
             })
         };
+        let block = |name, x: [usize; 4], [hidden, out, squeeze]: [usize; 3], stride| {
+            let weights = [
+                normal([hidden, x[3]]),
+                normal([3, 3, hidden]),
+                normal([squeeze, hidden]),
+                normal([squeeze]),
+                normal([hidden, squeeze]),
+                normal([hidden]),
+                normal([out, hidden]),
+            ];
+            let norms = [hidden, hidden, hidden, hidden, out, out].map(|channels| normal([channels]));
+            let inputs: Vec<_> = [normal(x)].into_iter().chain(weights).chain(norms).collect();
+            Case::new(name, inputs, move |x| {
+                let of = MbConvOf {
+                    expand: Some((x[1].clone(), Some(norm(x, 8)))),
+                    taps: x[2].clone(),
+                    stride,
+                    norm: Some(norm(x, 10)),
+                    reduce: [x[3].clone(), x[4].clone()],
+                    excite: [x[5].clone(), x[6].clone()],
+                    project: x[7].clone(),
+                    out_norm: Some(norm(x, 12)),
+                    residual: stride == 1 && x[0].shape().last() == x[7].shape()[0],
+                };
+                Ok(vec![x[0].mbconv(&of)?])
+            })
+        };
         vec![
             expand("expand_ragged", [3, 3, 5, 9], 21, 3, 1),
             expand("expand_images_share_a_block", [5, 4, 4, 40], 160, 3, 1),
@@ -562,6 +604,9 @@ pub const SPEC: OpSpec = OpSpec {
             project("project_ragged", [2, 3, 3, 5], 7),
             project("project_past_a_tile", [5, 3, 5, 72], 136),
             project("project_one_pixel", [3, 1, 1, 16], 1),
+            block("block", [3, 4, 4, 16], [64, 24, 5], 1),
+            block("block_of_four", [2, 4, 4, 8], [520, 8, 6], 1),
+            block("block_of_eight", [9, 3, 3, 8], [1032, 72, 3], 2),
             Case::new(
                 "without_norms",
                 [normal([3, 4, 6, 8]), normal([24, 8]), normal([3, 3, 24]), normal([3, 24]), normal([516, 24])],
