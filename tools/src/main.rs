@@ -5,7 +5,10 @@
 
 mod bench_report;
 mod bundle;
+mod code;
 mod licences;
+mod log;
+mod model;
 mod ptx;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -24,6 +27,8 @@ struct Cli {
 enum Verb {
     /// Compile the kernels to PTX and hold it against its gates.
     Ptx(ptx::Args),
+    /// Predict times without a GPU.
+    Model(model::Args),
     /// Check every operation against numeric cases computed by PyTorch in f64.
     #[command(disable_help_flag = true)]
     Conformance {
@@ -41,6 +46,7 @@ enum Verb {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Ptx(args) => ptx::run(&args),
+        Verb::Model(args) => model::run(&args),
         Verb::Conformance { arguments } => program("isg-conformance", &arguments),
         Verb::BenchReport(args) => bench_report::run(&args),
         Verb::Bundle(args) => bundle::run(&args),

@@ -1,4 +1,4 @@
-//! Where the compiler and the two assemblers come from.
+//! Where the compiler, the two assemblers and the disassembler come from.
 //!
 //! All five packages of the compiler are pinned: nvcc 13.0.88 asks for its companions without a version, and with today's
 //! companions it writes PTX that no driver of its own release loads. The older assembler is the one inside the first
@@ -22,6 +22,8 @@ const COMPILER_WHEELS: &[&str] = &[
     "nvidia-cuda-cccl==13.0.85",
 ];
 const OLDEST_WHEELS: &[&str] = &["nvidia-cuda-nvcc-cu12==12.0.76"];
+/// The first release of it that is a package; it reads what 13.0 assembles.
+const DISASSEMBLER_WHEELS: &[&str] = &["nvidia-cuda-nvdisasm==13.2.51"];
 
 pub struct Toolchain {
     pub nvcc: PathBuf,
@@ -29,6 +31,8 @@ pub struct Toolchain {
     pub ptxas: PathBuf,
     /// Of CUDA 12.0.
     pub ptxas_oldest: PathBuf,
+    /// Beside the compiler, or a package of its own.
+    pub nvdisasm: PathBuf,
 }
 
 impl Toolchain {
@@ -58,7 +62,15 @@ impl Toolchain {
             ensure!(given.is_none(), "ISG_CUDA_WHEELS={}: no ptxas in cu120/nvidia/cuda_nvcc/bin", folder.display());
             install(OLDEST_WHEELS, &folder.join("cu120"))?;
         }
-        Ok(Toolchain { nvcc, ptxas, ptxas_oldest })
+        let mut nvdisasm = nvcc.with_file_name("nvdisasm");
+        if !nvdisasm.exists() {
+            nvdisasm = folder.join("nvdisasm/nvidia/cu13/bin/nvdisasm");
+        }
+        if !nvdisasm.exists() {
+            ensure!(given.is_none(), "ISG_CUDA_WHEELS={}: no {}", folder.display(), nvdisasm.display());
+            install(DISASSEMBLER_WHEELS, &folder.join("nvdisasm"))?;
+        }
+        Ok(Toolchain { nvcc, ptxas, ptxas_oldest, nvdisasm })
     }
 }
 
