@@ -126,3 +126,25 @@ fn summary(registers: u32, sass: &Code, ptx: &Code) -> Assembled {
         expansion: of_loops.filter(|_| same).unwrap_or(whole),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::code::{Instruction, Kind};
+
+    #[test]
+    fn loops_of_both_languages_are_compared_by_their_work() {
+        let plain = |kind| Instruction { kind, target: None, falls: true };
+        let back = Instruction { kind: Kind::Other, target: Some(1), falls: true };
+        let end = Instruction { kind: Kind::Other, target: None, falls: false };
+        let (other, load) = (plain(Kind::Other), plain(Kind::Global(16)));
+        let ptx = Code(vec![other, load, other, other, back, end]);
+        // Unrolled twice, in six instructions.
+        let sass = Code(vec![other, load, load, other, other, other, back, end]);
+        let made = summary(40, &sass, &ptx);
+        assert_eq!((made.registers, made.instructions, made.hottest.global_bytes), (40, 8, 32));
+        assert_eq!(made.expansion, (6.0 / 32.0) / (4.0 / 16.0));
+        // Nothing to compare by: instructions of the whole.
+        assert_eq!(summary(40, &Code(vec![other, end]), &Code(vec![other, other, other, end])).expansion, 0.5);
+    }
+}

@@ -70,6 +70,8 @@ machine! {
     /// Most that one SM takes from the second level.
     l2_bytes_per_clk_sm,
     l2_tb_s,
+    /// The same for operands of products, which neighbouring SMs ask for together.
+    l2_shared_tb_s,
     /// Reached, not promised.
     dram_tb_s,
     load_latency_clk,

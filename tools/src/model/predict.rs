@@ -87,7 +87,8 @@ pub fn predict(demand: &Demand, machine: &Machine) -> Result<Prediction> {
         ("DRAM", demand.dram_bytes / (1e12 * machine.dram_tb_s.value)),
     ]);
     let one_by_one = demand.l2_bytes / (blocks.min(sms) * machine.l2_bytes_per_clk_sm.value * clock);
-    units.insert("L2", one_by_one.max(demand.l2_bytes / (1e12 * machine.l2_tb_s.value)));
+    let l2 = if demand.matrix.is_some() { &machine.l2_shared_tb_s } else { &machine.l2_tb_s };
+    units.insert("L2", one_by_one.max(demand.l2_bytes / (1e12 * l2.value)));
     if let Some((element, warpgroup)) = demand.matrix.filter(|_| demand.macs > 0.0) {
         let products = on_sms(demand.macs, machine.macs_per_clk(element, warpgroup)?);
         let outside = on_sms(demand.issues_outside, machine.issue_per_clk.value);
