@@ -1,5 +1,5 @@
-//! `cargo tool bench-report`: the tables of kernels in `docs/measured.md`, from the newest rows of `benches/log/*.jsonl`. Timings of
-//! one device, workload and type stand side by side.
+//! `cargo tool bench-report`: the tables of kernels in `docs/measured.md`, from the newest rows of `benches/log/*.jsonl`.
+//! Timings of one device, workload and type stand side by side.
 
 use std::{fmt::Write as _, fs, path::Path};
 

@@ -1,5 +1,5 @@
-//! `benches/log/*.jsonl`: a row is one timing, ours from `cargo bench --bench kernels` or a peer's from `tools/peers/gpu_ops.py`, or
-//! what the emulator counted of the kernels of the same workload.
+//! `benches/log/*.jsonl`: a row is one timing, ours from `cargo bench --bench kernels` or a peer's from
+//! `tools/peers/gpu_ops.py`, or what the emulator counted of the kernels of the same workload.
 
 use std::{collections::BTreeMap, fs, path::Path};
 

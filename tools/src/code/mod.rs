@@ -75,8 +75,8 @@ impl Work {
         }
     }
 
-    /// Of two ways through the same code, that which multiplies more, then that which moves more, then the shorter: paths for whole
-    /// tiles and wide copies, which are what runs.
+    /// Of two ways through the same code, that which multiplies more, then that which moves more, then the shorter: paths
+    /// for whole tiles and wide copies, which are what runs.
     fn rank(&self) -> (u64, u64, u64) {
         (self.macs, self.global_bytes, u64::MAX - self.instructions)
     }

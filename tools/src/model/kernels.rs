@@ -1,5 +1,5 @@
-//! The machine code of kernels that are shipped, entry by entry, as the pinned assembler makes it for a GPU. What was assembled once
-//! is kept in `target/cuda/machine_code.json`.
+//! The machine code of kernels that are shipped, entry by entry, as the pinned assembler makes it for a GPU. What was
+//! assembled once is kept in `target/cuda/machine_code.json`.
 
 use std::{
     collections::{BTreeMap, HashMap},
