@@ -30,7 +30,8 @@ const END: &str = "<!-- model: end -->";
 #[command(after_help = "Counts come from benches/log:\n  \
     cargo bench --bench kernels -- --device emulator --log benches/log/emulator.jsonl\n  \
     ISG_EMULATOR_CAPABILITY=9.0 cargo bench --bench kernels -- --device emulator --log benches/log/emulator.jsonl\n\n\
-    Examples:\n  cargo tool model --only softmax\n  cargo tool model --machine H100 --json\n  cargo tool model --validate ~/fast.cu")]
+    Examples:\n  cargo tool model --only softmax\n  cargo tool model --machine H100 --json\n  \
+    cargo tool model --validate FOLDER_OF_CLONES")]
 pub struct Args {
     /// Only workloads whose name contains this.
     #[arg(long, default_value = "")]

@@ -1,8 +1,8 @@
 //! The time of a kernel from what it asks of a machine: the largest of what each unit needs, with what nothing overlaps added.
 //!
-//! SMs are busy as long as the one with most blocks. Where few warps share an SM, or where warpgroups multiply, instructions outside
-//! of the products wait for them. Each launch costs the gap between kernels, and each round of blocks that has an SM to
-//! itself one load before it can begin and one before it can end.
+//! SMs are busy as long as the one with most blocks. Where few warps share an SM, or where warpgroups multiply, instructions
+//! outside of the products wait for them. Each launch costs the gap between kernels, and each round of blocks that has an SM
+//! to itself one load before it can begin and one before it can end.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,8 @@
-//! `cargo tool model --validate FOLDER`: public kernels, compiled from where the reader has them, against figures that others measured.
+//! `cargo tool model --validate FOLDER`: public kernels, compiled from where the reader has them, against figures that others
+//! measured.
 //!
-//! Launch shapes and work come from `tools/published.toml`; no emulator runs, so that instructions are those of the hottest loop as often
-//! as the work needs it, and the rest of the code once for each tile.
+//! Launch shapes and work come from `tools/published.toml`; no emulator runs, so that instructions are those of the hottest
+//! loop as often as the work needs it, and the rest of the code once for each tile.
 
 use std::{fs, path::Path, process::Command};
 
@@ -98,7 +99,8 @@ pub fn run(root: &Path, folder: &Path, machines: &[Machine], as_json: bool) -> R
         for (kernel, what, published, predicted, prediction) in &lines {
             println!(
                 "{}",
-                json!({ "name": kernel.name, "machine": kernel.machine, "unit": what, "published": published, "predicted": predicted,
+                json!({ "name": kernel.name, "machine": kernel.machine, "unit": what,
+                    "published": published, "predicted": predicted,
                     "bound": prediction.bound, "source": kernel.published.source })
             );
         }
