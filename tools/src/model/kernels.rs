@@ -103,7 +103,9 @@ impl Kernels {
     /// What an entry's code depends on, and the architecture that a GPU's driver compiles it for.
     fn key(&self, entry: &str, capability: &str) -> Result<(String, String)> {
         let shipped = self.shipped.get(entry).with_context(|| {
-            format!("{entry}: in benches/log, but in no file of kernels/ptx; count again with `cargo bench --bench kernels`")
+            format!(
+                "{entry}: in benches/log, but in no file of kernels/ptx; count again with `cargo bench --bench kernels`"
+            )
         })?;
         let own = format!("sm_{}", capability.replace('.', ""));
         let architecture = if shipped.architecture == "sm_80" { own } else { shipped.architecture.to_string() };
