@@ -160,7 +160,7 @@ impl TrainConfig {
                 ema_decay: 0.98,
                 patience: 0,
                 target_scaling: Scaling::Standard,
-                feature_noise: 0.05,
+                feature_noise: 0.15,
                 members: 2,
                 checkpoint_s: 10,
                 fine_tune: FineTuneConfig { enabled: false, ..paper.fine_tune },
