@@ -154,8 +154,13 @@ const EQUIVALENT: &[(&str, &str, Safeguard, &[usize], &str)] = &[
     ("conv2d_", "_128x128", Safeguard::WarpBarrier, &[4, 8], LAST_READ),
     ("modulated_conv2d_", "_128x128", Safeguard::WarpBarrier, &[4, 8], LAST_READ),
     ("segment_topk_mean_fwd", "", Safeguard::Barrier, &[2], OWN_SUM),
+    ("mbconv_", "", Safeguard::Wait, &[2, 4], LAST_GROUPS),
+    ("mbconv_expand_moments", "", Safeguard::Barrier, &[2], NOT_REUSED),
+    ("mbconv_sm90_", "_fwd", Safeguard::Barrier, &[2], NOT_REUSED),
 ];
 const LAST_GROUPS: &str = "the steps before waited for every group that copies something; those left are empty";
+const NOT_REUSED: &str =
+    "what comes next has shared memory of its own, and a barrier before the product's is written again";
 const OWN_SUM: &str = "the only thread that goes on reads the sum that it wrote itself";
 const LAST_READ: &str = "nobody writes to the warp's piece of shared memory after its last results were read";
 

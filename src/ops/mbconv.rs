@@ -30,7 +30,10 @@ use crate::{
     float_dispatch,
     gemm::{heuristics, vector},
     kernel_params,
-    op::{Case, DeviceArgs, HostArgs, Op, OpSpec, Order, apply_n, apply1, normal, registry::Workload, same_float},
+    op::{
+        Case, DeviceArgs, Draw, HostArgs, Op, OpSpec, Order, apply_n, apply1, drawn, normal, registry::Workload,
+        same_float,
+    },
     ops::layer_norm::Norm,
     shape::{Shape, Spec},
     tape::{Keep, Tape, Vjp},
@@ -567,28 +570,35 @@ pub const SPEC: OpSpec = OpSpec {
                 )?])
             })
         };
-        let block = |name, x: [usize; 4], [hidden, out, squeeze]: [usize; 3], stride| {
+        let block = |name, x: [usize; 4], [hidden, out, squeeze]: [usize; 3], stride, normed: bool| {
+            // As layers begin: sums of hundreds of normal numbers would saturate the gate, whose gradient is then all rounding.
+            let matrix = |rows: usize, columns: usize| {
+                let most = (3.0 / columns as f64).sqrt();
+                drawn([rows, columns], Draw::Uniform(-most, most))
+            };
             let weights = [
-                normal([hidden, x[3]]),
+                matrix(hidden, x[3]),
                 normal([3, 3, hidden]),
-                normal([squeeze, hidden]),
+                matrix(squeeze, hidden),
                 normal([squeeze]),
-                normal([hidden, squeeze]),
+                matrix(hidden, squeeze),
                 normal([hidden]),
-                normal([out, hidden]),
+                matrix(out, hidden),
             ];
             let norms = [hidden, hidden, hidden, hidden, out, out].map(|channels| normal([channels]));
+            let norms = norms.into_iter().filter(|_| normed);
             let inputs: Vec<_> = [normal(x)].into_iter().chain(weights).chain(norms).collect();
             Case::new(name, inputs, move |x| {
+                let norm = |i: usize| normed.then(|| norm(x, i));
                 let of = MbConvOf {
-                    expand: Some((x[1].clone(), Some(norm(x, 8)))),
+                    expand: Some((x[1].clone(), norm(8))),
                     taps: x[2].clone(),
                     stride,
-                    norm: Some(norm(x, 10)),
+                    norm: norm(10),
                     reduce: [x[3].clone(), x[4].clone()],
                     excite: [x[5].clone(), x[6].clone()],
                     project: x[7].clone(),
-                    out_norm: Some(norm(x, 12)),
+                    out_norm: norm(12),
                     residual: stride == 1 && x[0].shape().last() == x[7].shape()[0],
                 };
                 Ok(vec![x[0].mbconv(&of)?])
@@ -604,16 +614,23 @@ pub const SPEC: OpSpec = OpSpec {
             project("project_ragged", [2, 3, 3, 5], 7),
             project("project_past_a_tile", [5, 3, 5, 72], 136),
             project("project_one_pixel", [3, 1, 1, 16], 1),
-            block("block", [3, 4, 4, 16], [64, 24, 5], 1),
-            block("block_of_four", [2, 4, 4, 8], [520, 8, 6], 1),
-            block("block_of_eight", [9, 3, 3, 8], [1032, 72, 3], 2),
+            block("block", [3, 4, 4, 16], [64, 24, 5], 1, true),
+            block("block_of_four", [2, 4, 4, 8], [520, 8, 6], 1, true),
+            block("block_of_eight", [9, 3, 3, 8], [1032, 72, 3], 2, true),
+            block("block_of_four_without_norms", [5, 4, 4, 8], [520, 136, 2], 1, false),
+            block("block_of_eight_without_norms", [5, 4, 4, 8], [1032, 264, 2], 1, false),
             Case::new(
                 "without_norms",
-                [normal([3, 4, 6, 8]), normal([24, 8]), normal([3, 3, 24]), normal([3, 24]), normal([516, 24])],
+                [[24, 8], [3, 24], [516, 24], [72, 24]]
+                    .map(normal)
+                    .into_iter()
+                    .chain([normal([3, 4, 6, 8]), normal([3, 3, 24])])
+                    .collect::<Vec<_>>(),
                 |x| {
-                    let d = x[0].mbconv_expand(&x[1], None, &x[2], 2)?;
+                    let d = x[4].mbconv_expand(&x[0], None, &x[5], 2)?;
                     let [pooled, moments] = d.mbconv_squeeze(None)?;
-                    Ok(vec![d.mbconv_project([&moments, &x[3], &x[4]], None, None, None)?, pooled])
+                    let project = |weight: &Tensor| d.mbconv_project([&moments, &x[1], weight], None, None, None);
+                    Ok(vec![project(&x[2])?, project(&x[3])?, pooled])
                 },
             ),
         ]
@@ -625,7 +642,7 @@ pub const SPEC: OpSpec = OpSpec {
         let x = [normal([n, 8, 8, inputs]), normal([hidden, inputs]), normal([3, 3, hidden]), vector(), vector()];
         let d = [normal([n, 8, 8, hidden]), vector(), vector(), normal([n, hidden]), normal([inputs, hidden])];
         vec![
-            Workload::gpu("mbconv_expand_8px_512", x, product, |x| {
+            Workload::gpu("mbconv_expand_8px_512", x, product + 18.0 * (rows * hidden) as f64, |x| {
                 x[0].mbconv_expand(&x[1], Some(&norm(x, 3)), &x[2], 1)
             }),
             Workload::gpu("mbconv_project_8px_512", d, product, |x| {
