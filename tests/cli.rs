@@ -42,6 +42,7 @@ fn every_command_explains_itself_with_examples() {
     for command in ["slide", "score", "shannon", "synth", "extractor", "features", "train", "predict", "evaluate"]
         .into_iter()
         .chain(["report", "run", "demo", "doctor", "methods", "encode", "compare", "reproduce", "probe", "spots"])
+        .chain(["scan", "learn", "status"])
     {
         assert!(text.contains(command), "{command} is not in the help");
         let own = isg(&[command, "--help"]);
@@ -61,6 +62,10 @@ fn every_command_explains_itself_with_examples() {
         "reproduce",
         "probe",
         "spots",
+        "scan",
+        "features",
+        "train",
+        "status",
     ];
     for command in explained {
         assert!(stdout(&isg(&[command, "--help"])).contains("Examples:"), "{command} --help shows no example");

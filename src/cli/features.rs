@@ -6,20 +6,33 @@ use crate::{
     pipeline::{
         Run, Stage,
         export::{self, Kind},
+        shards::{self, Shard},
     },
 };
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  isg features cohort/isg.toml                everything up to the features
+  isg features cohort/isg.toml --shard 2/8    slides as the second of eight processes; after `isg scan` and `isg learn`
+  isg features cohort/isg.toml --export h5    and for other programs")]
 pub struct Args {
     #[command(flatten)]
     run: super::run::Args,
     /// Also write every slide's vectors and corners into RUN/export: h5 (TRIDENT's layout), npz or csv.
     #[arg(long, value_name = "KIND", conflicts_with = "dry_run")]
     export: Option<Kind>,
+    /// Work beside others: begin with part i of n of the slides, then take what nobody works on.
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["dry_run", "export"])]
+    shard: Option<Shard>,
 }
 
 pub fn run(args: Args, context: &Context) -> Result<Outcome> {
-    let Args { run: args, export } = args;
+    let Args { run: args, export, shard } = args;
+    if let Some(shard) = shard {
+        return super::shards::part(&args, &format!("features {shard}"), context, |run, device, progress| {
+            shards::features(run, shard, device, progress)
+        });
+    }
     let Some(kind) = export else { return super::run::run(args, Stage::Features, context) };
     let config = args.config()?;
     let outcome = super::run::run(args, Stage::Features, context)?;

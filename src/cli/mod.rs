@@ -22,9 +22,11 @@ pub mod run;
 pub mod score;
 mod selector_flags;
 pub mod shannon;
+pub mod shards;
 pub mod signals;
 pub mod slide;
 pub mod spots;
+pub mod status;
 pub mod synth;
 
 use std::process::ExitCode;
@@ -73,6 +75,9 @@ struct Global {
     /// No progress and no remarks; errors are still printed.
     #[arg(long, short, global = true)]
     quiet: bool,
+    /// Progress, remarks and errors as JSON, one object a line.
+    #[arg(long, global = true)]
+    log_json: bool,
 }
 
 #[derive(Subcommand)]
@@ -93,10 +98,16 @@ enum Command {
     Synth(synth::Args),
     /// Slides and expression tables in; trained, cross-validated predictions, tables and a report out.
     Run(run::Args),
+    /// The first stage of a run: patches scored.
+    Scan(shards::Scan),
+    /// A run up to its encoders, which have learned from its patches.
+    Learn(run::Args),
     /// The first stages of a run: patches scored, extractors trained, features stored.
     Features(features::Args),
     /// A run up to its trained networks and their held-out predictions.
-    Train(run::Args),
+    Train(shards::Train),
+    /// How far a run is, who works on it, how long it will take.
+    Status(status::Args),
     /// Score predictions: correlation per gene, with intervals, p-values and false discovery rate.
     Evaluate(evaluate::Args),
     /// Compare the predictions of finished runs, or of the methods of one run.
@@ -173,9 +184,12 @@ pub fn main() -> ExitCode {
         }
     };
     signals::listen();
-    let context =
-        Context { device: cli.global.device, quiet: cli.global.quiet, progress: progress::Bars::new(cli.global.quiet) };
-    let outcome = start_threads(cli.global.threads).and_then(|()| run(cli.command, &context));
+    let Global { device, threads, quiet, log_json } = cli.global;
+    if log_json {
+        output::log_json();
+    }
+    let context = Context { device, quiet, progress: progress::Bars::new(quiet) };
+    let outcome = start_threads(threads).and_then(|()| run(cli.command, &context));
     if std::env::var_os("ISG_LOG").is_some_and(|what| what == "load") {
         output::say(loads::report(loads::all()));
     }
@@ -184,7 +198,7 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Partial) => output::exit_status(EXIT_PARTIAL),
         Ok(Outcome::Refused) => ExitCode::from(EXIT_FAILED),
         Err(error) => {
-            output::say(format_args!("isg: {error}"));
+            output::error(&error);
             ExitCode::from(match error {
                 Error::Interrupted => signals::exit_status(),
                 Error::Usage(_) => EXIT_USAGE,
@@ -228,8 +242,11 @@ fn run(command: Command, context: &Context) -> Result<Outcome> {
         Command::Slide(args) => slide::run(args).map(|()| Outcome::Done),
         Command::Synth(args) => synth::run(args, context),
         Command::Run(args) | Command::Report(args) => run::run(args, Stage::Report, context),
+        Command::Scan(args) => shards::scan(args, context),
+        Command::Learn(args) => run::run(args, Stage::Extractors, context),
         Command::Features(args) => features::run(args, context),
-        Command::Train(args) => run::run(args, Stage::Training, context),
+        Command::Train(args) => shards::train(args, context),
+        Command::Status(args) => status::run(&args).map(|()| Outcome::Done),
         Command::Evaluate(args) => evaluate::run(args, context),
         Command::Compare(args) => compare::run(args, context),
         Command::Reproduce(args) => reproduce::run(args, context),

@@ -38,6 +38,10 @@ pub struct Args {
 }
 
 impl Args {
+    pub(super) fn json(&self) -> bool {
+        self.json
+    }
+
     /// The configuration, with the run directory of the command line.
     pub(super) fn config(&self) -> Result<RunConfig> {
         let mut config = RunConfig::read(&self.config)?;

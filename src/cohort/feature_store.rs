@@ -199,6 +199,14 @@ impl FeatureStore {
         }
     }
 
+    /// Whether the file of a slide says that it was made from `key`. Only its first bytes are read, so that asking about all the
+    /// slides of a cohort costs little; whoever uses them reads the whole file ([`FeatureStore::find`]).
+    pub fn claims(&self, slide: &str, key: &FeatureKey) -> bool {
+        let Ok(metadata) = safetensors::unchecked_metadata(self.path_of(slide)) else { return false };
+        let held = metadata.get("key").and_then(|text| serde_json::from_str::<FeatureKey>(text).ok());
+        held.as_ref() == Some(key)
+    }
+
     /// Writes `index.json`, which lists these.
     pub fn write_index<'a>(&self, stored: impl IntoIterator<Item = &'a StoredFeatures>) -> Result<()> {
         let line = |stored: &StoredFeatures| IndexEntry {

@@ -1,6 +1,6 @@
 //! What loading a cohort found out, for people to read: how every slide was matched, and what was left out.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +77,27 @@ impl Findings {
         write_matching_csv(dir.join(MATCHING_FILE), &self.matching)?;
         write_excluded_csv(dir.join(EXCLUDED_FILE), &self.excluded)
     }
+}
+
+/// The slides that the `matching.csv` of a folder matches with expression.
+///
+/// # Errors
+/// There is none, or it is another table.
+pub fn matched_slides(dir: &Path) -> Result<BTreeSet<String>> {
+    let path = dir.join(MATCHING_FILE);
+    let wrong = |e: csv::Error| Error::input(&path, format!("cannot be read ({e})"), "run the same command again");
+    let mut rows = csv::Reader::from_path(&path).map_err(wrong)?;
+    let mut matched = BTreeSet::new();
+    for row in rows.records() {
+        let row = row.map_err(wrong)?;
+        // Slide and column; the latter is empty without a match.
+        if let (Some(slide), Some(column)) = (row.get(0), row.get(3))
+            && !column.is_empty()
+        {
+            matched.insert(escape::uncell(slide).to_string());
+        }
+    }
+    Ok(matched)
 }
 
 /// Writes how slides were matched as CSV: slide,patient,sample,column,rule; in order of the slides' names.

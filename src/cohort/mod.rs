@@ -33,7 +33,8 @@ pub use config::{CohortConfig, MatchBy};
 pub use expression::{ExpressionTable, ReadOptions};
 pub use feature_store::{FeatureKey, FeatureStore};
 pub use findings::{
-    EXCLUDED_FILE, Excluded, ExcludedKind, Findings, MATCHING_FILE, MatchRow, write_excluded_csv, write_matching_csv,
+    EXCLUDED_FILE, Excluded, ExcludedKind, Findings, MATCHING_FILE, MatchRow, matched_slides, write_excluded_csv,
+    write_matching_csv,
 };
 pub use load::{Cohort, PatientEntry, SlideEntry};
 pub use splits::{Fold, SplitConfig, SplitPatient, Splits, Stratify};

@@ -75,6 +75,10 @@ impl Encoder for Isg {
         training::renew(site.extractor, source, site.dir, device, progress).map(drop)
     }
 
+    fn has_learned(&self, site: Site, source: &dyn PatchSource) -> Result<bool> {
+        training::is_finished(site.extractor, source, site.dir)
+    }
+
     fn digest(&self, site: Site) -> Result<Digest> {
         training::checksum(site.dir)
     }

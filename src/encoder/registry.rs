@@ -100,6 +100,15 @@ pub trait Encoder: Debug + Send + Sync {
         Ok(())
     }
 
+    /// Whether the site's folder holds what [`Encoder::learn`] would leave there.
+    ///
+    /// # Errors
+    /// Patches that cannot be read, an error of the machine; a damaged file is an answer.
+    fn has_learned(&self, site: Site, source: &dyn PatchSource) -> Result<bool> {
+        let _ = (site, source);
+        Ok(true)
+    }
+
     /// Looks at everything that it needs of the user's files, so that what cannot be used is refused before any work; gives
     /// the length of its vectors.
     ///

@@ -90,13 +90,8 @@ impl Encoder for TextureWords {
     }
 
     fn learn(&self, site: Site, source: &dyn PatchSource, _: &Device, progress: &dyn Progress) -> Result<()> {
-        let path = file(site);
-        let key = Digest::of("texture words", &(self.parameters(), source.digest()?)).to_string();
-        match SafetensorsFile::open_own(&path) {
-            Ok(stored) if stored.metadata_value("key") == Some(&key) => return Ok(()),
-            Ok(_) => {}
-            Err(error) if error.fault() == Fault::Input || !path.exists() => {}
-            Err(error) => return Err(error),
+        if self.has_learned(site, source)? {
+            return Ok(());
         }
         let pieces = self.draw(source, progress)?;
         let count = pieces.len() / PIECE;
@@ -111,8 +106,17 @@ impl Encoder for TextureWords {
         let words = kmeans::lloyd(&pieces, PIECE, first)?.centres;
         let words = Tensor::from_f64(&words, [self.words, PIECE], DType::F32, &Device::cpu())?;
         std::fs::create_dir_all(site.dir).map_err(|e| Error::io(site.dir, e))?;
-        let metadata = BTreeMap::from([("key".to_string(), key)]);
-        checkpoint::write_tensors(&path, &[("words".to_string(), words)], &metadata).map(drop)
+        let metadata = BTreeMap::from([("key".to_string(), self.key(source)?)]);
+        checkpoint::write_tensors(&file(site), &[("words".to_string(), words)], &metadata).map(drop)
+    }
+
+    fn has_learned(&self, site: Site, source: &dyn PatchSource) -> Result<bool> {
+        let path = file(site);
+        match SafetensorsFile::open_own(&path) {
+            Ok(stored) => Ok(stored.metadata_value("key") == Some(&self.key(source)?)),
+            Err(error) if error.fault() == Fault::Input || !path.exists() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn digest(&self, site: Site) -> Result<Digest> {
@@ -133,6 +137,11 @@ impl Encoder for TextureWords {
 }
 
 impl TextureWords {
+    /// Of all that the words follow from.
+    fn key(&self, source: &dyn PatchSource) -> Result<String> {
+        Ok(Digest::of("texture words", &(self.parameters(), source.digest()?)).to_string())
+    }
+
     /// Pieces of patches drawn at random, in patch after patch.
     fn draw(&self, source: &dyn PatchSource, progress: &dyn Progress) -> Result<Vec<f64>> {
         let mut order = Philox::named(self.seed, "patches of words").permutation(source.len());

@@ -154,6 +154,22 @@ pub fn renew(
     bring_up_to_date(config, source, key(config, source)?, dir, device, progress)
 }
 
+/// Whether `dir` holds what [`renew`] would leave there.
+///
+/// # Errors
+/// A file of weights that cannot be read, an error of the machine; a damaged extractor is an answer.
+pub fn is_finished(config: &ExtractorConfig, source: &dyn PatchSource, dir: &Path) -> Result<bool> {
+    let file = dir.join(extractor::FILE);
+    if !file.is_file() {
+        return Ok(false);
+    }
+    match Header::read(&file) {
+        Ok(found) => Ok(found.key == key(config, source)? && found.step == config.steps),
+        Err(error) if error.fault() == Fault::Input => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn bring_up_to_date(
     config: &ExtractorConfig,
     source: &dyn PatchSource,

@@ -5,6 +5,7 @@ pub mod array;
 pub use crate::atomic;
 pub mod checkpoint;
 pub mod checksum;
+pub mod claim;
 pub mod file_name;
 pub mod fingerprint;
 #[cfg(feature = "app")]

@@ -40,6 +40,28 @@ pub(crate) fn map(path: &Path) -> Result<Mmap> {
     unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))
 }
 
+/// Length of a file's header, and what it says.
+fn header_of(path: &Path, map: &[u8]) -> Result<(usize, Metadata)> {
+    let claimed = map.first_chunk::<8>().map_or(0, |raw| u64::from_le_bytes(*raw));
+    if claimed > MAX_HEADER_BYTES && claimed <= map.len() as u64 {
+        let problem =
+            format!("has a header of {} MiB; more than {} are not read", claimed >> 20, MAX_HEADER_BYTES >> 20);
+        return Err(Error::input(path, problem, "save the weights alone"));
+    }
+    SafeTensors::read_metadata(map)
+        .map_err(|e| Error::input(path, format!("is not a whole safetensors file ({e})"), "write or download it again"))
+}
+
+/// What a file says in its header, whose checksum is not looked at: the rest of the file is not read.
+///
+/// # Errors
+/// `Io` where the file cannot be read; `Input` where it is no whole safetensors file.
+pub fn unchecked_metadata(path: impl AsRef<Path>) -> Result<BTreeMap<String, String>> {
+    let path = path.as_ref();
+    let (_, header) = header_of(path, &map(path)?)?;
+    Ok(header.metadata().clone().unwrap_or_default().into_iter().collect())
+}
+
 /// An open file; arrays are read from the map when asked for.
 pub struct SafetensorsFile {
     path: PathBuf,
@@ -57,15 +79,7 @@ impl SafetensorsFile {
     pub fn open(path: impl AsRef<Path>) -> Result<SafetensorsFile> {
         let path = path.as_ref();
         let map = map(path)?;
-        let claimed = map.first_chunk::<8>().map_or(0, |raw| u64::from_le_bytes(*raw));
-        if claimed > MAX_HEADER_BYTES && claimed <= map.len() as u64 {
-            let problem =
-                format!("has a header of {} MiB; more than {} are not read", claimed >> 20, MAX_HEADER_BYTES >> 20);
-            return Err(Error::input(path, problem, "save the weights alone"));
-        }
-        let (header_bytes, header) = SafeTensors::read_metadata(&map).map_err(|e| {
-            Error::input(path, format!("is not a whole safetensors file ({e})"), "write or download it again")
-        })?;
+        let (header_bytes, header) = header_of(path, &map)?;
         let mut names: Vec<String> = header.tensors().into_keys().collect();
         names.sort();
         let data_start = header_bytes + 8;

@@ -19,7 +19,7 @@ use crate::{
     device::{Device, DeviceId},
     error::{Error, Fault, Result},
     eval::metrics::Prediction,
-    io::{checksum::Digest, safetensors::SafetensorsFile},
+    io::{checksum::Digest, claim::Claim, safetensors::SafetensorsFile},
     mil::{
         bags::{BagSet, FoldSlides},
         config::TrainConfig,
@@ -67,37 +67,10 @@ pub fn cross_validate(
     device: DeviceId,
     progress: &dyn Progress,
 ) -> Result<CvResult> {
-    config.validate()?;
-    check_features(config, set.dims)?;
-    set.validate()?;
-    let folds = set.fold_slides(splits);
-    for (number, fold) in folds.iter().enumerate() {
-        check_fold(number, fold.train.len(), fold.test.len())?;
-    }
-    let projects: Vec<&str> = set.bags.iter().map(|bag| bag.project.as_str()).collect();
-    let tasks = tuned_tasks(config, &set.genes, &projects)?;
-    let tuned_config = config.tuned();
-    let in_rows = set.in_rows(&*config.method)?;
-    let pooled = Stage { config, set: in_rows.as_ref().unwrap_or(set) };
-    let tuned_rows = match &tuned_config {
-        Some(tuned) if !tasks.is_empty() => set.in_rows(&*tuned.method)?,
-        _ => None,
-    };
-    let tuned = match &tuned_config {
-        Some(config) => Stage { config, set: tuned_rows.as_ref().unwrap_or(set) },
-        None => pooled,
-    };
-    let jobs: Vec<(usize, usize)> = (0..folds.len()).flat_map(|k| (0..config.members).map(move |m| (k, m))).collect();
-    let epochs = config.epochs + tasks.len() * config.fine_tune.epochs;
-    progress.begin(&config.name, (epochs * jobs.len()) as u64, "epochs");
-    let outcome = side_by_side(jobs.len(), workers(config, jobs.len(), device), |i| {
-        let (fold, member) = jobs[i];
-        let device = device.open()?;
-        let cv = FoldRunner { pooled, tuned, tasks: &tasks, dir, device: &device, progress };
-        cv.member(&folds[fold], fold, member)
-    });
-    progress.end();
-    let done = outcome?;
+    let networks = Networks::new(config, set, splits, dir, device, progress)?;
+    let done = networks
+        .each(0..networks.folds.len(), |runner, fold, member| runner.member(&networks.folds[fold], fold, member))?;
+    let Networks { folds, tasks, .. } = networks;
 
     let tested = Tested::new(config, set, splits, &folds)?;
     // Networks of one fold are averaged; folds never are, for a slide may be held out once in every repeat.
@@ -122,6 +95,104 @@ pub fn cross_validate(
     manifest.write(dir)?;
     manifest.remove_others(dir)?;
     Ok(CvResult { predictions, curves, held_out_by })
+}
+
+/// Trains the networks of some folds, numbered over all repeats, beside other processes that train others in the same `dir`;
+/// [`cross_validate`] then finds them. How many there are now, and how many another process trains.
+///
+/// # Errors
+/// Those of [`cross_validate`].
+pub fn train_folds(
+    config: &TrainConfig,
+    set: &BagSet,
+    splits: &Splits,
+    wanted: &[usize],
+    dir: &Path,
+    device: DeviceId,
+    progress: &dyn Progress,
+) -> Result<[usize; 2]> {
+    let networks = Networks::new(config, set, splits, dir, device, progress)?;
+    let done = networks.each(wanted.iter().copied(), |runner, fold, member| {
+        match Claim::take(&member_dir(dir, fold, member))? {
+            Some(_claim) => runner.member(&networks.folds[fold], fold, member).map(|_| true),
+            None => {
+                progress.note(&format!("another process trains fold {fold} member {member} of {}", config.name));
+                progress.advance(networks.epochs() as u64);
+                Ok(false)
+            }
+        }
+    })?;
+    let here = done.iter().filter(|here| **here).count();
+    Ok([here, done.len() - here])
+}
+
+/// The networks of a cross-validation, once nothing stands against training them.
+struct Networks<'a> {
+    config: &'a TrainConfig,
+    set: &'a BagSet,
+    folds: Vec<FoldSlides>,
+    /// What each network is tuned for.
+    tasks: Vec<Task>,
+    dir: &'a Path,
+    device: DeviceId,
+    progress: &'a dyn Progress,
+}
+
+impl<'a> Networks<'a> {
+    fn new(
+        config: &'a TrainConfig,
+        set: &'a BagSet,
+        splits: &Splits,
+        dir: &'a Path,
+        device: DeviceId,
+        progress: &'a dyn Progress,
+    ) -> Result<Networks<'a>> {
+        config.validate()?;
+        check_features(config, set.dims)?;
+        set.validate()?;
+        let folds = set.fold_slides(splits);
+        for (number, fold) in folds.iter().enumerate() {
+            check_fold(number, fold.train.len(), fold.test.len())?;
+        }
+        let projects: Vec<&str> = set.bags.iter().map(|bag| bag.project.as_str()).collect();
+        let tasks = tuned_tasks(config, &set.genes, &projects)?;
+        Ok(Networks { config, set, folds, tasks, dir, device, progress })
+    }
+
+    /// Of one network and its tuned copies.
+    fn epochs(&self) -> usize {
+        self.config.epochs + self.tasks.len() * self.config.fine_tune.epochs
+    }
+
+    /// Calls `train` with fold and member of each network of these folds, several at a time where they are small; what it
+    /// returns, in their order.
+    fn each<T: Send>(
+        &self,
+        folds: impl Iterator<Item = usize>,
+        train: impl Fn(&FoldRunner, usize, usize) -> Result<T> + Sync,
+    ) -> Result<Vec<T>> {
+        let Networks { config, set, tasks, dir, device, progress, .. } = self;
+        let jobs: Vec<(usize, usize)> = folds.flat_map(|k| (0..config.members).map(move |m| (k, m))).collect();
+        let tuned_config = config.tuned();
+        let in_rows = set.in_rows(&*config.method)?;
+        let pooled = Stage { config, set: in_rows.as_ref().unwrap_or(set) };
+        let tuned_rows = match &tuned_config {
+            Some(tuned) if !tasks.is_empty() => set.in_rows(&*tuned.method)?,
+            _ => None,
+        };
+        let tuned = match &tuned_config {
+            Some(config) => Stage { config, set: tuned_rows.as_ref().unwrap_or(set) },
+            None => pooled,
+        };
+        progress.begin(&config.name, (self.epochs() * jobs.len()) as u64, "epochs");
+        let outcome = side_by_side(jobs.len(), workers(config, jobs.len(), *device), |i| {
+            let device = device.open()?;
+            let (fold, member) = jobs[i];
+            train(&FoldRunner { pooled, tuned, tasks, dir, device: &device, progress: *progress }, fold, member)
+        });
+        progress.end();
+        outcome
+    }
 }
 
 /// # Errors

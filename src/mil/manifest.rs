@@ -18,7 +18,8 @@ use crate::{
 
 const MANIFEST_FILE: &str = "model.json";
 const MANIFEST_FORMAT: &str = "isg-cross-validation-2";
-const TASKS: &str = "tasks";
+/// The folder of a network's tuned copies.
+pub(crate) const TASKS: &str = "tasks";
 
 /// What a run's folder holds, for whoever predicts with it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

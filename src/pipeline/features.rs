@@ -189,6 +189,51 @@ fn mean_and_deviation(vectors: &[f32], d: usize) -> Vec<f32> {
     sums.iter().map(mean).chain(sums.iter().map(deviation)).map(|v| v as f32).collect()
 }
 
+/// What makes the features of a run's slides, and where they are kept.
+pub(super) struct Extraction<'a> {
+    run: &'a Run,
+    encoders: Encoders,
+    pub store: FeatureStore,
+}
+
+impl<'a> Extraction<'a> {
+    pub fn new(run: &'a Run, device: &Device) -> Result<Extraction<'a>> {
+        let encoders = Encoders::load(&run.config, &run.config.out, device)?;
+        Ok(Extraction { run, encoders, store: FeatureStore::open(run.path("features"))? })
+    }
+
+    /// Everything that decides the features of a slide.
+    pub fn key(&self, slide: &Selected) -> FeatureKey {
+        self.encoders.key(&self.run.config.select, slide)
+    }
+
+    /// The features of a slide that are stored and made from what there is now.
+    pub fn find(&self, slide: &Selected, progress: &dyn Progress) -> Result<Option<StoredFeatures>> {
+        match self.store.find(&slide.entry.id, &self.key(slide))? {
+            Held::Current(stored) => return Ok(Some(*stored)),
+            Held::Damaged(why) => progress.note(&format!("{why}; the slide is encoded again")),
+            Held::Missing | Held::Changed(_) => {}
+        }
+        Ok(None)
+    }
+
+    /// Encodes a slide and stores what comes of it; why it has to be left out, where that lies with the slide.
+    pub fn encode(&self, slide: &Selected, progress: &dyn Progress) -> Result<Result<(), LeftOut>> {
+        let (id, select) = (&slide.entry.id, &self.run.config.select);
+        progress.remark(id);
+        let kept: Vec<PatchScore> = slide.kept().copied().collect();
+        let encode = || self.encoders.encode(id, &scan::plane(&slide.entry, select)?, &kept, select, progress);
+        match encode() {
+            Ok(encoded) => self.store.write(id, &self.key(slide), &encoded).map(Ok),
+            Err(error) if error.lies_with(&slide.entry.path) => {
+                progress.note(&format!("left out {id}: {error}"));
+                Ok(Err(LeftOut { slide: id.clone(), reason: error.to_string() }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// Encodes every slide whose stored features are not made from what there is now. Returns the features of the slides, in
 /// their order, and the slides that failed, which have none.
 pub fn extract(
@@ -197,43 +242,29 @@ pub fn extract(
     device: &Device,
     progress: &dyn Progress,
 ) -> Result<(Vec<StoredFeatures>, Vec<LeftOut>)> {
-    let encoders = Encoders::load(&run.config, &run.config.out, device)?;
-    let store = FeatureStore::open(run.path("features"))?;
-    let patches: usize = selected.iter().map(|slide| slide.kept().count()).sum();
-    progress.begin("features", patches as u64, "patches");
+    let extraction = Extraction::new(run, device)?;
+    progress.begin("features", patches_of(selected), "patches");
     let (mut features, mut left_out) = (Vec::with_capacity(selected.len()), Vec::new());
     for slide in selected {
         progress.check()?;
-        let (id, path) = (&slide.entry.id, &slide.entry.path);
-        let key = encoders.key(&run.config.select, slide);
-        match store.find(id, &key)? {
-            Held::Current(stored) => {
-                progress.advance(slide.kept().count() as u64);
-                features.push(*stored);
-                continue;
-            }
-            Held::Damaged(why) => progress.note(&format!("{why}; the slide is encoded again")),
-            Held::Missing | Held::Changed(_) => {}
+        if let Some(stored) = extraction.find(slide, progress)? {
+            progress.advance(slide.kept().count() as u64);
+            features.push(stored);
+            continue;
         }
-        progress.remark(id);
-        let kept: Vec<PatchScore> = slide.kept().copied().collect();
-        let select = &run.config.select;
-        let encode = || encoders.encode(id, &scan::plane(&slide.entry, select)?, &kept, select, progress);
-        match encode() {
-            Ok(encoded) => {
-                store.write(id, &key, &encoded)?;
-                features.push(store.read(id)?);
-            }
-            Err(error) if error.lies_with(path) => {
-                progress.note(&format!("left out {id}: {error}"));
-                left_out.push(LeftOut { slide: id.clone(), reason: error.to_string() });
-            }
-            Err(error) => return Err(error),
+        match extraction.encode(slide, progress)? {
+            Ok(()) => features.push(extraction.store.read(&slide.entry.id)?),
+            Err(failed) => left_out.push(failed),
         }
     }
     progress.end();
-    store.write_index(&features)?;
+    extraction.store.write_index(&features)?;
     Ok((features, left_out))
+}
+
+/// Kept patches of slides.
+pub(super) fn patches_of(selected: &[Selected]) -> u64 {
+    selected.iter().map(|slide| slide.kept().count() as u64).sum()
 }
 
 /// A slide's features on disk, read patch by patch.

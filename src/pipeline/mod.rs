@@ -12,10 +12,12 @@
 //! RUN/model/METHOD/          per method one network a fold, their checkpoints and curves
 //! RUN/predictions.csv evaluation.json evaluation.csv summary.json report.html selectors.svg
 //! RUN/results.json           what the files of the line above were made from, and their checksums
+//! RUN/timings.json .workers/ seconds by stage; who works on it now
 //! ```
 //!
 //! Every stage keeps what it finished: a run that was stopped, at any point and in any way, resumes when the
-//! same command is given again, and ends with the same numbers.
+//! same command is given again, and ends with the same numbers. Slides and networks may be done by many processes at once, on
+//! any machines that see the directory ([`shards`]); what one process makes of it afterwards are the same bytes.
 //!
 //! Every artefact carries a checksum of itself and the digest of all it was made from, down to the bytes of the slides:
 //! scores of the slide and the selector; an extractor of its configuration and the patches; features of the slide, the kept
@@ -25,6 +27,7 @@
 //! artefact depends on: a run may be resumed on another machine, with numbers that agree to rounding. The precision that the
 //! configuration names is: a GPU computes in it, the CPU in f32, and every network says what it was trained in.
 
+mod access;
 pub mod config;
 pub mod export;
 pub mod features;
@@ -40,11 +43,13 @@ mod results;
 pub mod scales;
 pub mod scan;
 pub mod selection;
+pub mod shards;
 pub mod spots;
+pub mod status;
+pub mod workers;
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -64,16 +69,21 @@ use crate::{
         tables::{self, Comparison, GeneResult, Method},
     },
     extractor::training,
-    io::{atomic, checksum::Digest, sealed},
+    io::{atomic, checksum::Digest, claim, sealed},
     mil::{config::TrainConfig, crossval},
     progress::Progress,
     report::PatchCounts,
 };
 
+pub use access::Access;
 pub use config::{RunConfig, Scale};
 use patches::SlidePatches;
 use scan::{LeftOut, Scanned};
 use selection::{KeptShare, Selected, Selection};
+use workers::Presence;
+
+/// Slides that are not used, and why.
+const LEFT_OUT_FILE: &str = "left_out.json";
 
 /// The parts of a run in their order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -98,37 +108,51 @@ impl Stage {
     }
 }
 
-/// An opened run directory. Holds its lock: two processes never write into one run.
+/// An opened run directory. Holds its lock: two processes never do the same work in one run.
 pub struct Run {
     pub config: RunConfig,
     pub cohort: Cohort,
     pub excluded: Vec<Excluded>,
-    _lock: File,
+    presence: Presence,
+    _held: access::Held,
 }
 
 impl Run {
     /// Loads the cohort, refuses what can be refused before any work, and makes or reopens the directory that the
-    /// configuration names.
+    /// configuration names, in which nobody else works then.
     pub fn open(config: RunConfig, progress: &dyn Progress) -> Result<Run> {
+        Run::open_for("run", Access::Alone, config, progress)
+    }
+
+    /// As [`Run::open`], for `work` in these words, alone or beside others who do their part of the same.
+    ///
+    /// # Errors
+    /// Those of [`Run::open`]; others work in the directory who stand against it, or with another configuration.
+    pub fn open_for(work: &str, access: Access, config: RunConfig, progress: &dyn Progress) -> Result<Run> {
         let dir = &config.out;
         let (cohort, excluded) = load_cohort(&config, progress)?;
         plan::check(&config, &cohort)?;
         plan::check_room(&config, plan::patches(&config, &cohort)?.kept_expected)?;
         std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
-        let path = dir.join(".lock");
-        let lock = File::create(&path).map_err(|e| Error::io(&path, e))?;
-        if lock.try_lock().is_err() {
-            return Err(Error::input(dir, "another process works in this run directory", "wait for it, or stop it"));
-        }
-        for folder in ["", "slides", "extractor", "features", "model"] {
-            atomic::remove_leftovers(&dir.join(folder), !folder.is_empty())?;
-        }
-        for scale in Scale::BOTH {
-            training::remove_unfinished(&extractor_dir(dir, scale))?;
-        }
         let text = toml::to_string_pretty(&config.absolute()).map_err(Error::internal)?;
-        sealed::write_toml(dir.join("config.toml"), &text)?;
-        Ok(Run { config, cohort, excluded, _lock: lock })
+        let held = access::take(dir, access, |nobody_else| {
+            let path = dir.join("config.toml");
+            if nobody_else {
+                // A shard leaves the rest as it is: it may be the first of many, and looks at its own part alone.
+                if access == Access::Alone {
+                    tidy(dir)?;
+                }
+                return sealed::write_toml(path, &text);
+            }
+            let theirs = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+            if theirs.ends_with(&text) {
+                return Ok(());
+            }
+            let problem = "is of others who work in this run directory, and differs from the one given";
+            Err(Error::input(&path, problem, "give theirs, wait for them, or choose another folder with --out"))
+        })?;
+        let presence = Presence::new(dir, work)?;
+        Ok(Run { config, cohort, excluded, presence, _held: held })
     }
 
     /// A file or folder of the run.
@@ -145,9 +169,14 @@ impl Run {
     fn timed<T>(&self, stage: Stage, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let begun = Instant::now();
         let result = work();
+        let path = self.path("timings.json");
+        // Others may add theirs.
+        let lock = claim::path_of(&path);
+        let file = claim::open(&lock)?;
+        file.lock().map_err(|e| claim::no_locks(&lock, &e))?;
         let mut timings = self.timings();
         *timings.entry(stage.name().to_string()).or_default() += begun.elapsed().as_secs_f64();
-        sealed::write_json(self.path("timings.json"), &timings)?;
+        sealed::write_json(path, &timings)?;
         result
     }
 
@@ -209,14 +238,15 @@ pub fn dry_run(config: &RunConfig, device: DeviceId, progress: &dyn Progress) ->
 ///
 /// Folds train on threads that open `id` for themselves.
 pub fn execute(run: &Run, until: Stage, id: DeviceId, progress: &dyn Progress) -> Result<Option<Summary>> {
+    let progress: &dyn Progress = &run.presence.over(progress);
     let device = id.open()?;
     let Scanned { mut selected, mut left_out, selection } =
         run.timed(Stage::Scan, || scan::scan(run, &device, progress))?;
     let excluded = run.excluded.iter().filter(|e| e.kind == ExcludedKind::Slide);
     left_out.splice(0..0, excluded.map(|e| LeftOut { slide: e.name.clone(), reason: e.reason.clone() }));
-    write_json(&run.path("left_out.json"), &left_out)?;
+    write_json(&run.path(LEFT_OUT_FILE), &left_out)?;
     if selected.is_empty() {
-        return Err(Error::Usage(format!("no slide is usable; {} says why", run.path("left_out.json").display())));
+        return Err(Error::Usage(format!("no slide is usable; {} says why", run.path(LEFT_OUT_FILE).display())));
     }
     let inputs = results::inputs(run, &selected, &left_out);
     results::forget_others(&run.config.out, inputs)?;
@@ -234,12 +264,13 @@ pub fn execute(run: &Run, until: Stage, id: DeviceId, progress: &dyn Progress) -
     let (stored, failed) = run.timed(Stage::Features, || features::extract(run, &selected, &device, progress))?;
     selected.retain(|slide| failed.iter().all(|f| f.slide != slide.entry.id));
     left_out.extend(failed);
-    write_json(&run.path("left_out.json"), &left_out)?;
+    write_json(&run.path(LEFT_OUT_FILE), &left_out)?;
     if until == Stage::Features {
         return Ok(None);
     }
 
     let (splits, remarks) = splits(run, &selected)?;
+    splits.write(run.path("splits.json"))?;
     if until == Stage::Report
         && let Some(networks) = networks(run, &splits)?
         && results::are_current(&run.config.out, inputs, networks)?
@@ -288,6 +319,18 @@ pub fn execute(run: &Run, until: Stage, id: DeviceId, progress: &dyn Progress) -
     Ok(Some(summary))
 }
 
+/// Removes what killed processes left in a run directory. Only where nobody works.
+fn tidy(dir: &Path) -> Result<()> {
+    for folder in ["", "slides", "extractor", "features", "model"] {
+        atomic::remove_leftovers(&dir.join(folder), !folder.is_empty())?;
+    }
+    for folder in ["slides", "features", "model"] {
+        claim::remove_all(&dir.join(folder))?;
+    }
+    workers::forget(dir);
+    Scale::BOTH.into_iter().try_for_each(|scale| training::remove_unfinished(&extractor_dir(dir, scale)))
+}
+
 fn train_extractors(run: &Run, selected: &[Selected], device: &Device, progress: &dyn Progress) -> Result<()> {
     let encoder = &run.config.encoder.encoder;
     for scale in run.config.scales() {
@@ -316,13 +359,11 @@ fn networks(run: &Run, splits: &Splits) -> Result<Option<Digest>> {
     Ok(Some(Digest::of("networks", &(checksums, models, splits))))
 }
 
-/// Folds over the patients whose slides are usable, written beside the run for whoever wants the same.
+/// Folds over the patients whose slides are usable.
 fn splits(run: &Run, selected: &[Selected]) -> Result<(Splits, Vec<String>)> {
     let has_slide = |patient: &SplitPatient| selected.iter().any(|slide| slide.entry.patient == patient.id);
     let patients: Vec<SplitPatient> = run.cohort.split_patients().into_iter().filter(has_slide).collect();
-    let (splits, remarks) = Splits::new(&patients, &run.config.splits)?;
-    splits.write(run.path("splits.json"))?;
-    Ok((splits, remarks))
+    Splits::new(&patients, &run.config.splits)
 }
 
 fn summarise(

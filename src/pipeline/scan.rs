@@ -86,50 +86,17 @@ pub struct Scanned {
 /// # Errors
 /// Those of the machine, and the user's interruption.
 pub fn scan(run: &Run, device: &Device, progress: &dyn Progress) -> Result<Scanned> {
-    let select = &run.config.select;
-    let settings = Digest::of("settings of scores", &(select.selector()?.digest()?, select.patch_px, select.mpp));
-    // Loaded when the first slide needs it: a network is not read to find that everything is scored.
-    let mut scorer = None;
+    let mut scoring = Scoring::new(run, device, progress)?;
     let mut states = Vec::with_capacity(run.cohort.slides.len());
     progress.begin("scoring", run.cohort.slides.len() as u64, "slides");
     for entry in &run.cohort.slides {
         progress.check()?;
         progress.remark(&entry.id);
-        let earlier = stored(&state_path(&run.config.out, &entry.id), progress)?;
-        let known = earlier.as_ref().and_then(|state| state.fingerprint.as_ref());
-        let found = Fingerprint::renewed(&entry.path, known)
-            .and_then(|fingerprint| Ok((fingerprint, Places::of(&run.config, &entry.id)?)));
-        let state = match found {
-            Ok((fingerprint, places)) => {
-                let of_grid = Digest::of("scores", &(settings, fingerprint.content, entry.mpp));
-                let listed = places.as_ref().map(Places::digest);
-                let key = listed.map_or(of_grid, |listed| Digest::of("scores of places", &(of_grid, listed)));
-                match earlier {
-                    // Failures are not kept: the file may have been repaired.
-                    Some(state) if state.key == key && matches!(state.outcome, Outcome::Scored(_)) => {
-                        SlideState { fingerprint: Some(fingerprint), ..state }
-                    }
-                    _ => {
-                        let scorer = match &mut scorer {
-                            Some(scorer) => scorer,
-                            empty => empty.insert(Scorer::new(&select.selector()?, device)?),
-                        };
-                        score(run, entry, (fingerprint, key), places.as_ref(), scorer, progress)?
-                    }
-                }
-            }
-            Err(error) if error.lies_with(&entry.path) => SlideState {
-                slide: entry.id.clone(),
-                fingerprint: None,
-                key: settings,
-                seconds: 0.0,
-                outcome: Outcome::Failed { reason: error.to_string() },
-            },
-            Err(error) => return Err(error),
+        let state = match known(run, entry, scoring.settings, progress)? {
+            Known::State(state) => state,
+            Known::Open(wanted) => scoring.score(entry, wanted)?,
         };
-        if let Outcome::Failed { reason } = &state.outcome {
-            progress.note(&format!("left out {}: {reason}", entry.id));
-        }
+        say_why(&state, progress);
         states.push((entry, state));
         progress.advance(1);
     }
@@ -137,6 +104,110 @@ pub fn scan(run: &Run, device: &Device, progress: &dyn Progress) -> Result<Scann
     let scanned = keep(run, states)?;
     sealed::write_json(run.path(Selection::FILE), &scanned.selection)?;
     Ok(scanned)
+}
+
+/// What [`scan`] would find, where it would have to score nothing. Writes nothing.
+///
+/// # Errors
+/// A slide that is not scored yet.
+pub(super) fn scanned(run: &Run, progress: &dyn Progress) -> Result<Scanned> {
+    let (settings, all) = (settings(run)?, run.cohort.slides.len());
+    let (mut states, mut open) = (Vec::with_capacity(all), Vec::new());
+    for entry in &run.cohort.slides {
+        progress.check()?;
+        match known(run, entry, settings, progress)? {
+            Known::State(state) => states.push((entry, state)),
+            Known::Open(Wanted { failed: Some(state), .. }) => states.push((entry, state)),
+            Known::Open(_) => open.push(&entry.id),
+        }
+    }
+    if let Some(first) = open.first() {
+        let problem = format!("{} of {all} slides are not scored yet, {first} among them", open.len());
+        return Err(Error::input(&run.config.out, problem, "first run `isg scan` on the same configuration"));
+    }
+    keep(run, states)
+}
+
+pub(super) fn say_why(state: &SlideState, progress: &dyn Progress) {
+    if let Outcome::Failed { reason } = &state.outcome {
+        progress.note(&format!("left out {}: {reason}", state.slide));
+    }
+}
+
+/// Of all that decides scores, but for slides.
+pub(super) fn settings(run: &Run) -> Result<Digest> {
+    let select = &run.config.select;
+    Ok(Digest::of("settings of scores", &(select.selector()?.digest()?, select.patch_px, select.mpp)))
+}
+
+/// What is known of a slide before it is scored.
+pub(super) enum Known {
+    /// Its scores, made from what there is now; or a file that cannot even be read.
+    State(SlideState),
+    Open(Wanted),
+}
+
+/// What the scores of a slide are to be made from.
+pub(super) struct Wanted {
+    fingerprint: Fingerprint,
+    key: Digest,
+    places: Option<Places>,
+    /// An earlier attempt at the same, which failed. The file is the same, but what reads it may not be.
+    pub failed: Option<SlideState>,
+}
+
+pub(super) fn known(run: &Run, entry: &SlideEntry, settings: Digest, progress: &dyn Progress) -> Result<Known> {
+    let earlier = stored(&state_path(&run.config.out, &entry.id), progress)?;
+    let known = earlier.as_ref().and_then(|state| state.fingerprint.as_ref());
+    let found = Fingerprint::renewed(&entry.path, known)
+        .and_then(|fingerprint| Ok((fingerprint, Places::of(&run.config, &entry.id)?)));
+    Ok(match found {
+        Ok((fingerprint, places)) => {
+            let of_grid = Digest::of("scores", &(settings, fingerprint.content, entry.mpp));
+            let listed = places.as_ref().map(Places::digest);
+            let key = listed.map_or(of_grid, |listed| Digest::of("scores of places", &(of_grid, listed)));
+            let earlier = earlier.filter(|state| state.key == key);
+            match earlier {
+                Some(state) if matches!(state.outcome, Outcome::Scored(_)) => {
+                    Known::State(SlideState { fingerprint: Some(fingerprint), ..state })
+                }
+                failed => Known::Open(Wanted { fingerprint, key, places, failed }),
+            }
+        }
+        Err(error) if error.lies_with(&entry.path) => Known::State(SlideState {
+            slide: entry.id.clone(),
+            fingerprint: None,
+            key: settings,
+            seconds: 0.0,
+            outcome: Outcome::Failed { reason: error.to_string() },
+        }),
+        Err(error) => return Err(error),
+    })
+}
+
+/// What scores slides.
+pub(super) struct Scoring<'a> {
+    run: &'a Run,
+    device: &'a Device,
+    progress: &'a dyn Progress,
+    pub settings: Digest,
+    /// Loaded when the first slide needs it: a network is not read to find that everything is scored.
+    scorer: Option<Scorer>,
+}
+
+impl<'a> Scoring<'a> {
+    pub fn new(run: &'a Run, device: &'a Device, progress: &'a dyn Progress) -> Result<Scoring<'a>> {
+        Ok(Scoring { run, device, progress, settings: settings(run)?, scorer: None })
+    }
+
+    /// Scores a slide and stores what comes of it.
+    pub fn score(&mut self, entry: &SlideEntry, wanted: Wanted) -> Result<SlideState> {
+        let scorer = match &mut self.scorer {
+            Some(scorer) => scorer,
+            empty => empty.insert(Scorer::new(&self.run.config.select.selector()?, self.device)?),
+        };
+        score(self.run, entry, (wanted.fingerprint, wanted.key), wanted.places.as_ref(), scorer, self.progress)
+    }
 }
 
 pub(super) fn state_path(dir: &Path, slide: &str) -> PathBuf {

@@ -7,6 +7,7 @@ mod machine;
 mod models;
 mod plans;
 mod reproduce;
+mod shards;
 
 use std::{
     collections::BTreeMap,
