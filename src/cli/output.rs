@@ -10,6 +10,7 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
+    time::SystemTime,
 };
 
 use serde::Serialize;
@@ -23,6 +24,8 @@ use crate::{
 /// Set before `main` where the process was started with standard output, or standard error, closed: by then Rust has
 /// opened `/dev/null` in their place.
 pub static CLOSED: [AtomicBool; 2] = [AtomicBool::new(false), AtomicBool::new(false)];
+/// What is said is JSON, one object a line.
+static JSON: AtomicBool = AtomicBool::new(false);
 /// A remark or an error could not be written.
 static UNHEARD: AtomicBool = AtomicBool::new(false);
 
@@ -56,9 +59,57 @@ fn closed_error() -> io::Error {
     io::Error::other("it is closed")
 }
 
-/// Says one line on standard error: a remark, a warning, an error.
+/// From now on everything that is said is JSON.
+pub(super) fn log_json() {
+    JSON.store(true, Ordering::Relaxed);
+}
+
+pub(super) fn is_json() -> bool {
+    JSON.load(Ordering::Relaxed)
+}
+
+/// Says one line on standard error: a remark, a warning.
 pub fn say(text: impl Display) {
-    let line = format!("{}\n", escape::lines(&text.to_string()));
+    if is_json() {
+        return event("note", serde_json::json!({ "message": text.to_string().trim() }));
+    }
+    to_stderr(format!("{}\n", escape::lines(&text.to_string())));
+}
+
+/// Says why a command ends.
+pub(super) fn error(error: &Error) {
+    if is_json() {
+        return event("error", serde_json::json!({ "message": error.to_string() }));
+    }
+    say(format_args!("isg: {error}"));
+}
+
+/// Says what happened, as a line of JSON with the time (UTC) and more.
+pub(super) fn event(what: &str, more: serde_json::Value) {
+    let mut line = serde_json::json!({ "time": timestamp(SystemTime::now()), "event": what });
+    if let (Some(line), serde_json::Value::Object(more)) = (line.as_object_mut(), more) {
+        line.extend(more);
+    }
+    to_stderr(format!("{}\n", escape::json(&line.to_string())));
+}
+
+/// As `2026-11-29T18:28:24Z`.
+pub(super) fn timestamp(time: SystemTime) -> String {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    // Years that begin in March have their leap day last, and 400 of them the same number of days.
+    let since_march = days + 719_468; // from 0000-03-01 to 1970-01-01
+    let (era, day) = (since_march / 146_097, since_march % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * day + 2) / 153;
+    let (day, month) = (day - (153 * from_march + 2) / 5 + 1, (from_march + 2) % 12 + 1);
+    let year = 400 * era + year + u64::from(month < 3);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+fn to_stderr(line: String) {
     let closed = CLOSED[1].load(Ordering::Relaxed);
     if closed || io::stderr().lock().write_all(line.as_bytes()).is_err() {
         UNHEARD.store(true, Ordering::Relaxed);
@@ -94,4 +145,26 @@ pub fn refuse_overwriting<'a>(
         seen.push(output);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        let cases = [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ];
+        for (seconds, text) in cases {
+            assert_eq!(timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
 }
