@@ -2,6 +2,9 @@
 //!
 //! It holds the program, the test and bench binaries, the numeric cases if they are given, the peers' scripts, and `run.sh`,
 //! which runs any of them. The binaries need glibc and libgcc, which every distribution has; kernels are inside as PTX.
+//!
+//! A program linked here asks for the glibc of this machine. Clusters have older ones: `--zig 2.28` links for that of RHEL 8 with
+//! `cargo zigbuild` (`pip install cargo-zigbuild`), which brings the symbols of every version.
 
 use std::{
     fs,
@@ -12,6 +15,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::glibc::{self, Version};
+
 #[derive(clap::Args)]
 pub struct Args {
     /// The archive.
@@ -20,7 +25,16 @@ pub struct Args {
     /// A folder of conformance cases to take along.
     #[arg(long)]
     cases: Option<PathBuf>,
+    /// Link for this version of glibc, with `cargo zigbuild`.
+    #[arg(long, value_name = "VERSION")]
+    zig: Option<Version>,
+    /// The newest version of glibc that the node is known to have; what asks for a newer one is refused.
+    #[arg(long, value_name = "VERSION", default_value = "2.28")]
+    glibc: Version,
 }
+
+/// What zig links for, with the version of glibc behind it.
+const ZIG_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What the node runs.
 const RUN: &str = r#"#!/usr/bin/env bash
@@ -86,7 +100,9 @@ pub fn run(args: &Args) -> Result<bool> {
         (&kernels, "kernels", "isg-bench-kernels"),
     ];
     for (arguments, target, name) in parts {
-        let built = executable(arguments, target)?;
+        let built = executable(arguments, target, args.zig)?;
+        let version = glibc_of(&built, args.glibc)?;
+        println!("{name}: needs glibc {version}");
         fs::copy(&built, stage.join(name)).with_context(|| built.display().to_string())?;
     }
     for script in fs::read_dir("tools/peers")?.filter_map(|e| Some(e.ok()?.path())) {
@@ -115,13 +131,42 @@ fn megabytes(path: &Path) -> Result<f64> {
     Ok(fs::metadata(path)?.len() as f64 / 1e6)
 }
 
+/// The newest version of glibc that a program asks for.
+///
+/// # Errors
+/// It is newer than `most`.
+fn glibc_of(program: &Path, most: Version) -> Result<Version> {
+    let bytes = fs::read(program).with_context(|| program.display().to_string())?;
+    let needed = glibc::needed(&bytes).with_context(|| program.display().to_string())?;
+    let Some((newest, _)) = needed.last_key_value() else { return Ok(Version::default()) };
+    let newer: Vec<String> =
+        needed.range(most..).filter(|(version, _)| **version > most).flat_map(|(_, f)| f.clone()).collect();
+    ensure!(
+        newer.is_empty(),
+        "{}: needs glibc {newest} ({}); link for {most} with --zig {most}, or say with --glibc {newest} that the node has it",
+        program.display(),
+        newer.join(", ")
+    );
+    Ok(*newest)
+}
+
 /// Builds in release mode and says where `target` lies.
-fn executable(arguments: &[&str], target: &str) -> Result<PathBuf> {
+fn executable(arguments: &[&str], target: &str, zig: Option<Version>) -> Result<PathBuf> {
     let mut command = Command::new(env!("CARGO"));
-    command.args(arguments).arg("--message-format=json-render-diagnostics");
-    if arguments[0] != "bench" {
-        command.arg("--release");
+    match zig {
+        // Tests and benches are built alike: they differ in which target is named.
+        Some(version) => {
+            let what = arguments[1..].iter().filter(|argument| **argument != "--no-run");
+            command.args(["zigbuild", "--release", "--target", &format!("{ZIG_TARGET}.{version}")]).args(what);
+        }
+        None => {
+            command.args(arguments);
+            if arguments[0] != "bench" {
+                command.arg("--release");
+            }
+        }
     }
+    command.arg("--message-format=json-render-diagnostics");
     let output = command.stderr(std::process::Stdio::inherit()).output().context("cargo")?;
     ensure!(output.status.success(), "cargo {} failed", arguments.join(" "));
     let messages = String::from_utf8_lossy(&output.stdout);

@@ -6,6 +6,7 @@
 mod bench_report;
 mod bundle;
 mod code;
+mod glibc;
 mod licences;
 mod log;
 mod model;
