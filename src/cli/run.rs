@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     eval::{metrics::Unit, tables},
     pipeline::{
-        self, Run, RunConfig, Stage, Summary,
+        self, Access, Run, RunConfig, Stage, Summary,
         plan::{FoldPlan, MethodPlan, Parameters, PatchPlan, Plan, size},
     },
     report::PatchCounts,
@@ -120,7 +120,8 @@ fn print_plan(plan: &Plan) -> Result<()> {
 /// Runs a configuration and prints what it found.
 pub(super) fn execute(config: RunConfig, until: Stage, json: bool, context: &Context) -> Result<Outcome> {
     let device = context.device_id()?;
-    let run = Run::open(config, &context.progress)?;
+    let work = if until == Stage::Report { "run" } else { until.name() };
+    let run = Run::open_for(work, Access::Alone, config, &context.progress)?;
     match pipeline::execute(&run, until, device, &context.progress)? {
         None => {
             output::line(format_args!("{}: finished up to {}", run.config.out.display(), until.name()))?;

@@ -148,7 +148,7 @@ pub fn features(run: &Run, shard: Shard, device: DeviceId, progress: &dyn Progre
             progress.check()?;
             let (slide, patches) = (&selected[slide], selected[slide].kept().count() as u64);
             let current = || match own {
-                true => Ok(extraction.find(slide, progress)?.is_some()),
+                true => extraction.find(slide, progress).map(|found| found.is_some()),
                 false => Ok(extraction.store.claims(&slide.entry.id, &extraction.key(slide))),
             };
             match Claim::take(&extraction.store.path_of(&slide.entry.id))? {
@@ -195,6 +195,8 @@ pub fn train(run: &Run, fold: usize, repeat: Option<usize>, device: DeviceId, pr
             format!("{} of {} slides have no features yet, {first} among them", missing.len(), selected.len());
         return Err(Error::input(&run.config.out, problem, "first run `isg features` on the same configuration"));
     }
+    // Training needs the memory that its encoders take.
+    drop(extraction);
     selected.retain(|slide: &Selected| stored.iter().any(|found| found.slide == slide.entry.id));
     let (splits, _) = splits(run, &selected)?;
     let numbers = splits.numbers();
