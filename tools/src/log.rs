@@ -87,10 +87,8 @@ impl Log {
     /// Our time in microseconds of a forward run on a device whose name contains `device`.
     pub fn measured_us(&self, device: &str, name: &str, dtype: &str) -> Option<f64> {
         let rows = self.timed.iter().filter(|(of, _)| of.contains(device)).flat_map(|(_, rows)| rows);
-        let ours = rows.filter_map(|(_, pair)| pair.ours.as_ref());
-        ours.filter(|row| row.name == name && row.dtype == dtype && row.what == "forward")
-            .map(|row| row.median_us)
-            .last()
+        let mut ours = rows.filter_map(|(_, pair)| pair.ours.as_ref());
+        ours.rfind(|row| row.name == name && row.dtype == dtype && row.what == "forward").map(|row| row.median_us)
     }
 }
 
