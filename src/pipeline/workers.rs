@@ -32,7 +32,7 @@ pub struct Worker {
     pub stage: Option<StageNow>,
 }
 
-/// Where a process is.
+/// Where a process is in its stage.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct StageNow {
     pub name: String,
@@ -126,7 +126,8 @@ impl Presence {
             return;
         }
         said.written = Some(now);
-        let stage = said.stages.last().map(|(name, unit, pace, remark)| StageNow {
+        // The outermost: how many slides are done says more than where one of them is.
+        let stage = said.stages.first().map(|(name, unit, pace, remark)| StageNow {
             name: name.clone(),
             unit: unit.to_string(),
             done: pace.done(),
