@@ -309,9 +309,10 @@ fn the_drivers_compiler_takes_every_kernel_without_spills() {
             }
         }
     }
-    let loads = loads::all();
+    // Another test may have loaded kernels on an emulator, which compiles none.
+    let loads: Vec<_> = loads::all().into_iter().filter(|load| load.origin != loads::Origin::Interpreted).collect();
     let complaint = |load: &loads::Load| Some(format!("{}: {}", load.entry, complaint(&load.log)?));
     problems.extend(loads.iter().filter_map(complaint));
-    assert!(loads.iter().all(|load| !load.log.is_empty()), "the compiler's log is captured");
+    assert!(!loads.is_empty() && loads.iter().all(|load| !load.log.is_empty()), "the compiler's log is captured");
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
