@@ -15,7 +15,7 @@ use crate::{
   isg features cohort/isg.toml                everything up to the features
   isg features cohort/isg.toml --shard 2/8    slides as the second of eight processes; after `isg scan` and `isg learn`
   isg features cohort/isg.toml --export h5    and for other programs")]
-pub struct Args {
+pub struct Features {
     #[command(flatten)]
     run: super::run::Args,
     /// Also write every slide's vectors and corners into RUN/export: h5 (TRIDENT's layout), npz or csv.
@@ -26,8 +26,8 @@ pub struct Args {
     shard: Option<Shard>,
 }
 
-pub fn run(args: Args, context: &Context) -> Result<Outcome> {
-    let Args { run: args, export, shard } = args;
+pub fn run(args: Features, context: &Context) -> Result<Outcome> {
+    let Features { run: args, export, shard } = args;
     if let Some(shard) = shard {
         return super::shards::part(&args, &format!("features {shard}"), context, |run, device, progress| {
             shards::features(run, shard, device, progress)

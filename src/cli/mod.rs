@@ -103,7 +103,7 @@ enum Command {
     /// A run up to its encoders, which have learned from its patches.
     Learn(run::Args),
     /// The first stages of a run: patches scored, extractors trained, features stored.
-    Features(features::Args),
+    Features(features::Features),
     /// A run up to its trained networks and their held-out predictions.
     Train(shards::Train),
     /// How far a run is, who works on it, how long it will take.
@@ -255,5 +255,19 @@ fn run(command: Command, context: &Context) -> Result<Outcome> {
         Command::Predict(args) => predict::run(args, context),
         Command::Spots(args) => spots::run(&args, context),
         Command::Demo(args) => demo::run(args, context),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    /// Two groups of arguments of one name, or an argument that conflicts with none that there is, show here at once and elsewhere
+    /// only to who gives that command to a debug build.
+    #[test]
+    fn every_command_is_well_formed() {
+        Cli::command().debug_assert();
     }
 }

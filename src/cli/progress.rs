@@ -148,7 +148,7 @@ impl Progress for Bars {
     fn remark(&self, text: &str) {
         if let Some(stage) = self.stages().last_mut() {
             stage.bar.set_message(escape::line(text).into_owned());
-            stage.remark = text.to_string();
+            stage.remark = text.trim().to_string();
         }
     }
 

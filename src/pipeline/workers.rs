@@ -186,7 +186,7 @@ impl Progress for Told<'_> {
 
     fn remark(&self, text: &str) {
         if let Some((.., remark)) = self.presence.said().stages.last_mut() {
-            *remark = text.to_string();
+            *remark = text.trim().to_string();
         }
         self.progress.remark(text);
     }
