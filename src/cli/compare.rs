@@ -26,8 +26,9 @@ use crate::{
 Arms are compared on the patients that all of them predicted: the difference of the correlations or, of labels, of the areas
 under the ROC curve (mean over folds, within each project), its 95 % interval by drawing patients within their project with
 replacement, the same draws for all arms; a two-sided p from those draws, corrected by Holm's rule for the number of arms;
-Steiger's test, of labels DeLong's, on predictions pooled over folds beside it. The first line of an arm is the mean over genes and projects. Intervals are of these predictions: what another
-training would have given is in the standard deviation over seeds, for which give several runs of an arm one name.")]
+Steiger's test, of labels DeLong's, on predictions pooled over folds beside it. The first line of an arm is the mean over genes
+and projects. Intervals are of these predictions: what another training would have given is in the standard deviation over
+seeds, for which give several runs of an arm one name.")]
 pub struct Args {
     /// Run directories or tables of predictions; NAME=RUN names one, and runs of one name are an arm's seeds.
     #[arg(required = true, value_name = "[NAME=]RUN")]
